@@ -1,0 +1,39 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+help:  ## show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/stamp  ## make the virtual environment .venv (once; again when the pins change)
+
+.venv/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+ablation-table: setup  ## the main job: extract if needed, run Table 3, write reports/ablation.{md,csv,tex}
+	$(BIN)/tgdfer extract
+	$(BIN)/tgdfer ablate table3
+
+test: setup  ## run every test that needs no GPU
+	$(BIN)/python -m pytest
+
+test-gpu: setup  ## run the GPU tests; TGDFER_REQUIRE_GPU=1 makes a missing GPU a failure
+	$(BIN)/python -m pytest -m gpu
+
+check: setup  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup  ## measure extraction and training on this machine, write benchmarks/*.json
+	$(BIN)/tgdfer bench
+
+mini: setup  ## train the bundled mini encoder again (about ten minutes on 2 cores)
+	$(BIN)/python -m pipeline.extract.train_mini
+
+clean:  ## remove what the commands made here: environment, data, runs, reports
+	rm -rf .venv data runs reports .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.PHONY: help setup ablation-table test test-gpu check bench mini clean

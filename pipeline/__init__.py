@@ -1,0 +1,1 @@
+"""The two stages in the order data flows: datasets, extract, model, train, report."""

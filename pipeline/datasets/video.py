@@ -1,0 +1,93 @@
+"""Annotation files -> VideoList: the videos of a data set with their labels and folds."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import RefusedError
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mpg", ".mpeg", ".mkv", ".mov", ".webm", ".gif", ".flv"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
+
+
+@dataclass(frozen=True)
+class Video:
+    """One labelled sample: a video file, or a folder of frames.
+
+    ``frame_labels`` and ``frame_intensities`` (one entry per source frame) exist only where a data
+    set knows the truth of every frame; -1 marks a frame that shows no expression of the list.
+    """
+
+    id: str
+    path: Path
+    label: int
+    subject: str | None = None
+    frame_labels: NDArray[np.int8] | None = field(default=None, compare=False)
+    frame_intensities: NDArray[np.float32] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One split of a data set: ids to train on and ids to test on, disjoint."""
+
+    name: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VideoList:
+    """A data set as the pipeline sees it; its order is the order of the rows in the store."""
+
+    name: str
+    classes: tuple[str, ...]
+    videos: tuple[Video, ...]
+    folds: tuple[Fold, ...]
+    # Marked subsets such as "occluded" -> the ids in it.
+    subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _refuse_duplicates([video.id for video in self.videos], self.name)
+        known = {video.id for video in self.videos}
+        for video in self.videos:
+            if not 0 <= video.label < len(self.classes):
+                raise RefusedError(
+                    f"{self.name}: video {video.id} has label {video.label}, "
+                    f"expected 0 to {len(self.classes) - 1} ({', '.join(self.classes)})"
+                )
+        for fold in self.folds:
+            _check_fold(fold, known, self.name)
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which ``2.jpg`` comes before ``10.jpg``.
+
+    >>> sorted(["10.jpg", "1.jpg", "2.jpg"], key=natural_key)
+    ['1.jpg', '2.jpg', '10.jpg']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
+
+
+def _refuse_duplicates(ids: list[str], name: str) -> None:
+    seen: set[str] = set()
+    for video_id in ids:
+        if video_id in seen:
+            raise RefusedError(f"{name}: video {video_id} is listed twice; ids must be unique")
+        seen.add(video_id)
+
+
+def _check_fold(fold: Fold, known: set[str], name: str) -> None:
+    where = f"{name}, fold {fold.name}"
+    if not fold.train or not fold.test:
+        raise RefusedError(f"{where}: {len(fold.train)} training and {len(fold.test)} test videos")
+    both = set(fold.train) & set(fold.test)
+    if both:
+        raise RefusedError(f"{where}: video {min(both)} is in both training and test")
+    unknown = (set(fold.train) | set(fold.test)) - known
+    if unknown:
+        raise RefusedError(f"{where}: names video {min(unknown)}, which is not in the list")
