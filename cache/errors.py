@@ -9,4 +9,4 @@ class RefusedError(ValueError):
 
 
 class StorageError(OSError):
-    """The disk failed while work was being kept: full, read-only, or an input/output error (exit 5)."""
+    """The disk failed while work was kept: full, read-only, or an I/O error (exit code 5)."""

@@ -1,0 +1,82 @@
+"""Arrays <-> the bytes of the store's chunk files, and the metadata that lets Zarr read them."""
+
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import RefusedError
+from cache.plan import Plan
+
+FILL: dict[str, float | int] = {"features": float("nan"), "frame_index": -1}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "features": np.dtype("<f2"),
+    "frame_index": np.dtype("<i4"),
+}
+
+# crc32c of any message followed by its own little-endian crc32c.
+_CRC32C_RESIDUE = 0x48674BC7
+
+
+def chunk_name(array: str, block: int, view: int) -> str:
+    """Path of a chunk inside the store; Zarr's default key with "." for the separator."""
+    return f"{array}/c.{block}.{view}.0" + (".0" if array == "features" else "")
+
+
+def encode_chunk(array: str, values: NDArray[Any], block_videos: int) -> bytes:
+    """One view of a block, [video, ...], filled up to ``block_videos`` rows -> the file's bytes.
+
+    What zarr's own codecs write (bytes, crc32c); a test holds the two equal.
+    """
+    full = np.full((block_videos, *values.shape[1:]), FILL[array], DTYPES[array])
+    full[: len(values)] = values
+    data = full.tobytes()
+    return data + int(google_crc32c.value(data)).to_bytes(4, "little")
+
+
+def read_chunk(path: Path, array: str) -> NDArray[Any]:
+    """The values of a chunk file, flat; raises RefusedError where its checksum fails."""
+    data = path.read_bytes()
+    if len(data) < 4 or google_crc32c.value(data) != _CRC32C_RESIDUE:
+        raise RefusedError(f"{path} is damaged (crc32c): {repair_hint(path.parent.parent)}")
+    dtype = DTYPES[array]
+    return np.frombuffer(data, dtype, (len(data) - 4) // dtype.itemsize)
+
+
+def array_shape(plan: Plan, array: str) -> tuple[int, ...]:
+    """Shape of an array of the store."""
+    shape = (len(plan.videos.ids), plan.views, plan.frames)
+    return (*shape, plan.dim) if array == "features" else shape
+
+
+def zarr_metadata(plan: Plan) -> dict[str, bytes]:
+    """The ``zarr.json`` files of the group and its arrays, by their path inside the store."""
+    import zarr
+    from zarr.codecs import Crc32cCodec
+    from zarr.storage import MemoryStore
+
+    memory = MemoryStore()
+    group = zarr.create_group(memory, zarr_format=3)
+    for array, dtype in DTYPES.items():
+        shape = array_shape(plan, array)
+        group.create_array(
+            array,
+            shape=shape,
+            chunks=(plan.block_videos, 1, *shape[2:]),
+            dtype=dtype,
+            fill_value=FILL[array],
+            filters=None,
+            compressors=[Crc32cCodec()],
+            chunk_key_encoding={"name": "default", "separator": "."},
+            dimension_names=("video", "view", "frame", "dim")[: len(shape)],
+        )
+    return {name: data.to_bytes() for name, data in memory._store_dict.items()}
+
+
+def repair_hint(path: Path) -> str:
+    """What to do about a damaged file of the store at ``path``."""
+    return (
+        f"delete {path / 'manifest.json'} and run tgdfer extract again; it redoes what is damaged"
+    )

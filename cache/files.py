@@ -1,0 +1,167 @@
+"""Bytes -> files that survive a power cut: write, append to a journal, lock.
+
+Plain ``write`` and ``rename`` are not enough: after a power cut a file that was renamed into place
+without ``fsync`` can have the right name and no bytes.  Nothing here retries a failed ``fsync``,
+because the kernel drops the dirty pages and the second call would succeed without them.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cache.errors import StorageError
+
+_REMEDIES = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the quota is used up; free some space and run the same command again",
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EACCES: "no permission to write here; choose another place or change the permissions",
+    errno.EPERM: "no permission to write here; choose another place or change the permissions",
+    errno.EIO: "the disk reported an input/output error; check it before going on",
+}
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn a failure of the disk under ``path`` into a StorageError that names the remedy."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        if error.errno not in _REMEDIES:
+            raise
+        where = error.filename or path
+        raise StorageError(
+            error.errno, f"cannot write {where}: {_REMEDIES[error.errno]}"
+        ) from error
+
+
+def write_files(files: Mapping[Path, bytes], scratch: Path) -> None:
+    """Write all ``files`` so that each is either absent or whole, and durable on return.
+
+    ``scratch`` is a directory of the same file system; what a killed writer leaves there is litter
+    and never mistaken for data.
+    """
+    with storage_errors(scratch):
+        written = [(_write_scratch(data, scratch), path) for path, data in files.items()]
+        for temporary, path in written:
+            os.replace(temporary, path)
+        for directory in {path.parent for path in files}:
+            sync_directory(directory)
+
+
+def make_directories(*paths: Path) -> None:
+    """Create directories whose names survive a power cut."""
+    for path in paths:
+        with storage_errors(path):
+            missing = [p for p in (path, *path.parents) if not p.exists()]
+            path.mkdir(parents=True, exist_ok=True)
+            for created in reversed(missing):
+                sync_directory(created.parent)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file durably; nothing happens if there is none."""
+    with storage_errors(path):
+        path.unlink(missing_ok=True)
+        sync_directory(path.parent)
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append one line ``<crc32> {json}`` to a journal and wait until the disk has it."""
+    text = canonical_json(record)
+    line = b"%08x %s\n" % (zlib.crc32(text), text)
+    with storage_errors(path):
+        existed = path.exists()
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            written = os.write(handle, line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, "short write", str(path))
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if not existed:
+            sync_directory(path.parent)
+
+
+def read_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole records of a journal; a line torn by a kill is passed over.
+
+    What a torn line announced is done again, which costs time and never correctness.
+    """
+    for line in path.read_bytes().split(b"\n"):
+        checksum, _, text = line.partition(b" ")
+        if len(checksum) == 8 and checksum == b"%08x" % zlib.crc32(text):
+            yield json.loads(text)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold an exclusive ``flock``; yields False if another process has it and ``wait`` is off.
+
+    The kernel frees the lock when its holder dies, so there are no ages and no clocks.
+    """
+    with storage_errors(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            got = True
+        except BlockingIOError:
+            got = False
+        yield got
+    finally:
+        os.close(handle)
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of ``value``: sorted keys, no spaces, no NaN."""
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal sha256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_scratch(data: bytes, scratch: Path) -> Path:
+    temporary = scratch / uuid.uuid4().hex
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+        os.fsync(handle)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    finally:
+        os.close(handle)
+    return temporary

@@ -1,0 +1,94 @@
+"""What a store was made from -> one digest, and what differs between two of them.
+
+Two stores with the same identity hold the same features.  It is made of declared values and of
+bytes, never of paths, times, host names or pickles.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from cache.files import canonical_json, sha256
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EncoderIdentity(_Frozen):
+    """The frozen CLIP model whose image tower made the features."""
+
+    name: str  # open_clip's model name, or the bundled encoder's
+    weights_sha256: str
+    activation: str
+    dim: int
+    # None in a request: it follows from the weights, and knowing it needs the model loaded.
+    text_sha256: str | None = None
+
+
+class Preprocessing(_Frozen):
+    """Pixels as the encoder wants them."""
+
+    size_px: int
+    resize: str
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class Identity(_Frozen):
+    """Everything that decides a feature's value.
+
+    A request may leave ``precision``, ``device`` and ``encoder.text_sha256`` open (None), where
+    finding them out would need torch; a store's own identity never does.
+    """
+
+    encoder: EncoderIdentity
+    preprocessing: Preprocessing
+    frames: int
+    evaluation_frames: str
+    training_frames: str
+    view_rule: str
+    seed: int
+    decoder: str
+    batch_frames: int
+    videos: str  # digest of the video list
+    precision: str | None = None
+    device: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON; raises ValueError while a field is still open."""
+        fields = flatten(self.model_dump(mode="json"))
+        still_open = [name for name, value in fields.items() if value is None]
+        if still_open:
+            raise ValueError(f"identity is not complete: {', '.join(still_open)}")
+        return sha256(canonical_json(fields))
+
+
+def differences(stored: Identity, asked: Identity) -> list[tuple[str, str, str]]:
+    """(field, stored, asked) wherever the two differ; fields ``asked`` leaves open are skipped."""
+    ours, theirs = (flatten(x.model_dump(mode="json")) for x in (stored, asked))
+    return [
+        (name, str(ours[name]), str(value))
+        for name, value in theirs.items()
+        if value is not None and ours[name] != value
+    ]
+
+
+def side_by_side(rows: list[tuple[str, str, str]]) -> str:
+    """Three columns: field, what the store has, what was asked for."""
+    table = [("field", "in the store", "asked for"), *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(2)]
+    return "\n".join(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in table)
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries -> one with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        if isinstance(item, dict):
+            flat |= flatten(item, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = item
+    return flat

@@ -1,0 +1,142 @@
+"""What a store will hold: its videos, their labels and folds, and how they are cut into blocks."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cache.errors import RefusedError
+from cache.files import canonical_json, sha256
+from cache.identity import Identity
+
+SCHEMA_VERSION = 1
+BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB a chunk
+
+# One row per source frame of every video, in the order of the videos.
+TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")])
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlanFold(_Frozen):
+    """One split; rows of the store to train on and to test on."""
+
+    name: str
+    train: tuple[int, ...]
+    test: tuple[int, ...]
+
+
+class VideoFacts(_Frozen):
+    """What stage two needs to know of the videos besides their features."""
+
+    name: str
+    ids: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    subjects: tuple[str | None, ...]
+    folds: tuple[PlanFold, ...]
+    subsets: dict[str, tuple[int, ...]]
+    truth_sha256: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON of all of it."""
+        return sha256(canonical_json(self.model_dump(mode="json")))
+
+
+class Row(_Frozen):
+    """How one video fared: what its decoder found, or why there is nothing."""
+
+    id: str
+    status: Literal["ok", "failed"]
+    reason: str = ""
+    frames: int = 0  # frames decoded
+    flags: tuple[str, ...] = ()
+    sha256: str = ""  # of the source's bytes
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is computed and committed in one piece: some views of one block of videos."""
+
+    block: int
+    start: int  # first row of the store
+    stop: int
+    views: tuple[int, ...]
+
+
+class Plan(_Frozen):
+    """The immutable part of a store, kept as ``plan.json``; only ``views`` may grow."""
+
+    schema_version: int = SCHEMA_VERSION
+    identity: Identity
+    videos: VideoFacts
+    views: int
+    frames: int
+    dim: int
+    block_videos: int = BLOCK_VIDEOS
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks, the last of which may be short."""
+        return -(-len(self.videos.ids) // self.block_videos)
+
+    def units(self) -> Iterator[Unit]:
+        """Every block with all its views."""
+        for block in range(self.blocks):
+            start = block * self.block_videos
+            stop = min(start + self.block_videos, len(self.videos.ids))
+            yield Unit(block, start, stop, tuple(range(self.views)))
+
+
+def read_plan(path: Path) -> Plan:
+    """Read ``plan.json`` of the store at ``path``; refuses what is not a store of this schema."""
+    if not path.exists():
+        raise RefusedError(f"no store at {path}; make one with: tgdfer extract --store {path}")
+    plan_path = path / "plan.json"
+    if not plan_path.is_file():
+        raise RefusedError(f"{path} is not a feature store: it has no plan.json; check --store")
+    data = plan_path.read_bytes()
+    _refuse_other_schema(data, plan_path)
+    try:
+        return Plan.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RefusedError(
+            f"{plan_path} is damaged ({where}: {first['msg']}); extract the store again"
+        ) from error
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """The bytes of ``plan.json``."""
+    return canonical_json(plan.model_dump(mode="json")) + b"\n"
+
+
+def encode_truth(rows: NDArray[np.void]) -> bytes:
+    """The bytes of ``truth.npy``, from rows of TRUTH_DTYPE."""
+    buffer = io.BytesIO()
+    np.save(buffer, rows.astype(TRUTH_DTYPE), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _refuse_other_schema(data: bytes, path: Path) -> None:
+    class Version(BaseModel):
+        schema_version: int
+
+    try:
+        version = Version.model_validate_json(data).schema_version
+    except ValidationError as error:
+        raise RefusedError(f"{path} is not the plan of a feature store; check --store") from error
+    if version > SCHEMA_VERSION:
+        raise RefusedError(
+            f"{path} has schema version {version}, this tgdfer reads up to {SCHEMA_VERSION}; "
+            "install a newer tgdfer"
+        )

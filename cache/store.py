@@ -1,0 +1,253 @@
+"""The feature store: a directory that stage one fills and stage two reads.
+
+The format, schema version 1.  A store is a directory that Zarr (format 3) can open as a group::
+
+    store.zarr/
+      plan.json            what the store will hold; immutable but for `views`, which may grow
+      zarr.json            group
+      features/zarr.json   float16 [video, view, frame, dim], fill NaN
+      features/c.B.V.0.0   one chunk: block B of 64 videos, view V
+      frame_index/...      int32 [video, view, frame], fill -1, the same chunks
+      rows/B.V             JSON list: how each video of block B fared in the unit from view V
+      text.safetensors     the encoder's frozen text tower, float32
+      text.json            its configuration: text_cfg, embed_dim, quick_gelu, logit_scale
+      truth.npy            optional: (video, label, intensity) of every source frame
+      journal/W.jsonl      lines `<crc32> {json}`, one per committed unit, of worker W
+      locks/  .tmp/        empty of meaning
+      manifest.json        written last: sizes, sha256, failures, the store's digest
+      provenance.jsonl     times, hosts, versions; not part of the digest
+
+- A chunk MUST be the little-endian C-order bytes of [64, 1, frame(, dim)], uncompressed, followed
+  by their crc32c.  The last block MUST be filled up with the fill value.
+- A row of `features` MUST be finite for all views, or NaN throughout in at least the views of the
+  unit in which the video failed; then `rows/` and the manifest give one reason for it.
+- View 0 MUST be the evaluation view.  `frame_index` MUST name the source frame each row shows.
+- A unit (a block and its not yet committed views) MUST be committed in this order: chunks and rows
+  each to `.tmp/`, fsync, rename, fsync of the directory; only then its journal record, fsynced.
+- A reader MUST NOT take a file's existence for completion.  A writer MUST NOT adopt a file that no
+  journal record names with its size and sha256.
+- `manifest.json` MUST be written last and MUST NOT hold times, hosts or paths outside the store.
+  Its `digest` is the sha256 of the canonical JSON of `files`, which lists every file above it but
+  journals, locks and provenance.
+- A reader MUST refuse a store without manifest, with a newer schema version, or with a file of
+  another size than the manifest says.  It takes no locks and writes nothing.
+- A reader MAY read the arrays with any Zarr library; this one reads the chunks itself.
+"""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, repair_hint
+from cache.errors import RefusedError
+from cache.files import canonical_json, read_records, sha256, sha256_file
+from cache.identity import Identity
+from cache.plan import TRUTH_DTYPE, Plan, Unit, read_plan
+from cache.writer import StoreWriter, create_store
+
+__all__ = ["Plan", "Status", "Store", "StoreWriter", "Unit", "create_store", "open_store", "status"]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a store is: blocks with all their views committed, of all blocks."""
+
+    finished: bool
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Store:
+    """A finished store, open for reading."""
+
+    path: Path
+    digest: str  # root hash; what results record
+    plan: Plan
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of the data set."""
+        return self.plan.videos.name
+
+    @property
+    def identity(self) -> Identity:
+        """What the features were made from."""
+        return self.plan.identity
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Video ids, in the order of the rows."""
+        return self.plan.videos.ids
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Class index of every video, [video]."""
+        return np.array(self.plan.videos.labels, np.int64)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the label indices."""
+        return self.plan.videos.classes
+
+    @property
+    def subjects(self) -> tuple[str | None, ...]:
+        """Who is seen in every video, where the data set says so."""
+        return self.plan.videos.subjects
+
+    @cached_property
+    def folds(self) -> tuple[tuple[str, NDArray[np.int64], NDArray[np.int64]], ...]:
+        """(name, training rows, test rows) of every fold."""
+        return tuple(
+            (fold.name, np.array(fold.train, np.int64), np.array(fold.test, np.int64))
+            for fold in self.plan.videos.folds
+        )
+
+    @cached_property
+    def subsets(self) -> dict[str, NDArray[np.bool_]]:
+        """Marked subsets -> which videos are in them, [video]."""
+        masks = {}
+        for name, rows in self.plan.videos.subsets.items():
+            masks[name] = np.zeros(len(self.ids), np.bool_)
+            masks[name][list(rows)] = True
+        return masks
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Videos without features -> the reason."""
+        return dict(self.manifest["missing"])
+
+    @property
+    def views(self) -> int:
+        """Views of a video; view 0 is the evaluation view."""
+        return self.plan.views
+
+    @property
+    def frames(self) -> int:
+        """Frames of a view (T)."""
+        return self.plan.frames
+
+    @property
+    def dim(self) -> int:
+        """Features of a frame (D)."""
+        return self.plan.dim
+
+    @property
+    def text_tower_path(self) -> Path:
+        """``text.safetensors``, after checking its sha256; raises RefusedError if it changed."""
+        path = self.path / "text.safetensors"
+        if sha256_file(path) != self.manifest["files"]["text.safetensors"][1]:
+            raise RefusedError(f"{path} changed since extraction; extract the store again")
+        return path
+
+    @cached_property
+    def text_config(self) -> dict[str, Any]:
+        """Configuration of the text tower: text_cfg, embed_dim, quick_gelu, logit_scale."""
+        return dict(json.loads((self.path / "text.json").read_bytes()))
+
+    def load_features(self, views: Sequence[int] | None = None) -> NDArray[np.float16]:
+        """Features as ``encode_image`` gave them, float16 [video, view, frame, dim].
+
+        All views, or the given ones in the given order.  Videos without features are NaN.
+        Raises RefusedError where a chunk fails its checksum.
+        """
+        return self._load("features", views)
+
+    def load_frame_index(self) -> NDArray[np.int32]:
+        """Which source frame each row shows, int32 [video, view, frame]; -1 where missing."""
+        return self._load("frame_index", None)
+
+    def frame_truth(self) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
+        """(labels int8, intensities float32), both [video, frame], of the frames view 0 shows.
+
+        None where the data set knows no truth of its frames; label -1 and intensity 0 for videos
+        without features.
+        """
+        path = self.path / "truth.npy"
+        if "truth.npy" not in self.manifest["files"]:
+            return None
+        truth = np.load(path, allow_pickle=False).astype(TRUTH_DTYPE)
+        index_BT = self._load("frame_index", [0])[:, 0]
+        first_B, end_B = (
+            np.searchsorted(truth["video"], np.arange(len(self.ids)), side)[:, None]
+            for side in ("left", "right")
+        )
+        rows_BT = first_B + index_BT
+        known_BT = (index_BT >= 0) & (rows_BT < end_B)
+        rows_BT = np.where(known_BT, rows_BT, 0)
+        labels = np.where(known_BT, truth["label"][rows_BT], -1).astype(np.int8)
+        return labels, np.where(known_BT, truth["intensity"][rows_BT], 0).astype(np.float32)
+
+    def _load(self, array: str, views: Sequence[int] | None) -> NDArray[Any]:
+        wanted = range(self.views) if views is None else views
+        if not all(0 <= view < self.views for view in wanted):
+            raise RefusedError(f"{self.path} has views 0 to {self.views - 1}, asked for {wanted}")
+        tail = array_shape(self.plan, array)[2:]
+        out = np.empty((len(self.ids), len(wanted), *tail), DTYPES[array])
+
+        def load(unit: Unit) -> None:
+            for i, view in enumerate(wanted):
+                values = read_chunk(self.path / chunk_name(array, unit.block, view), array)
+                out[unit.start : unit.stop, i] = values.reshape(-1, *tail)[: unit.stop - unit.start]
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(load, self.plan.units()))
+        return out
+
+
+def open_store(path: Path) -> Store:
+    """Open a finished store for reading.
+
+    Raises RefusedError if there is none, if it is unfinished, of a newer schema or damaged.  Checks
+    sizes and the small files' sha256; the arrays' checksums are checked when they are loaded.
+    """
+    path = Path(path)
+    plan = read_plan(path)
+    manifest = _read_manifest(path)
+    for name, (size, expected) in manifest["files"].items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            what = "is missing" if found is None else f"has {found} bytes, expected {size}"
+            raise RefusedError(f"{file} {what}: {repair_hint(path)}")
+        if name.endswith(".json") and sha256_file(file) != expected:
+            raise RefusedError(f"{file} changed since extraction; extract the store again")
+    return Store(path=path, digest=manifest["digest"], plan=plan, manifest=manifest)
+
+
+def status(path: Path) -> Status:
+    """How far the store at ``path`` is, from its journals alone; refuses what is not a store."""
+    path = Path(path)
+    plan = read_plan(path)
+    done: dict[int, set[int]] = {}
+    for journal in sorted((path / "journal").glob("*.jsonl")):
+        for record in read_records(journal):
+            done.setdefault(record["block"], set()).update(record["views"])
+    full = sum(len(views & set(range(plan.views))) == plan.views for views in done.values())
+    return Status((path / "manifest.json").is_file(), full, plan.blocks)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    file = path / "manifest.json"
+    if not file.is_file():
+        state = status(path)
+        raise RefusedError(
+            f"{path} is unfinished: {state.done} of {state.total} blocks; "
+            "run tgdfer extract again to finish it"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(file.read_bytes())
+        whole = sha256(canonical_json(manifest["files"])) == manifest["digest"]
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise RefusedError(f"{file} is damaged: {repair_hint(path)}")
+    return manifest

@@ -1,0 +1,305 @@
+"""The store's format and its commit protocol, on real files."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from cache.errors import RefusedError
+from cache.files import read_records, sha256
+from cache.identity import EncoderIdentity, Identity, Preprocessing
+from cache.plan import TRUTH_DTYPE, Plan, PlanFold, Row, Unit, VideoFacts, encode_truth
+from cache.store import Store, StoreWriter, create_store, open_store, status
+
+FRAMES, DIM = 4, 8
+TEXT = b"weights of the text tower"
+
+
+def make_identity(facts: VideoFacts, **changes: object) -> Identity:
+    encoder = EncoderIdentity(
+        name="tiny", weights_sha256="ab", activation="QuickGELU", dim=DIM, text_sha256=sha256(TEXT)
+    )
+    pixels = Preprocessing(
+        size_px=32, resize="shortest", interpolation="bicubic", mean=(0, 0, 0), std=(1, 1, 1)
+    )
+    fields = {
+        "encoder": encoder,
+        "preprocessing": pixels,
+        "frames": FRAMES,
+        "evaluation_frames": "middle_of_segments",
+        "training_frames": "uniform_in_segments",
+        "view_rule": "none",
+        "seed": 0,
+        "decoder": "test 1",
+        "batch_frames": 8,
+        "videos": facts.digest,
+        "precision": "fp32",
+        "device": "cpu",
+    }
+    return Identity.model_validate(fields | changes)
+
+
+def make_plan(
+    videos: int = 150, views: int = 2, truth: bytes | None = None, **changes: object
+) -> Plan:
+    facts = VideoFacts(
+        name="test",
+        ids=tuple(f"video {i}" for i in range(videos)),
+        labels=tuple(i % 3 for i in range(videos)),
+        classes=("happy", "sad", "angry"),
+        subjects=(None,) * videos,
+        folds=(PlanFold(name="1", train=tuple(range(1, videos)), test=(0,)),),
+        subsets={"dark": (1, 2)},
+        truth_sha256=sha256(truth) if truth else None,
+    )
+    identity = make_identity(facts, **changes)
+    return Plan(identity=identity, videos=facts, views=views, frames=FRAMES, dim=DIM)
+
+
+def fixed_files(truth: bytes | None = None) -> dict[str, bytes]:
+    files = {"text.safetensors": TEXT, "text.json": b'{"embed_dim":8}'}
+    return files | ({"truth.npy": truth} if truth else {})
+
+
+def values_of(unit: Unit, failed: tuple[int, ...] = ()) -> tuple[np.ndarray, np.ndarray, list[Row]]:
+    """Features that are a function of (video, view), as stage one's are."""
+    videos = np.arange(unit.start, unit.stop)
+    base = videos[:, None] + 1000 * np.array(unit.views)[None]
+    features = np.broadcast_to(base[..., None, None], (*base.shape, FRAMES, DIM)).astype(np.float16)
+    index = np.broadcast_to(np.arange(FRAMES), (*base.shape, FRAMES)).astype(np.int32)
+    rows = []
+    for i, video in enumerate(videos):
+        if video in failed:
+            features[i], index[i] = np.nan, -1
+            rows.append(Row(id=f"video {video}", status="failed", reason="0 bytes"))
+        else:
+            rows.append(Row(id=f"video {video}", status="ok", frames=9))
+    return features, index, rows
+
+
+def fill(writer: StoreWriter, failed: tuple[int, ...] = (), only: int | None = None) -> None:
+    for unit in writer.todo()[:only]:
+        with writer.claim(unit) as mine:
+            assert mine
+            writer.commit(unit, *values_of(unit, failed))
+
+
+def make_store(path: Path, failed: tuple[int, ...] = (), **options: object) -> Store:
+    writer = create_store(path, make_plan(**options), fixed_files())
+    fill(writer, failed)
+    assert writer.finalise()
+    return open_store(path)
+
+
+def store_bytes(path: Path) -> dict[str, bytes]:
+    """Everything that must not depend on how the work was interrupted."""
+    names = ["plan.json", "manifest.json", "zarr.json", "text.json", "text.safetensors"]
+    files = [path / name for name in names]
+    for folder in ("features", "frame_index", "rows"):
+        files += sorted((path / folder).iterdir())
+    return {str(file.relative_to(path)): file.read_bytes() for file in files}
+
+
+def test_what_was_committed_is_what_is_read(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", failed=(70,))
+    features = store.load_features()
+    assert features.shape == (150, 2, FRAMES, DIM)
+    assert features[149, 1, 0, 0] == np.float16(1149)
+    assert store.missing == {"video 70": "0 bytes"}
+    assert np.isnan(features[70]).all()
+    assert (store.load_frame_index()[70] == -1).all()
+    np.testing.assert_array_equal(store.load_features([1])[:, 0], features[:, 1])
+    assert store.folds[0][2].tolist() == [0]
+    assert store.subsets["dark"].nonzero()[0].tolist() == [1, 2]
+    assert store.labels.tolist()[:4] == [0, 1, 2, 0]
+
+
+def test_plain_zarr_reads_the_same_arrays(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    group = zarr.open_group(store.path, mode="r")
+    np.testing.assert_array_equal(group["features"][:], store.load_features())
+    np.testing.assert_array_equal(group["frame_index"][:], store.load_frame_index())
+
+
+def test_zarr_itself_writes_the_same_bytes(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    before = store_bytes(store.path)
+    group = zarr.open_group(store.path, mode="r+")
+    group["features"][:] = store.load_features()
+    group["frame_index"][:] = store.load_frame_index()
+    assert store_bytes(store.path) == before
+
+
+def test_interrupted_and_resumed_store_is_byte_identical(tmp_path: Path) -> None:
+    whole = make_store(tmp_path / "whole", failed=(3,))
+    writer = create_store(tmp_path / "cut", make_plan(), fixed_files())
+    fill(writer, failed=(3,), only=1)
+    again = create_store(tmp_path / "cut", make_plan(), fixed_files())
+    assert [unit.block for unit in again.todo()] == [1, 2]
+    fill(again, failed=(3,))
+    assert again.finalise() == whole.digest
+    assert store_bytes(tmp_path / "cut") == store_bytes(whole.path)
+
+
+def test_views_can_be_added_later(tmp_path: Path) -> None:
+    whole = make_store(tmp_path / "whole", views=3)
+    make_store(tmp_path / "grown", views=2)
+    writer = create_store(tmp_path / "grown", make_plan(views=3), fixed_files())
+    with pytest.raises(RefusedError, match="unfinished: 0 of 3 blocks"):
+        open_store(tmp_path / "grown")
+    assert [unit.views for unit in writer.todo()] == [(2,)] * 3
+    fill(writer)
+    assert writer.finalise()
+    grown = open_store(tmp_path / "grown").load_features()
+    np.testing.assert_array_equal(grown, whole.load_features())
+
+
+def test_shards_split_the_blocks_and_the_last_one_finishes(tmp_path: Path) -> None:
+    writers = [create_store(tmp_path / "s", make_plan(), fixed_files()) for _ in range(2)]
+    assert [u.block for u in writers[0].todo((0, 2))] == [0, 2]
+    assert [u.block for u in writers[1].todo((1, 2))] == [1]
+    for i, writer in enumerate(writers):
+        for unit in writer.todo((i, 2)):
+            writer.commit(unit, *values_of(unit))
+    assert writers[0].finalise() is not None
+
+
+def test_a_block_is_claimed_by_one_writer_only(tmp_path: Path) -> None:
+    one, two = (create_store(tmp_path / "s", make_plan(), fixed_files()) for _ in range(2))
+    unit = one.todo()[0]
+    with one.claim(unit) as mine:
+        with two.claim(unit) as theirs:
+            assert (mine, theirs) == (True, False)
+        one.commit(unit, *values_of(unit))
+    with two.claim(unit) as theirs:
+        assert not theirs
+
+
+def test_unfinished_store_is_refused_with_its_progress(tmp_path: Path) -> None:
+    writer = create_store(tmp_path / "s", make_plan(), fixed_files())
+    fill(writer, only=2)
+    assert writer.finalise() is None
+    assert (status(tmp_path / "s").done, status(tmp_path / "s").total) == (2, 3)
+    with pytest.raises(RefusedError, match="2 of 3 blocks; run tgdfer extract again"):
+        open_store(tmp_path / "s")
+
+
+def test_store_of_something_else_is_refused_side_by_side(tmp_path: Path) -> None:
+    make_store(tmp_path / "s")
+    with pytest.raises(RefusedError, match=r"(?s)seed +0 +7.*batch_frames +8 +64"):
+        create_store(tmp_path / "s", make_plan(batch_frames=64, seed=7), fixed_files())
+    with pytest.raises(RefusedError, match=r"number of ids\s+150\s+149"):
+        create_store(tmp_path / "s", make_plan(videos=149), fixed_files())
+
+
+def test_missing_foreign_and_newer_stores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="no store at"):
+        open_store(tmp_path / "s")
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "notes.txt").write_text("mine")
+    with pytest.raises(RefusedError, match="not a feature store"):
+        open_store(tmp_path / "f")
+    with pytest.raises(RefusedError, match="not empty"):
+        create_store(tmp_path / "f", make_plan(), fixed_files())
+    store = make_store(tmp_path / "s")
+    plan = json.loads((store.path / "plan.json").read_bytes())
+    (store.path / "plan.json").write_text(json.dumps(plan | {"schema_version": 2}))
+    with pytest.raises(RefusedError, match="schema version 2"):
+        open_store(store.path)
+
+
+@pytest.mark.parametrize(
+    "name", ["features/c.1.0.0.0", "frame_index/c.0.0.0", "rows/2.0", "text.safetensors"]
+)
+def test_missing_or_cut_file_is_refused(tmp_path: Path, name: str) -> None:
+    store = make_store(tmp_path / "s")
+    data = (store.path / name).read_bytes()
+    (store.path / name).write_bytes(data[:-1])
+    with pytest.raises(RefusedError, match=f"{len(data) - 1} bytes, expected {len(data)}"):
+        open_store(store.path)
+    (store.path / name).unlink()
+    with pytest.raises(RefusedError, match="is missing"):
+        open_store(store.path)
+
+
+def test_changed_metadata_is_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    file = store.path / "features" / "zarr.json"
+    file.write_bytes(file.read_bytes().replace(b"little", b"bigggg"))
+    with pytest.raises(RefusedError, match="changed since extraction"):
+        open_store(store.path)
+
+
+def test_flipped_bit_is_refused_and_redone_after_removing_the_manifest(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    whole = store_bytes(store.path)
+    chunk = store.path / "features" / "c.1.0.0.0"
+    data = bytearray(chunk.read_bytes())
+    data[100] ^= 4
+    chunk.write_bytes(data)
+    with pytest.raises(RefusedError, match="damaged"):
+        open_store(store.path).load_features()
+    (store.path / "manifest.json").unlink()
+    writer = create_store(store.path, make_plan(), fixed_files())
+    assert [unit.block for unit in writer.todo()] == [1]
+    fill(writer)
+    writer.finalise()
+    assert store_bytes(store.path) == whole
+
+
+def test_changed_text_tower_of_the_same_size_is_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    assert store.text_tower_path.read_bytes() == TEXT
+    (store.path / "text.safetensors").write_bytes(TEXT[::-1])
+    with pytest.raises(RefusedError, match="changed"):
+        _ = store.text_tower_path
+
+
+def test_file_without_a_journal_record_is_not_adopted(tmp_path: Path) -> None:
+    writer = create_store(tmp_path / "s", make_plan(), fixed_files())
+    fill(writer)
+    for journal in (tmp_path / "s" / "journal").iterdir():
+        data = journal.read_bytes()
+        assert len(list(read_records(journal))) == 3
+        journal.write_bytes(data[:-5])  # the last record torn by a kill
+    again = create_store(tmp_path / "s", make_plan(), fixed_files())
+    assert [unit.block for unit in again.todo()] == [2]
+
+
+def test_features_that_are_not_finite_or_misshapen_are_not_committed(tmp_path: Path) -> None:
+    writer = create_store(tmp_path / "s", make_plan(), fixed_files())
+    unit = writer.todo()[0]
+    features, index, rows = values_of(unit)
+    features[5, 0, 0, 0] = np.inf
+    with pytest.raises(ValueError, match="video 5 are not finite"):
+        writer.commit(unit, features, index, rows)
+    with pytest.raises(ValueError, match="expected float16"):
+        writer.commit(unit, features.astype(np.float32), index, rows)
+
+
+def test_read_only_store_opens(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    everything = [store.path, *store.path.rglob("*")]
+    for path in everything:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert open_store(store.path).load_features().shape[0] == 150
+    for path in everything:
+        path.chmod(0o755)
+
+
+def test_truth_of_the_frames_that_view_0_shows(tmp_path: Path) -> None:
+    # Video v has 3 frames labelled v % 3, the last of them -1; frame_index 3 is past its end.
+    truth = np.array(
+        [(v, v % 3 if f < 2 else -1, f / 2) for v in range(150) for f in range(3)], TRUTH_DTYPE
+    )
+    data = encode_truth(truth)
+    writer = create_store(tmp_path / "s", make_plan(truth=data), fixed_files(data))
+    fill(writer, failed=(1,))
+    writer.finalise()
+    found = open_store(tmp_path / "s").frame_truth()
+    assert found is not None
+    assert found[0][5].tolist() == [2, 2, -1, -1]
+    assert found[1][5].tolist() == [0.0, 0.5, 1.0, 0.0]
+    assert found[0][1].tolist() == [-1] * 4
