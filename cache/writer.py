@@ -191,7 +191,7 @@ class StoreWriter:
         if [row.id for row in rows] != list(self.plan.videos.ids[unit.start : unit.stop]):
             raise ValueError(f"block {unit.block}: the rows are not those of the plan, in order")
         ok = np.array([row.status == "ok" for row in rows])
-        finite: NDArray[np.bool_] = np.isfinite(features).reshape(len(rows), -1).all(axis=1)
+        finite = np.array([np.isfinite(video).all() for video in features])
         if not finite[ok].all() or not np.isnan(features[~ok]).all():
             bad = rows[int(np.flatnonzero(finite != ok)[0])].id
             raise ValueError(f"block {unit.block}: features of video {bad} are not finite")
