@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from cache.errors import RefusedError
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mpg", ".mpeg", ".mkv", ".mov", ".webm", ".gif", ".flv"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".avi", ".mpg", ".mpeg", ".mkv", ".mov", ".webm", ".gif", ".flv"}
+)
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
 
@@ -49,6 +51,8 @@ class VideoList:
     folds: tuple[Fold, ...]
     # Marked subsets such as "occluded" -> the ids in it.
     subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    # Which of several copies of the pixels was used, such as "Clip/clip_224x224".
+    source: str = ""
 
     def __post_init__(self) -> None:
         _refuse_duplicates([video.id for video in self.videos], self.name)

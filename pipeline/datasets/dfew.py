@@ -1,0 +1,393 @@
+"""A DFEW tree as users have it -> VideoList: official split, frame folders or videos, labels.
+
+What is read (every part of it optional in spelling, none in content):
+
+    ROOT/EmoLabel_DataSplit/train(single-labeled)/set_1.csv     video_name,label
+    ROOT/EmoLabel_DataSplit/test(single-labeled)/set_1.csv      2522,6
+    ROOT/Clip/clip_224x224/02522/*.jpg                          or Clip/original/02522.mp4
+
+Beside the lists may lie the truth that DFEW itself lacks: ``truth.json`` (``subjects``: id ->
+subject, ``subsets``: name -> ids) and ``frames.csv`` (``video_name,frame,label,intensity``; frames
+from 1, labels from 1, 0 where a frame shows no expression of the list).
+"""
+
+import csv
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.errors import RefusedError
+from pipeline.datasets.video import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Fold,
+    Video,
+    VideoList,
+)
+
+CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
+
+# Frame folders before videos: they are the faces that published work uses.
+FRAME_SOURCES = (
+    "Clip/clip_224x224",
+    "Clip/jpg_256",
+    "Clip/clip_jpg_256",
+    "clip_224x224",
+    "jpg_256",
+    "clip_jpg_256",
+    "DFEW_Frame_Face",
+    "DFEW_Face",
+    "data_affine/single_label/data",
+)
+VIDEO_SOURCES = ("Clip/original", "original", "Clip/clip_224x224_avi", "clip_224x224_avi")
+# Sixteen frames interpolated in time: other data, so never chosen unless asked for.
+INTERPOLATED_SOURCES = (
+    "Clip/clip_224x224_16f",
+    "Clip/clip_224x16f",
+    "clip_224x224_16f",
+    "clip_224x16f",
+)
+SHOWN = 10  # how many of a long list of faults a message names
+
+
+@dataclass(frozen=True)
+class Count:
+    """What became of the rows of one fold, part ("train" or "test") and class."""
+
+    fold: str
+    part: str
+    label: str
+    listed: int
+    found: int
+    missing: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """Every listed video accounted for; ``used`` is 0 throughout while anything is missing."""
+
+    source: str
+    counts: tuple[Count, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Row:
+    id: str
+    label: int  # as written
+    where: str  # file:line
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """A tree after every check but that of missing videos."""
+
+    folds: tuple[Fold, ...]
+    labels: Mapping[str, int]  # id -> label from 0, in the order of the rows
+    source: str
+    paths: Mapping[str, Path]
+    missing: tuple[str, ...]
+    lists: Path
+
+
+def read_dfew(root: Path, annotation: Path | None = None, source: str = "auto") -> VideoList:
+    """Read the official split under ``root`` and find every listed video.
+
+    ``annotation`` is the folder of the lists if it is not below ``root``. ``source`` names the
+    root of frames or videos to use ("clip_224x224", "original", …); "auto" prefers frame folders.
+    Raises RefusedError for anything that is missing, doubled or contradictory: nothing is dropped.
+    """
+    survey = _survey(root, annotation, source)
+    if survey.missing:
+        raise RefusedError(
+            f"{root}: {len(survey.missing)} of {len(survey.labels)} listed videos have no frames "
+            f"in {survey.source}: {_some(survey.missing)}; complete the copy, "
+            "or take the ids out of the lists"
+        )
+    subjects, subsets = _read_truth(survey.lists, survey.labels)
+    frames = _read_frame_truth(survey.lists, survey.labels)
+    videos = tuple(
+        Video(
+            video_id,
+            survey.paths[video_id],
+            label,
+            subjects.get(video_id),
+            *frames.get(video_id, (None, None)),
+        )
+        for video_id, label in survey.labels.items()
+    )
+    return VideoList("dfew", CLASSES, videos, survey.folds, subsets, survey.source)
+
+
+def account_dfew(root: Path, annotation: Path | None = None, source: str = "auto") -> Accounting:
+    """Count listed, found, missing and used videos per fold, part and class.
+
+    Unlike ``read_dfew`` it does not refuse a tree with missing videos: it shows them.
+    """
+    survey = _survey(root, annotation, source)
+    missing = set(survey.missing)
+    counts = []
+    for fold in survey.folds:
+        for part, ids in (("train", fold.train), ("test", fold.test)):
+            listed = Counter(survey.labels[i] for i in ids)
+            lost = Counter(survey.labels[i] for i in ids if i in missing)
+            for k, name in enumerate(CLASSES):
+                found = listed[k] - lost[k]
+                used = 0 if missing else found
+                counts.append(Count(fold.name, part, name, listed[k], found, lost[k], used))
+    return Accounting(survey.source, tuple(counts), survey.missing)
+
+
+def _survey(root: Path, annotation: Path | None, source: str) -> _Survey:
+    _refuse_empty(root)
+    lists, files = _find_lists(root, annotation)
+    rows = {key: _read_rows(path) for key, path in files.items()}
+    base = _label_base([row for part in rows.values() for row in part], lists)
+    labels = _merge_labels(rows, base)
+    folds = _make_folds(rows)
+    name, paths = _find_videos(root, source, labels)
+    missing = tuple(video_id for video_id in labels if video_id not in paths)
+    return _Survey(folds, labels, name, paths, missing, lists)
+
+
+def _refuse_empty(root: Path) -> None:
+    if not root.is_dir():
+        raise RefusedError(
+            f"{root}: no such folder; give the folder that holds EmoLabel_DataSplit and Clip"
+        )
+    if not any(root.iterdir()):
+        raise RefusedError(
+            f"{root}: the folder is empty; unpack EmoLabel_DataSplit and Clip into it"
+        )
+
+
+def _find_lists(root: Path, annotation: Path | None) -> tuple[Path, dict[tuple[int, str], Path]]:
+    """The folder of the lists and its files by (fold, part)."""
+    if annotation is not None:
+        candidates = [annotation]
+    else:
+        below = sorted(path for path in root.iterdir() if path.is_dir())
+        candidates = [root / "EmoLabel_DataSplit", *(p / "EmoLabel_DataSplit" for p in below), root]
+    for candidate in candidates:
+        files = _list_files(candidate)
+        if files:
+            _refuse_unpaired(candidate, files)
+            return candidate, files
+    raise RefusedError(
+        f"{root}: no annotation; looked in {', '.join(str(c) for c in candidates[:SHOWN])} for "
+        "train(single-labeled)/set_1.csv and its like; unpack EmoLabel_DataSplit there, "
+        "or name its folder with --annotation"
+    )
+
+
+def _list_files(folder: Path) -> dict[tuple[int, str], Path]:
+    """Files that say which part and which set they are, in their own name or their folder's."""
+    files: dict[tuple[int, str], Path] = {}
+    for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
+        if path.suffix.lower() not in (".csv", ".txt") or path.name.startswith("."):
+            continue
+        number = re.search(r"set_?(\d+)", path.stem.lower())
+        own_part = re.search(r"train|test", path.stem.lower())
+        part = own_part or re.search(r"train|test", path.parent.name.lower())
+        if number is None or part is None or (own_part is None and path.parent == folder):
+            continue
+        key = (int(number[1]), part[0])
+        if key in files:
+            raise RefusedError(
+                f"{files[key]} and {path}: both are the {key[1]} list of set {key[0]}; "
+                "keep one, or name its folder with --annotation"
+            )
+        files[key] = path
+    return files
+
+
+def _refuse_unpaired(folder: Path, files: Iterable[tuple[int, str]]) -> None:
+    keys = set(files)
+    for number, part in sorted(keys):
+        other = "test" if part == "train" else "train"
+        if (number, other) not in keys:
+            raise RefusedError(f"{folder}: set {number} has a {part} list and no {other} list")
+
+
+def _read_rows(path: Path) -> list[_Row]:
+    """Rows of one list, parsed from the right; a first line without a number is a header."""
+    rows: list[_Row] = []
+    lines: dict[str, int] = {}
+    # utf-8-sig takes a byte order mark off; splitlines takes CRLF and a missing final newline.
+    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = _parse_row(line.strip(), f"{path}:{number}")
+        if row is None:
+            if rows or re.search(r"\d", line):
+                raise RefusedError(
+                    f"{path}:{number}: {line!r} is no row; expected 'video_name,label' or "
+                    "'path/to/02522 frames label'"
+                )
+            continue
+        if row.id in lines:
+            raise RefusedError(
+                f"{path}:{number}: video {row.id} is listed again, first in line {lines[row.id]}"
+            )
+        lines[row.id] = number
+        rows.append(row)
+    if not rows:
+        raise RefusedError(f"{path}: the list holds no video")
+    return rows
+
+
+def _parse_row(line: str, where: str) -> _Row | None:
+    """``2522,6``, ``02522 5`` or ``D:/my faces/02522 66 5``; None if it is none of these."""
+    if "," in line:
+        name, _, label = (part.strip().strip('"') for part in line.rpartition(","))
+    else:
+        # Frames may stand before the label; what is left may hold spaces.
+        match = re.fullmatch(r"(.*?\S)(?:\s+\d+)?\s+(-?\d+)", line)
+        if match is None:
+            return None
+        name, label = match[1], match[2]
+    stem = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
+    digits = re.fullmatch(r"(\d+)(\.\w+)?", stem)
+    if digits is None or not re.fullmatch(r"-?\d+", label):
+        return None
+    return _Row(f"{int(digits[1]):05d}", int(label), where)
+
+
+def _label_base(rows: list[_Row], lists: Path) -> int:
+    """1 for the official files, 0 for the copies that count from 0; known only from both ends."""
+    low = min(rows, key=lambda row: row.label)
+    high = max(rows, key=lambda row: row.label)
+    last = len(CLASSES) - 1
+    if (low.label, high.label) == (0, last):
+        return 0
+    if (low.label, high.label) == (1, last + 1):
+        return 1
+    raise RefusedError(
+        f"{lists}: labels run from {low.label} ({low.where}) to {high.label} ({high.where}); "
+        f"expected 1 to {last + 1} (official) or 0 to {last}: which class is which is not certain"
+    )
+
+
+def _merge_labels(rows: Mapping[tuple[int, str], list[_Row]], base: int) -> dict[str, int]:
+    """One label a video, from 0, in the order of the ids; contradictions are refused."""
+    first: dict[str, _Row] = {}
+    for row in (row for part in rows.values() for row in part):
+        known = first.setdefault(row.id, row)
+        if known.label != row.label:
+            raise RefusedError(
+                f"{row.where}: video {row.id} has label {row.label}, "
+                f"but label {known.label} in {known.where}"
+            )
+    return {video_id: first[video_id].label - base for video_id in sorted(first)}
+
+
+def _make_folds(rows: Mapping[tuple[int, str], list[_Row]]) -> tuple[Fold, ...]:
+    folds = []
+    for number in sorted({number for number, _ in rows}):
+        train = {row.id: row for row in rows[number, "train"]}
+        for row in rows[number, "test"]:
+            if row.id in train:
+                raise RefusedError(
+                    f"{row.where}: test video {row.id} is also trained on, {train[row.id].where}"
+                )
+        test = tuple(row.id for row in rows[number, "test"])
+        folds.append(Fold(str(number), tuple(train), test))
+    return tuple(folds)
+
+
+def _find_videos(root: Path, source: str, labels: Iterable[str]) -> tuple[str, dict[str, Path]]:
+    """The source's name and the path of every listed video that it holds."""
+    known = [*FRAME_SOURCES, *VIDEO_SOURCES, *INTERPOLATED_SOURCES]
+    if source == "auto":
+        wanted = [*FRAME_SOURCES, *VIDEO_SOURCES]
+    else:
+        wanted = [name for name in known if source in (name, Path(name).name)] or [source]
+    present = [name for name in wanted if (root / name).is_dir() and any((root / name).iterdir())]
+    if not present:
+        there = [name for name in known if (root / name).is_dir()]
+        raise RefusedError(
+            f"{root}: no frames or videos for source {source!r}; looked for {', '.join(wanted)}; "
+            + (f"there is {', '.join(there)}: name it with --source" if there else "unpack Clip")
+        )
+    name = present[0]
+    folder = root / name
+    doubled = folder / folder.name
+    if doubled.is_dir():
+        folder = doubled
+    index = _index_folder(folder)
+    return name, {video_id: index[video_id] for video_id in labels if video_id in index}
+
+
+def _index_folder(folder: Path) -> dict[str, Path]:
+    """Five-digit id -> video file, or folder that holds at least one frame."""
+    index: dict[str, Path] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if not stem.isdecimal():
+                continue
+            is_video = suffix.lower() in VIDEO_SUFFIXES and entry.is_file()
+            if not is_video and not (entry.is_dir() and _holds_frames(entry.path)):
+                continue
+            video_id = f"{int(stem):05d}"
+            if video_id in index:
+                raise RefusedError(f"{folder}: {index[video_id].name} and {entry.name} are one id")
+            index[video_id] = Path(entry.path)
+    return index
+
+
+def _holds_frames(folder: str) -> bool:
+    with os.scandir(folder) as entries:
+        return any(os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES for e in entries)
+
+
+def _read_truth(
+    lists: Path, labels: Mapping[str, int]
+) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
+    path = lists / "truth.json"
+    if not path.is_file():
+        return {}, {}
+    truth = json.loads(path.read_text("utf-8"))
+    subsets = {name: frozenset(ids) for name, ids in truth.get("subsets", {}).items()}
+    unknown = set(truth.get("subjects", {})).union(*subsets.values()) - set(labels)
+    if unknown:
+        raise RefusedError(f"{path}: names videos that no list holds: {_some(sorted(unknown))}")
+    return dict(truth.get("subjects", {})), subsets
+
+
+def _read_frame_truth(
+    lists: Path, labels: Mapping[str, int]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Labels (int8, from 0, -1 for none) and intensities (float32) of every video's frames."""
+    path = lists / "frames.csv"
+    if not path.is_file():
+        return {}
+    rows: dict[str, list[tuple[int, int, float]]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            row = (int(line["frame"]), int(line["label"]) - 1, float(line["intensity"]))
+            rows.setdefault(line["video_name"], []).append(row)
+    truth = {}
+    for video_id, frames in rows.items():
+        if video_id not in labels or [f[0] for f in frames] != list(range(1, len(frames) + 1)):
+            raise RefusedError(
+                f"{path}: video {video_id} is in no list, or its frames are not 1, 2, 3, …"
+            )
+        truth[video_id] = (
+            np.array([f[1] for f in frames], np.int8),
+            np.array([f[2] for f in frames], np.float32),
+        )
+    return truth
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
