@@ -1,0 +1,272 @@
+"""Frames [frame, channel, height, width] -> features [frame, dim], by a frozen CLIP image tower.
+
+``find_encoder`` tells what an encoder is from its files alone, without importing torch; ``load``
+builds the model.
+"""
+
+import importlib.util
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import RefusedError
+from cache.files import canonical_json, sha256, sha256_file
+from cache.identity import EncoderIdentity, Preprocessing
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+MINI = Path(__file__).parent / "mini"
+LOCAL_DIR = "local-dir:"
+_CONFIG = "open_clip_config.json"
+_OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """An encoder as its files describe it; nothing is loaded yet."""
+
+    name: str  # what the identity records
+    model: str  # what open_clip is asked for
+    weights_path: Path
+    config: dict[str, Any] = field(repr=False)  # open_clip's model_cfg
+    preprocessing: Preprocessing
+
+    @cached_property
+    def identity(self) -> EncoderIdentity:
+        """What the store records of it; the text tower's sha256 is open until it is loaded."""
+        return EncoderIdentity(
+            name=self.name,
+            weights_sha256=sha256_file(self.weights_path),
+            activation="QuickGELU" if self.config.get("quick_gelu") else "GELU",
+            dim=self.config["embed_dim"],
+        )
+
+
+def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFiles:
+    """What is known of an encoder before loading it.
+
+    ``name`` is ``mini`` (bundled), ``local-dir:FOLDER`` as open_clip saves them, or an open_clip
+    model name with ``pretrained`` a tag (fetched by open_clip if it is not on this machine) or a
+    file of weights.  Raises RefusedError where something is missing or does not fit together.
+    """
+    if name == "mini":
+        return _in_folder(MINI, "mini")
+    if name.startswith(LOCAL_DIR):
+        folder = Path(name.removeprefix(LOCAL_DIR))
+        return _in_folder(folder, LOCAL_DIR + folder.name)
+    if pretrained is None:
+        raise RefusedError(
+            f"encoder {name} needs weights: --pretrained TAG (such as openai) or --pretrained FILE"
+        )
+    config = _open_clip_config(name)
+    pixels: dict[str, Any] = {"mean": _OPENAI_MEAN, "std": _OPENAI_STD}
+    if Path(pretrained).suffix:
+        weights = Path(pretrained)
+        if not weights.is_file():
+            raise RefusedError(f"no weights at {weights}; check --pretrained")
+    else:
+        weights, pixels = _fetch_tag(name, pretrained, config)
+    return EncoderFiles(name, name, weights, config, _preprocessing(config, pixels))
+
+
+def choose_device(device: str) -> str:
+    """``auto`` -> cuda where there is one, else cpu; refuses cuda where there is none."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RefusedError(f"--device {device}: no CUDA device here; use --device cpu or auto")
+    return device
+
+
+def choose_precision(precision: Precision, device: str) -> str:
+    """``auto`` -> bf16 where the device computes in it natively, else fp32."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+class Encoder:
+    """A loaded encoder on a device, frozen."""
+
+    def __init__(self, files: EncoderFiles, device: str, precision: Precision) -> None:
+        import torch
+
+        self.files = files
+        self.device = torch.device(choose_device(device))
+        self.precision = choose_precision(precision, self.device.type)
+        model = _load_model(files)
+        self.text_weights = _text_weights(model)
+        self.text_config = canonical_json(
+            {
+                "model": files.name,
+                "embed_dim": files.config["embed_dim"],
+                "quick_gelu": bool(files.config.get("quick_gelu")),
+                "text_cfg": files.config["text_cfg"],
+                "logit_scale": float(model.logit_scale.exp()),
+            }
+        )
+        self._visual = model.visual.to(self.device).eval().requires_grad_(False)
+        mean, std = files.preprocessing.mean, files.preprocessing.std
+        # (x / 255 - mean) / std as one multiplication and one addition a pixel
+        self._scale_CHW = (1 / (255 * torch.tensor(std, device=self.device))).view(3, 1, 1)
+        offset = torch.tensor(mean, device=self.device) / torch.tensor(std, device=self.device)
+        self._offset_CHW = offset.view(3, 1, 1)
+
+    @cached_property
+    def identity(self) -> EncoderIdentity:
+        """What the store records of it, complete."""
+        return self.files.identity.model_copy(update={"text_sha256": sha256(self.text_weights)})
+
+    def encode(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
+        """Un-normalised ``encode_image`` of uint8 frames -> float16 [frame, dim] on the device.
+
+        Its bits depend on the number of frames in the call, so callers keep that fixed.
+        """
+        import torch
+
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=low, enabled=low is not None),
+        ):
+            pixels_NCHW = frames_NCHW.to(self.device, non_blocking=True).float()
+            pixels_NCHW = pixels_NCHW.mul_(self._scale_CHW).sub_(self._offset_CHW)
+            features_ND: torch.Tensor = self._visual(pixels_NCHW)
+            return features_ND.to(torch.float16)
+
+    def encode_array(self, frames_NHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
+        """``encode`` for NumPy arrays with the channel last."""
+        import torch
+
+        frames_NCHW = torch.from_numpy(frames_NHWC).permute(0, 3, 1, 2)
+        features: NDArray[np.float16] = self.encode(frames_NCHW).cpu().numpy()
+        return features
+
+
+def _in_folder(folder: Path, name: str) -> EncoderFiles:
+    config_path = folder / _CONFIG
+    weights = sorted(folder.glob("*.safetensors"))
+    if not config_path.is_file() or len(weights) != 1:
+        raise RefusedError(
+            f"encoder {name}: {folder} needs {_CONFIG} and one file of weights (.safetensors)"
+        )
+    config = json.loads(config_path.read_bytes())
+    pixels = config.get("preprocess_cfg", {})
+    model = config["model_cfg"]
+    return EncoderFiles(
+        name, f"{LOCAL_DIR}{folder}", weights[0], model, _preprocessing(model, pixels)
+    )
+
+
+def _open_clip_config(name: str) -> dict[str, Any]:
+    # Found without importing open_clip, which takes five seconds.
+    package = importlib.util.find_spec("open_clip")
+    if package is None or package.origin is None:
+        raise RefusedError("open_clip is not installed; pip install open_clip_torch")
+    folder = Path(package.origin).parent / "model_configs"
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("ViT-*.json"))
+        raise RefusedError(
+            f"open_clip has no encoder {name}; it has {', '.join(known[:8])} and others"
+        )
+    config: dict[str, Any] = json.loads(path.read_bytes())
+    return config
+
+
+def _fetch_tag(name: str, tag: str, config: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    import open_clip
+
+    known = open_clip.get_pretrained_cfg(name, tag)
+    if not known:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise RefusedError(f"encoder {name} has no weights tagged {tag}; known tags: {tags}")
+    if bool(known.get("quick_gelu")) != bool(config.get("quick_gelu")):
+        wanted = "QuickGELU" if known.get("quick_gelu") else "GELU"
+        plain = name.removesuffix("-quickgelu")
+        remedy = f"{plain}-quickgelu" if known.get("quick_gelu") else plain
+        raise RefusedError(
+            f"the weights {tag} were trained with {wanted}, which encoder {name} has not; "
+            f"use --encoder {remedy}"
+        )
+    try:
+        path = Path(open_clip.download_pretrained(known))
+    except Exception as error:
+        raise RefusedError(
+            f"could not fetch the weights {tag} of {name} ({type(error).__name__}); "
+            "fetch them elsewhere and pass the file with --pretrained FILE"
+        ) from error
+    return path, known
+
+
+def _preprocessing(config: dict[str, Any], pixels: dict[str, Any]) -> Preprocessing:
+    size = config["vision_cfg"].get("image_size", 224)
+    resize = pixels.get("resize_mode", "shortest")
+    if not isinstance(size, int) or resize not in ("shortest", "squash"):
+        raise RefusedError(f"image size {size} with resize mode {resize} is not supported")
+    return Preprocessing(
+        size_px=size,
+        resize=resize,
+        interpolation=pixels.get("interpolation", "bicubic"),
+        mean=tuple(pixels.get("mean", _OPENAI_MEAN)),
+        std=tuple(pixels.get("std", _OPENAI_STD)),
+    )
+
+
+def _load_model(files: EncoderFiles) -> Any:
+    import open_clip
+
+    pretrained = None if files.model.startswith(LOCAL_DIR) else str(files.weights_path)
+    try:
+        model = open_clip.create_model(
+            files.model, pretrained=pretrained, require_pretrained=True, weights_only=True
+        )
+    except Exception as error:
+        raise RefusedError(
+            f"the weights {files.weights_path} do not load into {files.name}: "
+            f"{str(error).splitlines()[0]}; pass safetensors or a plain state dict of this model"
+        ) from error
+    _check_activation(model, files)
+    return model
+
+
+def _check_activation(model: Any, files: EncoderFiles) -> None:
+    quick = any(type(module).__name__ == "QuickGELU" for module in model.visual.modules())
+    if quick != bool(files.config.get("quick_gelu")):
+        raise RefusedError(
+            f"encoder {files.name} was built with {'QuickGELU' if quick else 'GELU'}, "
+            "its configuration says otherwise"
+        )
+
+
+def _text_weights(model: Any) -> bytes:
+    """The text tower as safetensors, under the names of open_clip's ``TextTransformer``."""
+    import torch
+    from safetensors.torch import save
+
+    tower = model.text if hasattr(model, "text") else model
+    if not hasattr(tower, "token_embedding"):
+        raise RefusedError("the encoder's text tower is not CLIP's own; choose another encoder")
+    tensors = {
+        name: value.detach().to(torch.float32).contiguous()
+        for name, value in tower.state_dict().items()
+        if not name.startswith(("visual.", "logit_"))
+    }
+    data: bytes = save(tensors)
+    return data

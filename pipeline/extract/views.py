@@ -1,0 +1,165 @@
+"""Frames of a video, one at a time -> its views: T frames each, chosen and augmented by one rule.
+
+View 0 is the evaluation view: the middle frames, resized and cropped as open_clip does, nothing
+else.  Views 1, 2, ... are training views.  Each is a pure function of (seed, video id, view), and
+its parameters are the same for all its frames.
+"""
+
+import hashlib
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from cache.identity import Preprocessing
+from pipeline.extract.sampling import at_moments
+
+VIEW_RULE = "crop(0.6..1, 3/4..4/3) rotate(10) flip(0.5) brightness, contrast, saturation(0.3)"
+
+_MIN_AREA = 0.6
+_MAX_LOG_ASPECT = math.log(4 / 3)
+_MAX_ANGLE_DEGREES = 10.0
+_JITTER = 0.3
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One training view's parameters.  Area, left and top are fractions of the frame."""
+
+    area: float
+    aspect: float
+    left: float
+    top: float
+    angle_degrees: float
+    flip: bool
+    brightness: float
+    contrast: float
+    saturation: float
+
+
+@dataclass(frozen=True)
+class ViewRule:
+    """When each of T segments is shown, in [0, 1), and how; no augmentation in view 0."""
+
+    moments: NDArray[np.float64]
+    augmentation: Augmentation | None
+
+
+def view_rule(seed: int, video_id: str, view: int, frames: int) -> ViewRule:
+    """The rule of one view of a video; depends on nothing but its arguments."""
+    if view == 0:
+        return ViewRule(np.full(frames, 0.5), None)
+    name = int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "little")
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, name, view])))
+    moments = rng.random(frames)
+    area, aspect, left, top, angle, flip, *jitter = rng.random(9)
+    brightness, contrast, saturation = (1 + _JITTER * (2 * u - 1) for u in jitter)
+    return ViewRule(
+        moments,
+        Augmentation(
+            area=_MIN_AREA + (1 - _MIN_AREA) * area,
+            aspect=math.exp(_MAX_LOG_ASPECT * (2 * aspect - 1)),
+            left=left,
+            top=top,
+            angle_degrees=_MAX_ANGLE_DEGREES * (2 * angle - 1),
+            flip=bool(flip < 0.5),
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+        ),
+    )
+
+
+class ViewMaker:
+    """Collects the views of one video while it is decoded; holds no frame of the source's size."""
+
+    def __init__(
+        self, video_id: str, views: tuple[int, ...], frames: int, seed: int, pixels: Preprocessing
+    ) -> None:
+        self._rules = [view_rule(seed, video_id, view, frames) for view in views]
+        self._pixels = pixels
+        self._shown: list[set[int]] = []
+        self._kept: list[dict[int, torch.Tensor]] = []
+        self.frame_index_VT = np.zeros((len(views), frames), np.int32)
+
+    def choose(self, length: int) -> Collection[int]:
+        """The frames that any view shows of a video of ``length`` frames."""
+        self.frame_index_VT[:] = [at_moments(length, rule.moments) for rule in self._rules]
+        self._shown = [set(index.tolist()) for index in self.frame_index_VT]
+        self._kept = [{} for _ in self._rules]
+        return set().union(*self._shown)
+
+    def take(self, index: int, image: NDArray[np.uint8]) -> None:
+        """Crop and resize frame ``index``, uint8 [height, width, 3], for the views that show it."""
+        image_CHW = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        for rule, shown, kept in zip(self._rules, self._shown, self._kept, strict=True):
+            if index in shown:
+                kept[index] = _fit(image_CHW, rule.augmentation, self._pixels)
+
+    def finish(self) -> torch.Tensor:
+        """The views, uint8 [view, frame, channel, height, width]."""
+        return torch.stack(
+            [
+                _finish_view(kept, index, rule.augmentation)
+                for kept, index, rule in zip(
+                    self._kept, self.frame_index_VT, self._rules, strict=True
+                )
+            ]
+        )
+
+
+def fit_for_evaluation(image_CHW: torch.Tensor, pixels: Preprocessing) -> torch.Tensor:
+    """Resize and crop to [channel, size, size] as open_clip's own preprocessing does."""
+    size = pixels.size_px
+    mode = InterpolationMode(pixels.interpolation)
+    shape = [size, size] if pixels.resize == "squash" else [size]
+    resized = F.resize(image_CHW, shape, mode, antialias=True)
+    out: torch.Tensor = F.center_crop(resized, [size, size])
+    return out
+
+
+def crop_box(height: int, width: int, augmentation: Augmentation) -> tuple[int, int, int, int]:
+    """(top, left, height, width) in pixels of the part of a frame that a view shows."""
+    area_px = augmentation.area * height * width
+    crop_width = min(width, max(1, round(math.sqrt(area_px * augmentation.aspect))))
+    crop_height = min(height, max(1, round(math.sqrt(area_px / augmentation.aspect))))
+    top = round(augmentation.top * (height - crop_height))
+    left = round(augmentation.left * (width - crop_width))
+    return top, left, crop_height, crop_width
+
+
+def _fit(
+    image_CHW: torch.Tensor, augmentation: Augmentation | None, pixels: Preprocessing
+) -> torch.Tensor:
+    if augmentation is None:
+        return fit_for_evaluation(image_CHW, pixels)
+    box = crop_box(image_CHW.shape[1], image_CHW.shape[2], augmentation)
+    size = [pixels.size_px, pixels.size_px]
+    mode = InterpolationMode(pixels.interpolation)
+    out: torch.Tensor = F.resized_crop(image_CHW, *box, size, mode, antialias=True)
+    return out
+
+
+def _finish_view(
+    kept: dict[int, torch.Tensor], index_T: NDArray[np.int32], augmentation: Augmentation | None
+) -> torch.Tensor:
+    shown = sorted(kept)
+    frames_NCHW = torch.stack([kept[i] for i in shown])
+    if augmentation is not None:
+        frames_NCHW = _augment(frames_NCHW, augmentation)
+    return frames_NCHW[np.searchsorted(shown, index_T)]
+
+
+def _augment(frames_NCHW: torch.Tensor, a: Augmentation) -> torch.Tensor:
+    out: torch.Tensor = F.rotate(frames_NCHW, a.angle_degrees, InterpolationMode.BILINEAR)
+    if a.flip:
+        out = F.horizontal_flip(out)
+    out = F.adjust_brightness(out, a.brightness)
+    out = F.adjust_contrast(out, a.contrast)
+    out = F.adjust_saturation(out, a.saturation)
+    return out
