@@ -1,14 +1,6 @@
-"""Frames of a video, one at a time -> its views: T frames each, chosen and augmented by one rule.
+"""Frames of a video, one at a time -> its views: T frames each, cropped, resized and augmented."""
 
-View 0 is the evaluation view: the middle frames, resized and cropped as open_clip does, nothing
-else.  Views 1, 2, ... are training views.  Each is a pure function of (seed, video id, view), and
-its parameters are the same for all its frames.
-"""
-
-import hashlib
-import math
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,62 +9,8 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from cache.identity import Preprocessing
+from pipeline.extract.augmentation import Augmentation, crop_box, view_rule
 from pipeline.extract.sampling import at_moments
-
-VIEW_RULE = "crop(0.6..1, 3/4..4/3) rotate(10) flip(0.5) brightness, contrast, saturation(0.3)"
-
-_MIN_AREA = 0.6
-_MAX_LOG_ASPECT = math.log(4 / 3)
-_MAX_ANGLE_DEGREES = 10.0
-_JITTER = 0.3
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """One training view's parameters.  Area, left and top are fractions of the frame."""
-
-    area: float
-    aspect: float
-    left: float
-    top: float
-    angle_degrees: float
-    flip: bool
-    brightness: float
-    contrast: float
-    saturation: float
-
-
-@dataclass(frozen=True)
-class ViewRule:
-    """When each of T segments is shown, in [0, 1), and how; no augmentation in view 0."""
-
-    moments: NDArray[np.float64]
-    augmentation: Augmentation | None
-
-
-def view_rule(seed: int, video_id: str, view: int, frames: int) -> ViewRule:
-    """The rule of one view of a video; depends on nothing but its arguments."""
-    if view == 0:
-        return ViewRule(np.full(frames, 0.5), None)
-    name = int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "little")
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, name, view])))
-    moments = rng.random(frames)
-    area, aspect, left, top, angle, flip, *jitter = rng.random(9)
-    brightness, contrast, saturation = (1 + _JITTER * (2 * u - 1) for u in jitter)
-    return ViewRule(
-        moments,
-        Augmentation(
-            area=_MIN_AREA + (1 - _MIN_AREA) * area,
-            aspect=math.exp(_MAX_LOG_ASPECT * (2 * aspect - 1)),
-            left=left,
-            top=top,
-            angle_degrees=_MAX_ANGLE_DEGREES * (2 * angle - 1),
-            flip=bool(flip < 0.5),
-            brightness=brightness,
-            contrast=contrast,
-            saturation=saturation,
-        ),
-    )
 
 
 class ViewMaker:
@@ -121,16 +59,6 @@ def fit_for_evaluation(image_CHW: torch.Tensor, pixels: Preprocessing) -> torch.
     resized = F.resize(image_CHW, shape, mode, antialias=True)
     out: torch.Tensor = F.center_crop(resized, [size, size])
     return out
-
-
-def crop_box(height: int, width: int, augmentation: Augmentation) -> tuple[int, int, int, int]:
-    """(top, left, height, width) in pixels of the part of a frame that a view shows."""
-    area_px = augmentation.area * height * width
-    crop_width = min(width, max(1, round(math.sqrt(area_px * augmentation.aspect))))
-    crop_height = min(height, max(1, round(math.sqrt(area_px / augmentation.aspect))))
-    top = round(augmentation.top * (height - crop_height))
-    left = round(augmentation.left * (width - crop_width))
-    return top, left, crop_height, crop_width
 
 
 def _fit(
