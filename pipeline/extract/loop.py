@@ -2,8 +2,9 @@
 
 ::
 
-    decode threads                              this thread
-    video -> views ──(bounded look-ahead)──>    a batch a view -> encode -> block -> commit
+    decode threads           this thread              encode threads        this thread
+    video -> views  ──────>  a batch a view  ──────>  batch -> features ──> block -> store
+            bounded look-ahead                                      at most two blocks
 
 Every frame has its place: row (video, frame) of a view sits at one position of one batch of fixed
 size, whatever else is decoded, failed, added later or done by another worker.  So the features of a
@@ -17,61 +18,25 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cache.errors import RefusedError
-from cache.files import sha256
-from cache.identity import Identity
-from cache.plan import TRUTH_DTYPE, Plan, PlanFold, Row, Unit, VideoFacts, encode_truth, read_plan
+from cache.plan import Plan, Row, Unit, read_plan
 from cache.store import create_store, open_store
 from cache.writer import StoreWriter, check_same
 from pipeline.datasets.video import Video, VideoList
-from pipeline.extract.augmentation import VIEW_RULE
-from pipeline.extract.encoder import EncoderFiles, Precision
-from pipeline.extract.frames import BadVideoError, decoder_name, read_frames
-from pipeline.extract.sampling import EVALUATION_RULE, TRAINING_RULE
+from pipeline.extract.encoder import EncoderFiles
+from pipeline.extract.frames import BadVideoError, read_frames
+from pipeline.extract.planning import ExtractSettings, make_plan
 
 if TYPE_CHECKING:
-    import torch
-
+    from pipeline.extract.block import Block, Decoded
     from pipeline.extract.encoder import Encoder
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """How to extract; ``views`` to ``seed`` decide what the store holds, the rest does not."""
-
-    views: int = 5
-    frames: int = 16
-    batch_frames: int = 128
-    limit: int | None = None  # only the first videos of the list
-    seed: int = 0
-    device: str = "auto"
-    precision: Precision = "auto"
-    workers: int | None = None  # decode threads
-    shard: tuple[int, int] = (0, 1)  # (i, n): the blocks with block % n == i
-
-    def __post_init__(self) -> None:
-        i, n = self.shard
-        if not 0 <= i < n:
-            raise RefusedError(f"shard {i}/{n}: expected I/N with 0 <= I < N, such as 0/4")
-        for name in ("views", "frames", "batch_frames", "limit", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RefusedError(f"{name} is {value}, expected 1 or more")
-        if self.batch_frames % self.frames:
-            raise RefusedError(
-                f"batch_frames is {self.batch_frames}, expected a multiple of frames, {self.frames}"
-            )
 
 
 @dataclass(frozen=True)
@@ -84,10 +49,10 @@ class Progress:
     frames: int = 0  # encoded
     seconds: float = 0.0
     decode_seconds: float = 0.0  # summed over the decode threads
-    waiting_seconds: float = 0.0  # the encoder waited for frames
-    encode_seconds: float = 0.0
+    encode_seconds: float = 0.0  # summed over the threads that encode
     write_seconds: float = 0.0
-    workers: int = 0
+    workers: int = 1  # decode threads; on a CPU they encode as well
+    encoders: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,14 +71,17 @@ class Summary:
     def bottleneck(self) -> str:
         """``decode``, ``encode`` or ``write``; ``nothing to do`` where nothing was."""
         shares = {
-            "decode": self.progress.waiting_seconds,
-            "encode": self.progress.encode_seconds,
+            "decode": self.progress.decode_seconds / self.progress.workers,
+            "encode": self.progress.encode_seconds / self.progress.encoders,
             "write": self.progress.write_seconds,
         }
         return (
             max(shares, key=lambda name: shares[name]) if any(shares.values()) else "nothing to do"
         )
 
+
+# While one waits for its features to come back, the other starts its batch.
+_CUDA_ENCODERS = 2
 
 OnProgress = Callable[[Progress], None]
 
@@ -166,55 +134,11 @@ def extract(
     )
 
 
-def make_plan(
-    video_list: VideoList, encoder: EncoderFiles, settings: ExtractSettings
-) -> tuple[Plan, bytes | None]:
-    """(the plan of a store, the bytes of its ``truth.npy`` if there is such truth); no torch."""
-    videos = video_list.videos[: settings.limit]
-    if not videos:
-        raise RefusedError(f"{video_list.name}: the list holds no videos")
-    truth = _truth(videos)
-    facts = _facts(video_list, videos, truth)
-    known = encoder.identity
-    identity = Identity(
-        encoder=known,
-        preprocessing=encoder.preprocessing,
-        frames=settings.frames,
-        evaluation_frames=EVALUATION_RULE,
-        training_frames=TRAINING_RULE,
-        view_rule=VIEW_RULE,
-        seed=settings.seed,
-        decoder=decoder_name(),
-        batch_frames=settings.batch_frames,
-        videos=facts.digest,
-        precision=None if settings.precision == "auto" else settings.precision,
-        device=None if settings.device == "auto" else settings.device.partition(":")[0],
-    )
-    plan = Plan(
-        identity=identity,
-        videos=facts,
-        views=settings.views,
-        frames=settings.frames,
-        dim=known.dim,
-    )
-    return plan, truth
-
-
 @dataclass
 class _Stop:
     """Which signal asked the work to end, if any."""
 
     signal: int | None = None
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    """One video as its decode thread hands it over; no views where it failed."""
-
-    row: Row
-    seconds: float = 0.0
-    views_VTCHW: "torch.Tensor | None" = None
-    frame_index_VT: NDArray[np.int32] | None = None
 
 
 @dataclass(frozen=True)
@@ -224,7 +148,7 @@ class _Job:
     unit: Unit
     row: int
     claim: ExitStack
-    result: Future[_Decoded]
+    result: "Future[Decoded]"
 
 
 class _Run:
@@ -244,24 +168,33 @@ class _Run:
         self._units = writer.todo(settings.shard)
         self._workers = settings.workers or len(os.sched_getaffinity(0))
         self._started = time.perf_counter()
-        self._seconds = dict.fromkeys(("decode", "waiting", "encode", "write"), 0.0)
-        self._done = self._encoded = 0
+        self._seconds = dict.fromkeys(("decode", "encode", "write"), 0.0)
+        self._done = self._frames = 0
 
     def work(self, stop: _Stop) -> None:
         """Do all units of this shard that nobody else does, until told to stop."""
         self._on_progress(self.progress())
-        pool = ThreadPoolExecutor(self._workers, initializer=_one_torch_thread)
-        jobs = self._jobs(pool)
-        ahead = deque(islice(jobs, 2 * self._workers))
-        try:
-            while ahead:
-                self._do_unit(ahead, jobs)
-                if stop.signal:
-                    break
-        finally:
-            pool.shutdown(cancel_futures=True)
-            for job in ahead:
-                job.claim.close()
+        with ExitStack() as pools:
+            pool = pools.enter_context(_pool(self._workers))
+            # A CPU is fullest when each core does its own batch: torch's threads wait for each
+            # other, and wait long while a core is busy decoding.
+            on_cpu = self._encoder.device.type == "cpu"
+            encoders = pool if on_cpu else pools.enter_context(_pool(_CUDA_ENCODERS))
+            jobs = self._jobs(pool)
+            ahead = deque(islice(jobs, 2 * self._workers))
+            unfinished: deque[tuple[Block, ExitStack]] = deque()
+            try:
+                while ahead and not stop.signal:
+                    unfinished.append(self._pack_unit(ahead, jobs, encoders))
+                    # The last batches of a block are encoded while the next is being decoded.
+                    if len(unfinished) > 1:
+                        self._commit(*unfinished.popleft())
+                while unfinished:
+                    self._commit(*unfinished.popleft())
+            finally:
+                pool.shutdown(cancel_futures=True)
+                for claim in [job.claim for job in ahead] + [claim for _, claim in unfinished]:
+                    claim.close()
 
     def progress(self) -> Progress:
         """Where this run stands."""
@@ -269,9 +202,10 @@ class _Run:
             videos=self._done,
             total=sum(unit.stop - unit.start for unit in self._units),
             failed=len(self.failures),
-            frames=self._encoded,
+            frames=self._frames,
             seconds=time.perf_counter() - self._started,
             workers=self._workers,
+            encoders=self._workers if self._encoder.device.type == "cpu" else _CUDA_ENCODERS,
             **{f"{name}_seconds": value for name, value in self._seconds.items()},
         )
 
@@ -286,24 +220,31 @@ class _Run:
                 result = pool.submit(self._decode, self._videos[row], unit.views)
                 yield _Job(unit, row, claim, result)
 
-    def _do_unit(self, ahead: deque[_Job], jobs: Iterator[_Job]) -> None:
-        unit, claim = ahead[0].unit, ahead[0].claim
-        block = _Block(unit, self._encoder, self._settings, self._writer.plan.dim)
-        for _ in range(unit.start, unit.stop):
-            job = ahead.popleft()
-            with self._timed("waiting"):
-                decoded = job.result.result()
-            ahead.extend(islice(jobs, 1))
-            with self._timed("encode"):
-                self._encoded += block.add(decoded)
-            self._note(decoded)
-        with self._timed("encode"):
-            features = block.finish()
-        with self._timed("write"):
-            self._writer.commit(unit, features, block.frame_index, block.rows)
-        claim.close()
+    def _pack_unit(
+        self, ahead: deque[_Job], jobs: Iterator[_Job], encoders: Executor
+    ) -> "tuple[Block, ExitStack]":
+        from pipeline.extract.block import Block
 
-    def _decode(self, video: Video, views: tuple[int, ...]) -> _Decoded:
+        unit, claim = ahead[0].unit, ahead[0].claim
+        block = Block(unit, self._writer.plan, self._encoder, encoders)
+        for _ in range(unit.start, unit.stop):
+            decoded = ahead.popleft().result.result()
+            ahead.extend(islice(jobs, 1))
+            block.add(decoded)
+            self._note(decoded)
+        return block, claim
+
+    def _commit(self, block: "Block", claim: ExitStack) -> None:
+        features = block.finish()
+        started = time.perf_counter()
+        self._writer.commit(block.unit, features, block.frame_index, block.rows)
+        claim.close()
+        self._seconds["write"] += time.perf_counter() - started
+        self._seconds["encode"] += block.encode_seconds
+        self._on_progress(self.progress())
+
+    def _decode(self, video: Video, views: tuple[int, ...]) -> "Decoded":
+        from pipeline.extract.block import Decoded
         from pipeline.extract.views import ViewMaker
 
         started = time.perf_counter()
@@ -315,7 +256,7 @@ class _Run:
             views_VTCHW = maker.finish()
         except BadVideoError as error:
             row = Row(id=video.id, status="failed", reason=str(error))
-            return _Decoded(row, time.perf_counter() - started)
+            return Decoded(row, time.perf_counter() - started)
         except Exception as error:
             error.add_note(f"while decoding video {video.id} ({video.path})")
             raise
@@ -323,113 +264,16 @@ class _Run:
             ("repeats its last frame",) if found.frames < settings.frames else ()
         )
         row = Row(id=video.id, status="ok", frames=found.frames, flags=flags, sha256=found.sha256)
-        return _Decoded(row, time.perf_counter() - started, views_VTCHW, maker.frame_index_VT)
+        return Decoded(row, time.perf_counter() - started, views_VTCHW, maker.frame_index_VT)
 
-    def _note(self, decoded: _Decoded) -> None:
+    def _note(self, decoded: "Decoded") -> None:
         self._seconds["decode"] += decoded.seconds
         self._done += 1
+        if decoded.frame_index_VT is not None:
+            self._frames += decoded.frame_index_VT.size
         if decoded.row.status == "failed":
             self.failures[decoded.row.id] = decoded.row.reason
         self._on_progress(self.progress())
-
-    @contextmanager
-    def _timed(self, what: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._seconds[what] += time.perf_counter() - started
-
-
-class _Block:
-    """The features of one unit while it is being encoded."""
-
-    def __init__(self, unit: Unit, encoder: "Encoder", settings: ExtractSettings, dim: int) -> None:
-        import torch
-
-        self.rows: list[Row] = []
-        self._unit, self._encoder, self._dim = unit, encoder, dim
-        videos, views = unit.stop - unit.start, len(unit.views)
-        self.frame_index = np.full((videos, views, settings.frames), -1, np.int32)
-        # One batch a view, filled video by video; n is the videos of a batch.
-        size, n = encoder.files.preprocessing.size_px, settings.batch_frames // settings.frames
-        self._batch_VnTCHW = torch.zeros(
-            (views, n, settings.frames, 3, size, size), dtype=torch.uint8
-        )
-        self._encoded: list[torch.Tensor] = []
-
-    def add(self, decoded: _Decoded) -> int:
-        """Put a video into its place; returns the number of frames that were encoded for it."""
-        place = len(self.rows) % self._batch_VnTCHW.shape[1]
-        if decoded.views_VTCHW is None or decoded.frame_index_VT is None:
-            self._batch_VnTCHW[:, place] = 0
-        else:
-            self._batch_VnTCHW[:, place] = decoded.views_VTCHW
-            self.frame_index[len(self.rows)] = decoded.frame_index_VT
-        self.rows.append(decoded.row)
-        if place + 1 == self._batch_VnTCHW.shape[1]:
-            self._encode()
-        return 0 if decoded.views_VTCHW is None else decoded.views_VTCHW[:, :, 0, 0, 0].numel()
-
-    def finish(self) -> NDArray[np.float16]:
-        """The features, float16 [video, view, frame, dim]; NaN for videos that failed."""
-        import torch
-
-        rest = len(self.rows) % self._batch_VnTCHW.shape[1]
-        if rest:
-            self._batch_VnTCHW[:, rest:] = 0
-            self._encode()
-        features_VBTD = torch.cat(self._encoded, dim=1)[:, : len(self.rows)]
-        features: NDArray[np.float16] = features_VBTD.transpose(0, 1).cpu().numpy().copy()
-        for row, values in zip(self.rows, features, strict=True):
-            if row.status == "failed":
-                values[:] = np.nan
-            elif not np.isfinite(values).all():
-                raise RefusedError(
-                    f"the encoder's features of video {row.id} overflow float16 at precision "
-                    f"{self._encoder.precision}; use --precision fp32 or another encoder"
-                )
-        return features
-
-    def _encode(self) -> None:
-        import torch
-
-        views, n, frames = self._batch_VnTCHW.shape[:3]
-        encoded = [self._encoder.encode(batch.flatten(0, 1)) for batch in self._batch_VnTCHW]
-        self._encoded.append(torch.stack(encoded).view(views, n, frames, self._dim))
-
-
-def _facts(video_list: VideoList, videos: Sequence[Video], truth: bytes | None) -> VideoFacts:
-    """What the store keeps of the list; folds and subsets lose the videos that ``limit`` cuts."""
-    row_of = {video.id: row for row, video in enumerate(videos)}
-
-    def rows(ids: Iterable[str]) -> tuple[int, ...]:
-        return tuple(sorted(row_of[video_id] for video_id in ids if video_id in row_of))
-
-    return VideoFacts(
-        name=video_list.name,
-        ids=tuple(row_of),
-        labels=tuple(video.label for video in videos),
-        classes=video_list.classes,
-        subjects=tuple(video.subject for video in videos),
-        folds=tuple(
-            PlanFold(name=fold.name, train=rows(fold.train), test=rows(fold.test))
-            for fold in video_list.folds
-        ),
-        subsets={name: rows(ids) for name, ids in sorted(video_list.subsets.items())},
-        truth_sha256=None if truth is None else sha256(truth),
-    )
-
-
-def _truth(videos: Sequence[Video]) -> bytes | None:
-    """The bytes of ``truth.npy``: one row per source frame; None if no video has such truth."""
-    parts = []
-    for row, video in enumerate(videos):
-        if video.frame_labels is not None:
-            part = np.zeros(len(video.frame_labels), TRUTH_DTYPE)
-            part["video"], part["label"] = row, video.frame_labels
-            if video.frame_intensities is not None:
-                part["intensity"] = video.frame_intensities
-            parts.append(part)
-    return encode_truth(np.concatenate(parts)) if parts else None
 
 
 def _check_truth(video: Video, decoded: int) -> None:
@@ -466,11 +310,11 @@ def _provenance(settings: ExtractSettings, encoder: "Encoder") -> dict[str, Any]
     }
 
 
-def _one_torch_thread() -> None:
+def _pool(threads: int) -> ThreadPoolExecutor:
     import torch
 
-    # Videos run side by side; threads within one would only fight with the encoder's.
-    torch.set_num_threads(1)
+    # One torch thread each: the threads of the pool are the parallelism.
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextmanager

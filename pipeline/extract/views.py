@@ -34,7 +34,7 @@ class ViewMaker:
 
     def take(self, index: int, image: NDArray[np.uint8]) -> None:
         """Crop and resize frame ``index``, uint8 [height, width, 3], for the views that show it."""
-        image_CHW = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        image_CHW = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
         for rule, shown, kept in zip(self._rules, self._shown, self._kept, strict=True):
             if index in shown:
                 kept[index] = _fit(image_CHW, rule.augmentation, self._pixels)

@@ -1,0 +1,94 @@
+"""The videos of one unit -> batches of fixed size -> its features."""
+
+import time
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import RefusedError
+from cache.plan import Plan, Row, Unit
+from pipeline.extract.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One video as its decode thread hands it over; no views where it failed."""
+
+    row: Row
+    seconds: float
+    views_VTCHW: torch.Tensor | None = None
+    frame_index_VT: NDArray[np.int32] | None = None
+
+
+class Block:
+    """The features of one unit while it is being encoded.
+
+    Video i of the block always sits at place ``i % n`` of batch ``i // n`` of each view; the places
+    of failed videos and the end of the last batch are black.
+    """
+
+    def __init__(self, unit: Unit, plan: Plan, encoder: Encoder, executor: Executor) -> None:
+        self.unit = unit
+        self.rows: list[Row] = []
+        self.encode_seconds = 0.0
+        self._plan, self._encoder, self._executor = plan, encoder, executor
+        shape = (unit.stop - unit.start, len(unit.views), plan.frames)
+        self.frame_index = np.full(shape, -1, np.int32)
+        self._videos_of_batch = plan.identity.batch_frames // plan.frames
+        self._batch: list[torch.Tensor | None] = []
+        # [batch][view]
+        self._encoded: list[list[Future[tuple[NDArray[np.float16], float]]]] = []
+
+    def add(self, decoded: Decoded) -> None:
+        """Put the next video into its place, and start encoding when a batch is full."""
+        if decoded.frame_index_VT is not None:
+            self.frame_index[len(self.rows)] = decoded.frame_index_VT
+        self.rows.append(decoded.row)
+        self._batch.append(decoded.views_VTCHW)
+        if len(self._batch) == self._videos_of_batch or len(self.rows) == len(self.frame_index):
+            self._start_batch()
+
+    def finish(self) -> NDArray[np.float16]:
+        """Wait for the features, float16 [video, view, frame, dim]; NaN for videos that failed.
+
+        Raises RefusedError where float16 does not hold them.
+        """
+        features = np.empty((*self.frame_index.shape, self._plan.dim), np.float16)
+        for batch, futures in enumerate(self._encoded):
+            rows = features[batch * self._videos_of_batch :][: self._videos_of_batch]
+            for view, future in enumerate(futures):
+                encoded_NTD, seconds = future.result()
+                rows[:, view] = encoded_NTD[: len(rows)]
+                self.encode_seconds += seconds
+        for row, values in zip(self.rows, features, strict=True):
+            if row.status == "failed":
+                values[:] = np.nan
+            elif not np.isfinite(values).all():
+                raise RefusedError(
+                    f"the encoder's features of video {row.id} overflow float16 at precision "
+                    f"{self._encoder.precision}; use --precision fp32 or another encoder"
+                )
+        return features
+
+    def _start_batch(self) -> None:
+        size = self._encoder.files.preprocessing.size_px
+        shape = (self._videos_of_batch, self._plan.frames, 3, size, size)
+        videos, self._batch = self._batch, []
+        futures = []
+        for view in range(len(self.unit.views)):
+            batch_NTCHW = torch.zeros(shape, dtype=torch.uint8)
+            for place, views_VTCHW in enumerate(videos):
+                if views_VTCHW is not None:
+                    batch_NTCHW[place] = views_VTCHW[view]
+            futures.append(self._executor.submit(_encode, self._encoder, batch_NTCHW))
+        self._encoded.append(futures)
+
+
+def _encode(encoder: Encoder, batch_NTCHW: torch.Tensor) -> tuple[NDArray[np.float16], float]:
+    started = time.perf_counter()
+    videos, frames = batch_NTCHW.shape[:2]
+    features: NDArray[np.float16] = encoder.encode(batch_NTCHW.flatten(0, 1)).cpu().numpy()
+    return features.reshape(videos, frames, -1), time.perf_counter() - started

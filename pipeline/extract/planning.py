@@ -1,0 +1,113 @@
+"""Video list + encoder + settings -> the plan of a store; imports no torch."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.errors import RefusedError
+from cache.files import sha256
+from cache.identity import Identity
+from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoFacts, encode_truth
+from pipeline.datasets.video import Video, VideoList
+from pipeline.extract.augmentation import VIEW_RULE
+from pipeline.extract.encoder import EncoderFiles, Precision
+from pipeline.extract.frames import decoder_name
+from pipeline.extract.sampling import EVALUATION_RULE, TRAINING_RULE
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """How to extract; ``views`` to ``seed`` decide what the store holds, the rest does not."""
+
+    views: int = 5
+    frames: int = 16
+    batch_frames: int = 128
+    limit: int | None = None  # only the first videos of the list
+    seed: int = 0
+    device: str = "auto"
+    precision: Precision = "auto"
+    workers: int | None = None  # decode threads
+    shard: tuple[int, int] = (0, 1)  # (i, n): the blocks with block % n == i
+
+    def __post_init__(self) -> None:
+        i, n = self.shard
+        if not 0 <= i < n:
+            raise RefusedError(f"shard {i}/{n}: expected I/N with 0 <= I < N, such as 0/4")
+        for name in ("views", "frames", "batch_frames", "limit", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise RefusedError(f"{name} is {value}, expected 1 or more")
+        if self.batch_frames % self.frames:
+            raise RefusedError(
+                f"batch_frames is {self.batch_frames}, expected a multiple of frames, {self.frames}"
+            )
+
+
+def make_plan(
+    video_list: VideoList, encoder: EncoderFiles, settings: ExtractSettings
+) -> tuple[Plan, bytes | None]:
+    """(the plan of a store, the bytes of its ``truth.npy`` if there is such truth); no torch."""
+    videos = video_list.videos[: settings.limit]
+    if not videos:
+        raise RefusedError(f"{video_list.name}: the list holds no videos")
+    truth = _truth(videos)
+    facts = _facts(video_list, videos, truth)
+    known = encoder.identity
+    identity = Identity(
+        encoder=known,
+        preprocessing=encoder.preprocessing,
+        frames=settings.frames,
+        evaluation_frames=EVALUATION_RULE,
+        training_frames=TRAINING_RULE,
+        view_rule=VIEW_RULE,
+        seed=settings.seed,
+        decoder=decoder_name(),
+        batch_frames=settings.batch_frames,
+        videos=facts.digest,
+        precision=None if settings.precision == "auto" else settings.precision,
+        device=None if settings.device == "auto" else settings.device.partition(":")[0],
+    )
+    plan = Plan(
+        identity=identity,
+        videos=facts,
+        views=settings.views,
+        frames=settings.frames,
+        dim=known.dim,
+    )
+    return plan, truth
+
+
+def _facts(video_list: VideoList, videos: Sequence[Video], truth: bytes | None) -> VideoFacts:
+    """What the store keeps of the list; folds and subsets lose the videos that ``limit`` cuts."""
+    row_of = {video.id: row for row, video in enumerate(videos)}
+
+    def rows(ids: Iterable[str]) -> tuple[int, ...]:
+        return tuple(sorted(row_of[video_id] for video_id in ids if video_id in row_of))
+
+    return VideoFacts(
+        name=video_list.name,
+        ids=tuple(row_of),
+        labels=tuple(video.label for video in videos),
+        classes=video_list.classes,
+        subjects=tuple(video.subject for video in videos),
+        folds=tuple(
+            PlanFold(name=fold.name, train=rows(fold.train), test=rows(fold.test))
+            for fold in video_list.folds
+        ),
+        subsets={name: rows(ids) for name, ids in sorted(video_list.subsets.items())},
+        truth_sha256=None if truth is None else sha256(truth),
+    )
+
+
+def _truth(videos: Sequence[Video]) -> bytes | None:
+    """The bytes of ``truth.npy``: one row per source frame; None if no video has such truth."""
+    parts = []
+    for row, video in enumerate(videos):
+        if video.frame_labels is not None:
+            part = np.zeros(len(video.frame_labels), TRUTH_DTYPE)
+            part["video"], part["label"] = row, video.frame_labels
+            if video.frame_intensities is not None:
+                part["intensity"] = video.frame_intensities
+            parts.append(part)
+    return encode_truth(np.concatenate(parts)) if parts else None
