@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 SIZE_PX = 112
+DEPTH = 0.62  # of the head, from its outline to its front, in half head heights
 SUPERSAMPLING = 3  # drawn at 336 px, averaged 3 x 3 down to 112 px
 
 # Facial Action Coding System numbers, in the order of every units_U array; 45 is a blink.
@@ -233,9 +234,12 @@ class _Drawing:
     def _project(self, points_N2: Points, depth_N: NDArray[np.float64]) -> Points:
         """Turn the head, an ellipsoid with shapes at a depth above its surface, into pixels."""
         scene, x_N, y_N = self.scene, points_N2[:, 0], points_N2[:, 1]
-        round_N = 1 - (x_N / self.identity.width) ** 2 - 0.45 * y_N**2
-        z_N = 0.62 * np.sqrt(np.maximum(round_N, 0)) + depth_N
-        turned_x = x_N * np.cos(scene.yaw) + z_N * np.sin(scene.yaw)
+        radius_N = np.minimum((x_N / self.identity.width) ** 2 + y_N**2, 1) ** 0.5
+        z_N = DEPTH * np.sqrt(1 - radius_N**2) + depth_N
+        cos, sin = np.cos(scene.yaw), np.sin(scene.yaw)
+        # A turned ellipsoid shows a wider outline than its own, turned: no brow may stick out.
+        outline = np.hypot(cos, sin * DEPTH / self.identity.width)
+        turned_x = x_N * (cos + (outline - cos) * radius_N**8) + z_N * sin
         turned_y = y_N * np.cos(scene.pitch) + (z_N - 0.3) * np.sin(scene.pitch)
         cos, sin = np.cos(scene.roll), np.sin(scene.roll)
         rolled = np.stack([turned_x * cos - turned_y * sin, turned_x * sin + turned_y * cos], 1)
@@ -318,7 +322,8 @@ def _draw_head(drawing: _Drawing, identity: Identity, au: dict[int, float]) -> N
     y_N = np.where(y_N > 0, y_N * (identity.chin + 0.12 * au[26]), y_N * 1.05)
     drawing.fill(np.stack([x_N, y_N], 1), identity.skin)
     if identity.stubble:
-        beard = np.stack([x_N * 0.97, np.maximum(y_N * 0.985, 0.3 + 0.35 * np.abs(x_N))], 1)
+        low = y_N > 0.3 + 0.35 * np.abs(x_N)
+        beard = np.concatenate([np.stack([x_N[low], y_N[low]], 1), [(0, 0.36)]])
         drawing.fill(beard, _mix(identity.skin, identity.hair, identity.stubble))
     flush = _mix(identity.skin, (222, 96, 84), 0.12 + 0.13 * au[6])
     for side in (-1, 1):
@@ -465,7 +470,7 @@ def _draw_eye(drawing: _Drawing, identity: Identity, au: dict[int, float], side:
     """White, iris, then the lids over them, so that the lids clip the iris."""
     x, y, half = side * identity.eye_gap, identity.eye_y, identity.eye_size
     squint = max(au[7], 0.6 * au[6], 0.75 * au[9])
-    upper = 0.088 + 0.062 * au[5] - 0.022 * squint - 0.015 * au[15]
+    upper = 0.088 + 0.062 * au[5] - 0.022 * squint - 0.02 * au[1] * au[4] * (1 - au[5])
     lower = 0.062 + 0.008 * au[5] - 0.042 * squint
     # A blink brings the upper lid down to the lower one.
     upper = upper * (1 - au[45]) - lower * 0.9 * au[45]
@@ -531,10 +536,13 @@ def _draw_hair(drawing: _Drawing, identity: Identity) -> None:
         edge_N = line - 0.08 + 0.22 * np.abs(across_N - 0.35) ** 1.3
     else:
         edge_N = line - 0.04 + 0.1 * across_N**2
-    edge_N = np.where(np.abs(across_N) > 0.97, temple, np.minimum(edge_N, temple - 0.05))
-    # The ends reach over the head's outline: no skin between the hair and the background.
-    reach_N = np.where(np.abs(across_N) > 0.97, 1.07, 0.97) * width
-    inner = np.stack([across_N * reach_N, edge_N], 1)
+    # The hairline stays inside the head's outline, 1.05 high.
+    outline_N = 0.96 * np.sqrt(1 - (edge_N / 1.05) ** 2)
+    inner = np.stack([np.clip(across_N, -outline_N, outline_N) * width, edge_N], 1)
+    # Sideburns end outside the outline: no skin between the hair and the background.
+    burn_right, burn_left = ([(x * width, temple)] for x in (0.9, -0.9))
+    end_right, end_left = ([(x * width, temple)] for x in (1.07, -1.07))
+    inner = np.concatenate([end_right, burn_right, inner, burn_left, end_left])
     drawing.fill(np.concatenate([outer, inner]), identity.hair)
     strand = _mix(identity.hair, (255, 255, 255), 0.14)
     arc = _curve((-0.45 * width, line - 0.12), (0.05, -1.14), (0.5 * width, line - 0.1))
@@ -600,5 +608,5 @@ def _finish(image: Image.Image, scene: Scene) -> NDArray[np.uint8]:
         rng = np.random.default_rng(scene.noise_seed)
         grain = rng.integers(-128, 128, (size_px, size_px, 1), np.int8).astype(np.float32)
         pixels = pixels + grain * np.float32(scene.noise / 73.9)  # uniform int8 has sd 73.9
-    pixels = np.clip(pixels + 0.5, 0, 255)
-    return pixels.astype(np.uint8)
+    frame_HWC: NDArray[np.uint8] = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
+    return frame_HWC

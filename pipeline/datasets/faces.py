@@ -37,7 +37,7 @@ from pipeline.datasets.face import (
 from pipeline.datasets.video import VideoList
 
 # Raise it whenever the same specification gives other pixels, lists or truth.
-FORMAT = 1
+FORMAT = 3
 FOLDS = 5
 DFEW_COUNTS = (2445, 1894, 2669, 2173, 1469, 145, 902)  # in the order of CLASSES
 MIN_FRAMES, MAX_FRAMES = 11, 60
@@ -177,7 +177,7 @@ def write_script(spec: FacesSpec, video: PlannedVideo) -> Script:
     strongest_T = intensities_TK.max(1)
     return Script(
         identity=draw_identity(np.random.default_rng([spec.seed, 3, video.subject])),
-        units_TU=_course_units(rng, intensities_TK),
+        units_TU=draw_units(rng, intensities_TK),
         scenes=tuple(draw_scenes(rng, frames, video.subsets)),
         labels_T=np.where(strongest_T >= VISIBLE, intensities_TK.argmax(1), NEUTRAL).astype(
             np.int8
@@ -191,7 +191,7 @@ def draw_scenes(
 ) -> list[Scene]:
     """The scene of every frame: one camera and light, a head that drifts."""
     clock_T = np.linspace(0, 1, frames)
-    turn = rng.uniform(0.5, 0.8) * rng.choice((-1, 1)) if "extreme_pose" in subsets else 0.0
+    turn = rng.uniform(0.45, 0.7) * rng.choice((-1, 1)) if "extreme_pose" in subsets else 0.0
     yaw_T = turn + rng.normal(0, 0.14) + _drift(rng, clock_T, 0.12)
     pitch_T = rng.normal(0, 0.06) + _drift(rng, clock_T, 0.06)
     roll_T = rng.normal(0, 0.07) + _drift(rng, clock_T, 0.05)
@@ -220,6 +220,23 @@ def draw_scenes(
         )
         for t in range(frames)
     ]
+
+
+def draw_units(
+    rng: np.random.Generator, intensities_TK: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Action units [T, U] of class intensities [T, K]; each call draws one manner and habits."""
+    prototypes_KU = np.stack([expression_units(name) for name in CLASSES]).astype(np.float64)
+    manner_KU = rng.uniform(0.65, 1.1, prototypes_KU.shape)
+    units_TU = intensities_TK @ (prototypes_KU * manner_KU)
+    habit_U = rng.uniform(0, 0.12, len(UNITS)) * (rng.random(len(UNITS)) < 0.3)
+    units_TU = np.clip(units_TU + habit_U, 0, 1)
+    frames = len(units_TU)
+    blink_T = np.zeros(frames)
+    for frame in np.flatnonzero(rng.random(frames) < 0.03):
+        blink_T[frame : frame + 2] = (1.0, 0.6)[: frames - frame]
+    units_TU[:, UNITS.index(45)] = blink_T
+    return units_TU
 
 
 def _class_counts(videos: int) -> list[int]:
@@ -299,23 +316,6 @@ def _pulse(
     return smooth_T
 
 
-def _course_units(
-    rng: np.random.Generator, intensities_TK: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Action units of every frame: each video has its own manner of every expression."""
-    prototypes_KU = np.stack([expression_units(name) for name in CLASSES]).astype(np.float64)
-    manner_KU = rng.uniform(0.65, 1.1, prototypes_KU.shape)
-    units_TU = intensities_TK @ (prototypes_KU * manner_KU)
-    habit_U = rng.uniform(0, 0.12, len(UNITS)) * (rng.random(len(UNITS)) < 0.3)
-    units_TU = np.clip(units_TU + habit_U, 0, 1)
-    frames = len(units_TU)
-    blink_T = np.zeros(frames)
-    for frame in np.flatnonzero(rng.random(frames) < 0.03):
-        blink_T[frame : frame + 2] = (1.0, 0.6)[: frames - frame]
-    units_TU[:, UNITS.index(45)] = blink_T
-    return units_TU
-
-
 def _claim(root: Path, lists: Path, spec: FacesSpec) -> bool:
     """Mark ``root`` as this specification's; True if its set is already finished."""
     for name in ("faces.json", "faces.partial.json"):
@@ -379,8 +379,9 @@ def _encode_mp4(path: Path, frames_THWC: NDArray[np.uint8]) -> None:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # One thread: the bytes then do not depend on how many cores the machine has.
-        stream.options = {"crf": "12", "preset": "veryfast", "threads": "1"}
+        # Without cpu-independent, x264 gave other bytes from one call to the next.
+        exact = "cpu-independent=1:threads=1:lookahead-threads=1"
+        stream.options = {"crf": "12", "preset": "veryfast", "x264-params": exact}
         for frame_HWC in frames_THWC:
             frame = av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")
             container.mux(stream.encode(frame))

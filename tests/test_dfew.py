@@ -1,0 +1,317 @@
+"""DFEW trees as users have them: every spelling read the same, every contradiction refused."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from cache.errors import RefusedError
+from pipeline.datasets.dfew import CLASSES, account_dfew, read_dfew
+
+# id -> official label, 1 to 7: happy, sad, neutral, angry, surprise, disgust, fear.
+LABELS = {1: 1, 2: 2, 3: 3, 14: 4, 205: 5, 2522: 6, 16372: 7, 8: 1}
+TEST_1, TEST_2 = (1, 14, 2522, 8), (2, 3, 205, 16372)
+OFFICIAL = "EmoLabel_DataSplit/{part}(single-labeled)/set_{fold}.csv"
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def official(ids: Iterable[int]) -> str:
+    return "video_name,label\n" + "".join(f"{i},{LABELS[i]}\n" for i in ids)
+
+
+def write_lists(root: Path, layout: str = OFFICIAL, rows=official) -> None:
+    for fold, test in ((1, TEST_1), (2, TEST_2)):
+        train = [i for i in LABELS if i not in test]
+        for part, ids in (("train", train), ("test", test)):
+            write(root / layout.format(part=part, fold=fold), rows(ids))
+
+
+def write_frames(root: Path, name: str = "Clip/clip_224x224", digits: int = 5) -> None:
+    for i in LABELS:
+        folder = root / name / f"{i:0{digits}d}"
+        folder.mkdir(parents=True)
+        for number in (1, 2, 10):
+            Image.new("RGB", (4, 4)).save(folder / f"{number}.jpg")
+
+
+def write_videos(root: Path, name: str = "Clip/original", suffix: str = ".mp4") -> None:
+    for i in LABELS:
+        write(root / name / f"{i:05d}{suffix}", b"\0")
+
+
+def expect_the_known_set(root: Path, **arguments) -> None:
+    videos = read_dfew(root, **arguments)
+    assert videos.classes == CLASSES
+    assert {int(v.id): v.label + 1 for v in videos.videos} == LABELS
+    assert [v.id for v in videos.videos] == sorted(f"{i:05d}" for i in LABELS)
+    tests = [{int(i) for i in fold.test} for fold in videos.folds]
+    assert tests == [set(TEST_1), set(TEST_2)]
+    for fold in videos.folds:
+        assert set(fold.train) | set(fold.test) == {v.id for v in videos.videos}
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        OFFICIAL,
+        "EmoLabel_DataSplit/{part}(single_labeled)/set_{fold}.csv",
+        "EmoLabel_DataSplit/{part}_set_{fold}.csv",
+        "EmoLabel_DataSplit/single_{part}set_{fold}.csv",
+        "EmoLabel_DataSplit/{part}/set_{fold}.csv",
+        "EmoLabel_DataSplit/DFEW_set_{fold}_{part}.txt",
+        "DFEW/EmoLabel_DataSplit/{part}(single-labeled)/set_{fold}.csv",
+        "{part}(single-labeled)/set_{fold}.csv",
+    ],
+)
+def test_every_spelling_of_the_split_folder_is_read(tmp_path: Path, layout: str) -> None:
+    write_lists(tmp_path, layout)
+    write_frames(tmp_path)
+    expect_the_known_set(tmp_path)
+
+
+ROWS = {
+    "official": official,
+    "no header": lambda ids: official(ids).split("\n", 1)[1],
+    "byte order mark": lambda ids: b"\xef\xbb\xbf" + official(ids).encode(),
+    "CRLF": lambda ids: official(ids).replace("\n", "\r\n"),
+    "no final newline": lambda ids: official(ids).rstrip("\n"),
+    "blank lines": lambda ids: official(ids) + "\n\n",
+    "spaces": lambda ids: "".join(f" {i} , {LABELS[i]} \n" for i in ids),
+    "quotes": lambda ids: "".join(f'"{i:05d}","{LABELS[i]}"\n' for i in ids),
+    "from 0, padded": lambda ids: "".join(f"{i:05d},{LABELS[i] - 1}\n" for i in ids),
+    "peer list": lambda ids: "".join(f"DFEW_Frame_Face/{i:05d} 66 {LABELS[i] - 1}\n" for i in ids),
+    "peer list without counts": lambda ids: "".join(
+        f"data/Clip/jpg_256/{i:05d} {LABELS[i] - 1}\n" for i in ids
+    ),
+    "Windows drive with spaces": lambda ids: "".join(
+        f"D:\\my faces 2\\DFEW\\{i:05d} 66 {LABELS[i] - 1}\n" for i in ids
+    ),
+    "video names": lambda ids: "".join(f"{i:05d}.mp4,{LABELS[i]}\n" for i in ids),
+}
+
+
+@pytest.mark.parametrize("spelling", ROWS)
+def test_every_spelling_of_a_row_is_read(tmp_path: Path, spelling: str) -> None:
+    write_lists(tmp_path, rows=ROWS[spelling])
+    write_frames(tmp_path)
+    expect_the_known_set(tmp_path)
+
+
+def test_lists_may_lie_elsewhere(tmp_path: Path) -> None:
+    write_lists(tmp_path / "lists", "{part}_set_{fold}.csv")
+    write_frames(tmp_path / "data")
+    expect_the_known_set(tmp_path / "data", annotation=tmp_path / "lists")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Clip/clip_224x224",
+        "Clip/clip_224x224/clip_224x224",
+        "Clip/jpg_256",
+        "clip_jpg_256",
+        "DFEW_Frame_Face",
+        "DFEW_Face",
+        "data_affine/single_label/data",
+    ],
+)
+@pytest.mark.parametrize("digits", [1, 5])
+def test_frame_roots_are_found_padded_or_not(tmp_path: Path, name: str, digits: int) -> None:
+    write_lists(tmp_path)
+    write_frames(tmp_path, name, digits)
+    expect_the_known_set(tmp_path)
+    assert read_dfew(tmp_path).videos[0].path == tmp_path / name / f"{1:0{digits}d}"
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("Clip/original", ".mp4"), ("Clip/clip_224x224_avi", ".avi")]
+)
+def test_videos_are_found(tmp_path: Path, name: str, suffix: str) -> None:
+    write_lists(tmp_path)
+    write_videos(tmp_path, name, suffix)
+    expect_the_known_set(tmp_path)
+    assert read_dfew(tmp_path).source == name
+
+
+def test_frame_folders_are_preferred_and_a_source_can_be_named(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    write_videos(tmp_path)
+    write_frames(tmp_path)
+    write_frames(tmp_path, "Clip/clip_224x224_16f")
+    assert read_dfew(tmp_path).source == "Clip/clip_224x224"
+    assert read_dfew(tmp_path, source="original").videos[0].path.suffix == ".mp4"
+    assert read_dfew(tmp_path, source="Clip/original").source == "Clip/original"
+    assert read_dfew(tmp_path, source="clip_224x224_16f").source == "Clip/clip_224x224_16f"
+
+
+def test_interpolated_frames_are_never_chosen_unasked(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    write_frames(tmp_path, "Clip/clip_224x224_16f")
+    with pytest.raises(RefusedError, match=r"there is Clip/clip_224x224_16f: name it with"):
+        read_dfew(tmp_path)
+
+
+def test_labels_that_reach_neither_end_are_refused(tmp_path: Path) -> None:
+    write_lists(tmp_path, rows=lambda ids: "".join(f"{i},{min(LABELS[i], 6)}\n" for i in ids))
+    write_frames(tmp_path)
+    with pytest.raises(RefusedError, match=r"labels run from 1 .* to 6 .*expected 1 to 7"):
+        read_dfew(tmp_path)
+
+
+def test_every_missing_video_is_counted_and_the_first_ten_are_named(tmp_path: Path) -> None:
+    many = {i: 1 + i % 7 for i in range(1, 31)}
+    text = "".join(f"{i},{label}\n" for i, label in many.items() if i <= 15)
+    write(tmp_path / OFFICIAL.format(part="train", fold=1), text)
+    text = "".join(f"{i},{label}\n" for i, label in many.items() if i > 15)
+    write(tmp_path / OFFICIAL.format(part="test", fold=1), text)
+    for i in range(13, 31):
+        write(tmp_path / f"Clip/clip_224x224/{i:05d}/1.jpg", b"\0")
+    (tmp_path / "Clip/clip_224x224/00001").mkdir()  # a folder without a frame is missing too
+    with pytest.raises(RefusedError, match=r"12 of 30 listed .*00001, .*00010 and 2 more"):
+        read_dfew(tmp_path)
+    accounting = account_dfew(tmp_path)
+    assert len(accounting.missing) == 12
+    assert sum(count.listed for count in accounting.counts) == 30
+    assert sum(count.missing for count in accounting.counts) == 12
+    assert sum(count.used for count in accounting.counts) == 0
+
+
+def test_accounting_of_a_complete_tree_adds_up(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    write_frames(tmp_path)
+    counts = account_dfew(tmp_path).counts
+    assert len(counts) == 2 * 2 * len(CLASSES)
+    assert all(c.listed == c.found == c.used and c.missing == 0 for c in counts)
+    happy = [c for c in counts if (c.fold, c.part, c.label) == ("1", "test", "happiness")]
+    assert [c.listed for c in happy] == [2]
+
+
+def test_a_missing_root_an_empty_root_and_a_missing_annotation_are_three_messages(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(RefusedError, match="no such folder"):
+        read_dfew(tmp_path / "nowhere")
+    with pytest.raises(RefusedError, match=r"is empty; unpack"):
+        read_dfew(tmp_path)
+    write_frames(tmp_path)
+    with pytest.raises(RefusedError, match=r"no annotation; .*--annotation"):
+        read_dfew(tmp_path)
+
+
+def test_lists_without_any_pixels_are_refused(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    with pytest.raises(RefusedError, match=r"no frames or videos for source 'auto'.*unpack Clip"):
+        read_dfew(tmp_path)
+
+
+REFUSED_LISTS = {
+    "a video twice in one list": (
+        "train",
+        "1,1\n2,2\n1,1\n",
+        r"set_9.csv:3: video 00001 .* line 1",
+    ),
+    "a padded and an unpadded id": ("train", "1,1\n00001,1\n", r"set_9.csv:2: .* line 1"),
+    "a video trained and tested on": ("test", "3,3\n", r"test video 00003 is also trained on"),
+    "labels that disagree": ("test", "8,2\n", r"set_9.csv:1: video 00008 has label 2, but label 1"),
+    "a row that is none": ("train", "1,1\nhello\n", r"set_9.csv:2: 'hello' is no row"),
+    "a label that is a word": ("train", "1,happy\n", r"set_9.csv:1: '1,happy' is no row"),
+    "an empty list": ("train", "video_name,label\n", r"holds no video"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED_LISTS)
+def test_a_contradiction_is_refused_with_file_and_line(tmp_path: Path, fault: str) -> None:
+    part, text, message = REFUSED_LISTS[fault]
+    other = "test" if part == "train" else "train"
+    write_lists(tmp_path)
+    write_frames(tmp_path)
+    write(tmp_path / OFFICIAL.format(part=part, fold=9), text)
+    write(tmp_path / OFFICIAL.format(part=other, fold=9), official([14, 3]))
+    with pytest.raises(RefusedError, match=message):
+        read_dfew(tmp_path)
+
+
+def test_a_set_without_its_other_half_is_refused(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    write(tmp_path / OFFICIAL.format(part="train", fold=3), official([1]))
+    with pytest.raises(RefusedError, match="set 3 has a train list and no test list"):
+        read_dfew(tmp_path)
+
+
+def test_two_lists_for_one_set_are_refused(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    write_lists(tmp_path, "EmoLabel_DataSplit/{part}_set_{fold}.csv")
+    with pytest.raises(RefusedError, match="both are the test list of set 1"):
+        read_dfew(tmp_path)
+
+
+def test_two_folders_of_one_id_are_refused(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    write_frames(tmp_path)
+    write(tmp_path / "Clip/clip_224x224/1/1.jpg", b"\0")
+    with pytest.raises(RefusedError, match="are one id"):
+        read_dfew(tmp_path)
+
+
+def test_truth_beside_the_lists_is_attached(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    write_frames(tmp_path)
+    assert read_dfew(tmp_path).videos[0].subject is None
+    lists = tmp_path / "EmoLabel_DataSplit"
+    truth = {"subjects": {"00001": "s1"}, "subsets": {"occluded": ["00001", "02522"]}}
+    write(lists / "truth.json", json.dumps(truth))
+    write(lists / "frames.csv", "video_name,frame,label,intensity\n00001,1,3,0\n00001,2,0,0.5\n")
+    videos = read_dfew(tmp_path)
+    assert videos.subsets == {"occluded": frozenset({"00001", "02522"})}
+    assert videos.videos[0].subject == "s1"
+    np.testing.assert_array_equal(videos.videos[0].frame_labels, [2, -1])
+    np.testing.assert_array_equal(videos.videos[0].frame_intensities, np.float32([0, 0.5]))
+    assert videos.videos[1].frame_labels is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("truth.json", '{"subjects": {"00099": "s1"}}', "no list holds: 00099"),
+        ("frames.csv", "video_name,frame,label,intensity\n00099,1,1,0\n", "video 00099 is in no"),
+        ("frames.csv", "video_name,frame,label,intensity\n00001,2,1,0\n", "are not 1, 2, 3"),
+    ],
+)
+def test_truth_of_unknown_videos_or_with_gaps_is_refused(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    write_lists(tmp_path)
+    write_frames(tmp_path)
+    write(tmp_path / "EmoLabel_DataSplit" / name, text)
+    with pytest.raises(RefusedError, match=message):
+        read_dfew(tmp_path)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    ids=st.lists(st.integers(1, 99999), min_size=14, max_size=30, unique=True),
+    base=st.sampled_from([0, 1]),
+    folder=st.sampled_from(["", "a b/", "D:/x 5/", "C:\\data\\"]),
+    counts=st.booleans(),
+)
+def test_any_ids_and_either_base_give_the_same_labels(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[int], base: int, folder: str, counts: bool
+) -> None:
+    root = tmp_path_factory.mktemp("dfew")
+    lines = [f"{folder}{i:05d}{' 17' if counts else ''} {n % 7 + base}" for n, i in enumerate(ids)]
+    write(root / "train_set_1.csv", "\n".join(lines[:7]))
+    write(root / "test_set_1.csv", "\n".join(lines[7:]))
+    for i in ids:
+        write(root / f"Clip/clip_224x224/{i:05d}/1.jpg", b"\0")
+    videos = read_dfew(root)
+    assert {int(v.id): v.label for v in videos.videos} == {i: n % 7 for n, i in enumerate(ids)}
