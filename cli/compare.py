@@ -1,0 +1,62 @@
+"""tgdfer compare: TG-DFER beside methods that need no temporal network."""
+
+from cli.training import (
+    DEFAULT_OUT,
+    DEFAULT_RUNS,
+    DEFAULT_STORE,
+    ConfigOption,
+    DeviceOption,
+    MissingOption,
+    OutOption,
+    RunsOption,
+    SeedsOption,
+    SetOption,
+    StoreOption,
+    WorkersOption,
+    train_pending,
+)
+
+
+def compare(
+    store: StoreOption = DEFAULT_STORE,
+    config: ConfigOption = None,
+    settings: SetOption = [],  # noqa: B006  (typer copies it)
+    seeds: SeedsOption = 3,
+    runs: RunsOption = DEFAULT_RUNS,
+    out: OutOption = DEFAULT_OUT,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+    allow_missing: MissingOption = False,
+) -> None:
+    """Zero-shot CLIP, logistic regression and TG-DFER on one store, with 95 % intervals.
+
+    Writes reports/comparison.md.
+
+    - On the embedded faces:  tgdfer compare
+    """
+    from cache.store import open_store
+    from pipeline.report.ablation import facts_of
+    from pipeline.report.comparison import comparison_table, of_runs, write_comparison
+    from pipeline.train.baselines import logistic_regression, zero_shot
+    from pipeline.train.config import load_method
+    from pipeline.train.records import read_result
+    from pipeline.train.tables import runs_of
+
+    opened = open_store(store)
+    method = load_method(config, settings)
+    folds = [name for name, _, _ in opened.folds]
+    wanted = runs_of(method, folds, range(seeds))
+    train_pending(wanted, opened, runs, device, workers, allow_missing)
+    results = [read_result(runs, run, opened) for run in wanted]
+    good = [result for result in results if result is not None and result.ok]
+    methods = [
+        zero_shot(opened, "class"),
+        zero_shot(opened, "descriptors"),
+        logistic_regression(opened, "mean"),
+        logistic_regression(opened, "mean+max+std"),
+        of_runs("TG-DFER", good, opened),
+    ]
+    facts = facts_of(opened, method, len(folds), seeds)
+    path = write_comparison(comparison_table(opened, methods, facts), out)
+    print(path.read_text())
+    print(f"written: {path}")

@@ -1,0 +1,90 @@
+"""What train, ablate and compare share: options, and training with a progress bar."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipeline.train.grid import Progress
+
+if TYPE_CHECKING:
+    from cache.store import Store
+    from pipeline.train.config import Run
+
+StoreOption = Annotated[Path, typer.Option("--store", help="Feature store made by extract.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="TOML file of settings; default: the paper's.")
+]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")
+]
+SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to N-1 for every fold.")]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds one folder per run.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Processes on the CPU; default: one a core.")
+]
+MissingOption = Annotated[
+    bool, typer.Option("--allow-missing", help="Train without the videos that have no features.")
+]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the tables.")]
+
+DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = Path("data/faces.zarr"), Path("runs"), Path("reports")
+
+
+def train_pending(
+    runs: Sequence["Run"],
+    store: "Store",
+    root: Path,
+    device: str,
+    workers: int | None,
+    allow_missing: bool,
+) -> int:
+    """Train the runs without a record, with a progress bar; returns how many there were."""
+    from pipeline.train.grid import Place, check_runs, choose_device, pending_runs, train_runs
+
+    check_runs(runs, store, allow_missing=allow_missing)
+    pending = pending_runs(runs, store, root)
+    if not pending:
+        return 0
+    place = Place(store.path, root, choose_device(device))
+    epochs = sum(run.method.optimiser.epochs for run in pending)
+    with _progress(f"training {len(pending)} runs", epochs) as advance:
+        train_runs(pending, place, advance, workers)
+    return len(pending)
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Progress]:
+    """A bar on a terminal; a plain line at every tenth of the work elsewhere."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        times = (TextColumn("epochs"), TimeElapsedColumn(), TimeRemainingColumn())
+        with Bar(*columns, *times, console=Console(stderr=True)) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda done: bar.advance(task, done)
+        return
+    print(f"{title}: {total} epochs in all", file=sys.stderr)
+    state = {"done": 0, "said": 0}
+
+    def advance(done: int) -> None:
+        state["done"] += done
+        tenth = 10 * state["done"] // total
+        if tenth > state["said"]:
+            state["said"] = tenth
+            print(f"{title}: {state['done']} of {total} epochs", file=sys.stderr)
+
+    yield advance

@@ -1,0 +1,87 @@
+"""Layers whose parameters have a leading run axis: [R, ..., in] -> [R, ..., out].
+
+Run r of a stack computes what the same layer alone would compute. Initial weights are drawn run by
+run from that run's own generator, so they do not depend on how many runs are stacked.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+
+def per_run(generators: Sequence[Generator], draw: Callable[[Generator], Tensor]) -> nn.Parameter:
+    """One parameter [R, ...] from one draw per run."""
+    return nn.Parameter(torch.stack([draw(generator) for generator in generators]))
+
+
+def normal(*shape: int, std: float) -> Callable[[Generator], Tensor]:
+    """Draws N(0, std²) of ``shape``."""
+    return lambda generator: torch.randn(shape, generator=generator) * std
+
+
+def uniform(*shape: int, bound: float) -> Callable[[Generator], Tensor]:
+    """Draws U(-bound, bound) of ``shape``."""
+    return lambda generator: (torch.rand(shape, generator=generator) * 2 - 1) * bound
+
+
+class Linear(nn.Module):
+    """y_r = x_r W_r + b_r, drawn as torch.nn.Linear draws: U(±1/sqrt(inputs))."""
+
+    def __init__(self, generators: Sequence[Generator], inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = inputs**-0.5
+        self.weight_RIO = per_run(generators, uniform(inputs, outputs, bound=bound))
+        self.bias_RO = per_run(generators, uniform(outputs, bound=bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        runs, inputs, outputs = self.weight_RIO.shape
+        flat = x.reshape(runs, -1, inputs)
+        y = torch.baddbmm(self.bias_RO[:, None], flat, self.weight_RIO)
+        return y.view(*x.shape[:-1], outputs)
+
+
+class LayerNorm(nn.Module):
+    """Normalise the last axis, then scale and shift by each run's own weights."""
+
+    def __init__(self, generators: Sequence[Generator], size: int) -> None:
+        super().__init__()
+        self.weight_RD = nn.Parameter(torch.ones(len(generators), size))
+        self.bias_RD = nn.Parameter(torch.zeros(len(generators), size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        runs, size = self.weight_RD.shape
+        shape = (runs, *[1] * (x.ndim - 2), size)
+        normed = F.layer_norm(x, (size,))
+        return torch.addcmul(self.bias_RD.view(shape), normed, self.weight_RD.view(shape))
+
+
+class TransformerLayer(nn.Module):
+    """One pre-norm encoder layer over the second-last axis: [R, S, L, D] -> the same.
+
+    x + Attention(LN(x)), then x + MLP(LN(x)) with GELU; no dropout. ``heads`` divides D.
+    """
+
+    def __init__(
+        self, generators: Sequence[Generator], size: int, heads: int, mlp_ratio: float
+    ) -> None:
+        super().__init__()
+        hidden = round(size * mlp_ratio)
+        self.heads = heads
+        self.norm_attention = LayerNorm(generators, size)
+        self.qkv = Linear(generators, size, 3 * size)
+        self.out = Linear(generators, size, size)
+        self.norm_mlp = LayerNorm(generators, size)
+        self.up = Linear(generators, size, hidden)
+        self.down = Linear(generators, hidden, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.out(self._attend(self.norm_attention(x)))
+        return x + self.down(F.gelu(self.up(self.norm_mlp(x))))
+
+    def _attend(self, x: Tensor) -> Tensor:
+        R, S, L, D = x.shape
+        qkv = self.qkv(x).view(R * S, L, 3, self.heads, D // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [R*S, H, L, D/H]
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(R, S, L, D)

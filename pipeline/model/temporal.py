@@ -1,0 +1,89 @@
+"""Frame features X^v [R, B, T, D] -> instance features X^I of the same shape (eqs. 2-5).
+
+The fine module sees short windows of neighbouring frames, the coarse module the whole video; a
+fully connected layer joins them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor, nn
+
+from pipeline.model.config import TemporalConfig
+from pipeline.model.layers import Linear, TransformerLayer, normal, per_run
+
+
+class FineModule(nn.Module):
+    """Encoder layers inside each window; every frame then averages over the windows it is in."""
+
+    index_M: Tensor
+    belongs_TM: Tensor
+
+    def __init__(
+        self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
+    ) -> None:
+        super().__init__()
+        starts = config.window_starts(frames)
+        self.windows, self.width = len(starts), config.window
+        index_M = torch.tensor([start + j for start in starts for j in range(config.window)])
+        belongs_TM = (index_M == torch.arange(frames)[:, None]).float()
+        self.register_buffer("index_M", index_M, persistent=False)
+        self.register_buffer("belongs_TM", belongs_TM, persistent=False)
+        self.positions_RwD = per_run(generators, normal(config.window, size, std=0.02))
+        self.layers = _layers(generators, size, config.fine_depth, config)
+
+    def forward(self, x_RBTD: Tensor) -> Tensor:
+        R, B, _, D = x_RBTD.shape
+        windows = x_RBTD.index_select(2, self.index_M).view(R, B, self.windows, self.width, D)
+        windows = windows + self.positions_RwD[:, None, None]
+        inside = self.layers(windows.view(R, B * self.windows, self.width, D))
+        summed = torch.matmul(self.belongs_TM, inside.view(R, B, -1, D))
+        return summed / self.belongs_TM.sum(1, keepdim=True)
+
+
+class CoarseModule(nn.Module):
+    """Encoder layers over all T frames (eq. 4)."""
+
+    def __init__(
+        self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
+    ) -> None:
+        super().__init__()
+        self.positions_RTD = per_run(generators, normal(frames, size, std=0.02))
+        self.layers = _layers(generators, size, config.coarse_depth, config)
+
+    def forward(self, x_RBTD: Tensor) -> Tensor:
+        output: Tensor = self.layers(x_RBTD + self.positions_RTD[:, None])
+        return output
+
+
+class TemporalNetwork(nn.Module):
+    """X^I = FC([fine, coarse]) (eq. 5); one branch alone: FC(branch); none: X^I = X^v."""
+
+    def __init__(
+        self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
+    ) -> None:
+        super().__init__()
+        branches: list[nn.Module] = []
+        if config.fine_depth:
+            branches.append(FineModule(generators, frames, size, config))
+        if config.coarse_depth:
+            branches.append(CoarseModule(generators, frames, size, config))
+        self.branches = nn.ModuleList(branches)
+        self.join = Linear(generators, len(branches) * size, size) if branches else None
+
+    def forward(self, x_RBTD: Tensor) -> Tensor:
+        if self.join is None:
+            return x_RBTD
+        joined: Tensor = self.join(torch.cat([branch(x_RBTD) for branch in self.branches], -1))
+        return joined
+
+
+def _layers(
+    generators: Sequence[Generator], size: int, depth: int, config: TemporalConfig
+) -> nn.Sequential:
+    return nn.Sequential(
+        *[
+            TransformerLayer(generators, size, config.heads(size), config.mlp_ratio)
+            for _ in range(depth)
+        ]
+    )

@@ -1,0 +1,79 @@
+"""A store's frozen CLIP text tower: prompts -> text features.
+
+The tower is open_clip's own TextTransformer with the weights that stage one put beside the
+features, so text and image features always come from the same model.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.model.packing import Packing, pack
+
+
+class TextTower(nn.Module):
+    """Frozen text tower. Token width W, joint feature size D."""
+
+    def __init__(self, transformer: Any) -> None:
+        super().__init__()
+        self.tower = transformer.eval().requires_grad_(False)
+        self.width: int = transformer.width
+        self.context_length: int = transformer.context_length
+
+    def tokenize(self, text: str) -> list[int]:
+        """CLIP's byte-pair tokens of ``text`` from the start token to the end token, unpadded."""
+        tokenizer = _tokenizer()
+        return [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token ids [...] -> input embeddings [..., W], without positions."""
+        embedded: Tensor = self.tower.token_embedding(tokens)
+        return embedded
+
+    def encode(self, embedded_RLW: Tensor, packing: Packing) -> Tensor:
+        """Packed input embeddings of R runs -> features of the K packed prompts [R, K, D]."""
+        tower = self.tower
+        x = embedded_RLW + tower.positional_embedding[packing.position_L]
+        x = tower.transformer(x, attn_mask=packing.mask_LL.to(x.dtype))
+        x_RKW = tower.ln_final(x[:, packing.end_K])
+        projection = tower.text_projection
+        if isinstance(projection, nn.Linear):
+            features: Tensor = projection(x_RKW)
+            return features
+        return x_RKW if projection is None else x_RKW @ projection
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Plain texts -> features [K, D], not normalised."""
+        packing = pack([self.tokenize(text) for text in texts], self.context_length)
+        packing.to(self.tower.positional_embedding.device)
+        with torch.no_grad():
+            return self.encode(self.embed(packing.token_L)[None], packing)[0]
+
+
+def load_text_tower(weights: Path, config: dict[str, Any]) -> TextTower:
+    """The tower from a store's ``text.safetensors`` and its configuration.
+
+    ``config`` holds open_clip's ``embed_dim``, ``quick_gelu`` and ``text_cfg``.
+    """
+    from open_clip.transformer import QuickGELU, TextTransformer
+    from safetensors.torch import load_file
+
+    text = dict(config["text_cfg"])
+    tower = TextTransformer(
+        **text,
+        output_dim=config["embed_dim"],
+        act_layer=QuickGELU if config.get("quick_gelu") else nn.GELU,
+    )
+    tower.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+    return TextTower(tower)
+
+
+@cache
+def _tokenizer() -> Any:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()

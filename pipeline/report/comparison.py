@@ -1,0 +1,61 @@
+"""Predictions of several methods on one store -> one table with 95 % bootstrap intervals."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cache.files import make_directories, write_files
+from cache.store import Store
+from pipeline.report.metrics import Interval, bootstrap
+from pipeline.train.baselines import Predictions
+from pipeline.train.records import Result
+
+
+def of_runs(name: str, results: Sequence[Result], store: Store) -> Predictions:
+    """Test predictions of runs over all folds and seeds."""
+    row_of = {video_id: row for row, video_id in enumerate(store.ids)}
+    rows, predicted = [], []
+    for result in results:
+        ids, _, guesses = result.predictions()
+        rows += [row_of[video_id] for video_id in ids]
+        predicted.append(guesses)
+    seeds = len({result.run.seed for result in results})
+    return Predictions(name, np.array(rows), np.concatenate(predicted), seeds)
+
+
+def comparison_table(store: Store, methods: Sequence[Predictions], facts: Mapping[str, str]) -> str:
+    """Markdown: UAR and WAR in per cent, [95 % interval], n.
+
+    The folds are pooled, so every video counts once per seed. Whoever is seen in several videos is
+    resampled as a whole.
+    """
+    grouped = any(subject is not None for subject in store.subjects)
+    unit = "people" if grouped else "videos"
+    notes = {**facts, "intervals": f"95 %, 2,000 bootstrap resamples of {unit}, folds pooled"}
+    lines = ["# Methods side by side", "", *[f"- {name}: {text}" for name, text in notes.items()]]
+    lines += ["", "| method | UAR | WAR | videos | seeds |", "| --- | --- | --- | --- | --- |"]
+    for method in methods:
+        groups = store.subjects if grouped else store.ids
+        uar, war = bootstrap(
+            store.labels[method.rows],
+            method.predicted,
+            len(store.classes),
+            [groups[row] for row in method.rows],
+        )
+        videos = len(set(method.rows.tolist()))
+        lines.append(
+            f"| {method.name} | {_per_cent(uar)} | {_per_cent(war)} | {videos} | {method.seeds} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def write_comparison(text: str, out: Path) -> Path:
+    """Keep the table as ``comparison.md`` in ``out``."""
+    make_directories(out)
+    write_files({out / "comparison.md": text.encode()}, out)
+    return out / "comparison.md"
+
+
+def _per_cent(value: Interval) -> str:
+    return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"

@@ -1,0 +1,44 @@
+"""Training videos of R runs -> the batches of one epoch, in every run's own random order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class EpochBatches:
+    """Which videos every run sees in each of S steps of B videos."""
+
+    video_SRB: NDArray[np.int64]  # rows of the store
+    view_SRB: NDArray[np.int64]  # view each video shows
+    weight_SRB: NDArray[np.float32]  # 1, or 0 where a run has no video left
+
+
+def epoch_batches(
+    train: Sequence[NDArray[np.int64]], batch: int, views: int, generators: Sequence[Generator]
+) -> EpochBatches:
+    """Every training video once, in random order; the last batch of a run may be partial.
+
+    A video shows one of its augmented views 1..., or view 0 where that is the only one. A run's
+    draws depend on its own generator only, so they are the same in any stack.
+    """
+    steps = max(-(-len(rows) // batch) for rows in train)
+    shape = (steps, len(train), batch)
+    video, view = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    weight = np.zeros(shape, np.float32)
+    for r, (rows, generator) in enumerate(zip(train, generators, strict=True)):
+        order = generator.permutation(rows)
+        drawn = generator.integers(1, views, len(rows)) if views > 1 else np.zeros_like(rows)
+        video[:, r] = _steps(order, steps, batch)
+        view[:, r] = _steps(drawn, steps, batch)
+        weight[:, r] = _steps(np.ones(len(rows), np.float32), steps, batch)
+    return EpochBatches(video, view, weight)
+
+
+def _steps(values: NDArray[np.generic], steps: int, batch: int) -> NDArray[np.generic]:
+    padded = np.zeros(steps * batch, values.dtype)
+    padded[: len(values)] = values
+    return padded.reshape(steps, batch)

@@ -1,0 +1,137 @@
+"""TOML and KEY=VALUE settings -> frozen configuration of a method and of a run."""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from cache.errors import RefusedError
+from pipeline.model.config import LabelConfig, PromptConfig, Settings, TemporalConfig
+
+CONFIG_BYTES_MAX = 1 << 20
+
+
+class OptimiserConfig(Settings):
+    """SGD with momentum and a multi-step schedule (§4.2 of the paper)."""
+
+    epochs: int = Field(50, ge=1)
+    batch: int = Field(48, ge=1, description="videos in a step")
+    lr: float = Field(1e-2, gt=0, description="temporal network, MLP and joining layer")
+    lr_prompts: float = Field(1e-3, gt=0, description="learnable context tokens")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    milestones: tuple[int, ...] = Field((30, 40), description="epochs after which lr shrinks")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
+
+
+class MethodConfig(Settings):
+    """Everything that defines a training but its fold and its seed."""
+
+    temporal: TemporalConfig = TemporalConfig()
+    prompts: PromptConfig = PromptConfig()
+    label: LabelConfig = LabelConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    selection: Literal["last"] = "last"
+
+
+class Run(Settings):
+    """One training: a configuration, a fold of the data set and a seed."""
+
+    method: MethodConfig
+    fold: str
+    seed: int = Field(ge=0)
+
+    def digest(self, store_digest: str, version: str) -> str:
+        """Name of the run's folder: 16 hexadecimal digits of what its result depends on."""
+        content = {"run": self.model_dump(mode="json"), "store": store_digest, "version": version}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_method(config: Path | None = None, overrides: Sequence[str] = ()) -> MethodConfig:
+    """The ``paper`` preset or a TOML file, then ``KEY=VALUE`` overrides with dotted keys.
+
+    Raises RefusedError for a file that cannot be read, an unknown key (with the nearest known one)
+    and a value out of range.
+    """
+    where = str(config) if config else "preset paper"
+    settings = _read_toml(config)
+    for override in overrides:
+        _apply(settings, override)
+    return method_from(settings, where)
+
+
+def method_from(settings: Mapping[str, Any], where: str) -> MethodConfig:
+    """Nested settings -> MethodConfig; ``where`` names their origin in error messages."""
+    try:
+        return MethodConfig.model_validate(settings)
+    except ValidationError as error:
+        raise RefusedError(_explain(error, where)) from None
+
+
+def known_keys() -> list[str]:
+    """Every dotted key that ``--set`` and TOML files may use."""
+    return list(_keys(MethodConfig, ""))
+
+
+def _read_toml(config: Path | None) -> dict[str, Any]:
+    if config is None:
+        return tomllib.loads(files("pipeline.train").joinpath("presets/paper.toml").read_text())
+    try:
+        data = config.read_bytes()
+        if len(data) > CONFIG_BYTES_MAX:
+            raise RefusedError(f"{config}: {len(data)} bytes, expected at most {CONFIG_BYTES_MAX}")
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise RefusedError(f"{config}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RefusedError(f"{config}: not valid TOML: {error}") from None
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise RefusedError(f"--set {override}: expected KEY=VALUE, e.g. --set temporal.window=8")
+    *path, last = key.strip().split(".")
+    table = settings
+    for name in path:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise RefusedError(f"--set {override}: {name} is a value, not a table of settings")
+    table[last] = _parse_value(text.strip())
+
+
+def _parse_value(text: str) -> Any:
+    # A bare word is taken as a string, so that --set prompts.context=shared needs no quotes.
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known_keys())}"
+            lines.append(f"unknown setting {key}{hint}")
+        else:
+            lines.append(f"{key} = {problem['input']!r}: {problem['msg']}")
+    return f"{where}: " + "; ".join(lines)
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _keys(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

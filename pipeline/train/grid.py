@@ -1,0 +1,182 @@
+"""Runs -> stacks -> their records, on one GPU or on all CPU cores; finished runs are not repeated."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from cache.errors import RefusedError
+from cache.store import Store, open_store
+from pipeline.train.config import Run
+from pipeline.train.records import read_result, write_outcome
+
+Progress = Callable[[int], None]  # called with the number of run-epochs done since the last call
+
+STACK_ON_CPU = 5  # runs in a stack: one method's five folds
+
+# glibc gives large blocks back to the system after every use and fetches them again page by page.
+# Keeping them made a training step on the CPU 1.7 times faster.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs get their features, leave their records and are trained."""
+
+    store: Path
+    runs: Path
+    device: str  # "cpu" or "cuda"
+
+
+def choose_device(device: str) -> str:
+    """``auto`` -> ``cuda`` where a GPU is at hand, else ``cpu``.
+
+    Raises RefusedError for a device that is not at hand.
+    """
+    import torch
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise RefusedError(f"--device {device}: expected auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RefusedError("--device cuda: PyTorch finds no GPU here; use --device cpu")
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def pending_runs(runs: Sequence[Run], store: Store, root: Path) -> list[Run]:
+    """The runs that have no record yet, each once."""
+    return [run for run in dict.fromkeys(runs) if read_result(root, run, store) is None]
+
+
+def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False) -> None:
+    """Refuse, before any training, what this store cannot train.
+
+    Raises RefusedError for an unknown fold, settings that do not fit the features, and videos
+    without features unless ``allow_missing``.
+    """
+    if store.missing and not allow_missing:
+        first, reason = next(iter(store.missing.items()))
+        raise RefusedError(
+            f"{store.path}: {len(store.missing)} of {len(store.ids)} videos have no features, e.g. "
+            f"{first}: {reason}; mend them and extract again, or train without them with "
+            "--allow-missing"
+        )
+    folds = [name for name, _, _ in store.folds]
+    for run in runs:
+        if run.fold not in folds:
+            raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
+        run.method.temporal.tokens(store.frames)
+        run.method.temporal.heads(store.dim)
+
+
+def stacks_of(runs: Sequence[Run], size_max: int, frames: int) -> list[list[Run]]:
+    """Runs of the same method together, at most ``size_max`` in a stack; costly stacks first."""
+
+    def method(run: Run) -> str:
+        return run.method.model_dump_json()
+
+    stacks = []
+    for _, same in groupby(sorted(runs, key=method), key=method):
+        group = list(same)
+        stacks += [group[i : i + size_max] for i in range(0, len(group), size_max)]
+    return sorted(stacks, key=lambda s: -len(s) * s[0].method.temporal.tokens(frames))
+
+
+def train_runs(
+    runs: Sequence[Run],
+    place: Place,
+    progress: Progress = lambda run_epochs: None,
+    workers: int | None = None,
+) -> None:
+    """Train ``runs`` and write their records; on the CPU, stacks share the cores as processes.
+
+    Raises RuntimeError if a training process dies; the records of finished runs are kept.
+    """
+    store = open_store(place.store)
+    if place.device == "cpu":
+        cores = os.cpu_count() or 1
+        workers = min(workers or cores, len(runs))
+        size_max = min(STACK_ON_CPU, -(-len(runs) // workers))
+        _train_on_cores(stacks_of(runs, size_max, store.frames), place, workers, progress)
+        return
+    worker = _Worker(place)
+    for stack in stacks_of(runs, len(runs), store.frames):
+        worker.train(stack, progress)
+
+
+class _Worker:
+    """One process's copy of the training data."""
+
+    def __init__(self, place: Place) -> None:
+        import torch
+
+        from pipeline.train.stack import load_training_data
+
+        self.place = place
+        self.data = load_training_data(open_store(place.store), torch.device(place.device))
+
+    def train(self, stack: Sequence[Run], progress: Progress) -> None:
+        from pipeline.train.stack import train_stack
+
+        start = time.perf_counter()
+        outcomes = train_stack(self.data, stack, lambda _: progress(len(stack)))
+        seconds = (time.perf_counter() - start) / len(stack)
+        for outcome in outcomes:
+            write_outcome(self.place.runs, outcome, self.data.store, seconds)
+
+
+_worker: _Worker  # of a spawned process
+_messages: Any
+
+
+def _start_worker(place: Place, threads: int, messages: Any) -> None:
+    import torch
+
+    global _worker, _messages
+    torch.set_num_threads(threads)
+    _worker, _messages = _Worker(place), messages
+
+
+def _train_in_worker(stack: Sequence[Run]) -> None:
+    _worker.train(stack, _messages.put)
+
+
+def _train_on_cores(
+    stacks: Sequence[Sequence[Run]], place: Place, workers: int, progress: Progress
+) -> None:
+    context = get_context("spawn")
+    messages = context.Queue()
+    listener = threading.Thread(target=_listen, args=(messages, progress))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    os.environ.update(KEEP_MEMORY)
+    listener.start()
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (place, threads, messages))
+    try:
+        for task in as_completed([pool.submit(_train_in_worker, stack) for stack in stacks]):
+            task.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a training process died, perhaps for lack of memory; finished runs are kept, so run "
+            "the same command again, with --workers 1 if it happens again"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for name in KEEP_MEMORY:
+            with suppress(KeyError):
+                del os.environ[name]
+        messages.put(None)
+        listener.join()
+
+
+def _listen(messages: Any, progress: Progress) -> None:
+    while (run_epochs := messages.get()) is not None:
+        progress(run_epochs)

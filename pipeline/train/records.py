@@ -1,0 +1,163 @@
+"""Outcome of a run <-> its folder: run.json, metrics.csv, predictions.csv, checkpoint, result.json.
+
+``result.json`` is written last: a folder without it is an unfinished run and counts for nothing.
+Tables are made from these files alone.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import platform
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.files import make_directories, sha256, write_files
+from cache.store import Store
+from pipeline.report.metrics import confusion, recalls, uar, war
+from pipeline.train.config import Run
+
+if TYPE_CHECKING:
+    from pipeline.train.stack import Outcome
+
+LIBRARIES = ("tgdfer", "torch", "open_clip_torch", "numpy", "zarr")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, as tables read it."""
+
+    run: Run
+    folder: Path
+    summary: dict[str, Any]  # content of result.json
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run ended with numbers."""
+        return bool(self.summary["status"] == "done")
+
+    def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+        """(ids, labels, predicted classes) of the test videos."""
+        with (self.folder / "predictions.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        labels = np.array([int(row["label"]) for row in rows])
+        predicted = np.array([int(row["predicted"]) for row in rows])
+        return [row["id"] for row in rows], labels, predicted
+
+
+def run_folder(root: Path, run: Run, store: Store) -> Path:
+    """Where a run's record stands: its name is the digest of all that its result depends on."""
+    return root / run.digest(store.digest, version("tgdfer"))
+
+
+def read_result(root: Path, run: Run, store: Store) -> Result | None:
+    """The record of ``run``, or None while it is not finished."""
+    folder = run_folder(root, run, store)
+    try:
+        summary = json.loads((folder / "result.json").read_text())
+    except FileNotFoundError:
+        return None
+    return Result(run, folder, summary)
+
+
+def write_outcome(root: Path, outcome: "Outcome", store: Store, seconds: float) -> Path:
+    """Keep everything about a finished run; returns its folder."""
+    from safetensors.torch import save
+
+    folder = run_folder(root, outcome.run, store)
+    scratch = root / ".tmp"
+    make_directories(folder, scratch)
+    checkpoint = save(outcome.state)
+    contents = {
+        "run.json": _json(_provenance(outcome.run, store)),
+        "metrics.csv": _metrics(outcome),
+        "predictions.csv": _predictions(outcome, store),
+        "checkpoint.safetensors": checkpoint,
+    }
+    write_files({folder / name: data for name, data in contents.items()}, scratch)
+    result = _summary(outcome, store) | {
+        "seconds": round(seconds, 2),
+        "sha256": {name: sha256(data) for name, data in contents.items()},
+    }
+    write_files({folder / "result.json": _json(result)}, scratch)
+    return folder
+
+
+def _provenance(run: Run, store: Store) -> dict[str, Any]:
+    import torch
+
+    return {
+        "run": run.model_dump(mode="json"),
+        "store": {"digest": store.digest, "identity": store.identity.model_dump(mode="json")},
+        "missing_videos": len(store.missing),
+        "versions": {name: version(name) for name in LIBRARIES} | {"python": _python()},
+        "threads": torch.get_num_threads(),
+        "source_sha256": source_digest(),
+    }
+
+
+def _python() -> str:
+    return platform.python_version()
+
+
+@cache
+def source_digest() -> str:
+    """sha256 over the source of the method and its training, so that a record names its code."""
+    pipeline = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted([*(pipeline / "model").rglob("*"), *(pipeline / "train").rglob("*")]):
+        if path.suffix in (".py", ".toml"):
+            digest.update(path.relative_to(pipeline).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _summary(outcome: "Outcome", store: Store) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "status": "diverged" if outcome.diverged else "done",
+        "selection": outcome.run.method.selection,
+        "epoch": len(outcome.epochs),
+        "train_videos": outcome.train_videos,
+        "test_videos": len(outcome.test_rows),
+    }
+    if outcome.diverged:
+        return summary
+    labels, predicted = store.labels[outcome.test_rows], outcome.logits_NK.argmax(1)
+    counts = confusion(labels, predicted, len(store.classes))
+    by_class = zip(store.classes, recalls(counts).tolist(), strict=True)
+    return summary | {
+        "uar": float(uar(counts)),
+        "war": float(war(counts)),
+        "recalls": {name: None if np.isnan(recall) else recall for name, recall in by_class},
+    }
+
+
+def _metrics(outcome: "Outcome") -> bytes:
+    return _csv(list(outcome.epochs[0]), [list(row.values()) for row in outcome.epochs])
+
+
+def _predictions(outcome: "Outcome", store: Store) -> bytes:
+    header = ["id", "label", "predicted", *(f"logit_{name}" for name in store.classes)]
+    predicted = outcome.logits_NK.argmax(1)
+    rows = [
+        [store.ids[row], int(store.labels[row]), int(predicted[n]), *outcome.logits_NK[n].tolist()]
+        for n, row in enumerate(outcome.test_rows)
+    ]
+    return _csv(header, rows)
+
+
+def _csv(header: list[str], rows: list[list[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()

@@ -1,0 +1,208 @@
+"""A store's features and R runs of one method -> R trained networks with their test predictions.
+
+The R runs (folds, seeds) share shapes and settings, so they train as one program: one network whose
+parameters have a run axis, and one batch of R x B videos a step.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.store import Store
+from pipeline.model.prompts import class_texts
+from pipeline.model.text_tower import TextTower, load_text_tower
+from pipeline.model.tgdfer import TGDFER
+from pipeline.report.metrics import confusion, uar, war
+from pipeline.train.batches import epoch_batches
+from pipeline.train.config import MethodConfig, OptimiserConfig, Run
+from pipeline.train.sgd import StackedSGD
+
+EVALUATION_VIDEOS = 256  # videos of each run in one evaluation batch; bounds memory only
+
+Progress = Callable[[int], None]  # called with the number of epochs done
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """A store in memory, its features on the device that trains."""
+
+    store: Store
+    features_NVTD: Tensor  # float16
+    labels_N: Tensor
+    usable_N: NDArray[np.bool_]  # False for videos without features
+    tower: TextTower
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are."""
+        return self.features_NVTD.device
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run leaves behind."""
+
+    run: Run
+    epochs: list[dict[str, float]]
+    test_rows: NDArray[np.int64]
+    logits_NK: NDArray[np.float32]  # of the test videos, in the order of test_rows
+    state: dict[str, Tensor]  # the run's own parameters, without the run axis
+    train_videos: int
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the network no longer gives numbers."""
+        return not bool(np.isfinite(self.logits_NK).all())
+
+
+def load_training_data(store: Store, device: torch.device) -> TrainingData:
+    """Read the whole store to ``device`` once; nothing reads it again during training."""
+    return TrainingData(
+        store,
+        torch.from_numpy(store.load_features()).to(device),
+        torch.from_numpy(store.labels).to(device),
+        np.array([video_id not in store.missing for video_id in store.ids]),
+        load_text_tower(store.text_tower_path, store.text_config).to(device),
+    )
+
+
+def build_model(data: TrainingData, method: MethodConfig, seeds: Sequence[int]) -> TGDFER:
+    """The network of R runs, run r drawn from ``seeds[r]``."""
+    store = data.store
+    return TGDFER(
+        [torch.Generator().manual_seed(seed) for seed in seeds],
+        data.tower,
+        class_texts(store.classes),
+        store.frames,
+        store.dim,
+        method.temporal,
+        method.prompts,
+        method.label,
+    ).to(data.device)
+
+
+def train_stack(
+    data: TrainingData, runs: Sequence[Run], progress: Progress = lambda epochs: None
+) -> list[Outcome]:
+    """Train ``runs``, which differ by fold and seed only, as one program.
+
+    Raises ValueError for runs of different methods.
+    """
+    method = runs[0].method
+    if any(run.method != method for run in runs):
+        raise ValueError("runs of one stack must share their method")
+    splits = [_split(data, run.fold) for run in runs]
+    model = build_model(data, method, [run.seed for run in runs])
+    optimiser = _optimiser(model, method.optimiser)
+    generators = [_data_order(run) for run in runs]
+    test = [rows for _, rows in splits]
+    history: list[list[dict[str, float]]] = [[] for _ in runs]
+    logits: list[NDArray[np.float32]] = []
+    for epoch in range(method.optimiser.epochs):
+        factor = method.optimiser.gamma ** sum(m <= epoch for m in method.optimiser.milestones)
+        loss_R = _train_epoch(
+            data, model, optimiser, [t for t, _ in splits], generators, method, factor
+        )
+        logits = predict(data, model, test)
+        for r, past in enumerate(history):
+            past.append(_epoch_row(data, epoch, float(loss_R[r]), test[r], logits[r]))
+        progress(epoch + 1)
+    return [
+        Outcome(run, history[r], test[r], logits[r], state_of_run(model, r), len(splits[r][0]))
+        for r, run in enumerate(runs)
+    ]
+
+
+def predict(
+    data: TrainingData, model: TGDFER, rows: Sequence[NDArray[np.int64]]
+) -> list[NDArray[np.float32]]:
+    """Bag logits [N_r, K] of every run's own ``rows``, from the evaluation view."""
+    longest = max(len(own) for own in rows)
+    padded_RN = np.stack([np.resize(own, longest) for own in rows])
+    parts = []
+    with torch.no_grad():
+        for start in range(0, longest, EVALUATION_VIDEOS):
+            index_RB = torch.from_numpy(padded_RN[:, start : start + EVALUATION_VIDEOS])
+            features_RBTD = data.features_NVTD[index_RB.to(data.device), 0].float()
+            parts.append(model(features_RBTD).logits_RBK.cpu())
+    logits_RNK = torch.cat(parts, dim=1).numpy()
+    return [logits_RNK[r, : len(own)] for r, own in enumerate(rows)]
+
+
+def state_of_run(model: TGDFER, run: int) -> dict[str, Tensor]:
+    """The learned parameters of one run of a stack, without the run axis."""
+    return {
+        name: parameter.detach()[run].clone().cpu()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _train_epoch(
+    data: TrainingData,
+    model: TGDFER,
+    optimiser: StackedSGD,
+    train: Sequence[NDArray[np.int64]],
+    generators: Sequence[np.random.Generator],
+    method: MethodConfig,
+    factor: float,
+) -> Tensor:
+    views = data.store.views
+    batches = epoch_batches(train, method.optimiser.batch, views, generators)
+    video_SRB = torch.from_numpy(batches.video_SRB).to(data.device)
+    view_SRB = torch.from_numpy(batches.view_SRB).to(data.device)
+    weight_SRB = torch.from_numpy(batches.weight_SRB).to(data.device)
+    total_R = torch.zeros(len(train), device=data.device)
+    for video_RB, view_RB, weight_RB in zip(video_SRB, view_SRB, weight_SRB, strict=True):
+        features_RBTD = data.features_NVTD[video_RB, view_RB].float()
+        loss_RB = _cross_entropy(model(features_RBTD).logits_RBK, data.labels_N[video_RB])
+        count_R = weight_RB.sum(1)
+        # Runs are independent, so the gradient of the sum is each run's own gradient.
+        ((loss_RB * weight_RB).sum(1) / count_R.clamp(min=1)).sum().backward()
+        optimiser.step(count_R > 0, factor)
+        total_R += (loss_RB.detach() * weight_RB).sum(1)
+    return (total_R / weight_SRB.sum((0, 2))).cpu()
+
+
+def _cross_entropy(logits_RBK: Tensor, labels_RB: Tensor) -> Tensor:
+    flat = F.cross_entropy(logits_RBK.flatten(0, 1), labels_RB.flatten(), reduction="none")
+    return flat.view_as(labels_RB)
+
+
+def _split(data: TrainingData, fold: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    train, test = next((train, test) for name, train, test in data.store.folds if name == fold)
+    return train[data.usable_N[train]], test[data.usable_N[test]]
+
+
+def _optimiser(model: TGDFER, config: OptimiserConfig) -> StackedSGD:
+    learned = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    prompts = ("fine.", "coarse.")
+    lrs = [config.lr_prompts if name.startswith(prompts) else config.lr for name, _ in learned]
+    return StackedSGD([p for _, p in learned], lrs, config.momentum, config.weight_decay)
+
+
+def _data_order(run: Run) -> np.random.Generator:
+    return np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())])
+
+
+def _epoch_row(
+    data: TrainingData,
+    epoch: int,
+    loss: float,
+    test: NDArray[np.int64],
+    logits_NK: NDArray[np.float32],
+) -> dict[str, Any]:
+    counts = confusion(data.store.labels[test], logits_NK.argmax(1), len(data.store.classes))
+    return {
+        "epoch": epoch + 1,
+        "train_loss": loss,
+        "test_uar": float(uar(counts)),
+        "test_war": float(war(counts)),
+    }

@@ -1,0 +1,74 @@
+"""Settings: presets, overrides and the messages for what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from cache.errors import RefusedError
+from pipeline.train.config import MethodConfig, Run, known_keys, load_method
+
+
+def test_paper_preset_states_every_setting_and_equals_the_defaults() -> None:
+    import tomllib
+    from importlib.resources import files
+
+    text = files("pipeline.train").joinpath("presets/paper.toml").read_text()
+    written = tomllib.loads(text)
+    flat = {"selection"} | {
+        f"{t}.{k}" for t, v in written.items() if isinstance(v, dict) for k in v
+    }
+    assert flat == set(known_keys())
+    assert load_method() == MethodConfig()
+
+
+def test_overrides_are_parsed_as_toml_and_bare_words_as_text() -> None:
+    method = load_method(
+        None, ["temporal.window=8", "optimiser.lr = 1e-3", "prompts.context=shared"]
+    )
+    assert method.temporal.window == 8
+    assert method.optimiser.lr == 0.001
+    assert method.prompts.context == "shared"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("temporal.windw=8", r"unknown setting temporal\.windw; did you mean temporal\.window\?"),
+        ("window=8", r"unknown setting window; did you mean"),
+        ("temporal.window", r"expected KEY=VALUE, e\.g\. --set temporal\.window=8"),
+        ("temporal.window=0", r"temporal\.window = 0: .*greater than or equal to 1"),
+        ("optimiser.lr=nan", r"optimiser\.lr = nan: .*finite"),
+        ("prompts.context=both", r"prompts\.context = 'both': .*'class_specific' or 'shared'"),
+        ("selection.x=1", r"selection is a value, not a table"),
+    ],
+)
+def test_wrong_setting_is_refused_with_the_remedy(override: str, message: str) -> None:
+    with pytest.raises(RefusedError, match=message):
+        load_method(None, [override])
+
+
+def test_config_file_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xef\xbb\xbf[temporal]\r\nfine_depth = 2\r\n")
+    assert load_method(path).temporal.fine_depth == 2
+    path.write_text("[temporal\n")
+    with pytest.raises(RefusedError, match=r"mine\.toml: not valid TOML"):
+        load_method(path)
+    path.write_bytes(b"#" * (1 << 20) + b"##")
+    with pytest.raises(RefusedError, match=r"1048578 bytes, expected at most 1048576"):
+        load_method(path)
+    with pytest.raises(RefusedError, match=r"none\.toml: cannot be read"):
+        load_method(tmp_path / "none.toml")
+
+
+def test_digest_of_a_run_names_all_that_its_result_depends_on() -> None:
+    run = Run(method=MethodConfig(), fold="1", seed=0)
+    others = [
+        (run.model_copy(update={"seed": 1}), "store", "1"),
+        (run.model_copy(update={"fold": "2"}), "store", "1"),
+        (Run(method=load_method(None, ["optimiser.epochs=9"]), fold="1", seed=0), "store", "1"),
+        (run, "another", "1"),
+        (run, "store", "2"),
+    ]
+    digests = {run.digest("store", "1"), *(r.digest(store, v) for r, store, v in others)}
+    assert len(digests) == 6

@@ -1,0 +1,90 @@
+"""Training R runs as one program."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from material import random_store
+
+from cache.store import Store
+from pipeline.train.config import MethodConfig, Run, load_method
+from pipeline.train.stack import TrainingData, build_model, load_training_data, train_stack
+
+FAST = ["optimiser.epochs=3", "optimiser.batch=10", "temporal.head_size=8"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    # 43 videos: folds of 34 and 35 training videos, so a stack's runs differ in their steps.
+    return random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=43)
+
+
+@pytest.fixture(scope="module")
+def data(store: Store) -> TrainingData:
+    return load_training_data(store, torch.device("cpu"))
+
+
+def run(fold: str, seed: int, *settings: str) -> Run:
+    return Run(method=load_method(None, [*FAST, *settings]), fold=fold, seed=seed)
+
+
+def test_a_stack_equals_its_runs_trained_alone(data: TrainingData) -> None:
+    # Batches of 17: fold 1 has 34 training videos and needs 2 steps, fold 5 has 35 and needs 3.
+    runs = [run(fold, seed, "optimiser.batch=17") for fold in ("1", "5") for seed in (0, 1)]
+    sizes = {len(train) for _, train, _ in data.store.folds}
+    assert sizes == {34, 35}
+    for outcome in train_stack(data, runs):
+        (alone,) = train_stack(data, [outcome.run])
+        np.testing.assert_allclose(outcome.logits_NK, alone.logits_NK, atol=2e-2)
+        for name, value in alone.state.items():
+            torch.testing.assert_close(outcome.state[name], value, atol=1e-4, rtol=1e-3)
+        for ours, theirs in zip(outcome.epochs, alone.epochs, strict=True):
+            assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not(data: TrainingData) -> None:
+    first, second, other = (train_stack(data, [run("2", seed)])[0] for seed in (0, 0, 1))
+    assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
+    np.testing.assert_array_equal(first.logits_NK, second.logits_NK)
+    assert not np.array_equal(first.logits_NK, other.logits_NK)
+
+
+def test_network_learns_what_can_be_learned(data: TrainingData) -> None:
+    (outcome,) = train_stack(data, [run("1", 0, "optimiser.epochs=30")])
+    assert outcome.epochs[-1]["train_loss"] < 0.05
+    assert outcome.epochs[-1]["test_war"] > 0.9
+    assert outcome.logits_NK.shape == (9, 7)
+    assert outcome.train_videos == 34
+
+
+def test_schedule_shrinks_the_learning_rate_after_each_milestone(data: TrainingData) -> None:
+    # With a factor of almost nothing, training stands still after the first milestone.
+    still = ["optimiser.milestones=[1, 2]", "optimiser.gamma=1e-9"]
+    (short,) = train_stack(data, [run("1", 0, *still, "optimiser.epochs=1")])
+    (long,) = train_stack(data, [run("1", 0, *still)])
+    (free,) = train_stack(data, [run("1", 0)])
+    name = "temporal.join.weight_RIO"
+    assert (long.state[name] - short.state[name]).abs().max() < 1e-6
+    assert (free.state[name] - short.state[name]).abs().max() > 1e-3
+
+
+def test_prompts_and_network_have_their_own_learning_rates(data: TrainingData) -> None:
+    settings = ["optimiser.epochs=1", "optimiser.lr_prompts=1e-12", "optimiser.weight_decay=0"]
+    (outcome,) = train_stack(data, [run("1", 0, *settings)])
+    start = build_model(data, outcome.run.method, [0])
+    assert torch.allclose(outcome.state["fine.context_RCW"], start.fine.context_RCW[0], atol=1e-9)
+    weight = start.temporal.join.weight_RIO[0]
+    assert not torch.allclose(outcome.state["temporal.join.weight_RIO"], weight, atol=1e-3)
+
+
+def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=20)
+    data = load_training_data(store, torch.device("cpu"))
+    (outcome,) = train_stack(data, [run("1", 0, "optimiser.lr=1e12", "optimiser.epochs=6")])
+    assert outcome.diverged
+
+
+def test_runs_of_different_methods_are_not_stacked(data: TrainingData) -> None:
+    with pytest.raises(ValueError, match="share their method"):
+        train_stack(data, [run("1", 0), Run(method=MethodConfig(), fold="1", seed=0)])
