@@ -108,7 +108,7 @@ def write_store(
 def random_store(
     path: Path, videos: int = 40, views: int = 2, frames: int = 16, dim: int = 16, **options: Any
 ) -> Store:
-    """A store of random features around one random direction per class, so that it can be learned."""
+    """A store of random features around one direction per class, so that it can be learned."""
     generator = np.random.default_rng(0)
     labels = np.arange(videos) % len(options.get("classes", CLASSES))
     centres = generator.standard_normal((len(options.get("classes", CLASSES)), dim))

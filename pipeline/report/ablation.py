@@ -106,12 +106,12 @@ def write_tables(
 
 def facts_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[str, str]:
     """What a reader must know of a table's numbers."""
-    synthetic = " (rendered faces; not comparable with DFEW)" if store.name == "faces" else ""
+    synthetic = " (rendered; not comparable with DFEW)" if store.name == "faces" else ""
     optimiser = base.optimiser
     return {
         "data": f"{store.name}{synthetic}, {len(store.ids)} videos, {len(store.missing)} missing",
         "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views of a video",
-        "protocol": f"{folds} folds x {seeds} seeds; {optimiser.epochs} epochs, last epoch reported",
+        "protocol": f"{folds} folds x {seeds} seeds, epoch {optimiser.epochs} (the last) reported",
         "spread": "mean ± sample standard deviation over the runs, in per cent",
         "store": store.digest,
     }

@@ -1,4 +1,4 @@
-"""A store -> what needs no temporal network: zero-shot CLIP and logistic regression on pooled frames."""
+"""A store -> predictions of methods without a temporal network: zero-shot, logistic regression."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Pool = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predicted classes of test videos, gathered over the folds (and seeds, if there are several)."""
+    """Predicted classes of test videos, gathered over folds and seeds."""
 
     name: str
     rows: NDArray[np.int64]  # rows of the store

@@ -1,4 +1,4 @@
-"""Runs -> stacks -> their records, on one GPU or on all CPU cores; finished runs are not repeated."""
+"""Runs -> stacks -> their records, on one GPU or all CPU cores; finished runs are not repeated."""
 
 import os
 import threading

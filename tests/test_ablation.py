@@ -1,0 +1,67 @@
+"""Tables are a pure function of the records."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from material import random_store
+
+from cache.errors import RefusedError
+from cache.store import Store
+from pipeline.report.ablation import collect, facts_of, write_tables
+from pipeline.train.config import MethodConfig, load_method
+from pipeline.train.records import run_folder
+from pipeline.train.tables import TABLE3, find_tables, runs_of
+
+FOLDS = ["1", "2", "3"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=10, dim=8)
+
+
+def write_result(root: Path, store: Store, letter: str, fold: int, **summary: object) -> None:
+    row = next(row for row in TABLE3.rows if row.name == letter)
+    (run,) = runs_of(row.method(load_method()), [FOLDS[fold]], [0])
+    folder = run_folder(root, run, store)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"status": "done"} | summary))
+
+
+def test_table_shows_mean_deviation_n_and_the_reported_column(store: Store, tmp_path: Path) -> None:
+    for fold, value in enumerate((0.5, 0.6, 0.7)):
+        write_result(tmp_path / "runs", store, "e", fold, uar=value, war=value + 0.1)
+    write_result(tmp_path / "runs", store, "b", 0, uar=0.4, war=0.5)
+    write_result(tmp_path / "runs", store, "c", 0, status="diverged")
+    rows = collect(TABLE3, MethodConfig(), FOLDS, [0], store, tmp_path / "runs")
+    facts = facts_of(store, MethodConfig(), 3, 1)
+    md, table, tex = write_tables([(TABLE3, rows)], facts, tmp_path / "out")
+    text = md.read_text()
+    assert "| e | 1 | 1 | 60.00 ± 10.00 | 70.00 ± 10.00 | 3 | 60.17 | 71.62 |" in text
+    assert "| b | none | 1 | 40.00 | 50.00 | 1 of 3 | 59.83 | 71.34 |" in text
+    assert "| c | none | 2 | – | – | 0 of 3, 1 diverged | 59.45 | 71.18 |" in text
+    assert "| a | none | none | – | – | 0 of 3 | 57.66 | 69.14 |" in text
+    assert text.count("as reported in the paper for DFEW") == 2
+    lines = {line["row"]: line for line in csv.DictReader(table.open())}
+    assert float(lines["e"]["uar_std"]) == pytest.approx(10)
+    assert lines["e"]["war_reported_dfew"] == "71.62"
+    assert r"60.00 $\pm$ 10.00" in tex.read_text()
+    assert r"\toprule" in tex.read_text()
+
+
+def test_table3_has_the_paper_s_twelve_depths_and_changes_nothing_else() -> None:
+    (table,) = find_tables(["table3"])
+    base = load_method(None, ["optimiser.epochs=7"])
+    methods = {row.name: row.method(base) for row in table.rows}
+    depths = {n: (m.temporal.fine_depth, m.temporal.coarse_depth) for n, m in methods.items()}
+    assert list(depths) == list("abcdefghijkl")
+    assert (depths["a"], depths["e"], depths["j"]) == ((0, 0), (1, 1), (1, 7))
+    assert methods["e"] == base
+    assert len(set(depths.values())) == 12
+
+
+def test_unknown_table_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RefusedError, match="no table table9; there are: table3"):
+        find_tables(["table9"])
