@@ -7,17 +7,17 @@ import av
 import numpy as np
 from PIL import Image
 
-from pipeline.datasets.video import Fold, Video, VideoList
+from pipeline.datasets.video import Video, VideoList
 
 SIZE_PX = 32
 
 
 def pictures(count: int, seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
-    """Blocky moving pictures, uint8 [frame, height, width, 3]."""
+    """Blocks that move 3 pixels a frame, uint8 [frame, height, width, 3]."""
     rng = np.random.default_rng(seed)
-    base = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
-    frames = [np.kron(np.roll(base, i, axis=1), np.ones((8, 8, 1), np.uint8)) for i in range(count)]
-    return np.stack(frames)
+    blocks = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    base = np.kron(blocks, np.ones((8, 8, 1), np.uint8))
+    return np.stack([np.roll(base, 3 * i, axis=1) for i in range(count)])
 
 
 def write_video(path: Path, frames: np.ndarray, codec: str = "mpeg4", rotation: int = 0) -> Path:
@@ -25,6 +25,7 @@ def write_video(path: Path, frames: np.ndarray, codec: str = "mpeg4", rotation: 
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 4_000_000
         if rotation:
             stream.set_display_rotation(rotation)
         for frame in frames:
@@ -40,20 +41,21 @@ def write_folder(path: Path, frames: np.ndarray, suffix: str = ".jpg") -> Path:
     return path
 
 
-def write_list(root: Path, count: int, frames: int = 20) -> VideoList:
+def write_list(root: Path, count: int, frames: int = 20) -> None:
     """``count`` videos, by turns an mp4 and a folder of jpg."""
-    videos = []
     for i in range(count):
         moving = pictures(frames + i % 3, seed=i)
-        name = f"v{i:03d}"
         if i % 2:
-            path = write_folder(root / name, moving)
+            write_folder(root / f"v{i:03d}", moving)
         else:
-            path = write_video(root / f"{name}.mp4", moving)
-        videos.append(Video(name, path, i % 2))
-    ids = [video.id for video in videos]
-    fold = Fold("1", tuple(ids[1:]), tuple(ids[:1]))
-    return VideoList("test", ("happy", "sad"), tuple(videos), (fold,))
+            write_video(root / f"v{i:03d}.mp4", moving)
+
+
+def listed(here: Path) -> VideoList:
+    """The videos of ``here / "videos"`` as a list."""
+    paths = sorted((here / "videos").iterdir())
+    videos = tuple(Video(path.stem, path, i % 2) for i, path in enumerate(paths))
+    return VideoList("test", ("happy", "sad"), videos, ())
 
 
 def write_encoder(folder: Path, quick_gelu: bool = True, dim: int = 16) -> str:

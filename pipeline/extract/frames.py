@@ -16,7 +16,7 @@ from typing import Any
 import av
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cache.files import sha256_file
 from pipeline.datasets.video import IMAGE_SUFFIXES, natural_key
@@ -80,8 +80,8 @@ def read_frames(path: Path, choose: Choose, take: Take) -> Found:
         if path.is_dir():
             return _read_folder(path, choose, take)
         return _read_file(path, choose, take)
-    except OSError as error:
-        # FFmpeg's and Pillow's errors are OSErrors too.
+    except (OSError, av.error.FFmpegError) as error:
+        # The message without the path: reasons must not depend on where the data lies.
         raise BadVideoError(f"{type(error).__name__}: {error.strerror or error}") from error
 
 
@@ -105,6 +105,9 @@ def decode_image(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
                 raise BadVideoError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS}")
             image.load()
             return _to_rgb(image)
+    except UnidentifiedImageError:
+        formats = ", ".join(_IMAGE_FORMATS)
+        raise BadVideoError(f"not an image ({formats}): begins with {data[:16]!r}") from None
     except (SyntaxError, Image.DecompressionBombError) as error:
         # Pillow raises SyntaxError for broken PNG chunks.
         raise BadVideoError(str(error)) from error

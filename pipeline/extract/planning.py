@@ -1,7 +1,9 @@
 """Video list + encoder + settings -> the plan of a store; imports no torch."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast, get_args
 
 import numpy as np
 
@@ -111,3 +113,19 @@ def _truth(videos: Sequence[Video]) -> bytes | None:
                 part["intensity"] = video.frame_intensities
             parts.append(part)
     return encode_truth(np.concatenate(parts)) if parts else None
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``I/N`` -> (i, n); raises RefusedError for anything else."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None:
+        raise RefusedError(f"--shard {text}: expected I/N with 0 <= I < N, such as 0/4")
+    return int(found[1]), int(found[2])
+
+
+def parse_precision(text: str) -> Precision:
+    """The name of a precision; raises RefusedError for anything else."""
+    for known in get_args(Precision):
+        if text == known:
+            return cast(Precision, known)
+    raise RefusedError(f"--precision {text}: expected one of {', '.join(get_args(Precision))}")

@@ -1,0 +1,206 @@
+"""tgdfer extract: videos -> a feature store."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.show import show
+
+if TYPE_CHECKING:
+    from pipeline.datasets.video import VideoList
+    from pipeline.extract.loop import Progress, Summary
+
+DONE_WITH_FAILURES = 3
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def extract(
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="faces (embedded, made on first use) or dfew.")
+    ] = "faces",
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", help="Folder of the data set.", show_default="data/DATASET"),
+    ] = None,
+    annotation: Annotated[
+        Path | None, typer.Option("--annotation", help="Annotation, where not found in the root.")
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Feature store.", show_default="data/DATASET.zarr"),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder",
+            help="mini (bundled), an open_clip model, or local-dir:FOLDER.",
+            show_default="mini for faces, else ViT-B-32-quickgelu",
+        ),
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            "--pretrained",
+            metavar="TAG|FILE",
+            help="Weights of an open_clip model: a tag, or a file of them.",
+            show_default="openai",
+        ),
+    ] = None,
+    views: Annotated[
+        int, typer.Option("--views", min=1, help="View 0 for evaluation, the others for training.")
+    ] = 5,
+    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of a view.")] = 16,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
+    ] = "auto",
+    batch_frames: Annotated[
+        int, typer.Option("--batch-frames", min=1, help="Frames the encoder gets at once.")
+    ] = 128,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Decode threads; default: one a core.")
+    ] = None,
+    shard: Annotated[
+        str,
+        typer.Option("--shard", metavar="I/N", help="Do only every N-th block, from block I on."),
+    ] = "0/1",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the first videos of the list.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training views.")] = 0,
+) -> None:
+    """Decode and encode every video once, into a feature store.
+
+    Goes on where an earlier run stopped; on a finished store it returns at once.  Videos that
+    cannot be read are left out, and listed with their reasons in a file (exit code 3).
+
+    - The embedded faces with the bundled encoder:  tgdfer extract
+
+    - DFEW:  tgdfer extract --dataset dfew --root /data/DFEW
+
+    - Weights from a file:  tgdfer extract --dataset dfew --root /data/DFEW --pretrained
+    clip.safetensors
+
+    - Two machines, one store:  tgdfer extract --shard 0/2  and  tgdfer extract --shard 1/2
+    """
+    from pipeline.extract.encoder import find_encoder
+    from pipeline.extract.loop import extract as extract_videos
+    from pipeline.extract.planning import ExtractSettings, parse_precision, parse_shard
+
+    settings = ExtractSettings(
+        views=views,
+        frames=frames,
+        batch_frames=batch_frames,
+        limit=limit,
+        seed=seed,
+        device=device,
+        precision=parse_precision(precision),
+        workers=workers,
+        shard=parse_shard(shard),
+    )
+    embedded = dataset == "faces"
+    name = encoder or ("mini" if embedded else "ViT-B-32-quickgelu")
+    on_its_own = name == "mini" or name.startswith("local-dir:")
+    files = find_encoder(name, pretrained or (None if on_its_own else "openai"))
+    videos = _read_list(dataset, root or Path("data") / dataset, annotation)
+    with _shown_progress() as on_progress:
+        path = store or Path("data") / f"{dataset}.zarr"
+        summary = extract_videos(videos, path, files, settings, on_progress)
+    _print_summary(summary)
+    _leave(summary)
+
+
+def _read_list(dataset: str, root: Path, annotation: Path | None) -> "VideoList":
+    from cache.errors import RefusedError
+
+    if dataset == "faces":
+        from pipeline.datasets.faces import ensure_faces
+
+        print(f"the embedded faces: {show(root)} (made if they are not there)", file=sys.stderr)
+        return ensure_faces(root)
+    if dataset == "dfew":
+        from pipeline.datasets.dfew import read_dfew
+
+        return read_dfew(root, annotation)
+    raise RefusedError(f"--dataset {dataset}: expected faces or dfew")
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Callable[["Progress"], None]]:
+    """A bar on a terminal; elsewhere a plain line now and then.  Both on stderr."""
+    if not sys.stderr.isatty():
+        yield _plain_lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("extract"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda p: bar.update(task, total=p.total, completed=p.videos, description=_rates(p))
+
+
+def _plain_lines() -> Callable[["Progress"], None]:
+    state = {"said": time.monotonic()}
+
+    def say(progress: "Progress") -> None:
+        now = time.monotonic()
+        if now - state["said"] >= SECONDS_BETWEEN_LINES:
+            state["said"] = now
+            done = f"extract: {progress.videos} of {progress.total} videos, "
+            print(done + _rates(progress), file=sys.stderr)
+
+    return say
+
+
+def _rates(progress: "Progress") -> str:
+    seconds = max(progress.seconds, 1e-9)
+    failed = f", {progress.failed} failed" if progress.failed else ""
+    videos, frames = progress.videos / seconds, progress.frames / seconds
+    return f"{videos:.1f} videos/s, {frames:.0f} frames/s{failed}"
+
+
+def _print_summary(summary: "Summary") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    progress = summary.progress
+    table = Table(show_header=False, box=None)
+    rows = {
+        "store": str(summary.store),
+        "digest": summary.digest or "unfinished; run the same command again to finish it",
+        "videos": f"{progress.videos} done now, {len(summary.failures)} without features",
+    }
+    if progress.videos:
+        busy = progress.decode_seconds + progress.encode_seconds + progress.write_seconds
+        shares = (progress.decode_seconds, progress.encode_seconds, progress.write_seconds)
+        parts = (100 * share / busy for share in shares)
+        rows |= {
+            "encoder": f"{summary.precision} on {summary.device}",
+            "rate": f"{_rates(progress)} in {progress.seconds:.0f} s",
+            "work": "decode {:.0f} %, encode {:.0f} %, write {:.0f} %".format(*parts),
+            "bottleneck": summary.bottleneck,
+        }
+    for name, value in rows.items():
+        table.add_row(name, Text(show(value)))
+    Console().print(table)
+
+
+def _leave(summary: "Summary") -> None:
+    """The exit code: 128 + the signal if stopped, 3 if videos failed, else 0."""
+    if summary.failures:
+        path = summary.store.with_suffix(".failed.txt")
+        lines = [f"{show(name)}\t{show(reason)}\n" for name, reason in summary.failures.items()]
+        path.write_text("".join(lines), encoding="utf-8")
+        print(f"videos without features, with the reasons: {show(path)}")
+    if summary.stopped_by:
+        raise typer.Exit(128 + summary.stopped_by)
+    if summary.failures:
+        raise typer.Exit(DONE_WITH_FAILURES)
