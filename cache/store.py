@@ -122,8 +122,9 @@ class Store:
 
     @property
     def missing(self) -> dict[str, str]:
-        """Videos without features -> the reason."""
-        return dict(self.manifest["missing"])
+        """Videos without features -> the reason, in the order of the rows."""
+        reasons = self.manifest["missing"]
+        return {video: reasons[video] for video in self.ids if video in reasons}
 
     @property
     def views(self) -> int:
