@@ -37,7 +37,7 @@ from pipeline.datasets.face import (
 from pipeline.datasets.video import VideoList
 
 # Raise it whenever the same specification gives other pixels, lists or truth.
-FORMAT = 3
+FORMAT = 5
 FOLDS = 5
 DFEW_COUNTS = (2445, 1894, 2669, 2173, 1469, 145, 902)  # in the order of CLASSES
 MIN_FRAMES, MAX_FRAMES = 11, 60
@@ -192,18 +192,18 @@ def draw_scenes(
     """The scene of every frame: one camera and light, a head that drifts."""
     clock_T = np.linspace(0, 1, frames)
     turn = rng.uniform(0.45, 0.7) * rng.choice((-1, 1)) if "extreme_pose" in subsets else 0.0
-    yaw_T = turn + rng.normal(0, 0.14) + _drift(rng, clock_T, 0.12)
-    pitch_T = rng.normal(0, 0.06) + _drift(rng, clock_T, 0.06)
-    roll_T = rng.normal(0, 0.07) + _drift(rng, clock_T, 0.05)
-    shift_x_T = rng.normal(0, 0.015) + _drift(rng, clock_T, 0.015)
+    yaw_T = turn + rng.normal(0, 0.18) + _drift(rng, clock_T, 0.12)
+    pitch_T = rng.normal(0, 0.09) + _drift(rng, clock_T, 0.06)
+    roll_T = rng.normal(0, 0.1) + _drift(rng, clock_T, 0.05)
+    shift_x_T = rng.normal(0, 0.025) + _drift(rng, clock_T, 0.015)
     shift_y_T = rng.normal(0, 0.012) + _drift(rng, clock_T, 0.01)
-    scale_T = rng.uniform(0.9, 1.06) + _drift(rng, clock_T, 0.025)
+    scale_T = rng.uniform(0.8, 1.05) + _drift(rng, clock_T, 0.025)
     camera = Scene(
-        light=rng.uniform(0, 0.45),
+        light=rng.uniform(0, 0.55),
         light_angle=rng.uniform(-np.pi, np.pi),
-        gain=tuple((rng.uniform(0.62, 1.12) * rng.uniform(0.93, 1.07, 3)).tolist()),
-        blur_px=float(rng.choice((0.0, rng.uniform(0.3, 1.3)))),
-        noise=rng.uniform(0, 7),
+        gain=tuple((rng.uniform(0.5, 1.1) * rng.uniform(0.92, 1.08, 3)).tolist()),
+        blur_px=rng.uniform(0.0, 1.6),
+        noise=rng.uniform(0, 10),
         occluder=draw_occluder(rng) if "occluded" in subsets else None,
     )
     noise_seed = int(rng.integers(2**31))
@@ -227,9 +227,9 @@ def draw_units(
 ) -> NDArray[np.float64]:
     """Action units [T, U] of class intensities [T, K]; each call draws one manner and habits."""
     prototypes_KU = np.stack([expression_units(name) for name in CLASSES]).astype(np.float64)
-    manner_KU = rng.uniform(0.65, 1.1, prototypes_KU.shape)
+    manner_KU = rng.uniform(0.6, 1.1, prototypes_KU.shape)
     units_TU = intensities_TK @ (prototypes_KU * manner_KU)
-    habit_U = rng.uniform(0, 0.12, len(UNITS)) * (rng.random(len(UNITS)) < 0.3)
+    habit_U = rng.uniform(0, 0.2, len(UNITS)) * (rng.random(len(UNITS)) < 0.3)
     units_TU = np.clip(units_TU + habit_U, 0, 1)
     frames = len(units_TU)
     blink_T = np.zeros(frames)
@@ -278,13 +278,13 @@ def _draw_course(
     peak = rng.uniform(0.7, 1.0) if spec.setting == "easy" else rng.uniform(0.4, 1.0)
     if "low_intensity" in video.subsets:
         peak *= 0.6
-    length = rng.uniform(0.4, 0.75) * frames
+    length = rng.uniform(0.38, 0.72) * frames
     start = rng.uniform(-0.05, 1.05) * (frames - length)
     if video.label != NEUTRAL:
         course_TK[:, video.label] = peak * _pulse(rng, frames, start, length)
     others = [k for k in range(len(CLASSES)) if k not in (video.label, NEUTRAL)]
     low, high = (0.15, 0.4) if spec.setting == "easy" else (0.3, 0.7)
-    for _ in range(int(rng.integers(1, 3))):
+    for _ in range(int(rng.integers(1, 4))):
         other = int(rng.choice(others))
         room_before, room_after = start, frames - start - length
         side_length = rng.uniform(0.15, 0.35) * frames

@@ -222,13 +222,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    _say(started, f"rendering {options.stills} stills of {options.stills // STILLS_PER_IDENTITY}")
+    _say(started, f"rendering {options.stills} stills")
     train = draw_stills(TRAIN_STREAM, options.stills, options.workers)
     model = _train(train, options, partial(_say, started))
     _save(model, options.out)
     seconds = time.perf_counter() - started
-    _say(started, "measuring zero-shot on 1,400 stills of new identities")
-    figures = zero_shot(options.out, per_class=200, workers=options.workers)
+    _say(started, "measuring zero-shot on stills of new identities")
+    figures = zero_shot(options.out, options.test_per_class, options.workers)
     record = {
         **figures,
         "floors": FLOORS,
@@ -237,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "steps": options.steps,
         "batch": options.batch,
         "seed": options.seed,
+        "threads": options.threads,
         "training_seconds": round(seconds),
         "machine": f"{os.cpu_count()} cores, no GPU" if not torch.cuda.is_available() else "GPU",
         "torch": torch.__version__,
@@ -386,7 +387,7 @@ def _normalise(pixels_NHWC: Tensor) -> Tensor:
     return flat.view(pixels_NHWC.shape).permute(0, 3, 1, 2)
 
 
-def _train(stills: Stills, options: argparse.Namespace, say: Callable[[str], None]) -> nn.Module:
+def _train(stills: Stills, options: argparse.Namespace, say: Callable[[str], None]) -> Any:
     """CLIP's loss + 2 × the squared error of a head on standardised units, thrown away after."""
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
@@ -426,7 +427,7 @@ def _train(stills: Stills, options: argparse.Namespace, say: Callable[[str], Non
     return model.eval()
 
 
-def _encode_text(model: nn.Module, tokens_BL: Tensor) -> Tensor:
+def _encode_text(model: Any, tokens_BL: Tensor) -> Tensor:
     """``model.encode_text`` without the padding after the longest caption: attention is causal."""
     length = int((tokens_BL != 0).sum(1).max())
     tokens_BL = tokens_BL[:, :length]
@@ -484,6 +485,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that render"
+    )
+    parser.add_argument(
+        "--test-per-class", type=int, default=200, help="stills a class that are measured on"
     )
     parser.add_argument(
         "--threads",
