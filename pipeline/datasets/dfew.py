@@ -221,7 +221,9 @@ def _read_rows(path: Path) -> list[_Row]:
     rows: list[_Row] = []
     lines: dict[str, int] = {}
     # utf-8-sig takes a byte order mark off; splitlines takes CRLF and a missing final newline.
-    for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
+    # A folder named in another encoding does no harm: only digits are read.
+    text = path.read_text("utf-8-sig", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         row = _parse_row(line.strip(), f"{path}:{number}")

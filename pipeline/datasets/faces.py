@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -346,8 +347,8 @@ def _count_finished(
             yield done
         return
     # Spawned, not forked: a caller's torch threads must not be copied into a worker.
-    with get_context("spawn").Pool(min(workers, len(plan))) as pool:
-        for done, _ in enumerate(pool.imap_unordered(write, plan, chunksize=4), start=1):
+    with ProcessPoolExecutor(min(workers, len(plan)), get_context("spawn")) as pool:
+        for done, _ in enumerate(pool.map(write, plan, chunksize=4), start=1):
             yield done
 
 

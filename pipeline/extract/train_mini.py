@@ -14,6 +14,7 @@ import platform
 import time
 import tomllib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -301,8 +302,8 @@ def draw_stills(stream: int, count: int, workers: int = 1) -> Stills:
         drawn = [_draw_person(stream, per_identity, person) for person in identities]
     else:
         draw = partial(_draw_person, stream, per_identity)
-        with get_context("spawn").Pool(workers) as pool:
-            drawn = pool.map(draw, identities, chunksize=8)
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            drawn = list(pool.map(draw, identities, chunksize=8))
     pixels, units, expressions = (np.concatenate(part)[:count] for part in zip(*drawn, strict=True))
     return Stills(pixels, units, expressions)
 
