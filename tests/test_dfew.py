@@ -96,6 +96,9 @@ ROWS = {
     "Windows drive with spaces": lambda ids: "".join(
         f"D:\\my faces 2\\DFEW\\{i:05d} 66 {LABELS[i] - 1}\n" for i in ids
     ),
+    "a folder in another encoding": lambda ids: "".join(
+        f"人脸 数据/{i:05d} 66 {LABELS[i] - 1}\n" for i in ids
+    ).encode("gbk"),
     "video names": lambda ids: "".join(f"{i:05d}.mp4,{LABELS[i]}\n" for i in ids),
 }
 
