@@ -4,7 +4,8 @@ Shares no code with the package: plain loops over windows, frames, heads and cla
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import erf
@@ -48,85 +49,135 @@ def attention(x: Array, weights: Weights, heads: int) -> Array:
     return linear(out, weights, "out")
 
 
-def encoder_layer(x: Array, weights: Weights, heads: int) -> Array:
-    x = x + attention(layer_norm(x, weights, "norm_attention"), weights, heads)
-    hidden = linear(layer_norm(x, weights, "norm_mlp"), weights, "up")
-    hidden = hidden * 0.5 * (1 + erf(hidden / math.sqrt(2)))
-    return x + linear(hidden, weights, "down")
+def mlp(x: Array, weights: Weights) -> Array:
+    hidden = linear(x, weights, "up")
+    return linear(hidden * 0.5 * (1 + erf(hidden / math.sqrt(2))), weights, "down")
 
 
-def encoder(x: Array, weights: Weights, depth: int, heads: int) -> Array:
+def encoder_layer(x: Array, weights: Weights, heads: int, norm: str) -> Array:
+    if norm == "pre":
+        x = x + attention(layer_norm(x, weights, "norm_attention"), weights, heads)
+        return x + mlp(layer_norm(x, weights, "norm_mlp"), weights)
+    x = layer_norm(x + attention(x, weights, heads), weights, "norm_attention")
+    return layer_norm(x + mlp(x, weights), weights, "norm_mlp")
+
+
+def encoder(x: Array, weights: Weights, depth: int, o: "Options") -> Array:
     for n in range(depth):
-        x = encoder_layer(x, part(weights, f"layers.{n}."), heads)
+        x = encoder_layer(x, part(weights, f"layers.{n}."), o.heads, o.norm)
     return x
 
 
-def fine_module(
-    x: Array, weights: Weights, depth: int, heads: int, window: int, stride: int
-) -> Array:
-    """Eqs. 2-3; a frame's output is the mean over the windows that hold it."""
+def fine_module(x: Array, weights: Weights, o: "Options") -> Array:
+    """Eqs. 2-3; a frame's output is the mean over the windows that hold it, or the last one's."""
     frames = len(x)
     outputs: list[list[Array]] = [[] for _ in range(frames)]
-    for n in range((frames - window) // stride + 1):
-        inside = x[n * stride : n * stride + window] + weights["positions_RwD"]
-        for j, row in enumerate(encoder(inside, weights, depth, heads)):
-            outputs[n * stride + j].append(row)
+    for n in range((frames - o.window) // o.stride + 1):
+        table = weights["positions_RNwD"][n if o.positions == "per_window" else 0]
+        inside = x[n * o.stride : n * o.stride + o.window] + table
+        for j, row in enumerate(encoder(inside, weights, o.depths[0], o)):
+            outputs[n * o.stride + j].append(row)
+    if o.merge == "last":
+        return np.array([rows[-1] for rows in outputs])
     return np.array([sum(rows) / len(rows) for rows in outputs])
 
 
-def temporal(
-    x: Array, weights: Weights, fine: int, coarse: int, heads: int, window: int, stride: int
-) -> Array:
+def temporal(x: Array, weights: Weights, o: "Options") -> Array:
     """Eqs. 2-5."""
     branches = []
-    if fine:
+    if o.depths[0]:
+        branches.append(fine_module(x, part(weights, f"branches.{len(branches)}."), o))
+    if o.depths[1]:
         own = part(weights, f"branches.{len(branches)}.")
-        branches.append(fine_module(x, own, fine, heads, window, stride))
-    if coarse:
-        own = part(weights, f"branches.{len(branches)}.")
-        branches.append(encoder(x + own["positions_RTD"], own, coarse, heads))
-    return linear(np.concatenate(branches, axis=1), weights, "join") if branches else x
+        branches.append(encoder(x + own["positions_RTD"], own, o.depths[1], o))
+    if not branches:
+        return x
+    return linear(np.concatenate(branches, axis=1), weights, "join") + (x if o.residual else 0)
 
 
 def cos(a: Array, b: Array) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
+def visual_prompt(instances: Array, fine: Array, k: int, o: "Options") -> Array:
+    """Eqs. 7-8 for class k."""
+    scores = []
+    for row in instances:
+        own = [cos(row, fine_j) / o.tau for fine_j in fine]
+        scores.append(sum(own) / len(own) if o.scope == "shared" else own[k])
+    shares = softmax(np.array(scores)) if o.weighting == "softmax" else scores
+    summed = sum(share * row for share, row in zip(shares, instances, strict=True))
+    return summed / np.linalg.norm(summed)
+
+
 def label(
-    instances: Array, fine_k: Array, coarse_k: Array, weights: Weights, tau: float, visual: bool
+    instances: Array, fine: Array, coarse: Array, k: int, weights: Weights, o: "Options"
 ) -> Array:
-    """Eqs. 7-10 for one class."""
-    enriched = fine_k
-    if visual:
-        shares = softmax(np.array([cos(row, fine_k) / tau for row in instances]))
-        summed = sum(share * row for share, row in zip(shares, instances, strict=True))
-        enriched = fine_k + summed / np.linalg.norm(summed)
+    """Eqs. 9-10 for class k."""
+    enriched = fine[k]
+    if o.visual != "none":
+        seen = visual_prompt(instances, fine, k, o)
+        if o.visual == "add":
+            enriched = fine[k] + seen
+        elif o.visual == "concat":
+            enriched = np.concatenate([seen, fine[k]])
+        else:
+            assert o.encode is not None
+            enriched = o.encode(k, seen)
     hidden = linear(enriched, weights, "up")
     hidden = hidden / (1 + np.exp(-1.702 * hidden))
-    return linear(hidden, weights, "down") + coarse_k
+    return linear(hidden, weights, "down") + coarse[k]
+
+
+def pool(instances: Array, labels: Array, frames: Array, weights: Weights, o: "Options") -> Array:
+    """Frame logits [T, K] -> bag logits [K]."""
+    T, K = frames.shape
+    if o.pooling == "mean_feature":
+        return np.array([cos(instances.mean(0), row) / o.tau for row in labels])
+    if o.pooling == "mean_probability":
+        return np.log(sum(softmax(row) for row in frames) / T)
+    if o.pooling == "top_k":
+        return np.array([np.sort(frames[:, k])[-o.top_k :].mean() for k in range(K)])
+    if o.pooling == "log_sum_exp":
+        return np.array([np.log(np.exp(frames[:, k]).mean()) for k in range(K)])
+    if o.pooling == "attention":
+        hidden = np.tanh(linear(instances, weights, "hidden"))
+        shares = softmax(linear(hidden, weights, "score")[:, 0])
+        return sum(share * row for share, row in zip(shares, frames, strict=True))
+    return frames.mean(axis=0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The switches of the method, by the names of the paper's discussion in docs/method.md."""
+
+    depths: tuple[int, int] = (1, 1)
+    heads: int = 1
+    window: int = 4
+    stride: int = 1
+    positions: str = "shared"
+    merge: str = "average"
+    norm: str = "pre"
+    residual: bool = False
+    tau: float = 0.01
+    visual: str = "add"
+    weighting: str = "softmax"
+    scope: str = "per_class"
+    pooling: str = "mean_logits"
+    top_k: int = 4
+    # Text features of class k with a visual token before its prompt, for ``prepend``.
+    encode: Callable[[int, Array], Array] | None = None
 
 
 def tgdfer(
-    x: Array,
-    fine: Array,
-    coarse: Array,
-    weights: Weights,
-    *,
-    depths: tuple[int, int] = (1, 1),
-    heads: int = 1,
-    window: int = 4,
-    stride: int = 1,
-    tau: float = 0.01,
-    visual: bool = True,
+    x: Array, fine: Array, coarse: Array, weights: Weights, o: Options
 ) -> tuple[Array, Array]:
     """Features [T, D], text features [K, D] -> bag logits [K] (eq. 11), frame logits [T, K]."""
-    instances = temporal(x, part(weights, "temporal."), *depths, heads, window, stride)
+    instances = temporal(x, part(weights, "temporal."), o)
     own = part(weights, "label.")
-    frame_logits = np.zeros((len(x), len(fine)))
-    for k in range(len(fine)):
-        label_k = label(instances, fine[k], coarse[k], own, tau, visual)
-        frame_logits[:, k] = [cos(row, label_k) / tau for row in instances]
-    return frame_logits.mean(axis=0), frame_logits
+    labels = np.array([label(instances, fine, coarse, k, own, o) for k in range(len(fine))])
+    frames = np.array([[cos(row, label_k) / o.tau for label_k in labels] for row in instances])
+    return pool(instances, labels, frames, part(weights, "bag."), o), frames
 
 
 def cross_entropy(logits: Array, target: int) -> float:

@@ -11,7 +11,7 @@ from open_clip.transformer import text_global_pool
 from cache.errors import RefusedError
 from pipeline.model.config import PromptConfig
 from pipeline.model.packing import context_slot, pack
-from pipeline.model.prompts import LearnablePrompts, class_texts
+from pipeline.model.prompts import Prompts, class_texts
 from pipeline.model.text_tower import TextTower, load_text_tower
 
 
@@ -88,7 +88,7 @@ def test_learnable_prompts_equal_the_full_path_in_outputs_and_context_gradients(
     K, M, runs = len(texts), 5, 2
     config = PromptConfig(context_length=M, context=context)
     generators = [torch.Generator().manual_seed(seed) for seed in range(runs)]
-    prompts = LearnablePrompts(generators, tower, texts, config)
+    prompts = Prompts(generators, tower, texts, True, config)
     packed_RKD = prompts()
     direction = torch.randn(packed_RKD.shape, generator=torch.Generator().manual_seed(9))
     (packed_RKD * direction).sum().backward()
@@ -101,4 +101,46 @@ def test_learnable_prompts_equal_the_full_path_in_outputs_and_context_gradients(
         torch.testing.assert_close(packed_RKD[r], full_KD, atol=1e-5, rtol=1e-5)
         (gradient,) = torch.autograd.grad((full_KD * direction[r]).sum(), learned)
         error = (prompts.context_RCW.grad[r] - gradient).norm() / gradient.norm()
+        assert error < 1e-5
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+def test_text_stands_where_position_says(
+    pair: tuple[open_clip.CLIP, TextTower], position: str
+) -> None:
+    _, tower = pair
+    config = PromptConfig(context_length=3, position=position, context="shared")
+    prompts = Prompts([torch.Generator()], tower, ["fear"], True, config)
+    start, text, end = tower.tokenize("fear")
+    expected = {
+        "end": [start, 0, 0, 0, text, end],
+        "middle": [start, 0, text, 0, 0, end],
+        "front": [start, text, 0, 0, 0, end],
+    }
+    assert prompts.packing.token_L.tolist() == expected[position]
+
+
+@pytest.mark.parametrize("learnable", [True, False])
+def test_visual_token_before_the_context_equals_the_full_path(
+    pair: tuple[open_clip.CLIP, TextTower], learnable: bool
+) -> None:
+    clip, tower = pair
+    texts = class_texts(CLASSES).of("class")
+    config = PromptConfig(context_length=4)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
+    prompts = Prompts(generators, tower, texts, learnable, config, visual=True)
+    visual_RBKD = torch.randn(2, 3, len(texts), tower.width).requires_grad_()
+    out_RBKD = prompts.with_visual(visual_RBKD)
+    direction = torch.randn_like(out_RBKD)
+    (gradient,) = torch.autograd.grad((out_RBKD * direction).sum(), visual_RBKD)
+    for r, b in ((0, 0), (1, 2)):
+        token_K1W = visual_RBKD[r, b].detach().unsqueeze(1).requires_grad_()
+        inserted = token_K1W
+        if learnable:
+            context_KMW = prompts.context_RCW.detach()[r].view(len(texts), 4, -1)
+            inserted = torch.cat([token_K1W, context_KMW], dim=1)
+        full_KD = full_text_features(clip, inserted, texts)
+        torch.testing.assert_close(out_RBKD[r, b], full_KD, atol=1e-5, rtol=1e-5)
+        (expected,) = torch.autograd.grad((full_KD * direction[r, b]).sum(), token_K1W)
+        error = (gradient[r, b] - expected[:, 0]).norm() / expected.norm()
         assert error < 1e-5

@@ -1,5 +1,7 @@
 """The network against a slow float64 oracle written from the equations, outputs and gradients."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.model.tgdfer import TGDFER
 
 T, D, B, R = 16, 12, 2, 2
-HEADS = 3
+HEADS, TAU = 3, 0.1
 # (window, stride) of the paper's Table 4; "stride X" means windows side by side.
 WINDOWS = [(2, 2), (4, 4), (8, 8), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (4, 3)]
 DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
@@ -30,7 +32,10 @@ def tower(tmp_path_factory: pytest.TempPathFactory) -> TextTower:
 
 
 def make_model(
-    tower: TextTower, seeds: tuple[int, ...] = (0, 1), tau: float = 0.1, **temporal: Any
+    tower: TextTower,
+    seeds: tuple[int, ...] = (0, 1),
+    temporal: Mapping[str, Any] | None = None,
+    label: Mapping[str, Any] | None = None,
 ) -> TGDFER:
     model = TGDFER(
         [torch.Generator().manual_seed(seed) for seed in seeds],
@@ -38,9 +43,9 @@ def make_model(
         class_texts(CLASSES),
         T,
         D,
-        TemporalConfig(head_size=D // HEADS, **temporal),
+        TemporalConfig(head_size=D // HEADS, **(temporal or {})),
         PromptConfig(context_length=2),
-        LabelConfig(temperature=tau),
+        LabelConfig(temperature=TAU, **(label or {})),
     ).double()
     with torch.no_grad():  # far from the special values that layers start at
         for name, parameter in model.named_parameters():
@@ -66,12 +71,26 @@ def texts_of(model: TGDFER, run: int) -> tuple[np.ndarray, np.ndarray]:
         return model.fine()[run].numpy(), model.coarse()[0].numpy()
 
 
-def oracle_loss(weights: dict[str, np.ndarray], model: TGDFER, run: int, **options: Any) -> float:
+def encoder_of(model: TGDFER, run: int) -> Any:
+    """Text features with a visual token, from the tower that test_packing compares with CLIP's."""
+
+    def encode(k: int, visual: np.ndarray) -> np.ndarray:
+        visual_RBKD = torch.zeros(R, 1, len(CLASSES), D, dtype=torch.float64)
+        visual_RBKD[run, 0, k] = torch.from_numpy(visual)
+        with torch.no_grad():
+            return model.fine.with_visual(visual_RBKD)[run, 0, k].numpy()
+
+    return encode
+
+
+def oracle_loss(
+    weights: dict[str, np.ndarray], model: TGDFER, run: int, options: oracle.Options
+) -> float:
     features, targets = inputs()
     fine, coarse = texts_of(model, run)
     losses = [
         oracle.cross_entropy(
-            oracle.tgdfer(features[run, b].numpy(), fine, coarse, weights, **options)[0],
+            oracle.tgdfer(features[run, b].numpy(), fine, coarse, weights, options)[0],
             int(targets[run, b]),
         )
         for b in range(B)
@@ -79,84 +98,91 @@ def oracle_loss(weights: dict[str, np.ndarray], model: TGDFER, run: int, **optio
     return sum(losses)
 
 
-CASES = [(window, depths) for window in WINDOWS for depths in [(1, 1)]]
-CASES += [((4, 1), depths) for depths in DEPTHS]
-
-
-@pytest.mark.parametrize(("window", "depths"), CASES)
-def test_network_equals_the_oracle_in_outputs_and_gradients(
-    tower: TextTower, window: tuple[int, int], depths: tuple[int, int]
-) -> None:
-    fine, coarse = depths
-    model = make_model(
-        tower, window=window[0], stride=window[1], fine_depth=fine, coarse_depth=coarse
-    )
-    options = {"window": window[0], "stride": window[1], "depths": depths}
-    options |= {"heads": HEADS, "tau": 0.1}
+def check_model(model: TGDFER, options: oracle.Options) -> None:
+    """Outputs of both runs; gradients of one, by differences of the oracle."""
     features, targets = inputs()
     out = model(features)
-    loss = torch.nn.functional.cross_entropy(
-        out.logits_RBK.flatten(0, 1), targets.flatten(), reduction="sum"
-    )
-    loss.backward()
+    logits = out.logits_RBK.flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum").backward()
     for r in range(R):
+        options = replace(options, encode=encoder_of(model, r))
         texts, weights = texts_of(model, r), weights_of(model, r)
         for b in range(B):
-            bag, frames = oracle.tgdfer(features[r, b].numpy(), *texts, weights, **options)
+            bag, frames = oracle.tgdfer(features[r, b].numpy(), *texts, weights, options)
             np.testing.assert_allclose(out.logits_RBK[r, b].detach(), bag, atol=1e-9)
             np.testing.assert_allclose(out.frame_logits_RBTK[r, b].detach(), frames, atol=1e-9)
-    check_gradients(model, run=1, options=options)
+    check_gradients(model, R - 1, options)
 
 
-def check_gradients(model: TGDFER, run: int, options: dict[str, Any]) -> None:
+def check_gradients(model: TGDFER, run: int, options: oracle.Options) -> None:
     """Central differences of the oracle along one random direction of every parameter."""
-    weights = weights_of(model, run)
     generator = np.random.default_rng(0)
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad or name == "fine.context_RCW":
+        if not parameter.requires_grad:
             continue
-        direction = generator.standard_normal(weights[name].shape)
-        direction /= np.linalg.norm(direction)
-        losses = [
-            oracle_loss(weights | {name: weights[name] + step * direction}, model, run, **options)
-            for step in (1e-5, -1e-5)
-        ]
+        direction = torch.from_numpy(generator.standard_normal(parameter.shape[1:]))
+        direction /= direction.norm()
+        losses = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                parameter[run] += step * direction
+                losses.append(oracle_loss(weights_of(model, run), model, run, options))
+                parameter[run] -= step * direction
         assert parameter.grad is not None, name
+        got = float((parameter.grad[run] * direction).sum())
         expected = (losses[0] - losses[1]) / 2e-5
-        got = float((parameter.grad[run].numpy() * direction).sum())
         assert got == pytest.approx(expected, rel=1e-5, abs=1e-7), name
 
 
-def test_context_gradient_equals_differences_of_the_oracle(tower: TextTower) -> None:
-    model = make_model(tower)
-    features, targets = inputs()
-    logits = model(features).logits_RBK.flatten(0, 1)
-    torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum").backward()
-    context = model.fine.context_RCW
-    direction = torch.randn(context.shape[1:], generator=torch.Generator().manual_seed(0)).double()
-    losses = []
-    for step in (1e-5, -1e-5):
-        with torch.no_grad():
-            context[0] += step * direction
-            losses.append(oracle_loss(weights_of(model, 0), model, 0, heads=HEADS, tau=0.1))
-            context[0] -= step * direction
-    got = float((context.grad[0] * direction).sum())
-    assert got == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5)
+@pytest.mark.parametrize(("window", "stride"), WINDOWS)
+def test_every_window_of_table_4_equals_the_oracle(
+    tower: TextTower, window: int, stride: int
+) -> None:
+    model = make_model(tower, temporal={"window": window, "stride": stride})
+    check_model(model, oracle.Options(heads=HEADS, tau=TAU, window=window, stride=stride))
 
 
-def test_label_without_visual_prompt_equals_the_oracle(tower: TextTower) -> None:
-    model = make_model(tower)
-    model.label.config = LabelConfig(visual_prompt="none", temperature=0.1)
-    features, _ = inputs()
-    expected, _ = oracle.tgdfer(
-        features[0, 0].numpy(),
-        *texts_of(model, 0),
-        weights_of(model, 0),
-        heads=HEADS,
-        tau=0.1,
-        visual=False,
-    )
-    np.testing.assert_allclose(model(features).logits_RBK[0, 0].detach(), expected, atol=1e-9)
+@pytest.mark.parametrize("depths", DEPTHS)
+def test_every_depth_equals_the_oracle(tower: TextTower, depths: tuple[int, int]) -> None:
+    model = make_model(tower, temporal={"fine_depth": depths[0], "coarse_depth": depths[1]})
+    check_model(model, oracle.Options(heads=HEADS, tau=TAU, depths=depths))
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"positions": "per_window"},
+        {"merge": "last"},
+        {"merge": "last", "window": 4, "stride": 3},
+        {"norm": "post"},
+        {"residual": True},
+    ],
+    ids=str,
+)
+def test_every_switch_of_the_temporal_network_equals_the_oracle(
+    tower: TextTower, switch: dict[str, Any]
+) -> None:
+    model = make_model(tower, temporal=switch)
+    check_model(model, oracle.Options(heads=HEADS, tau=TAU, **switch))
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [{"visual_prompt": kind} for kind in ("none", "prepend", "concat")]
+    + [{"weighting": "linear"}, {"scope": "shared"}, {"weighting": "linear", "scope": "shared"}]
+    + [{"visual_prompt": "prepend", "scope": "shared"}]
+    + [
+        {"pooling": kind}
+        for kind in ("mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention")
+    ],
+    ids=str,
+)
+def test_every_switch_of_the_label_equals_the_oracle(
+    tower: TextTower, switch: dict[str, Any]
+) -> None:
+    options = {name.replace("visual_prompt", "visual"): value for name, value in switch.items()}
+    model = make_model(tower, label=switch)
+    check_model(model, oracle.Options(heads=HEADS, tau=TAU, **options))
 
 
 def test_a_run_in_a_stack_equals_the_same_run_alone(tower: TextTower) -> None:

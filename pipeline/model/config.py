@@ -1,4 +1,4 @@
-"""What the method lets you choose, with the paper's values as defaults."""
+"""What the method lets you choose, with the paper's values as defaults; see docs/method.md."""
 
 from typing import Literal
 
@@ -20,8 +20,16 @@ class TemporalConfig(Settings):
     coarse_depth: int = Field(1, ge=0, le=12, description="encoder layers over all frames; 0: none")
     window: int = Field(4, ge=1, description="frames in a window of the fine module")
     stride: int = Field(1, ge=1, description="frames between the starts of two windows")
+    positions: Literal["shared", "per_window"] = Field(
+        "shared", description="one positional table for all windows, or one for each"
+    )
+    merge: Literal["average", "last"] = Field(
+        "average", description="a frame's output: over the windows that hold it, or the last one's"
+    )
+    norm: Literal["pre", "post"] = Field("pre", description="where a layer normalises")
     head_size: int = Field(64, ge=1, description="features in an attention head; 8 heads at D=512")
     mlp_ratio: float = Field(2.0, gt=0, description="hidden width of the layers' MLP over D")
+    residual: bool = Field(False, description="add the frame features to the network's output")
 
     def heads(self, size: int) -> int:
         """Attention heads at feature size D; one head where D is smaller than a head.
@@ -66,12 +74,27 @@ class PromptConfig(Settings):
     fine_learnable: bool = True
     coarse_text: Literal["class", "descriptors"] = "class"
     coarse_learnable: bool = False
-    context_length: int = Field(8, ge=1, le=64, description="learnable tokens before the text (M)")
+    context_length: int = Field(8, ge=1, le=64, description="learnable tokens beside the text (M)")
     context: Literal["class_specific", "shared"] = "class_specific"
+    position: Literal["end", "middle", "front"] = Field(
+        "end", description="where the text stands among the context tokens"
+    )
 
 
 class LabelConfig(Settings):
     """The enriched label and the bag prediction (eqs. 7-11)."""
 
-    visual_prompt: Literal["add", "none"] = "add"
+    visual_prompt: Literal["none", "add", "prepend", "concat"] = Field(
+        "add", description="how the visual prompt meets the fine text"
+    )
+    weighting: Literal["softmax", "linear"] = Field(
+        "softmax", description="frame weights of the visual prompt: softmax of cosines, or cosines"
+    )
+    scope: Literal["per_class", "shared"] = Field(
+        "per_class", description="one visual prompt for each class, or one for all"
+    )
+    pooling: Literal[
+        "mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"
+    ] = Field("mean_logits", description="frames -> bag prediction")
+    top_k: int = Field(4, ge=1, description="frames that count where pooling is top_k")
     temperature: float = Field(0.01, gt=0, description="tau of every cosine")

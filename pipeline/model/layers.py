@@ -5,6 +5,7 @@ run from that run's own generator, so they do not depend on how many runs are st
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,17 +59,23 @@ class LayerNorm(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """One pre-norm encoder layer over the second-last axis: [R, S, L, D] -> the same.
+    """One encoder layer over the second-last axis: [R, S, L, D] -> the same; no dropout, GELU.
 
-    x + Attention(LN(x)), then x + MLP(LN(x)) with GELU; no dropout. ``heads`` divides D.
+    pre-norm:  x + Attention(LN(x)), then x + MLP(LN(x));
+    post-norm: LN(x + Attention(x)), then LN(x + MLP(x)). ``heads`` divides D.
     """
 
     def __init__(
-        self, generators: Sequence[Generator], size: int, heads: int, mlp_ratio: float
+        self,
+        generators: Sequence[Generator],
+        size: int,
+        heads: int,
+        mlp_ratio: float,
+        norm: Literal["pre", "post"] = "pre",
     ) -> None:
         super().__init__()
         hidden = round(size * mlp_ratio)
-        self.heads = heads
+        self.heads, self.norm = heads, norm
         self.norm_attention = LayerNorm(generators, size)
         self.qkv = Linear(generators, size, 3 * size)
         self.out = Linear(generators, size, size)
@@ -77,11 +84,21 @@ class TransformerLayer(nn.Module):
         self.down = Linear(generators, hidden, size)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.out(self._attend(self.norm_attention(x)))
-        return x + self.down(F.gelu(self.up(self.norm_mlp(x))))
+        if self.norm == "pre":
+            x = x + self._attention(self.norm_attention(x))
+            return x + self._mlp(self.norm_mlp(x))
+        x = self.norm_attention(x + self._attention(x))
+        normed: Tensor = self.norm_mlp(x + self._mlp(x))
+        return normed
 
-    def _attend(self, x: Tensor) -> Tensor:
+    def _mlp(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.down(F.gelu(self.up(x)))
+        return hidden
+
+    def _attention(self, x: Tensor) -> Tensor:
         R, S, L, D = x.shape
         qkv = self.qkv(x).view(R * S, L, 3, self.heads, D // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [R*S, H, L, D/H]
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(R, S, L, D)
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(R, S, L, D)
+        projected: Tensor = self.out(mixed)
+        return projected

@@ -1,4 +1,4 @@
-"""Class texts and learnable context -> text features [R, K, D] (eq. 6)."""
+"""Class texts, learnable context, visual prompts -> text features [R, K, D] (eq. 6)."""
 
 import tomllib
 from collections.abc import Sequence
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
+import torch
 from torch import Generator, Tensor, nn
 
 from cache.errors import RefusedError
 from pipeline.model.config import PromptConfig
 from pipeline.model.layers import normal, per_run
-from pipeline.model.packing import context_slot, pack
+from pipeline.model.packing import Packing, context_slot, pack
 from pipeline.model.text_tower import TextTower
 
 CONTEXT_STD = 0.02  # as CoOp and the text tower's own embeddings
@@ -45,61 +46,73 @@ def class_texts(classes: Sequence[str]) -> ClassTexts:
     )
 
 
-class FixedPrompts(nn.Module):
-    """Text features computed once: nothing to learn, the same for every run."""
+class Prompts(nn.Module):
+    """One text per class, with learnable context or plain, through the frozen tower.
 
-    features_KD: Tensor
-
-    def __init__(self, tower: TextTower, texts: Sequence[str]) -> None:
-        super().__init__()
-        self.register_buffer("features_KD", tower.encode_texts(texts), persistent=False)
-
-    def forward(self) -> Tensor:
-        return self.features_KD[None]
-
-
-class LearnablePrompts(nn.Module):
-    """[c]^1 ... [c]^M text, through the frozen tower; the context vectors are learned.
-
-    One set of M context vectors per class, or one set shared by all classes.
+    Learnable: [c]^1 ... [c]^M text, with M context vectors for each class or M shared by all.
+    With ``visual``, one more token can be made from a video and put before all others.
     """
+
+    plain_KD: Tensor | None
 
     def __init__(
         self,
         generators: Sequence[Generator],
         tower: TextTower,
         texts: Sequence[str],
+        learnable: bool,
         config: PromptConfig,
+        visual: bool = False,
     ) -> None:
         super().__init__()
-        length = config.context_length
-        sets = len(texts) if config.context == "class_specific" else 1
-        prompts = []
-        for k, text in enumerate(texts):
-            start, *rest = tower.tokenize(text)
-            first = k * length if config.context == "class_specific" else 0
-            context = [context_slot(first + m) for m in range(length)]
-            prompts.append([start, *context, *rest])
         self.tower = tower
+        slots = _context_slots(len(texts), config) if learnable else [[] for _ in texts]
+        tokens = [tower.tokenize(text) for text in texts]
+        contexts = len({slot for own in slots for slot in own})
+        prompts = [_arrange(own, text, config) for own, text in zip(slots, tokens, strict=True)]
         self.packing = pack(prompts, tower.context_length)
-        self.context_RCW = per_run(generators, normal(sets * length, tower.width, std=CONTEXT_STD))
+        if visual:
+            seeing = [
+                [start, context_slot(contexts + k), *rest]
+                for k, (start, *rest) in enumerate(prompts)
+            ]
+            self.packing_visual = pack(seeing, tower.context_length)
+        draw = normal(contexts, tower.width, std=CONTEXT_STD)
+        self.context_RCW = per_run(generators, draw) if learnable else None
+        plain_KD = None if learnable else tower.encode_texts(texts)
+        self.register_buffer("plain_KD", plain_KD, persistent=False)
 
     def forward(self) -> Tensor:
-        packing = self.packing
+        """Text features [R, K, D]; [1, K, D] where there is nothing to learn."""
+        if self.context_RCW is None:
+            assert self.plain_KD is not None
+            return self.plain_KD[None]
+        return self._encode(self.packing, self.context_RCW)
+
+    def with_visual(self, visual_RBKD: Tensor) -> Tensor:
+        """Text features [R, B, K, D], with the class's visual prompt as the first input token."""
+        R, B, K, D = visual_RBKD.shape
+        vectors = visual_RBKD
+        if self.context_RCW is not None:
+            context = self.context_RCW[:, None].expand(-1, B, -1, -1)
+            vectors = torch.cat([context, visual_RBKD], dim=2)
+        return self._encode(self.packing_visual, vectors.flatten(0, 1)).view(R, B, K, D)
+
+    def _encode(self, packing: Packing, vectors_NCW: Tensor) -> Tensor:
         tokens_LW = self.tower.embed(packing.token_L)
-        tokens_RLW = tokens_LW.expand(len(self.context_RCW), -1, -1)
-        context_RCW = self.context_RCW[:, packing.slot_C].to(tokens_LW.dtype)
-        return self.tower.encode(tokens_RLW.index_copy(1, packing.place_C, context_RCW), packing)
+        tokens_NLW = tokens_LW.expand(len(vectors_NCW), -1, -1)
+        placed = vectors_NCW[:, packing.slot_C].to(tokens_LW.dtype)
+        return self.tower.encode(tokens_NLW.index_copy(1, packing.place_C, placed), packing)
 
 
-def make_prompts(
-    generators: Sequence[Generator],
-    tower: TextTower,
-    texts: Sequence[str],
-    learnable: bool,
-    config: PromptConfig,
-) -> FixedPrompts | LearnablePrompts:
-    """The fine or the coarse prompts of a method."""
-    if learnable:
-        return LearnablePrompts(generators, tower, texts, config)
-    return FixedPrompts(tower, texts)
+def _context_slots(classes: int, config: PromptConfig) -> list[list[int]]:
+    length = config.context_length
+    first = [k * length if config.context == "class_specific" else 0 for k in range(classes)]
+    return [[context_slot(start + m) for m in range(length)] for start in first]
+
+
+def _arrange(context: list[int], tokens: list[int], config: PromptConfig) -> list[int]:
+    """Start token, context and text in the order that ``position`` says, end token."""
+    start, *text, end = tokens
+    before = {"end": len(context), "middle": len(context) // 2, "front": 0}[config.position]
+    return [start, *context[:before], *text, *context[before:], end]

@@ -12,9 +12,14 @@ from torch import Generator, Tensor, nn
 from pipeline.model.config import TemporalConfig
 from pipeline.model.layers import Linear, TransformerLayer, normal, per_run
 
+POSITION_STD = 0.02
+
 
 class FineModule(nn.Module):
-    """Encoder layers inside each window; every frame then averages over the windows it is in."""
+    """Encoder layers inside each window, then one output per frame.
+
+    A frame takes the average over the windows that hold it, or the output of the last of them.
+    """
 
     index_M: Tensor
     belongs_TM: Tensor
@@ -23,19 +28,23 @@ class FineModule(nn.Module):
         self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
     ) -> None:
         super().__init__()
-        starts = config.window_starts(frames)
-        self.windows, self.width = len(starts), config.window
-        index_M = torch.tensor([start + j for start in starts for j in range(config.window)])
-        belongs_TM = (index_M == torch.arange(frames)[:, None]).float()
+        starts, width = config.window_starts(frames), config.window
+        self.windows, self.width = len(starts), width
+        index_M = torch.tensor([start + j for start in starts for j in range(width)])
+        belongs_TM = index_M == torch.arange(frames)[:, None]
+        if config.merge == "last":
+            later_TM = belongs_TM.flip(1).cumsum(1).flip(1)  # windows from here on that hold t
+            belongs_TM &= later_TM == 1
         self.register_buffer("index_M", index_M, persistent=False)
-        self.register_buffer("belongs_TM", belongs_TM, persistent=False)
-        self.positions_RwD = per_run(generators, normal(config.window, size, std=0.02))
+        self.register_buffer("belongs_TM", belongs_TM.float(), persistent=False)
+        tables = 1 if config.positions == "shared" else len(starts)
+        self.positions_RNwD = per_run(generators, normal(tables, width, size, std=POSITION_STD))
         self.layers = _layers(generators, size, config.fine_depth, config)
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
         R, B, _, D = x_RBTD.shape
         windows = x_RBTD.index_select(2, self.index_M).view(R, B, self.windows, self.width, D)
-        windows = windows + self.positions_RwD[:, None, None]
+        windows = windows + self.positions_RNwD[:, None]
         inside = self.layers(windows.view(R, B * self.windows, self.width, D))
         summed = torch.matmul(self.belongs_TM, inside.view(R, B, -1, D))
         return summed / self.belongs_TM.sum(1, keepdim=True)
@@ -48,7 +57,7 @@ class CoarseModule(nn.Module):
         self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
     ) -> None:
         super().__init__()
-        self.positions_RTD = per_run(generators, normal(frames, size, std=0.02))
+        self.positions_RTD = per_run(generators, normal(frames, size, std=POSITION_STD))
         self.layers = _layers(generators, size, config.coarse_depth, config)
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
@@ -57,7 +66,10 @@ class CoarseModule(nn.Module):
 
 
 class TemporalNetwork(nn.Module):
-    """X^I = FC([fine, coarse]) (eq. 5); one branch alone: FC(branch); none: X^I = X^v."""
+    """X^I = FC([fine, coarse]) (eq. 5); one branch alone: FC(branch); none: X^I = X^v.
+
+    With ``residual``, X^v is added.
+    """
 
     def __init__(
         self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
@@ -70,20 +82,22 @@ class TemporalNetwork(nn.Module):
             branches.append(CoarseModule(generators, frames, size, config))
         self.branches = nn.ModuleList(branches)
         self.join = Linear(generators, len(branches) * size, size) if branches else None
+        self.residual = config.residual
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
         if self.join is None:
             return x_RBTD
         joined: Tensor = self.join(torch.cat([branch(x_RBTD) for branch in self.branches], -1))
-        return joined
+        return joined + x_RBTD if self.residual else joined
 
 
 def _layers(
     generators: Sequence[Generator], size: int, depth: int, config: TemporalConfig
 ) -> nn.Sequential:
+    heads = config.heads(size)
     return nn.Sequential(
         *[
-            TransformerLayer(generators, size, config.heads(size), config.mlp_ratio)
+            TransformerLayer(generators, size, heads, config.mlp_ratio, config.norm)
             for _ in range(depth)
         ]
     )
