@@ -122,7 +122,9 @@ class Encoder:
             }
         )
         self._low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        self._visual = model.visual.to(self.device).eval().requires_grad_(False)
+        # Convolutions are twice as fast with the channels last.
+        self._visual = model.visual.to(self.device, memory_format=torch.channels_last)
+        self._visual.eval().requires_grad_(False)
         if self._low is not None:
             _compute_in(self._low, self._visual)
         mean, std = files.preprocessing.mean, files.preprocessing.std
@@ -262,17 +264,17 @@ def _compute_in(low: "torch.dtype", visual: Any) -> None:
             module.register_forward_pre_hook(
                 lambda _, args: (args[0].to(low),) * 3 if args[0] is args[1] is args[2] else args
             )
-    if hasattr(visual, "conv1"):
+    if hasattr(visual, "transformer"):
         # What the patches are added up in is the dtype of the first convolution's output.
         visual.conv1.register_forward_hook(lambda _, args, out: out.float())
 
 
 def _check_activation(model: Any, files: EncoderFiles) -> None:
-    quick = any(type(module).__name__ == "QuickGELU" for module in model.visual.modules())
-    if quick != bool(files.config.get("quick_gelu")):
+    expected = files.identity.activation
+    other = {"QuickGELU": "GELU", "GELU": "QuickGELU"}[expected]
+    if any(type(module).__name__ == other for module in model.modules()):
         raise RefusedError(
-            f"encoder {files.name} was built with {'QuickGELU' if quick else 'GELU'}, "
-            "its configuration says otherwise"
+            f"encoder {files.name} was built with {other}, its configuration says {expected}"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -194,6 +195,7 @@ def _promised_frames(path: Path, demuxer: str) -> int:
 def _decode_pass(path: Path, demuxer: str, wanted: set[int], take: Take) -> tuple[int, set[str]]:
     flags: set[str] = set()
     count = 0
+    to_rgb = VideoReformatter()  # one a pass: making one takes longer than using it
     with _open(path, demuxer) as container:
         for frame in _decoded(container, flags):
             if frame.width * frame.height > MAX_PIXELS or count >= MAX_FRAMES:
@@ -204,7 +206,8 @@ def _decode_pass(path: Path, demuxer: str, wanted: set[int], take: Take) -> tupl
             if frame.is_corrupt:
                 flags.add("corrupt frames")
             if count in wanted:
-                take(count, _upright(frame, flags))
+                rgb: Any = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                take(count, _upright(rgb, frame.rotation, flags))
             count += 1
     return count, flags
 
@@ -219,9 +222,8 @@ def _decoded(container: Any, flags: set[str]) -> Iterator[Any]:
             flags.add("undecodable packets")
 
 
-def _upright(frame: Any, flags: set[str]) -> NDArray[np.uint8]:
-    image: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
+def _upright(image: NDArray[np.uint8], degrees: float, flags: set[str]) -> NDArray[np.uint8]:
+    turns = round(degrees / 90) % 4
     if turns:
         flags.add("rotated by its display matrix")
     return np.rot90(image, turns)
