@@ -141,6 +141,9 @@ class StoreWriter:
                 "digest": digest,
             }
             _write(self.path, {"manifest.json": canonical_json(manifest) + b"\n"})
+            # Nothing is being written any more: what lies here was left by killed writers.
+            for litter in (self.path / ".tmp").iterdir():
+                litter.unlink(missing_ok=True)
         return digest
 
     def note(self, **facts: Any) -> None:

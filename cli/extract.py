@@ -175,7 +175,7 @@ def _print_summary(summary: "Summary") -> None:
     table = Table(show_header=False, box=None)
     rows = {
         "store": str(summary.store),
-        "digest": summary.digest or "unfinished; run the same command again to finish it",
+        "digest": summary.digest or _unfinished(summary.store),
         "videos": f"{progress.videos} done now, {len(summary.failures)} without features",
     }
     if progress.videos:
@@ -191,6 +191,13 @@ def _print_summary(summary: "Summary") -> None:
     for name, value in rows.items():
         table.add_row(name, Text(show(value)))
     Console().print(table)
+
+
+def _unfinished(store: Path) -> str:
+    from cache.store import status
+
+    state = status(store)
+    return f"unfinished: {state.done} of {state.total} blocks; run the same command again"
 
 
 def _leave(summary: "Summary") -> None:

@@ -58,6 +58,7 @@ def _print(wanted, opened, root: Path, trained: int) -> None:  # type: ignore[no
     from rich.console import Console
     from rich.table import Table
 
+    from pipeline.report.ablation import SELECTION
     from pipeline.train.records import read_result, run_folder
 
     table = Table("fold", "seed", "UAR %", "WAR %", "test videos", "record")
@@ -81,4 +82,6 @@ def _print(wanted, opened, root: Path, trained: int) -> None:  # type: ignore[no
         table.add_row("mean ± sd", f"n={len(scores)}", *cells, "", "")
     console = Console()
     console.print(table)
-    console.print(f"{trained} runs trained, {len(wanted) - trained} already there; last epoch.")
+    reported = SELECTION[wanted[0].method.selection.rule]
+    console.print(f"{trained} runs trained, {len(wanted) - trained} already there.")
+    console.print(f"Reported: {reported}.")

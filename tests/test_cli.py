@@ -88,7 +88,10 @@ def test_finished_store_is_not_extracted_again(extracted: Path) -> None:
         (["extract", "--dataset", "dfew", "--root", "empty"], "empty"),
         (["extract", "--dataset", "dfwe"], "--dataset dfwe: expected faces or dfew"),
         (["train", "--store", "none.zarr"], "no store at none.zarr; make one with: tgdfer extract"),
-        (["train", "--store", "s.zarr", "--set", "temporal.windw=3"], "did you mean temporal.window"),
+        (
+            ["train", "--store", "s.zarr", "--set", "temporal.windw=3"],
+            "did you mean temporal.window",
+        ),
         (["train", "--store", "s.zarr", "--fold", "8"], "has no fold 8; it has 1, 2, 3, 4, 5"),
         (["train", "--store", "s.zarr", "--device", "tpu"], "expected auto, cpu or cuda"),
         (["ablate", "table33", "--store", "s.zarr"], "no table table33; there are: table3"),

@@ -13,7 +13,14 @@ from material import random_store
 from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.train.config import MethodConfig, Run, load_method
-from pipeline.train.grid import Place, check_runs, choose_device, pending_runs, stacks_of, train_runs
+from pipeline.train.grid import (
+    Place,
+    check_runs,
+    choose_device,
+    pending_runs,
+    stacks_of,
+    train_runs,
+)
 from pipeline.train.records import read_result, run_folder
 
 
@@ -83,7 +90,8 @@ def test_death_of_a_training_process_is_reported_with_the_remedy(
                 os.kill(int(child), signal.SIGKILL)
 
     with pytest.raises(RuntimeError, match=r"a training process died.*run the same command again"):
-        train_runs(runs("optimiser.epochs=500"), Place(store.path, tmp_path, "cpu"), kill, workers=1)
+        place = Place(store.path, tmp_path, "cpu")
+        train_runs(runs("optimiser.epochs=500"), place, kill, workers=1)
 
 
 def test_stacks_hold_one_method_and_costly_ones_come_first() -> None:
@@ -114,7 +122,8 @@ def test_missing_videos_are_left_out_and_counted(tmp_path: Path) -> None:
     result = read_result(tmp_path / "runs", run, store)
     assert result is not None
     assert (result.summary["train_videos"], result.summary["test_videos"]) == (15, 3)
-    assert '"missing_videos": 2' in (run_folder(tmp_path / "runs", run, store) / "run.json").read_text()
+    record = (run_folder(tmp_path / "runs", run, store) / "run.json").read_text()
+    assert '"missing_videos": 2' in record
 
 
 def test_device_that_is_not_there_is_refused() -> None:
@@ -127,3 +136,9 @@ def test_device_that_is_not_there_is_refused() -> None:
         assert choose_device("auto") == "cpu"
         with pytest.raises(RefusedError, match=r"finds no GPU here; use --device cpu"):
             choose_device("cuda")
+
+
+def test_more_training_views_than_the_store_has_are_refused(store: Store) -> None:
+    check_runs(runs("optimiser.views=1"), store)
+    with pytest.raises(RefusedError, match=r"has 1 augmented views.*tgdfer extract --views 3"):
+        check_runs(runs("optimiser.views=2"), store)

@@ -8,53 +8,56 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 # A file may import only files above it.
-ORDER = """
-cache/errors.py
-cache/files.py
-cache/identity.py
-cache/plan.py
-cache/chunks.py
-cache/writer.py
-cache/store.py
-pipeline/datasets/video.py
-pipeline/datasets/dfew.py
-pipeline/datasets/face.py
-pipeline/datasets/faces.py
-pipeline/extract/sampling.py
-pipeline/extract/frames.py
-pipeline/extract/augmentation.py
-pipeline/extract/views.py
-pipeline/extract/encoder.py
-pipeline/extract/planning.py
-pipeline/extract/block.py
-pipeline/extract/loop.py
-pipeline/model/config.py
-pipeline/model/layers.py
-pipeline/model/temporal.py
-pipeline/model/packing.py
-pipeline/model/text_tower.py
-pipeline/model/prompts.py
-pipeline/model/tgdfer.py
-pipeline/extract/train_mini.py
-pipeline/report/metrics.py
-pipeline/train/config.py
-pipeline/train/tables.py
-pipeline/train/batches.py
-pipeline/train/sgd.py
-pipeline/train/stack.py
-pipeline/train/records.py
-pipeline/train/grid.py
-pipeline/train/baselines.py
-pipeline/report/ablation.py
-pipeline/report/comparison.py
-cli/show.py
-cli/training.py
-cli/extract.py
-cli/train.py
-cli/ablate.py
-cli/compare.py
-cli/main.py
-""".split()
+ORDER = [
+    "cache/errors.py",
+    "cache/files.py",
+    "cache/identity.py",
+    "cache/plan.py",
+    "cache/chunks.py",
+    "cache/writer.py",
+    "cache/store.py",
+    "pipeline/datasets/video.py",
+    "pipeline/datasets/dfew.py",
+    "pipeline/datasets/face.py",
+    "pipeline/datasets/faces.py",
+    "pipeline/extract/sampling.py",
+    "pipeline/extract/frames.py",
+    "pipeline/extract/augmentation.py",
+    "pipeline/extract/views.py",
+    "pipeline/extract/encoder.py",
+    "pipeline/extract/planning.py",
+    "pipeline/extract/block.py",
+    "pipeline/extract/loop.py",
+    "pipeline/model/config.py",
+    "pipeline/model/layers.py",
+    "pipeline/model/temporal.py",
+    "pipeline/model/packing.py",
+    "pipeline/model/text_tower.py",
+    "pipeline/model/prompts.py",
+    "pipeline/model/label.py",
+    "pipeline/model/bag.py",
+    "pipeline/model/tgdfer.py",
+    "pipeline/extract/train_mini.py",
+    "pipeline/report/metrics.py",
+    "pipeline/train/config.py",
+    "pipeline/train/tables.py",
+    "pipeline/train/batches.py",
+    "pipeline/train/sgd.py",
+    "pipeline/train/selection.py",
+    "pipeline/train/stack.py",
+    "pipeline/train/records.py",
+    "pipeline/train/grid.py",
+    "pipeline/train/baselines.py",
+    "pipeline/report/ablation.py",
+    "pipeline/report/comparison.py",
+    "cli/show.py",
+    "cli/training.py",
+    "cli/extract.py",
+    "cli/train.py",
+    "cli/ablate.py",
+    "cli/compare.py",
+    "cli/main.py",
+]
 
 
 def files_on_disk() -> set[str]:
@@ -108,7 +111,9 @@ def test_help_imports_neither_torch_nor_zarr() -> None:
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'zarr', 'open_clip', 'sklearn', 'pandas'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"
     assert "extract" in done.stdout
 

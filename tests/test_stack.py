@@ -55,7 +55,7 @@ def test_network_learns_what_can_be_learned(data: TrainingData) -> None:
     assert outcome.epochs[-1]["train_loss"] < 0.05
     assert outcome.epochs[-1]["test_war"] > 0.9
     assert outcome.logits_NK.shape == (9, 7)
-    assert outcome.train_videos == 34
+    assert len(outcome.train_rows) == 34
 
 
 def test_schedule_shrinks_the_learning_rate_after_each_milestone(data: TrainingData) -> None:
@@ -88,3 +88,34 @@ def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(tmp_path: Path)
 def test_runs_of_different_methods_are_not_stacked(data: TrainingData) -> None:
     with pytest.raises(ValueError, match="share their method"):
         train_stack(data, [run("1", 0), Run(method=MethodConfig(), fold="1", seed=0)])
+
+
+def test_selection_reports_the_network_of_its_epoch(data: TrainingData) -> None:
+    settings = ["optimiser.epochs=6", "optimiser.lr=0.1"]
+    (best,) = train_stack(data, [run("1", 0, *settings, "selection.rule=best_on_test")])
+    scores = [epoch["test_war"] for epoch in best.epochs]
+    assert best.epoch == 1 + int(np.argmax(scores))
+    labels = data.store.labels[best.test_rows]
+    assert (best.logits_NK.argmax(1) == labels).mean() == pytest.approx(max(scores))
+    (last,) = train_stack(data, [run("1", 0, *settings)])
+    assert last.epoch == 6
+    assert last.epochs == best.epochs
+
+
+def test_validation_videos_are_not_trained_on(data: TrainingData) -> None:
+    settings = ["selection.rule=best_on_val", "selection.validation_share=0.25"]
+    (outcome,) = train_stack(data, [run("1", 0, *settings)])
+    train, test = data.store.folds[0][1:]
+    assert set(outcome.train_rows) < set(train)
+    assert 6 <= len(train) - len(outcome.train_rows) <= 11
+    assert outcome.test_rows.tolist() == test.tolist()
+    assert {"val_uar", "val_war"} <= set(outcome.epochs[0])
+
+
+def test_label_smoothing_and_fewer_views_change_the_training(data: TrainingData) -> None:
+    (plain,) = train_stack(data, [run("1", 0)])
+    (smooth,) = train_stack(data, [run("1", 0, "optimiser.label_smoothing=0.2")])
+    assert smooth.epochs[0]["train_loss"] != plain.epochs[0]["train_loss"]
+    assert data.store.views == 2
+    (one,) = train_stack(data, [run("1", 0, "optimiser.views=1")])
+    np.testing.assert_array_equal(one.logits_NK, plain.logits_NK)

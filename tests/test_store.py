@@ -136,11 +136,13 @@ def test_interrupted_and_resumed_store_is_byte_identical(tmp_path: Path) -> None
     whole = make_store(tmp_path / "whole", failed=(3,))
     writer = create_store(tmp_path / "cut", make_plan(), fixed_files())
     fill(writer, failed=(3,), only=1)
+    (tmp_path / "cut" / ".tmp" / "litter").write_bytes(b"of a killed writer")
     again = create_store(tmp_path / "cut", make_plan(), fixed_files())
     assert [unit.block for unit in again.todo()] == [1, 2]
     fill(again, failed=(3,))
     assert again.finalise() == whole.digest
     assert store_bytes(tmp_path / "cut") == store_bytes(whole.path)
+    assert list((tmp_path / "cut" / ".tmp").iterdir()) == []
 
 
 def test_views_can_be_added_later(tmp_path: Path) -> None:

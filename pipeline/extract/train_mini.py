@@ -229,26 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _save(model, options.out)
     seconds = time.perf_counter() - started
     _say(started, "measuring zero-shot on stills of new identities")
-    figures = zero_shot(options.out, options.test_per_class, options.workers)
-    record = {
-        **figures,
-        "floors": FLOORS,
-        "command": "python -m pipeline.extract.train_mini",
-        "stills": options.stills,
-        "steps": options.steps,
-        "batch": options.batch,
-        "seed": options.seed,
-        "threads": options.threads,
-        "training_seconds": round(seconds),
-        "machine": f"{os.cpu_count()} cores, no GPU" if not torch.cuda.is_available() else "GPU",
-        "torch": torch.__version__,
-        "open_clip": open_clip.__version__,
-        "python": platform.python_version(),
-        "weights_sha256": _sha256(options.out / "open_clip_model.safetensors"),
-    }
-    (options.out / "zero_shot.json").write_text(json.dumps(record, indent=1) + "\n")
-    _say(started, json.dumps(figures["accuracy"]))
-    missed = [name for name, floor in FLOORS.items() if figures["accuracy"][name] < floor]
+    accuracy = _record(options, seconds)["accuracy"]
+    _say(started, json.dumps(accuracy))
+    missed = [name for name, floor in FLOORS.items() if accuracy[name] < floor]
     if missed:
         raise SystemExit(
             f"zero-shot accuracy is under the floor with {', '.join(missed)}: {FLOORS}"
@@ -259,7 +242,7 @@ def zero_shot(model_dir: Path = MINI, per_class: int = 200, workers: int = 1) ->
     """Accuracy of a written model on balanced stills of people it never saw.
 
     Returns ``accuracy`` (prompt set -> share correct), ``recall`` (prompt set -> class -> share),
-    ``stills`` and ``prompts``. Prompts: class names, "an expression of …", descriptor sentences.
+    ``test_stills`` and ``prompts``: class names, "an expression of …", descriptor sentences.
     """
     model = open_clip.create_model(f"local-dir:{model_dir}").eval()
     tokenizer = open_clip.get_tokenizer(f"local-dir:{model_dir}")
@@ -269,7 +252,7 @@ def zero_shot(model_dir: Path = MINI, per_class: int = 200, workers: int = 1) ->
         features_ND = torch.cat(
             [model.encode_image(_normalise(b), normalize=True) for b in batches]
         )
-        result: dict[str, Any] = {"accuracy": {}, "recall": {}, "stills": len(features_ND)}
+        result: dict[str, Any] = {"accuracy": {}, "recall": {}, "test_stills": len(features_ND)}
         prompts = class_prompts()
         for kind, texts in prompts.items():
             text_KD = model.encode_text(tokenizer(texts), normalize=True)
@@ -462,6 +445,29 @@ def _save(model: nn.Module, folder: Path) -> None:
         for name, value in model.state_dict().items()
     }
     save_file(state, folder / "open_clip_model.safetensors")
+
+
+def _record(options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+    """Measure the written model and keep the figures, and how they came about, beside it."""
+    record = {
+        **zero_shot(options.out, options.test_per_class, options.workers),
+        "floors": FLOORS,
+        "command": "python -m pipeline.extract.train_mini",
+        "training_stills": options.stills,
+        "steps": options.steps,
+        "batch": options.batch,
+        "lr": options.lr,
+        "seed": options.seed,
+        "threads": options.threads,
+        "training_seconds": round(seconds),
+        "machine": f"{os.cpu_count()} cores, no GPU",
+        "torch": torch.__version__,
+        "open_clip": open_clip.__version__,
+        "python": platform.python_version(),
+        "weights_sha256": _sha256(options.out / "open_clip_model.safetensors"),
+    }
+    (options.out / "zero_shot.json").write_text(json.dumps(record, indent=1) + "\n")
+    return record
 
 
 def _sha256(path: Path) -> str:

@@ -18,6 +18,11 @@ from pipeline.train.records import Result, read_result
 from pipeline.train.tables import Row, Table, runs_of
 
 REPORTED = "as reported in the paper for DFEW"
+SELECTION = {
+    "last": "the last epoch",
+    "best_on_val": "the best epoch on videos held out of the training part",
+    "best_on_test": "the best epoch on the test videos, which is optimistic",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,8 @@ def facts_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[s
     return {
         "data": f"{store.name}{synthetic}, {len(store.ids)} videos, {len(store.missing)} missing",
         "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views of a video",
-        "protocol": f"{folds} folds x {seeds} seeds, epoch {optimiser.epochs} (the last) reported",
+        "protocol": f"{folds} folds x {seeds} seeds, {optimiser.epochs} epochs",
+        "reported": SELECTION[base.selection.rule],
         "spread": "mean ± sample standard deviation over the runs, in per cent",
         "store": store.digest,
     }

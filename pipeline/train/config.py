@@ -28,6 +28,20 @@ class OptimiserConfig(Settings):
     weight_decay: float = Field(1e-4, ge=0)
     milestones: tuple[int, ...] = Field((30, 40), description="epochs after which lr shrinks")
     gamma: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    views: int = Field(0, ge=0, description="augmented views to train on; 0: all of the store's")
+
+
+class SelectionConfig(Settings):
+    """Which epoch of a run is reported.
+
+    ``best_on_test`` is the field's habit; its figures are optimistic, and tables say so.
+    """
+
+    rule: Literal["last", "best_on_val", "best_on_test"] = "last"
+    validation_share: float = Field(
+        0.1, gt=0, le=0.5, description="of the training videos, held out where rule is best_on_val"
+    )
 
 
 class MethodConfig(Settings):
@@ -37,7 +51,7 @@ class MethodConfig(Settings):
     prompts: PromptConfig = PromptConfig()
     label: LabelConfig = LabelConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
-    selection: Literal["last"] = "last"
+    selection: SelectionConfig = SelectionConfig()
 
 
 class Run(Settings):

@@ -76,6 +76,16 @@ def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
         run.method.temporal.tokens(store.frames)
         run.method.temporal.heads(store.dim)
+        _check_views(run, store)
+
+
+def _check_views(run: Run, store: Store) -> None:
+    if run.method.optimiser.views >= max(store.views, 2):
+        raise RefusedError(
+            f"optimiser.views={run.method.optimiser.views}, but {store.path} has "
+            f"{store.views - 1} augmented views; add some with: tgdfer extract --views "
+            f"{run.method.optimiser.views + 1}"
+        )
 
 
 def stacks_of(runs: Sequence[Run], size_max: int, frames: int) -> list[list[Run]]:

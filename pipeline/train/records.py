@@ -120,9 +120,9 @@ def source_digest() -> str:
 def _summary(outcome: "Outcome", store: Store) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "status": "diverged" if outcome.diverged else "done",
-        "selection": outcome.run.method.selection,
-        "epoch": len(outcome.epochs),
-        "train_videos": outcome.train_videos,
+        "selection": outcome.run.method.selection.rule,
+        "epoch": outcome.epoch,
+        "train_videos": len(outcome.train_rows),
         "test_videos": len(outcome.test_rows),
     }
     if outcome.diverged:

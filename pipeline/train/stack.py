@@ -7,7 +7,6 @@ parameters have a run axis, and one batch of R x B videos a step.
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from pipeline.model.tgdfer import TGDFER
 from pipeline.report.metrics import confusion, uar, war
 from pipeline.train.batches import epoch_batches
 from pipeline.train.config import MethodConfig, OptimiserConfig, Run
+from pipeline.train.selection import better, hold_out
 from pipeline.train.sgd import StackedSGD
 
 EVALUATION_VIDEOS = 256  # videos of each run in one evaluation batch; bounds memory only
@@ -51,10 +51,11 @@ class Outcome:
 
     run: Run
     epochs: list[dict[str, float]]
+    train_rows: NDArray[np.int64]
     test_rows: NDArray[np.int64]
-    logits_NK: NDArray[np.float32]  # of the test videos, in the order of test_rows
-    state: dict[str, Tensor]  # the run's own parameters, without the run axis
-    train_videos: int
+    epoch: int  # the one that is reported, counted from 1
+    logits_NK: NDArray[np.float32]  # of the test videos after that epoch, in their order
+    state: dict[str, Tensor]  # the run's own parameters after that epoch, without the run axis
 
     @property
     def diverged(self) -> bool:
@@ -98,26 +99,68 @@ def train_stack(
     method = runs[0].method
     if any(run.method != method for run in runs):
         raise ValueError("runs of one stack must share their method")
-    splits = [_split(data, run.fold) for run in runs]
+    splits = [_split(data, run) for run in runs]
     model = build_model(data, method, [run.seed for run in runs])
     optimiser = _optimiser(model, method.optimiser)
     generators = [_data_order(run) for run in runs]
-    test = [rows for _, rows in splits]
-    history: list[list[dict[str, float]]] = [[] for _ in runs]
-    logits: list[NDArray[np.float32]] = []
+    outcomes = [_Recorder(data, run, split) for run, split in zip(runs, splits, strict=True)]
     for epoch in range(method.optimiser.epochs):
         factor = method.optimiser.gamma ** sum(m <= epoch for m in method.optimiser.milestones)
-        loss_R = _train_epoch(
-            data, model, optimiser, [t for t, _ in splits], generators, method, factor
-        )
-        logits = predict(data, model, test)
-        for r, past in enumerate(history):
-            past.append(_epoch_row(data, epoch, float(loss_R[r]), test[r], logits[r]))
+        train = [split.train for split in splits]
+        loss_R = _train_epoch(data, model, optimiser, train, generators, method, factor)
+        logits = predict(data, model, [split.evaluated for split in splits])
+        for r, recorder in enumerate(outcomes):
+            recorder.add(float(loss_R[r]), logits[r], model, r)
         progress(epoch + 1)
-    return [
-        Outcome(run, history[r], test[r], logits[r], state_of_run(model, r), len(splits[r][0]))
-        for r, run in enumerate(runs)
-    ]
+    return [recorder.outcome() for recorder in outcomes]
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Rows of the store that one run trains on, validates on (maybe none) and is tested on."""
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+    @property
+    def evaluated(self) -> NDArray[np.int64]:
+        return np.concatenate([self.test, self.val])
+
+
+class _Recorder:
+    """Gathers the epochs of one run and keeps what the selection rule will report."""
+
+    def __init__(self, data: TrainingData, run: Run, split: _Split) -> None:
+        self.data, self.run, self.split = data, run, split
+        self.epochs: list[dict[str, float]] = []
+        self.best = -1
+
+    def add(self, loss: float, logits_NK: NDArray[np.float32], model: TGDFER, run: int) -> None:
+        tests = len(self.split.test)
+        row = {"epoch": len(self.epochs) + 1, "train_loss": loss}
+        row |= self._metrics("test", self.split.test, logits_NK[:tests])
+        if len(self.split.val):
+            row |= self._metrics("val", self.split.val, logits_NK[tests:])
+        self.epochs.append(row)
+        best = self.epochs[self.best] if self.best >= 0 else None
+        if better(self.run.method.selection, row, best):
+            self.best = len(self.epochs) - 1
+            self.logits_NK, self.state = logits_NK[:tests], state_of_run(model, run)
+
+    def outcome(self) -> Outcome:
+        split = self.split
+        epoch = self.best + 1
+        return Outcome(
+            self.run, self.epochs, split.train, split.test, epoch, self.logits_NK, self.state
+        )
+
+    def _metrics(
+        self, part: str, rows: NDArray[np.int64], logits_NK: NDArray[np.float32]
+    ) -> dict[str, float]:
+        store = self.data.store
+        counts = confusion(store.labels[rows], logits_NK.argmax(1), len(store.classes))
+        return {f"{part}_uar": float(uar(counts)), f"{part}_war": float(war(counts))}
 
 
 def predict(
@@ -154,7 +197,7 @@ def _train_epoch(
     method: MethodConfig,
     factor: float,
 ) -> Tensor:
-    views = data.store.views
+    views = 1 + method.optimiser.views if method.optimiser.views else data.store.views
     batches = epoch_batches(train, method.optimiser.batch, views, generators)
     video_SRB = torch.from_numpy(batches.video_SRB).to(data.device)
     view_SRB = torch.from_numpy(batches.view_SRB).to(data.device)
@@ -162,7 +205,9 @@ def _train_epoch(
     total_R = torch.zeros(len(train), device=data.device)
     for video_RB, view_RB, weight_RB in zip(video_SRB, view_SRB, weight_SRB, strict=True):
         features_RBTD = data.features_NVTD[video_RB, view_RB].float()
-        loss_RB = _cross_entropy(model(features_RBTD).logits_RBK, data.labels_N[video_RB])
+        logits_RBK = model(features_RBTD).logits_RBK
+        smoothing = method.optimiser.label_smoothing
+        loss_RB = _cross_entropy(logits_RBK, data.labels_N[video_RB], smoothing)
         count_R = weight_RB.sum(1)
         # Runs are independent, so the gradient of the sum is each run's own gradient.
         ((loss_RB * weight_RB).sum(1) / count_R.clamp(min=1)).sum().backward()
@@ -171,14 +216,22 @@ def _train_epoch(
     return (total_R / weight_SRB.sum((0, 2))).cpu()
 
 
-def _cross_entropy(logits_RBK: Tensor, labels_RB: Tensor) -> Tensor:
-    flat = F.cross_entropy(logits_RBK.flatten(0, 1), labels_RB.flatten(), reduction="none")
+def _cross_entropy(logits_RBK: Tensor, labels_RB: Tensor, smoothing: float) -> Tensor:
+    flat = F.cross_entropy(
+        logits_RBK.flatten(0, 1), labels_RB.flatten(), reduction="none", label_smoothing=smoothing
+    )
     return flat.view_as(labels_RB)
 
 
-def _split(data: TrainingData, fold: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    train, test = next((train, test) for name, train, test in data.store.folds if name == fold)
-    return train[data.usable_N[train]], test[data.usable_N[test]]
+def _split(data: TrainingData, run: Run) -> _Split:
+    store, selection = data.store, run.method.selection
+    train, test = next((train, test) for name, train, test in store.folds if name == run.fold)
+    train, test = train[data.usable_N[train]], test[data.usable_N[test]]
+    if selection.rule != "best_on_val":
+        return _Split(train, train[:0], test)
+    share = selection.validation_share
+    left, held = hold_out(train, store.labels, store.subjects, share, run.seed)
+    return _Split(left, held, test)
 
 
 def _optimiser(model: TGDFER, config: OptimiserConfig) -> StackedSGD:
@@ -190,19 +243,3 @@ def _optimiser(model: TGDFER, config: OptimiserConfig) -> StackedSGD:
 
 def _data_order(run: Run) -> np.random.Generator:
     return np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())])
-
-
-def _epoch_row(
-    data: TrainingData,
-    epoch: int,
-    loss: float,
-    test: NDArray[np.int64],
-    logits_NK: NDArray[np.float32],
-) -> dict[str, Any]:
-    counts = confusion(data.store.labels[test], logits_NK.argmax(1), len(data.store.classes))
-    return {
-        "epoch": epoch + 1,
-        "train_loss": loss,
-        "test_uar": float(uar(counts)),
-        "test_war": float(war(counts)),
-    }
