@@ -106,8 +106,8 @@ def extract(
     embedded = dataset == "faces"
     name = encoder or ("mini" if embedded else "ViT-B-32-quickgelu")
     on_its_own = name == "mini" or name.startswith("local-dir:")
-    files = find_encoder(name, pretrained or (None if on_its_own else "openai"))
     videos = _read_list(dataset, root or Path("data") / dataset, annotation)
+    files = find_encoder(name, pretrained or (None if on_its_own else "openai"))
     with _shown_progress() as on_progress:
         path = store or Path("data") / f"{dataset}.zarr"
         summary = extract_videos(videos, path, files, settings, on_progress)

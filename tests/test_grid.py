@@ -89,9 +89,9 @@ def test_death_of_a_training_process_is_reported_with_the_remedy(
             if b"spawn_main" in command:
                 os.kill(int(child), signal.SIGKILL)
 
+    place, long = Place(store.path, tmp_path, "cpu"), runs("optimiser.epochs=500")
     with pytest.raises(RuntimeError, match=r"a training process died.*run the same command again"):
-        place = Place(store.path, tmp_path, "cpu")
-        train_runs(runs("optimiser.epochs=500"), place, kill, workers=1)
+        train_runs(long, place, kill, workers=1)
 
 
 def test_stacks_hold_one_method_and_costly_ones_come_first() -> None:
