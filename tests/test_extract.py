@@ -266,3 +266,12 @@ def test_command_exits_3_and_lists_what_failed_last(
     assert "\x1b[2J" not in result.output
     again = CliRunner().invoke(app, [*options, "--store", str(store)])
     assert again.exit_code == 3
+
+
+def test_two_processes_share_a_store_without_being_told(here: Path, whole: Path) -> None:
+    other = here / "shared.zarr"
+    both = [start(here, other) for _ in range(2)]
+    for process in both:
+        list(lines(process))
+        assert process.wait() == 0
+    assert store_bytes(other) == store_bytes(whole)
