@@ -56,12 +56,12 @@ def train(
 
 def _print(wanted, opened, root: Path, trained: int) -> None:  # type: ignore[no-untyped-def]
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from pipeline.report.ablation import SELECTION
     from pipeline.train.records import read_result, run_folder
 
-    table = Table("fold", "seed", "UAR %", "WAR %", "test videos", "record")
+    table = Table("fold", "seed", "UAR %", "WAR %", Column("record", no_wrap=True))
     scores = []
     for run in wanted:
         result = read_result(root, run, opened)
@@ -72,14 +72,14 @@ def _print(wanted, opened, root: Path, trained: int) -> None:  # type: ignore[no
             scores.append((100 * summary["uar"], 100 * summary["war"]))
             cells = [f"{score:.2f}" for score in scores[-1]]
         folder = str(run_folder(root, run, opened))
-        table.add_row(run.fold, str(run.seed), *cells, str(summary["test_videos"]), folder)
+        table.add_row(run.fold, str(run.seed), *cells, folder)
     if len(scores) > 1:
         cells = [
             f"{statistics.fmean(s):.2f} ± {statistics.stdev(s):.2f}"
             for s in zip(*scores, strict=True)
         ]
         table.add_section()
-        table.add_row("mean ± sd", f"n={len(scores)}", *cells, "", "")
+        table.add_row("mean ± sd", f"n={len(scores)}", *cells, "")
     console = Console()
     console.print(table)
     reported = SELECTION[wanted[0].method.selection.rule]

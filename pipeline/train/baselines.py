@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from cache.store import Store
+from pipeline.model.label import cosine
 from pipeline.model.prompts import class_texts
 from pipeline.model.text_tower import load_text_tower
-from pipeline.model.label import cosine
 
 Pool = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
