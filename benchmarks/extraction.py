@@ -27,10 +27,11 @@ import numpy as np
 from pipeline.datasets.video import Video, VideoList
 from pipeline.extract.encoder import MINI, Encoder, EncoderFiles, find_encoder
 from pipeline.extract.loop import extract
-from pipeline.extract.planning import ExtractSettings
+from pipeline.extract.planning import ExtractSettings, suited_batch
 
 OUT = Path(__file__).with_suffix(".json")
 SIZE_PX, FRAMES = 256, 60
+BARE_FRAMES = 1024
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def measure(quick: bool = False) -> dict[str, object]:
         encoders = [_random_vit(folder / "vit.safetensors")]
         if any(MINI.glob("*.safetensors")):
             encoders.append(find_encoder("mini"))
-        rounds = 1 if quick else 5
+        rounds = 1 if quick else 3
         rates = [asdict(measure_rates(files, videos, folder, rounds)) for files in encoders]
         counts = (8, 16) if quick else (128, 384)
         memory = {str(count): _peak_memory(folder, count) for count in counts}
@@ -92,10 +93,11 @@ def measure_rates(files: EncoderFiles, videos: VideoList, folder: Path, rounds: 
     """Bare and whole rates of one encoder, by turns."""
     settings = ExtractSettings()
     encoder = Encoder(files, settings.device, settings.precision)
+    batch_frames = suited_batch(settings.frames, encoder.device.type)
     workers = len(os.sched_getaffinity(0))
     taken: list[tuple[float, float, float]] = []
     for i in range(rounds):
-        bare = (_bare(encoder, settings, 1), _bare(encoder, settings, workers))
+        bare = (_bare(encoder, batch_frames, 1), _bare(encoder, batch_frames, workers))
         progress = extract(videos, folder / f"{files.name}{i}.zarr", files, settings).progress
         taken.append((*bare, progress.frames / progress.seconds))
     one, per_core, whole = (statistics.median(column) for column in zip(*taken, strict=True))
@@ -103,7 +105,7 @@ def measure_rates(files: EncoderFiles, videos: VideoList, folder: Path, rounds: 
         encoder=files.name,
         device=encoder.device.type,
         precision=encoder.precision,
-        batch_frames=settings.batch_frames,
+        batch_frames=batch_frames,
         workers=workers,
         rounds=rounds,
         bare_torch_threads=one,
@@ -133,27 +135,21 @@ def write_videos(folder: Path, count: int) -> VideoList:
     return VideoList("benchmark", ("any",), tuple(videos), ())
 
 
-def _bare(encoder: Encoder, settings: ExtractSettings, workers: int) -> float:
+def _bare(encoder: Encoder, batch_frames: int, workers: int) -> float:
+    """Frames per second of ``encode`` alone, in ``workers`` threads that share the cores."""
     import torch
 
     size = encoder.files.preprocessing.size_px
-    shape = (settings.batch_frames, 3, size, size)
-    batch = torch.randint(0, 256, shape, dtype=torch.uint8)
-
-    def work(calls: int) -> None:
-        for _ in range(calls):
-            encoder.encode(batch).cpu()
-
-    if workers == 1:
-        work(1)
-        started, calls = time.perf_counter(), 4
-        work(calls)
-        return calls * settings.batch_frames / (time.perf_counter() - started)
-    with ThreadPoolExecutor(workers, torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(work, [1] * workers))
-        started, calls = time.perf_counter(), 3 * workers
-        list(pool.map(work, [3] * workers))
-        return calls * settings.batch_frames / (time.perf_counter() - started)
+    batch = torch.randint(0, 256, (batch_frames, 3, size, size), dtype=torch.uint8)
+    threads = max(1, len(os.sched_getaffinity(0)) // workers)
+    calls = BARE_FRAMES // batch_frames
+    with ThreadPoolExecutor(
+        workers, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        list(pool.map(lambda _: encoder.encode(batch), range(2 * workers)))
+        started = time.perf_counter()
+        list(pool.map(lambda _: encoder.encode(batch), range(calls)))
+        return calls * batch_frames / (time.perf_counter() - started)
 
 
 def _random_vit(path: Path) -> EncoderFiles:

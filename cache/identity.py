@@ -39,8 +39,8 @@ class Preprocessing(_Frozen):
 class Identity(_Frozen):
     """Everything that decides a feature's value.
 
-    A request may leave ``precision``, ``device`` and ``encoder.text_sha256`` open (None), where
-    finding them out would need torch; a store's own identity never does.
+    A request may leave ``batch_frames``, ``precision``, ``device`` and ``encoder.text_sha256`` open
+    (None), where finding them out would need torch; a store's own identity never does.
     """
 
     encoder: EncoderIdentity
@@ -51,8 +51,8 @@ class Identity(_Frozen):
     view_rule: str
     seed: int
     decoder: str
-    batch_frames: int
     videos: str  # digest of the video list
+    batch_frames: int | None = None
     precision: str | None = None
     device: str | None = None
 

@@ -60,8 +60,14 @@ def extract(
         str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
     ] = "auto",
     batch_frames: Annotated[
-        int, typer.Option("--batch-frames", min=1, help="Frames the encoder gets at once.")
-    ] = 128,
+        int | None,
+        typer.Option(
+            "--batch-frames",
+            min=1,
+            help="Frames the encoder gets at once.",
+            show_default="32 on a CPU, 256 on a GPU",
+        ),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Decode threads; default: one a core.")
     ] = None,

@@ -37,6 +37,7 @@ class Block:
         self._plan, self._encoder, self._executor = plan, encoder, executor
         shape = (unit.stop - unit.start, len(unit.views), plan.frames)
         self.frame_index = np.full(shape, -1, np.int32)
+        assert plan.identity.batch_frames is not None
         self._videos_of_batch = plan.identity.batch_frames // plan.frames
         self._batch: list[torch.Tensor | None] = []
         # [batch][view]

@@ -32,7 +32,7 @@ from cache.writer import StoreWriter, check_same
 from pipeline.datasets.video import Video, VideoList
 from pipeline.extract.encoder import EncoderFiles
 from pipeline.extract.frames import BadVideoError, read_frames
-from pipeline.extract.planning import ExtractSettings, make_plan
+from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
 
 if TYPE_CHECKING:
     from pipeline.extract.block import Block, Decoded
@@ -112,7 +112,7 @@ def extract(
     from pipeline.extract.encoder import Encoder
 
     loaded = Encoder(encoder, settings.device, settings.precision)
-    plan = _completed(plan, loaded)
+    plan = _completed(plan, loaded, settings)
     fixed = {"text.safetensors": loaded.text_weights, "text.json": loaded.text_config}
     if truth is not None:
         fixed["truth.npy"] = truth
@@ -283,8 +283,10 @@ def _check_truth(video: Video, decoded: int) -> None:
         )
 
 
-def _completed(plan: Plan, encoder: "Encoder") -> Plan:
+def _completed(plan: Plan, encoder: "Encoder", settings: ExtractSettings) -> Plan:
+    batch = settings.batch_frames or suited_batch(settings.frames, encoder.device.type)
     found = {
+        "batch_frames": batch,
         "encoder": encoder.identity,
         "precision": encoder.precision,
         "device": encoder.device.type,

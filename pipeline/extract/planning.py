@@ -24,7 +24,7 @@ class ExtractSettings:
 
     views: int = 5
     frames: int = 16
-    batch_frames: int = 128
+    batch_frames: int | None = None  # None: what suits the device
     limit: int | None = None  # only the first videos of the list
     seed: int = 0
     device: str = "auto"
@@ -40,10 +40,20 @@ class ExtractSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RefusedError(f"{name} is {value}, expected 1 or more")
-        if self.batch_frames % self.frames:
+        if self.batch_frames is not None and self.batch_frames % self.frames:
             raise RefusedError(
                 f"batch_frames is {self.batch_frames}, expected a multiple of frames, {self.frames}"
             )
+
+
+def suited_batch(frames: int, device: str) -> int:
+    """Frames in a batch: whole views, near 32 on a CPU and 256 on a GPU.
+
+    On a CPU the hidden layers of larger batches do not fit its caches, and the system hands their
+    memory out anew at every call; on a GPU small batches leave it idle.
+    """
+    near = 32 if device == "cpu" else 256
+    return frames * max(1, near // frames)
 
 
 def make_plan(
