@@ -22,7 +22,7 @@ from cli.training import (
 
 
 def ablate(
-    tables: Annotated[list[str], typer.Argument(help="Tables of the paper: table3.")],
+    tables: Annotated[list[str], typer.Argument(help="table3, table4, table5, table6, views.")],
     store: StoreOption = DEFAULT_STORE,
     config: ConfigOption = None,
     settings: SetOption = [],  # noqa: B006  (typer copies it)

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from material import random_store
 
@@ -63,5 +64,40 @@ def test_table3_has_the_paper_s_twelve_depths_and_changes_nothing_else() -> None
 
 
 def test_unknown_table_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RefusedError, match="no table table9; there are: table3"):
+    with pytest.raises(RefusedError, match="no table table9; there are: table3, table4"):
         find_tables(["table9"])
+
+
+def test_tables_3_to_5_are_31_trainings_that_share_the_main_setting() -> None:
+    tables = find_tables(["table3", "table4", "table5"])
+    methods = [row.method(MethodConfig()) for table in tables for row in table.rows]
+    assert (len(methods), len(set(methods))) == (33, 31)
+    assert methods.count(MethodConfig()) == 3
+    assert all(row.method(MethodConfig()).temporal.window_starts(16) for row in tables[1].rows)
+    (table6,) = find_tables(["table6"])
+    assert {row.method(MethodConfig()) for row in table6.rows} == {MethodConfig()}
+
+
+def test_every_row_of_the_paper_has_its_reported_figures() -> None:
+    import tomllib
+    from importlib.resources import files
+
+    reported = tomllib.loads(files("pipeline.report").joinpath("reported.toml").read_text())
+    for table in find_tables(["table3", "table4", "table5", "table6"]):
+        assert list(reported[table.name]) == [row.name for row in table.rows]
+    assert reported["table3"]["e"] == reported["table4"]["w4 s1"] == reported["table5"]["h"]
+
+
+def test_table_6_predicts_again_from_the_chosen_frames(store: Store, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    write_result(runs, store, "e", 0, uar=1.0, war=1.0)
+    (folder,) = runs.iterdir()
+    (folder / "predictions.csv").write_text("id,label,predicted\nx,0,0\ny,1,1\n")
+    frames = np.zeros((2, 3, 7), np.float32)
+    frames[0, :, 0], frames[0, 1, 2] = (3, 1, 2), 9  # frame 1 looks like class 2
+    frames[1, :, 1] = 1
+    np.save(folder / "frame_logits.npy", frames)
+    (table,) = find_tables(["table6"])
+    rows = {row.row.name: row for row in collect(table, load_method(), FOLDS, [0], store, runs)}
+    assert rows["highest 1"].war.mean == 100
+    assert rows["lowest 1"].war.mean == 50

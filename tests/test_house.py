@@ -39,6 +39,7 @@ ORDER = [
     "pipeline/model/tgdfer.py",
     "pipeline/extract/train_mini.py",
     "pipeline/report/metrics.py",
+    "pipeline/report/influence.py",
     "pipeline/train/config.py",
     "pipeline/train/tables.py",
     "pipeline/train/batches.py",

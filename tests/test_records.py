@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from material import random_store
@@ -57,6 +58,9 @@ def test_result_is_read_back_with_its_predictions(trained, tmp_path: Path) -> No
     _, labels, predicted = result.predictions()
     assert labels.tolist() == store.labels[outcome.test_rows].tolist()
     assert predicted.tolist() == outcome.logits_NK.argmax(1).tolist()
+    frames = result.frame_logits()
+    assert frames.shape == (len(labels), store.frames, len(store.classes))
+    np.testing.assert_allclose(frames.mean(1), outcome.logits_NK, atol=1e-4)
 
 
 def test_folder_without_result_is_an_unfinished_run(trained, tmp_path: Path) -> None:

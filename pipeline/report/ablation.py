@@ -13,9 +13,11 @@ from typing import Any
 
 from cache.files import make_directories, write_files
 from cache.store import Store
+from pipeline.report.influence import repool
+from pipeline.report.metrics import confusion, uar, war
 from pipeline.train.config import MethodConfig
 from pipeline.train.records import Result, read_result
-from pipeline.train.tables import Row, Table, runs_of
+from pipeline.train.tables import FrameChoice, Row, Table, runs_of
 
 REPORTED = "as reported in the paper for DFEW"
 SELECTION = {
@@ -77,15 +79,16 @@ def collect(
         found = [read_result(runs_root, run, store) for run in runs]
         results = [result for result in found if result is not None]
         good = [result for result in results if result.ok]
+        scores = [_score(result, row.choice, len(store.classes)) for result in good]
         rows.append(
             TableRow(
                 row=row,
-                uar=_cell(good, "uar"),
-                war=_cell(good, "war"),
+                uar=_cell([score[0] for score in scores]),
+                war=_cell([score[1] for score in scores]),
                 done=len(good),
                 diverged=len(results) - len(good),
                 expected=len(runs),
-                reported=reported[table.name][row.name],
+                reported=reported.get(table.name, {}).get(row.name, {}),
             )
         )
     return rows
@@ -123,8 +126,17 @@ def facts_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[s
     }
 
 
-def _cell(results: Sequence[Result], metric: str) -> Cell:
-    values = [100 * result.summary[metric] for result in results]
+def _score(result: Result, choice: FrameChoice | None, classes: int) -> tuple[float, float]:
+    """(UAR, WAR) of a run, in per cent, from all frames or from the chosen ones."""
+    if choice is None:
+        return 100 * result.summary["uar"], 100 * result.summary["war"]
+    _, labels, predicted = result.predictions()
+    again = repool(result.frame_logits(), predicted, choice.influence, choice.frames)
+    counts = confusion(labels, again, classes)
+    return 100 * float(uar(counts)), 100 * float(war(counts))
+
+
+def _cell(values: Sequence[float]) -> Cell:
     return Cell(
         statistics.fmean(values) if values else None,
         statistics.stdev(values) if len(values) > 1 else None,
@@ -140,9 +152,13 @@ def _markdown(tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str
         lines += ["", f"## {table.title}", "", _line(header), _line(["---"] * len(header))]
         for line in rows:
             ours = [line.row.name, *line.row.cells, str(line.uar), str(line.war), line.n]
-            theirs = [f"{line.reported[metric]:.2f}" for metric in ("uar", "war")]
+            theirs = [_reported(line, metric) for metric in ("uar", "war")]
             lines.append(_line([*ours, *theirs]))
     return "\n".join(lines) + "\n"
+
+
+def _reported(line: TableRow, metric: str) -> str:
+    return f"{line.reported[metric]:.2f}" if line.reported else "–"
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -181,8 +197,8 @@ def _latex(tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str, s
                     for cell in (line.uar, line.war)
                 ),
                 line.n,
-                f"{line.reported['uar']:.2f}",
-                f"{line.reported['war']:.2f}",
+                _reported(line, "uar"),
+                _reported(line, "war"),
             ]
             for line in rows
         ]

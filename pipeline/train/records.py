@@ -1,4 +1,4 @@
-"""Outcome of a run <-> its folder: run.json, metrics.csv, predictions.csv, checkpoint, result.json.
+"""Outcome of a run <-> its folder: settings, metrics, predictions, frame logits, checkpoint.
 
 ``result.json`` is written last: a folder without it is an unfinished run and counts for nothing.
 Tables are made from these files alone.
@@ -50,6 +50,11 @@ class Result:
         predicted = np.array([int(row["predicted"]) for row in rows])
         return [row["id"] for row in rows], labels, predicted
 
+    def frame_logits(self) -> NDArray[np.float32]:
+        """cos(x_t, label_k) / tau of the test videos, [N, T, K], in the order of predictions."""
+        logits: NDArray[np.float32] = np.load(self.folder / "frame_logits.npy", allow_pickle=False)
+        return logits
+
 
 def run_folder(root: Path, run: Run, store: Store) -> Path:
     """Where a run's record stands: its name is the digest of all that its result depends on."""
@@ -78,6 +83,7 @@ def write_outcome(root: Path, outcome: "Outcome", store: Store, seconds: float) 
         "run.json": _json(_provenance(outcome.run, store)),
         "metrics.csv": _metrics(outcome),
         "predictions.csv": _predictions(outcome, store),
+        "frame_logits.npy": _npy(outcome.frame_logits_NTK),
         "checkpoint.safetensors": checkpoint,
     }
     write_files({folder / name: data for name, data in contents.items()}, scratch)
@@ -149,6 +155,12 @@ def _predictions(outcome: "Outcome", store: Store) -> bytes:
         for n, row in enumerate(outcome.test_rows)
     ]
     return _csv(header, rows)
+
+
+def _npy(array: NDArray[np.float32]) -> bytes:
+    data = io.BytesIO()
+    np.save(data, array, allow_pickle=False)
+    return data.getvalue()
 
 
 def _csv(header: list[str], rows: list[list[Any]]) -> bytes:

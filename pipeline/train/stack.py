@@ -55,6 +55,7 @@ class Outcome:
     test_rows: NDArray[np.int64]
     epoch: int  # the one that is reported, counted from 1
     logits_NK: NDArray[np.float32]  # of the test videos after that epoch, in their order
+    frame_logits_NTK: NDArray[np.float32]
     state: dict[str, Tensor]  # the run's own parameters after that epoch, without the run axis
 
     @property
@@ -108,9 +109,9 @@ def train_stack(
         factor = method.optimiser.gamma ** sum(m <= epoch for m in method.optimiser.milestones)
         train = [split.train for split in splits]
         loss_R = _train_epoch(data, model, optimiser, train, generators, method, factor)
-        logits = predict(data, model, [split.evaluated for split in splits])
+        predictions = predict(data, model, [split.evaluated for split in splits])
         for r, recorder in enumerate(outcomes):
-            recorder.add(float(loss_R[r]), logits[r], model, r)
+            recorder.add(float(loss_R[r]), *predictions[r], model, r)
         progress(epoch + 1)
     return [recorder.outcome() for recorder in outcomes]
 
@@ -136,7 +137,14 @@ class _Recorder:
         self.epochs: list[dict[str, float]] = []
         self.best = -1
 
-    def add(self, loss: float, logits_NK: NDArray[np.float32], model: TGDFER, run: int) -> None:
+    def add(
+        self,
+        loss: float,
+        logits_NK: NDArray[np.float32],
+        frame_logits_NTK: NDArray[np.float32],
+        model: TGDFER,
+        run: int,
+    ) -> None:
         tests = len(self.split.test)
         row = {"epoch": len(self.epochs) + 1, "train_loss": loss}
         row |= self._metrics("test", self.split.test, logits_NK[:tests])
@@ -146,13 +154,19 @@ class _Recorder:
         best = self.epochs[self.best] if self.best >= 0 else None
         if better(self.run.method.selection, row, best):
             self.best = len(self.epochs) - 1
-            self.logits_NK, self.state = logits_NK[:tests], state_of_run(model, run)
+            self.logits_NK, self.frame_logits_NTK = logits_NK[:tests], frame_logits_NTK[:tests]
+            self.state = state_of_run(model, run)
 
     def outcome(self) -> Outcome:
-        split = self.split
-        epoch = self.best + 1
         return Outcome(
-            self.run, self.epochs, split.train, split.test, epoch, self.logits_NK, self.state
+            run=self.run,
+            epochs=self.epochs,
+            train_rows=self.split.train,
+            test_rows=self.split.test,
+            epoch=self.best + 1,
+            logits_NK=self.logits_NK,
+            frame_logits_NTK=self.frame_logits_NTK,
+            state=self.state,
         )
 
     def _metrics(
@@ -165,18 +179,20 @@ class _Recorder:
 
 def predict(
     data: TrainingData, model: TGDFER, rows: Sequence[NDArray[np.int64]]
-) -> list[NDArray[np.float32]]:
-    """Bag logits [N_r, K] of every run's own ``rows``, from the evaluation view."""
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """(bag logits [N_r, K], frame logits [N_r, T, K]) of every run's own ``rows``, from view 0."""
     longest = max(len(own) for own in rows)
     padded_RN = np.stack([np.resize(own, longest) for own in rows])
-    parts = []
+    bags, frames = [], []
     with torch.no_grad():
         for start in range(0, longest, EVALUATION_VIDEOS):
             index_RB = torch.from_numpy(padded_RN[:, start : start + EVALUATION_VIDEOS])
             features_RBTD = data.features_NVTD[index_RB.to(data.device), 0].float()
-            parts.append(model(features_RBTD).logits_RBK.cpu())
-    logits_RNK = torch.cat(parts, dim=1).numpy()
-    return [logits_RNK[r, : len(own)] for r, own in enumerate(rows)]
+            prediction = model(features_RBTD)
+            bags.append(prediction.logits_RBK.cpu())
+            frames.append(prediction.frame_logits_RBTK.cpu())
+    bag_RNK, frames_RNTK = (torch.cat(parts, dim=1).numpy() for parts in (bags, frames))
+    return [(bag_RNK[r, : len(own)], frames_RNTK[r, : len(own)]) for r, own in enumerate(rows)]
 
 
 def state_of_run(model: TGDFER, run: int) -> dict[str, Tensor]:

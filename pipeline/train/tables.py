@@ -1,20 +1,29 @@
 """Ablation tables of the paper as Python lists of rows: what each row changes in the method."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from cache.errors import RefusedError
 from pipeline.train.config import MethodConfig, Run, method_from
 
 
 @dataclass(frozen=True)
+class FrameChoice:
+    """Predict from few frames of a trained run: those of most or of least influence."""
+
+    influence: Literal["highest", "lowest"]
+    frames: int
+
+
+@dataclass(frozen=True)
 class Row:
-    """One row: its letter in the paper, the cells that describe it, the settings it changes."""
+    """One row: its name in the paper, the cells that describe it, the settings it changes."""
 
     name: str
     cells: tuple[str, ...]
-    settings: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    choice: FrameChoice | None = None  # None: all frames, as trained
 
     def method(self, base: MethodConfig) -> MethodConfig:
         """``base`` with this row's settings."""
@@ -26,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper."""
+    """A table of the paper, or one of ours where nothing is reported."""
 
     name: str
     title: str
@@ -34,20 +43,8 @@ class Table:
     rows: tuple[Row, ...]
 
 
-DEPTHS = [
-    (0, 0),
-    (0, 1),
-    (0, 2),
-    (1, 0),
-    (1, 1),
-    (1, 2),
-    (2, 0),
-    (2, 1),
-    (2, 2),
-    (1, 7),
-    (7, 1),
-    (7, 7),
-]
+DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+DEPTHS += [(1, 7), (7, 1), (7, 7)]
 
 TABLE3 = Table(
     "table3",
@@ -63,7 +60,66 @@ TABLE3 = Table(
     ),
 )
 
-TABLES = {table.name: table for table in (TABLE3,)}
+# (width, stride); "stride X" of the paper means windows side by side.
+WINDOWS = [(2, 2), (4, 4), (8, 8), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (4, 3)]
+
+TABLE4 = Table(
+    "table4",
+    "Stride and width of the windows (Table 4 of the paper)",
+    ("stride", "window width"),
+    tuple(
+        Row(
+            f"w{width} s{stride}",
+            ("side by side" if stride == width else str(stride), str(width)),
+            {"temporal": {"window": width, "stride": stride}},
+        )
+        for width, stride in WINDOWS
+    ),
+)
+
+TEXTS = [
+    (("[learnable] " if learnable else "") + text, text, learnable)
+    for learnable in (False, True)
+    for text in ("class", "descriptors")
+]
+PROMPTS = [(*text, visual) for text in TEXTS for visual in ("none", "add", "prepend")]
+
+TABLE5 = Table(
+    "table5",
+    "Visual prompt with different fine texts (Table 5 of the paper)",
+    ("text prompt", "visual prompt"),
+    tuple(
+        Row(
+            letter,
+            (shown, visual),
+            {
+                "prompts": {"fine_text": text, "fine_learnable": learnable},
+                "label": {"visual_prompt": visual},
+            },
+        )
+        for letter, (shown, text, learnable, visual) in zip("abcdefghijkl", PROMPTS, strict=True)
+    ),
+)
+
+TABLE6 = Table(
+    "table6",
+    "Prediction from the frames of highest and lowest influence (Table 6 of the paper)",
+    ("influence", "frames"),
+    tuple(
+        Row(f"{influence} {count}", (influence, str(count)), {}, FrameChoice(influence, count))
+        for influence in ("highest", "lowest")
+        for count in (1, 2, 3)
+    ),
+)
+
+VIEWS = Table(
+    "views",
+    "Augmented views of a video to train on (not in the paper)",
+    ("views",),
+    tuple(Row(str(n), (str(n),), {"optimiser": {"views": n}}) for n in (1, 2, 4, 8)),
+)
+
+TABLES = {table.name: table for table in (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS)}
 
 
 def find_tables(names: Sequence[str]) -> list[Table]:
