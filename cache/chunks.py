@@ -7,7 +7,8 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import RefusedError
+from cache.errors import DamagedError
+from cache.files import storage_errors
 from cache.plan import Plan
 
 FILL: dict[str, float | int] = {"features": float("nan"), "frame_index": -1}
@@ -25,6 +26,16 @@ def chunk_name(array: str, block: int, view: int) -> str:
     return f"{array}/c.{block}.{view}.0" + (".0" if array == "features" else "")
 
 
+def rows_name(block: int, view: int) -> str:
+    """Path of the record of how the videos of a block fared in one view."""
+    return f"rows/{block}.{view}"
+
+
+def view_files(block: int, view: int) -> tuple[str, ...]:
+    """The files of one view of a block, which are committed and redone together."""
+    return (*(chunk_name(array, block, view) for array in DTYPES), rows_name(block, view))
+
+
 def encode_chunk(array: str, values: NDArray[Any], block_videos: int) -> bytes:
     """One view of a block, [video, ...], filled up to ``block_videos`` rows -> the file's bytes.
 
@@ -36,11 +47,16 @@ def encode_chunk(array: str, values: NDArray[Any], block_videos: int) -> bytes:
     return data + int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
-def read_chunk(path: Path, array: str) -> NDArray[Any]:
-    """The values of a chunk file, flat; raises RefusedError where its checksum fails."""
-    data = path.read_bytes()
-    if len(data) < 4 or google_crc32c.value(data) != _CRC32C_RESIDUE:
-        raise RefusedError(f"{path} is damaged (crc32c): {repair_hint(path.parent.parent)}")
+def read_chunk(path: Path, array: str, crc32c: str) -> NDArray[Any]:
+    """The values of a chunk file, flat.
+
+    Raises DamagedError where its checksum fails, or is not ``crc32c``, the one that was committed:
+    then the file is whole but another's.
+    """
+    with storage_errors(path, "read"):
+        data = path.read_bytes()
+    if len(data) < 4 or google_crc32c.value(data) != _CRC32C_RESIDUE or data[-4:].hex() != crc32c:
+        raise DamagedError(f"{path} is damaged (crc32c): {repair_hint(path.parent.parent)}")
     dtype = DTYPES[array]
     return np.frombuffer(data, dtype, (len(data) - 4) // dtype.itemsize)
 
@@ -78,5 +94,6 @@ def zarr_metadata(plan: Plan) -> dict[str, bytes]:
 def repair_hint(path: Path) -> str:
     """What to do about a damaged file of the store at ``path``."""
     return (
-        f"delete {path / 'manifest.json'} and run tgdfer extract again; it redoes what is damaged"
+        f"list the damage with: tgdfer store verify --deep {path}, "
+        f"redo it with: tgdfer store repair {path}"
     )

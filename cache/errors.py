@@ -1,4 +1,4 @@
-"""The two failures that a command reports in one sentence instead of a traceback."""
+"""The failures that a command reports in one sentence instead of a traceback."""
 
 
 class RefusedError(ValueError):
@@ -8,5 +8,9 @@ class RefusedError(ValueError):
     """
 
 
+class DamagedError(RefusedError):
+    """A store, or a part of it, is not what was written; verify lists what and repair redoes it."""
+
+
 class StorageError(OSError):
-    """The disk failed while work was kept: full, read-only, or an I/O error (exit code 5)."""
+    """The disk failed: full, read-only, gone, or an input/output error (exit code 5)."""

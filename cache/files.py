@@ -26,11 +26,15 @@ _REMEDIES = {
     errno.EACCES: "no permission to write here; choose another place or change the permissions",
     errno.EPERM: "no permission to write here; choose another place or change the permissions",
     errno.EIO: "the disk reported an input/output error; check it before going on",
+    errno.ENOENT: "it is gone; was it moved or removed meanwhile? run the same command again",
+    errno.ESTALE: "it is gone from the network file system; run the same command again",
 }
+# File systems without locks: work may then be done twice, never wrong.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path, verb: str = "write") -> Iterator[None]:
     """Turn a failure of the disk under ``path`` into a StorageError that names the remedy."""
     try:
         yield
@@ -41,7 +45,7 @@ def storage_errors(path: Path) -> Iterator[None]:
             raise
         where = error.filename or path
         raise StorageError(
-            error.errno, f"cannot write {where}: {_REMEDIES[error.errno]}"
+            error.errno, f"cannot {verb} {where}: {_REMEDIES[error.errno]}"
         ) from error
 
 
@@ -52,9 +56,18 @@ def write_files(files: Mapping[Path, bytes], scratch: Path) -> None:
     and never mistaken for data.
     """
     with storage_errors(scratch):
-        written = [(_write_scratch(data, scratch), path) for path, data in files.items()]
-        for temporary, path in written:
-            os.replace(temporary, path)
+        written: list[Path] = []
+        try:
+            for data in files.values():
+                written.append(_write_scratch(data, scratch))
+            for temporary, (path, data) in zip(written, files.items(), strict=True):
+                _put(temporary, path, data)
+        except BaseException:
+            # A full disk must not be kept full by what was not kept.
+            for temporary in written:
+                with contextlib.suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+            raise
         for directory in {path.parent for path in files}:
             sync_directory(directory)
 
@@ -76,22 +89,34 @@ def remove_file(path: Path) -> None:
         sync_directory(path.parent)
 
 
+def sweep(directory: Path) -> None:
+    """Remove what killed writers left in a scratch directory."""
+    with storage_errors(directory):
+        for litter in directory.iterdir():
+            litter.unlink(missing_ok=True)
+
+
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
     """Append one line ``<crc32> {json}`` to a journal and wait until the disk has it."""
-    text = canonical_json(record)
-    line = b"%08x %s\n" % (zlib.crc32(text), text)
     with storage_errors(path):
         existed = path.exists()
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            written = os.write(handle, line)
-            if written != len(line):
-                raise OSError(errno.ENOSPC, "short write", str(path))
+            # A line that a full disk tore must not swallow this one.
+            size = os.fstat(handle).st_size
+            torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+            _write_all(handle, b"\n" * torn + encode_record(record))
             os.fsync(handle)
         finally:
             os.close(handle)
         if not existed:
             sync_directory(path.parent)
+
+
+def encode_record(record: Mapping[str, Any]) -> bytes:
+    """One line of a journal."""
+    text = canonical_json(record)
+    return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def read_records(path: Path) -> Iterator[dict[str, Any]]:
@@ -100,9 +125,22 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
     What a torn line announced is done again, which costs time and never correctness.
     """
     for line in path.read_bytes().split(b"\n"):
-        checksum, _, text = line.partition(b" ")
-        if len(checksum) == 8 and checksum == b"%08x" % zlib.crc32(text):
-            yield json.loads(text)
+        if is_whole_line(line):
+            yield json.loads(line[9:])
+
+
+def is_whole_line(line: bytes) -> bool:
+    """Whether a journal's line, without its end, is the one that was written."""
+    checksum, _, text = line.partition(b" ")
+    return len(checksum) == 8 and checksum == b"%08x" % zlib.crc32(text)
+
+
+def drop_torn_lines(path: Path, scratch: Path) -> None:
+    """Write a journal anew without the lines that a kill tore, if there are any."""
+    *lines, end = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    whole = [line + b"\n" for line in lines if is_whole_line(line)]
+    if end or len(whole) != len(lines):
+        write_files({path: b"".join(whole)}, scratch)
 
 
 @contextlib.contextmanager
@@ -119,6 +157,10 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
             got = True
         except BlockingIOError:
             got = False
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            got = True
         yield got
     finally:
         os.close(handle)
@@ -155,13 +197,26 @@ def _write_scratch(data: bytes, scratch: Path) -> Path:
     temporary = scratch / uuid.uuid4().hex
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
+        _write_all(handle, data)
         os.fsync(handle)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
     finally:
         os.close(handle)
     return temporary
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def _put(temporary: Path, path: Path, data: bytes) -> None:
+    try:
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        # Where locks do not work, another worker may have finished the store and swept this away.
+        os.replace(_write_scratch(data, temporary.parent), path)

@@ -76,9 +76,12 @@ def differences(stored: Identity, asked: Identity) -> list[tuple[str, str, str]]
     ]
 
 
-def side_by_side(rows: list[tuple[str, str, str]]) -> str:
+def side_by_side(
+    rows: list[tuple[str, str, str]],
+    head: tuple[str, str, str] = ("field", "in the store", "asked for"),
+) -> str:
     """Three columns: field, what the store has, what was asked for."""
-    table = [("field", "in the store", "asked for"), *rows]
+    table = [head, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(2)]
     return "\n".join(f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}" for a, b, c in table)
 

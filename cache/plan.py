@@ -10,12 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cache.errors import RefusedError
+from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256
 from cache.identity import Identity
 
 SCHEMA_VERSION = 1
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB a chunk
+
+# The plan is what everything else is checked against.
+_LOST = (
+    "delete it and manifest.json, then extract with the same options; what was committed under the "
+    "same identity is kept"
+)
 
 # One row per source frame of every video, in the order of the videos.
 TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")])
@@ -97,7 +103,10 @@ class Plan(_Frozen):
 
 
 def read_plan(path: Path) -> Plan:
-    """Read ``plan.json`` of the store at ``path``; refuses what is not a store of this schema."""
+    """Read ``plan.json`` of the store at ``path``.
+
+    Raises RefusedError where there is no store of this schema, DamagedError where there was one.
+    """
     if not path.exists():
         raise RefusedError(f"no store at {path}; make one with: tgdfer extract --store {path}")
     plan_path = path / "plan.json"
@@ -106,13 +115,14 @@ def read_plan(path: Path) -> Plan:
     data = plan_path.read_bytes()
     _refuse_other_schema(data, plan_path)
     try:
-        return Plan.model_validate_json(data)
+        plan = Plan.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise RefusedError(
-            f"{plan_path} is damaged ({where}: {first['msg']}); extract the store again"
-        ) from error
+        raise DamagedError(f"{plan_path} is damaged ({where}: {first['msg']}): {_LOST}") from error
+    if encode_plan(plan) != data or plan.videos.digest != plan.identity.videos:
+        raise DamagedError(f"{plan_path} is damaged (it does not match its digest): {_LOST}")
+    return plan
 
 
 def encode_plan(plan: Plan) -> bytes:
@@ -134,7 +144,7 @@ def _refuse_other_schema(data: bytes, path: Path) -> None:
     try:
         version = Version.model_validate_json(data).schema_version
     except ValidationError as error:
-        raise RefusedError(f"{path} is not the plan of a feature store; check --store") from error
+        raise DamagedError(f"{path} is not the plan of a feature store: {_LOST}") from error
     if version > SCHEMA_VERSION:
         raise RefusedError(
             f"{path} has schema version {version}, this tgdfer reads up to {SCHEMA_VERSION}; "

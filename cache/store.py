@@ -8,29 +8,30 @@ The format, schema version 1.  A store is a directory that Zarr (format 3) can o
       features/zarr.json   float16 [video, view, frame, dim], fill NaN
       features/c.B.V.0.0   one chunk: block B of 64 videos, view V
       frame_index/...      int32 [video, view, frame], fill -1, the same chunks
-      rows/B.V             JSON list: how each video of block B fared in the unit from view V
+      rows/B.V             JSON list: how each video of block B fared in view V
       text.safetensors     the encoder's frozen text tower, float32
       text.json            its configuration: text_cfg, embed_dim, quick_gelu, logit_scale
       truth.npy            optional: (video, label, intensity) of every source frame
-      journal/W.jsonl      lines `<crc32> {json}`, one per committed unit, of worker W
+      journal/W.jsonl      lines `<crc32> {json}`, one a commit, of worker W; `final` once finished
       locks/  .tmp/        empty of meaning
-      manifest.json        written last: sizes, sha256, failures, the store's digest
+      manifest.json        written last: sizes, sha256, crc32c, failures, the store's digest
       provenance.jsonl     times, hosts, versions; not part of the digest
 
 - A chunk MUST be the little-endian C-order bytes of [64, 1, frame(, dim)], uncompressed, followed
   by their crc32c.  The last block MUST be filled up with the fill value.
-- A row of `features` MUST be finite for all views, or NaN throughout in at least the views of the
-  unit in which the video failed; then `rows/` and the manifest give one reason for it.
+- A video's features MUST be finite throughout a view, or NaN throughout it; then `rows/` gives the
+  reason, and the manifest lists the video as missing.
 - View 0 MUST be the evaluation view.  `frame_index` MUST name the source frame each row shows.
-- A unit (a block and its not yet committed views) MUST be committed in this order: chunks and rows
-  each to `.tmp/`, fsync, rename, fsync of the directory; only then its journal record, fsynced.
+- Views of a block MUST be committed in this order: chunks and rows each to `.tmp/`, fsync, rename,
+  fsync of the directory; only then their journal record, fsynced, which names the identity.
 - A reader MUST NOT take a file's existence for completion.  A writer MUST NOT adopt a file that no
-  journal record names with its size and sha256.
+  journal record of its identity names with its size and sha256.
 - `manifest.json` MUST be written last and MUST NOT hold times, hosts or paths outside the store.
-  Its `digest` is the sha256 of the canonical JSON of `files`, which lists every file above it but
-  journals, locks and provenance.
+  Its `files` lists every file above it but journals, locks and provenance; its `digest` is the
+  sha256 of the canonical JSON of all the rest of it.
 - A reader MUST refuse a store without manifest, with a newer schema version, or with a file of
-  another size than the manifest says.  It takes no locks and writes nothing.
+  another size than the manifest says, or a chunk of another crc32c.  It takes no locks and writes
+  nothing.
 - A reader MAY read the arrays with any Zarr library; this one reads the chunks itself.
 """
 
@@ -46,11 +47,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, repair_hint
-from cache.errors import RefusedError
-from cache.files import canonical_json, read_records, sha256, sha256_file
+from cache.errors import DamagedError, RefusedError
+from cache.files import sha256_file
 from cache.identity import Identity
+from cache.journal import is_unchanged, read_commits
 from cache.plan import TRUTH_DTYPE, Plan, Unit, read_plan
-from cache.writer import StoreWriter, create_store
+from cache.writer import StoreWriter, create_store, read_manifest
 
 __all__ = ["Plan", "Status", "Store", "StoreWriter", "Unit", "create_store", "open_store", "status"]
 
@@ -144,10 +146,7 @@ class Store:
     @property
     def text_tower_path(self) -> Path:
         """``text.safetensors``, after checking its sha256; raises RefusedError if it changed."""
-        path = self.path / "text.safetensors"
-        if sha256_file(path) != self.manifest["files"]["text.safetensors"][1]:
-            raise RefusedError(f"{path} changed since extraction; extract the store again")
-        return path
+        return self._unchanged("text.safetensors")
 
     @cached_property
     def text_config(self) -> dict[str, Any]:
@@ -172,9 +171,9 @@ class Store:
         None where the data set knows no truth of its frames; label -1 and intensity 0 for videos
         without features.
         """
-        path = self.path / "truth.npy"
         if "truth.npy" not in self.manifest["files"]:
             return None
+        path = self._unchanged("truth.npy")
         truth = np.load(path, allow_pickle=False).astype(TRUTH_DTYPE)
         index_BT = self._load("frame_index", [0])[:, 0]
         first_B, end_B = (
@@ -187,6 +186,12 @@ class Store:
         labels = np.where(known_BT, truth["label"][rows_BT], -1).astype(np.int8)
         return labels, np.where(known_BT, truth["intensity"][rows_BT], 0).astype(np.float32)
 
+    def _unchanged(self, name: str) -> Path:
+        path = self.path / name
+        if not is_unchanged(path, self.manifest["files"][name]):
+            raise DamagedError(f"{path} changed since extraction: {repair_hint(self.path)}")
+        return path
+
     def _load(self, array: str, views: Sequence[int] | None) -> NDArray[Any]:
         wanted = range(self.views) if views is None else views
         if not all(0 <= view < self.views for view in wanted):
@@ -196,7 +201,8 @@ class Store:
 
         def load(unit: Unit) -> None:
             for i, view in enumerate(wanted):
-                values = read_chunk(self.path / chunk_name(array, unit.block, view), array)
+                name = chunk_name(array, unit.block, view)
+                values = read_chunk(self.path / name, array, self.manifest["files"][name][2])
                 out[unit.start : unit.stop, i] = values.reshape(-1, *tail)[: unit.stop - unit.start]
 
         with ThreadPoolExecutor(4) as pool:
@@ -212,15 +218,21 @@ def open_store(path: Path) -> Store:
     """
     path = Path(path)
     plan = read_plan(path)
-    manifest = _read_manifest(path)
-    for name, (size, expected) in manifest["files"].items():
+    if not (path / "manifest.json").is_file():
+        state = status(path)
+        raise RefusedError(
+            f"{path} is unfinished: {state.done} of {state.total} blocks; "
+            "run tgdfer extract again to finish it"
+        )
+    manifest = read_manifest(path)
+    for name, (size, expected, *_) in manifest["files"].items():
         file = path / name
         found = file.stat().st_size if file.is_file() else None
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes, expected {size}"
-            raise RefusedError(f"{file} {what}: {repair_hint(path)}")
+            raise DamagedError(f"{file} {what}: {repair_hint(path)}")
         if name.endswith(".json") and sha256_file(file) != expected:
-            raise RefusedError(f"{file} changed since extraction; extract the store again")
+            raise DamagedError(f"{file} changed since extraction: {repair_hint(path)}")
     return Store(path=path, digest=manifest["digest"], plan=plan, manifest=manifest)
 
 
@@ -228,27 +240,7 @@ def status(path: Path) -> Status:
     """How far the store at ``path`` is, from its journals alone; refuses what is not a store."""
     path = Path(path)
     plan = read_plan(path)
-    done: dict[int, set[int]] = {}
-    for journal in sorted((path / "journal").glob("*.jsonl")):
-        for record in read_records(journal):
-            done.setdefault(record["block"], set()).update(record["views"])
-    full = sum(len(views & set(range(plan.views))) == plan.views for views in done.values())
+    committed = {place for place, _ in read_commits(path, plan.identity.digest)}
+    views = range(plan.views)
+    full = sum(all((block, v) in committed for v in views) for block in range(plan.blocks))
     return Status((path / "manifest.json").is_file(), full, plan.blocks)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    file = path / "manifest.json"
-    if not file.is_file():
-        state = status(path)
-        raise RefusedError(
-            f"{path} is unfinished: {state.done} of {state.total} blocks; "
-            "run tgdfer extract again to finish it"
-        )
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_bytes())
-        whole = sha256(canonical_json(manifest["files"])) == manifest["digest"]
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise RefusedError(f"{file} is damaged: {repair_hint(path)}")
-    return manifest

@@ -1,7 +1,6 @@
 """Blocks of features -> a store that survives being killed at any moment."""
 
 import json
-import os
 import platform
 import time
 import uuid
@@ -13,23 +12,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import chunk_name, encode_chunk, zarr_metadata
-from cache.errors import RefusedError, StorageError
+from cache.chunks import chunk_name, encode_chunk, repair_hint, rows_name, view_files, zarr_metadata
+from cache.errors import DamagedError, RefusedError, StorageError
 from cache.files import (
     append_record,
     canonical_json,
+    drop_torn_lines,
     locked,
     make_directories,
-    read_records,
     remove_file,
     sha256,
-    sha256_file,
+    storage_errors,
+    sweep,
     write_files,
 )
 from cache.identity import differences, side_by_side
+from cache.journal import (
+    FINAL,
+    Commits,
+    Fact,
+    Files,
+    encode_journal,
+    fact_of,
+    is_unchanged,
+    make_record,
+    read_commits,
+)
 from cache.plan import Plan, Row, Unit, encode_plan, read_plan
 
-_DIRECTORIES = ("features", "frame_index", "rows", "journal", "locks", ".tmp")
+DIRECTORIES = ("features", "frame_index", "rows", "journal", "locks", ".tmp")
+# The files beside the chunks; all but the last are always there.
+FIXED = (
+    "plan.json",
+    "zarr.json",
+    "features/zarr.json",
+    "frame_index/zarr.json",
+    "text.json",
+    "text.safetensors",
+    "truth.npy",
+)
 
 
 def create_store(path: Path, plan: Plan, fixed: Mapping[str, bytes]) -> "StoreWriter":
@@ -41,15 +62,20 @@ def create_store(path: Path, plan: Plan, fixed: Mapping[str, bytes]) -> "StoreWr
     """
     path = Path(path)
     _refuse_foreign_directory(path)
-    make_directories(*(path / name for name in _DIRECTORIES))
+    make_directories(*(path / name for name in DIRECTORIES))
     with locked(path / "locks" / "plan", wait=True):
         if (path / "plan.json").exists():
             plan = _agree(path, read_plan(path), plan)
-        beside = {**fixed, **zarr_metadata(plan)}
-        _write(path, {n: d for n, d in beside.items() if not _same(path / n, len(d), sha256(d))})
+        write_beside(path, plan, fixed)
         if not (path / "plan.json").exists():
             _write(path, {"plan.json": encode_plan(plan)})
     return StoreWriter(path, plan)
+
+
+def write_beside(path: Path, plan: Plan, fixed: Mapping[str, bytes]) -> None:
+    """Write the files beside the chunks that are not there as they must be."""
+    beside = {**fixed, **zarr_metadata(plan)}
+    _write(path, {n: d for n, d in beside.items() if not _holds(path / n, d)})
 
 
 def check_same(path: Path, stored: Plan, asked: Plan) -> None:
@@ -74,7 +100,9 @@ class StoreWriter:
         self.path = path
         self.plan = plan
         self._journal = path / "journal" / f"{uuid.uuid4().hex}.jsonl"
-        self._committed = self._verified_records()
+        self._identity = plan.identity.digest
+        self._committed: Commits = {}
+        self._learn()
 
     def todo(self, shard: tuple[int, int] = (0, 1)) -> list[Unit]:
         """Units not committed yet, of the blocks with ``block % n == i`` for shard (i, n)."""
@@ -88,9 +116,12 @@ class StoreWriter:
     @contextmanager
     def claim(self, unit: Unit) -> Iterator[bool]:
         """Own a unit while the context lasts; False if another process has it or has done it."""
+        if self._rest(unit).views != unit.views:
+            yield False
+            return
         with locked(self.path / "locks" / str(unit.block), wait=False) as got:
-            if got and (self.path / _rows_name(unit)).exists():
-                self._committed = self._verified_records(known=self._committed)
+            if got and (self.path / rows_name(unit.block, unit.views[0])).exists():
+                self._learn()
             yield got and self._rest(unit).views == unit.views
 
     def commit(
@@ -106,45 +137,38 @@ class StoreWriter:
         finite, StorageError if the disk fails.
         """
         self._check(unit, features, frame_index, rows)
-        files = {_rows_name(unit): _encode_rows(rows)}
+        files: dict[str, bytes] = {}
         for i, view in enumerate(unit.views):
+            files[rows_name(unit.block, view)] = encode_rows(rows)
             for array, values in (("features", features), ("frame_index", frame_index)):
                 name = chunk_name(array, unit.block, view)
                 files[name] = encode_chunk(array, values[:, i], self.plan.block_videos)
         _write(self.path, files)
-        record = {
-            "block": unit.block,
-            "views": list(unit.views),
-            "files": {name: [len(data), sha256(data)] for name, data in files.items()},
-        }
-        append_record(self._journal, record)
-        self._remember(self._committed, record)
+        facts = {name: fact_of(name, data) for name, data in files.items()}
+        views = {v: {n: facts[n] for n in view_files(unit.block, v)} for v in unit.views}
+        append_record(self._journal, make_record(self._identity, unit.block, views))
+        self._committed |= {(unit.block, view): files for view, files in views.items()}
 
     def finalise(self) -> str | None:
-        """Write the manifest and return the store's digest; None while a unit is still to do.
+        """Write the manifest and return the store's digest.
 
+        None while a unit is still to do, or where another process has given the store more views.
         Hashes every file again and raises StorageError where one changed since its commit.
         """
         with locked(self.path / "locks" / "plan", wait=True):
-            self._committed = self._verified_records(known=self._committed)
+            if not _holds(self.path / "plan.json", encode_plan(self.plan)):
+                return None
+            if (self.path / "manifest.json").exists():
+                return str(read_manifest(self.path)["digest"])
+            self._learn()
             if self.todo():
                 return None
-            files = self._hash_all()
-            missing = self._missing(sorted(name for name in files if name.startswith("rows/")))
-            digest = sha256(canonical_json(files))
-            manifest = {
-                "schema_version": self.plan.schema_version,
-                "identity": self.plan.identity.digest,
-                "counts": {"videos": len(self.plan.videos.ids), "missing": len(missing)},
-                "missing": missing,
-                "files": files,
-                "digest": digest,
-            }
+            manifest = make_manifest(self.path, self.plan, self._hash_all())
+            write_journal(self.path, self.plan, self._committed)
+            drop_torn_lines(self.path / "provenance.jsonl", self.path / ".tmp")
+            sweep(self.path / ".tmp")
             _write(self.path, {"manifest.json": canonical_json(manifest) + b"\n"})
-            # Nothing is being written any more: what lies here was left by killed writers.
-            for litter in (self.path / ".tmp").iterdir():
-                litter.unlink(missing_ok=True)
-        return digest
+        return str(manifest["digest"])
 
     def note(self, **facts: Any) -> None:
         """Append a line to ``provenance.jsonl``: when, where, with what; not part of the digest."""
@@ -152,29 +176,15 @@ class StoreWriter:
         append_record(self.path / "provenance.jsonl", host | facts)
 
     def _rest(self, unit: Unit) -> Unit:
-        done = self._committed.get(unit.block, {})
-        return Unit(
-            unit.block, unit.start, unit.stop, tuple(v for v in unit.views if v not in done)
-        )
+        views = tuple(view for view in unit.views if (unit.block, view) not in self._committed)
+        return Unit(unit.block, unit.start, unit.stop, views)
 
-    def _verified_records(
-        self, known: dict[int, dict[int, dict[str, list[Any]]]] | None = None
-    ) -> dict[int, dict[int, dict[str, list[Any]]]]:
-        """{block: {view: {file: [size, sha256]}}} of the records whose files are still the same."""
-        committed = {block: dict(views) for block, views in (known or {}).items()}
-        for journal in sorted((self.path / "journal").glob("*.jsonl")):
-            for record in read_records(journal):
-                views = [v for v in record["views"] if v not in committed.get(record["block"], {})]
-                if views and all(_same(self.path / f, *s) for f, s in record["files"].items()):
-                    self._remember(committed, record)
-        return committed
-
-    @staticmethod
-    def _remember(
-        committed: dict[int, dict[int, dict[str, list[Any]]]], record: dict[str, Any]
-    ) -> None:
-        views = committed.setdefault(record["block"], {})
-        views.update(dict.fromkeys(record["views"], record["files"]))
+    def _learn(self) -> None:
+        """Take over what the journals say was committed, if its files are still the same."""
+        with storage_errors(self.path, "read"):
+            for place, files in read_commits(self.path, self._identity):
+                if place not in self._committed and _all_unchanged(self.path, files):
+                    self._committed[place] = files
 
     def _check(
         self,
@@ -199,32 +209,85 @@ class StoreWriter:
             bad = rows[int(np.flatnonzero(finite != ok)[0])].id
             raise ValueError(f"block {unit.block}: features of video {bad} are not finite")
 
-    def _hash_all(self) -> dict[str, list[Any]]:
-        files: dict[str, list[Any]] = {}
-        for views in self._committed.values():
-            for view in range(self.plan.views):
-                files |= views[view]
-        for name, expected in files.items():
-            if not _same(self.path / name, *expected):
+    def _hash_all(self) -> Files:
+        files: Files = {}
+        for unit in self.plan.units():
+            for view in unit.views:
+                files |= self._committed[unit.block, view]
+        for name, fact in files.items():
+            if not is_unchanged(self.path / name, fact):
                 raise StorageError(
                     f"{self.path / name} changed on disk since it was written; check the disk, "
                     "then run tgdfer extract again to redo it"
                 )
-        fixed = ["plan.json", "zarr.json", "text.json", "text.safetensors", "truth.npy"]
-        fixed += ["features/zarr.json", "frame_index/zarr.json"]
-        for path in (self.path / name for name in fixed):
-            if path.exists():
-                name = path.relative_to(self.path).as_posix()
-                files[name] = [path.stat().st_size, sha256_file(path)]
+        files |= fixed_facts(self.path)
+        expected = {
+            "text.safetensors": self.plan.identity.encoder.text_sha256,
+            "truth.npy": self.plan.videos.truth_sha256,
+        }
+        for name, digest in expected.items():
+            found = files[name][1] if name in files else None
+            if found != digest:
+                raise DamagedError(
+                    f"{self.path / name} has sha256 {found}, the plan says {digest}; "
+                    "run tgdfer extract again to write it anew"
+                )
         return dict(sorted(files.items()))
 
-    def _missing(self, names: Sequence[str]) -> dict[str, str]:
-        missing: dict[str, str] = {}
-        for name in names:
-            for row in json.loads((self.path / name).read_bytes()):
+
+def fixed_facts(root: Path) -> Files:
+    """Sizes and sha256 of the files beside the chunks, of those that are there."""
+    with storage_errors(root, "read"):
+        found = [name for name in FIXED if (root / name).is_file()]
+        return {name: fact_of(name, (root / name).read_bytes()) for name in found}
+
+
+def make_manifest(root: Path, plan: Plan, files: Files) -> dict[str, Any]:
+    """What ``manifest.json`` holds of a store whose files are ``files``; reads the rows."""
+    missing: dict[str, str] = {}
+    for unit in plan.units():
+        for view in unit.views:
+            for row in json.loads((root / rows_name(unit.block, view)).read_bytes()):
                 if row["status"] == "failed":
                     missing.setdefault(row["id"], row["reason"])
-        return missing
+    manifest = {
+        "schema_version": plan.schema_version,
+        "identity": plan.identity.digest,
+        "counts": {"videos": len(plan.videos.ids), "missing": len(missing)},
+        "missing": missing,
+        "files": files,
+    }
+    return manifest | {"digest": sha256(canonical_json(manifest))}
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """``manifest.json`` of a store; raises DamagedError unless it is, to the byte, as written."""
+    file = root / "manifest.json"
+    with storage_errors(file, "read"):
+        data = file.read_bytes()
+    try:
+        manifest: dict[str, Any] = json.loads(data)
+        content = {name: value for name, value in manifest.items() if name != "digest"}
+        whole = (
+            sha256(canonical_json(content)) == manifest["digest"]
+            and canonical_json(manifest) + b"\n" == data
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise DamagedError(f"{file} is damaged: {repair_hint(root)}")
+    return manifest
+
+
+def write_journal(root: Path, plan: Plan, commits: Commits) -> None:
+    """Put one journal of ``commits`` in the place of all journals.
+
+    Only with the plan locked and nothing being written.
+    """
+    _write(root, {f"journal/{FINAL}": encode_journal(plan, commits)})
+    for journal in (root / "journal").iterdir():
+        if journal.name != FINAL:
+            remove_file(journal)
 
 
 def _agree(path: Path, stored: Plan, asked: Plan) -> Plan:
@@ -266,24 +329,22 @@ def _refuse_foreign_directory(path: Path) -> None:
 
 
 def _own_names() -> set[str]:
-    # What a creation that was killed before its plan.json leaves behind.
-    return {*_DIRECTORIES, "zarr.json", "text.json", "text.safetensors", "truth.npy"}
+    # What a creation killed before its plan.json leaves, or a store whose damaged plan was deleted.
+    return {*DIRECTORIES, *FIXED, "provenance.jsonl"}
 
 
 def _write(root: Path, files: Mapping[str, bytes]) -> None:
     write_files({root / name: data for name, data in files.items()}, root / ".tmp")
 
 
-def _same(path: Path, size: int, digest: str) -> bool:
-    try:
-        return os.stat(path).st_size == size and sha256_file(path) == digest
-    except FileNotFoundError:
-        return False
+def _holds(path: Path, data: bytes) -> bool:
+    fact: Fact = [len(data), sha256(data)]
+    return is_unchanged(path, fact)
 
 
-def _rows_name(unit: Unit) -> str:
-    return f"rows/{unit.block}.{unit.views[0]}"
+def _all_unchanged(root: Path, files: Files) -> bool:
+    return all(is_unchanged(root / name, fact) for name, fact in files.items())
 
 
-def _encode_rows(rows: Sequence[Row]) -> bytes:
+def encode_rows(rows: Sequence[Row]) -> bytes:
     return canonical_json([row.model_dump(mode="json") for row in rows]) + b"\n"

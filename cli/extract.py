@@ -13,23 +13,41 @@ from cli.show import show
 
 if TYPE_CHECKING:
     from pipeline.datasets.video import VideoList
+    from pipeline.extract.encoder import EncoderFiles
     from pipeline.extract.loop import Progress, Summary
 
 DONE_WITH_FAILURES = 3
 SECONDS_BETWEEN_LINES = 10.0
+
+# These stand in the commands of tgdfer store as well.
+RootOption = Annotated[
+    Path | None,
+    typer.Option("--root", help="Folder of the data set.", show_default="data/DATASET"),
+]
+AnnotationOption = Annotated[
+    Path | None, typer.Option("--annotation", help="Annotation, where not found in the root.")
+]
+PretrainedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pretrained",
+        metavar="TAG|FILE",
+        help="Weights of an open_clip model: a tag, or a file of them.",
+        show_default="openai",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Decode threads; default: one a core.")
+]
 
 
 def extract(
     dataset: Annotated[
         str, typer.Option("--dataset", help="faces (embedded, made on first use) or dfew.")
     ] = "faces",
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", help="Folder of the data set.", show_default="data/DATASET"),
-    ] = None,
-    annotation: Annotated[
-        Path | None, typer.Option("--annotation", help="Annotation, where not found in the root.")
-    ] = None,
+    root: RootOption = None,
+    annotation: AnnotationOption = None,
     store: Annotated[
         Path | None,
         typer.Option("--store", help="Feature store.", show_default="data/DATASET.zarr"),
@@ -42,20 +60,12 @@ def extract(
             show_default="mini for faces, else ViT-B-32-quickgelu",
         ),
     ] = None,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            "--pretrained",
-            metavar="TAG|FILE",
-            help="Weights of an open_clip model: a tag, or a file of them.",
-            show_default="openai",
-        ),
-    ] = None,
+    pretrained: PretrainedOption = None,
     views: Annotated[
         int, typer.Option("--views", min=1, help="View 0 for evaluation, the others for training.")
     ] = 5,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of a view.")] = 16,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
     precision: Annotated[
         str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
     ] = "auto",
@@ -68,9 +78,7 @@ def extract(
             show_default="32 on a CPU, 256 on a GPU",
         ),
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Decode threads; default: one a core.")
-    ] = None,
+    workers: WorkersOption = None,
     shard: Annotated[
         str,
         typer.Option("--shard", metavar="I/N", help="Do only every N-th block, from block I on."),
@@ -94,7 +102,6 @@ def extract(
 
     - Two machines, one store:  tgdfer extract --shard 0/2  and  tgdfer extract --shard 1/2
     """
-    from pipeline.extract.encoder import find_encoder
     from pipeline.extract.loop import extract as extract_videos
     from pipeline.extract.planning import ExtractSettings, parse_precision, parse_shard
 
@@ -109,19 +116,31 @@ def extract(
         workers=workers,
         shard=parse_shard(shard),
     )
-    embedded = dataset == "faces"
-    name = encoder or ("mini" if embedded else "ViT-B-32-quickgelu")
-    on_its_own = name == "mini" or name.startswith("local-dir:")
-    videos = _read_list(dataset, root or Path("data") / dataset, annotation)
-    files = find_encoder(name, pretrained or (None if on_its_own else "openai"))
-    with _shown_progress() as on_progress:
+    videos = read_list(dataset, root or Path("data") / dataset, annotation)
+    name = encoder or ("mini" if dataset == "faces" else "ViT-B-32-quickgelu")
+    files = find_files(name, pretrained)
+    with shown_progress() as on_progress:
         path = store or Path("data") / f"{dataset}.zarr"
         summary = extract_videos(videos, path, files, settings, on_progress)
+    finish(summary)
+
+
+def finish(summary: "Summary") -> None:
+    """Print what an extraction did and leave with its exit code."""
     _print_summary(summary)
     _leave(summary)
 
 
-def _read_list(dataset: str, root: Path, annotation: Path | None) -> "VideoList":
+def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
+    """The encoder, with open_clip's models from the weights openai if none are named."""
+    from pipeline.extract.encoder import find_encoder
+
+    on_its_own = name == "mini" or name.startswith("local-dir:")
+    return find_encoder(name, pretrained or (None if on_its_own else "openai"))
+
+
+def read_list(dataset: str, root: Path, annotation: Path | None) -> "VideoList":
+    """The videos of a data set under ``root``; the embedded one is made first."""
     from cache.errors import RefusedError
 
     if dataset == "faces":
@@ -137,7 +156,7 @@ def _read_list(dataset: str, root: Path, annotation: Path | None) -> "VideoList"
 
 
 @contextmanager
-def _shown_progress() -> Iterator[Callable[["Progress"], None]]:
+def shown_progress() -> Iterator[Callable[["Progress"], None]]:
     """A bar on a terminal; elsewhere a plain line now and then.  Both on stderr."""
     if not sys.stderr.isatty():
         yield _plain_lines()
@@ -208,8 +227,10 @@ def _unfinished(store: Path) -> str:
 
 def _leave(summary: "Summary") -> None:
     """The exit code: 128 + the signal if stopped, 3 if videos failed, else 0."""
+    path = summary.store.with_suffix(".failed.txt")
+    if summary.digest and not summary.failures:
+        path.unlink(missing_ok=True)
     if summary.failures:
-        path = summary.store.with_suffix(".failed.txt")
         lines = [f"{show(name)}\t{show(reason)}\n" for name, reason in summary.failures.items()]
         path.write_text("".join(lines), encoding="utf-8")
         print(f"videos without features, with the reasons: {show(path)}")

@@ -9,6 +9,7 @@ from cli.ablate import ablate
 from cli.compare import compare
 from cli.extract import extract
 from cli.show import show
+from cli.store import store_app
 from cli.train import train
 
 REFUSED, STORAGE_FAILED = 2, 5
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 for command in (extract, train, ablate, compare):
     app.command()(command)
+app.add_typer(store_app, name="store")
 
 
 def run() -> None:

@@ -97,7 +97,7 @@ def store_bytes(path: Path) -> dict[str, bytes]:
     """Everything that must not depend on how the work was interrupted."""
     names = ["plan.json", "manifest.json", "zarr.json", "text.json", "text.safetensors"]
     files = [path / name for name in names]
-    for folder in ("features", "frame_index", "rows"):
+    for folder in ("features", "frame_index", "rows", "journal"):
         files += sorted((path / folder).iterdir())
     return {str(file.relative_to(path)): file.read_bytes() for file in files}
 
@@ -153,9 +153,35 @@ def test_views_can_be_added_later(tmp_path: Path) -> None:
         open_store(tmp_path / "grown")
     assert [unit.views for unit in writer.todo()] == [(2,)] * 3
     fill(writer)
-    assert writer.finalise()
-    grown = open_store(tmp_path / "grown").load_features()
-    np.testing.assert_array_equal(grown, whole.load_features())
+    assert writer.finalise() == whole.digest
+    assert store_bytes(tmp_path / "grown") == store_bytes(whole.path)
+
+
+def test_writer_does_not_finish_a_store_that_got_more_views_meanwhile(tmp_path: Path) -> None:
+    writer = create_store(tmp_path / "s", make_plan(views=2), fixed_files())
+    fill(writer)
+    create_store(tmp_path / "s", make_plan(views=3), fixed_files())
+    assert writer.finalise() is None
+    with pytest.raises(RefusedError, match="unfinished: 0 of 3 blocks"):
+        open_store(tmp_path / "s")
+
+
+def test_one_damaged_view_is_redone_alone(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    (store.path / "manifest.json").unlink()
+    (store.path / "rows" / "1.1").unlink()
+    writer = create_store(store.path, make_plan(), fixed_files())
+    assert [(unit.block, unit.views) for unit in writer.todo()] == [(1, (1,))]
+    fill(writer)
+    assert writer.finalise() == store.digest
+
+
+def test_commits_of_another_plan_are_not_adopted(tmp_path: Path) -> None:
+    """What two workers with two plans leave behind where locks do not work."""
+    fill(create_store(tmp_path / "s", make_plan(), fixed_files()))
+    (tmp_path / "s" / "plan.json").unlink()
+    writer = create_store(tmp_path / "s", make_plan(seed=7), fixed_files())
+    assert len(writer.todo()) == 3
 
 
 def test_shards_split_the_blocks_and_the_last_one_finishes(tmp_path: Path) -> None:
@@ -231,6 +257,24 @@ def test_changed_metadata_is_refused(tmp_path: Path) -> None:
     file = store.path / "features" / "zarr.json"
     file.write_bytes(file.read_bytes().replace(b"little", b"bigggg"))
     with pytest.raises(RefusedError, match="changed since extraction"):
+        open_store(store.path)
+
+
+def test_swapped_chunks_are_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    one, two = (store.path / "features" / f"c.{block}.0.0.0" for block in (0, 1))
+    data = one.read_bytes()
+    one.write_bytes(two.read_bytes())
+    two.write_bytes(data)
+    with pytest.raises(RefusedError, match=r"c\.[01]\.0\.0\.0 is damaged"):
+        open_store(store.path).load_features()
+
+
+def test_manifest_that_misses_the_wrong_video_is_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s", failed=(70,))
+    manifest = store.path / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"video 70"', b'"video 71"'))
+    with pytest.raises(RefusedError, match=r"manifest\.json is damaged"):
         open_store(store.path)
 
 

@@ -1,0 +1,392 @@
+"""A store -> what it is, what is wrong with it, what to redo, how it differs from another.
+
+Every file of the store is accounted for: it is what was committed, or there is a finding.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from cache.chunks import rows_name, view_files, zarr_metadata
+from cache.errors import DamagedError
+from cache.files import (
+    drop_torn_lines,
+    is_whole_line,
+    locked,
+    read_records,
+    remove_file,
+    sha256_file,
+    storage_errors,
+)
+from cache.identity import Identity, flatten
+from cache.journal import (
+    FINAL,
+    Commits,
+    Fact,
+    Files,
+    Place,
+    encode_journal,
+    fact_of,
+    is_unchanged,
+    place_of,
+    read_commits,
+)
+from cache.plan import Plan, read_plan
+from cache.store import Status, Store, open_store, status
+from cache.writer import DIRECTORIES, StoreWriter, read_manifest, write_beside, write_journal
+
+Kind = Literal[
+    "unfinished",  # no manifest yet
+    "plan",  # plan.json is not what was written; nothing else can be judged
+    "manifest",
+    "missing",
+    "size",
+    "content",  # another sha256
+    "journal",  # torn or changed lines
+    "litter",  # left by a killed writer; harmless
+    "foreign",  # not of the store
+]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it was committed."""
+
+    kind: Kind
+    file: str  # path inside the store
+    message: str
+
+    @property
+    def place(self) -> Place | None:
+        """The view of a block that must be redone for it, if any."""
+        return place_of(self.file) if self.kind in ("missing", "size", "content") else None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a store is, finished or not."""
+
+    path: Path
+    plan: Plan
+    status: Status
+    digest: str | None  # None while unfinished
+    missing: dict[str, str]
+    size_bytes: int
+    history: tuple[dict[str, Any], ...]  # the lines of provenance.jsonl
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields of the identity, with dotted names, and its digest."""
+        identity = self.plan.identity
+        return {"identity": identity.digest, **flatten(identity.model_dump(mode="json"))}
+
+
+def inspect(path: Path) -> Inspection:
+    """What the store at ``path`` is; raises RefusedError where there is none that can be read."""
+    plan, state = read_plan(path), status(path)
+    manifest = read_manifest(path) if state.finished else {"digest": None, "missing": {}}
+    history = path / "provenance.jsonl"
+    return Inspection(
+        path=path,
+        plan=plan,
+        status=state,
+        digest=manifest["digest"],
+        missing=manifest["missing"],
+        size_bytes=sum((path / name).stat().st_size for name in _walk(path)),
+        history=tuple(read_records(history)) if history.is_file() else (),
+    )
+
+
+def verify(path: Path, *, deep: bool = False) -> list[Finding]:
+    """All that is wrong with the store at ``path``; nothing is changed, and no lock is taken.
+
+    Light: names, sizes, the small JSON files and the journals.  Deep: every file's sha256.
+    Raises RefusedError where there is no store, or one of a newer schema.
+    """
+    return _Check(path, deep).findings
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a repair does: removes and rewrites, then has ``redo`` extracted again."""
+
+    path: Path
+    plan: Plan
+    findings: list[Finding]
+    redo: list[Place]
+    remove: list[str]
+    extraction: bool  # whether the videos and the encoder are needed
+    kept: Commits | None  # what the one journal is to hold; None leaves the journals alone
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there is anything to do."""
+        return self.extraction or any(f.kind != "foreign" for f in self.findings)
+
+    @property
+    def reopens(self) -> bool:
+        """Whether the store is unfinished until it is finalised again."""
+        broken = ("unfinished", "manifest", "missing", "size", "content")
+        return bool(self.redo) or any(f.kind in broken for f in self.findings)
+
+    def begin(self) -> None:
+        """Remove what is damaged; the store is unfinished until its extraction is run again.
+
+        The manifest goes before any other file, so that a kill leaves an unfinished store.
+        """
+        with locked(self.path / "locks" / "plan", wait=True):
+            if self.kept is not None:
+                write_journal(self.path, self.plan, self.kept)
+            if self.reopens:
+                remove_file(self.path / "manifest.json")
+            for name in self.remove:
+                remove_file(self.path / name)
+            write_beside(self.path, self.plan, {})
+            drop_torn_lines(self.path / "provenance.jsonl", self.path / ".tmp")
+        if self.reopens and not self.extraction:
+            StoreWriter(self.path, self.plan).finalise()
+
+
+def plan_repair(path: Path) -> Repair:
+    """What to do about every finding of a deep verification, and about quarantined videos.
+
+    Raises DamagedError where ``plan.json`` is lost, since everything is checked against it.
+    """
+    check = _Check(path, deep=True)
+    if check.plan is None:
+        raise DamagedError(f"{path / 'plan.json'}: {check.findings[0].message}")
+    committed = _commits(check.plan, check.expected)
+    broken = {finding.place for finding in check.findings if finding.place}
+    quarantined = _quarantined(path, committed.keys() - broken)
+    redo = broken | set(quarantined)
+    text = ("text.json", "text.safetensors", "truth.npy")
+    unfinished = len(committed) < check.plan.blocks * check.plan.views
+    removed = ("size", "content", "litter")
+    return Repair(
+        path=path,
+        plan=check.plan,
+        findings=check.findings,
+        redo=sorted(redo),
+        remove=[f.file for f in check.findings if f.kind in removed]
+        + [rows_name(*place) for place in quarantined],
+        extraction=bool(redo) or unfinished or any(f.file in text for f in check.findings),
+        kept={p: f for p, f in committed.items() if p not in redo} if check.manifest else None,
+    )
+
+
+@dataclass
+class _Check:
+    path: Path
+    deep: bool
+    findings: list[Finding] = field(default_factory=list)
+    plan: Plan | None = None  # None where it is lost
+    manifest: dict[str, Any] | None = None  # None where it is lost or not yet written
+    expected: Files = field(default_factory=dict)  # an empty fact: any content
+
+    def __post_init__(self) -> None:
+        with storage_errors(self.path, "read"):
+            plan = self._read_plan()
+            if plan is None:
+                return
+            self._read_manifest(plan)
+            for name, fact in self.expected.items():
+                self._check_file(name, fact)
+            self.plan = None if any(f.kind == "plan" for f in self.findings) else plan
+            if self.plan is not None:
+                self._check_others(self.plan)
+
+    def _add(self, kind: Kind, file: str, message: str) -> None:
+        self.findings.append(Finding(kind, file, message))
+
+    def _read_plan(self) -> Plan | None:
+        others = any((self.path / name).exists() for name in ("manifest.json", "features"))
+        if others and not (self.path / "plan.json").is_file():
+            self._add("plan", "plan.json", "is missing; put it back, or extract with the same")
+            return None
+        try:
+            return read_plan(self.path)
+        except DamagedError as error:
+            self._add("plan", "plan.json", str(error))
+            return None
+
+    def _read_manifest(self, plan: Plan) -> None:
+        """Learn every file that must be there, with its size and sha256."""
+        if (self.path / "manifest.json").is_file():
+            try:
+                self.manifest = read_manifest(self.path)
+                self.expected = dict(self.manifest["files"])
+                return
+            except DamagedError as error:
+                self._add("manifest", "manifest.json", str(error))
+        else:
+            state = status(self.path)
+            done = f"{state.done} of {state.total} blocks are committed"
+            self._add("unfinished", "manifest.json", f"{done}; extract again to finish")
+        self.expected = _committed_files(self.path, plan) | _planned_files(plan)
+
+    def _check_file(self, name: str, fact: Fact) -> None:
+        path = self.path / name
+        kind: Kind = "plan" if name == "plan.json" else "content"
+        if path.is_symlink():
+            self._add(kind, name, "is a link, expected a file")
+        elif not path.is_file():
+            self._add("missing", name, "is missing")
+        elif fact and path.stat().st_size != fact[0]:
+            self._add("size", name, f"has {path.stat().st_size} bytes, expected {fact[0]}")
+        elif fact and (self.deep or name.endswith(".json")) and sha256_file(path) != fact[1]:
+            self._add(kind, name, "is not what was committed (sha256)")
+
+    def _check_others(self, plan: Plan) -> None:
+        places = set(_places(plan))
+        locks = {"locks/plan", *(f"locks/{block}" for block in range(plan.blocks))}
+        present = set(_walk(self.path)) - {"manifest.json"}
+        for name in sorted(present - self.expected.keys()):
+            if name.startswith(".tmp/"):
+                self._add("litter", name, "left by a writer that was killed")
+            elif self.manifest is None and place_of(name) in places:
+                self._add("litter", name, "no journal names it; it will be written anew")
+            elif re.fullmatch(r"journal/\w+\.jsonl|provenance\.jsonl", name):
+                self._check_lines(name, plan)
+            elif name not in locks:
+                self._add("foreign", name, "is not of this store; repair leaves it alone")
+            elif (self.path / name).stat().st_size:
+                self._add("litter", name, "a lock has content, expected none")
+        if self.manifest is not None and f"journal/{FINAL}" not in present:
+            self._add("journal", f"journal/{FINAL}", "is missing")
+
+    def _check_lines(self, name: str, plan: Plan) -> None:
+        data = (self.path / name).read_bytes()
+        *lines, end = data.split(b"\n")
+        torn = sum(not is_whole_line(line) for line in lines) + bool(end)
+        final = self.manifest is not None and name == f"journal/{FINAL}"
+        if torn:
+            self._add("journal", name, f"{torn} lines are torn or changed")
+        elif final and data != encode_journal(plan, _commits(plan, self.expected)):
+            self._add("journal", name, "does not say what the manifest says")
+
+
+def _places(plan: Plan) -> Iterator[Place]:
+    return ((unit.block, view) for unit in plan.units() for view in unit.views)
+
+
+def _commits(plan: Plan, files: Files) -> Commits:
+    wanted = {place: view_files(*place) for place in _places(plan)}
+    return {p: {n: files[n] for n in names} for p, names in wanted.items() if names[0] in files}
+
+
+def _committed_files(path: Path, plan: Plan) -> Files:
+    """What the journals name; of several records of a place, one the disk agrees with."""
+    commits: Commits = {}
+    for place, files in read_commits(path, plan.identity.digest):
+        if place not in commits or not _agrees(path, commits[place]):
+            commits[place] = files
+    return {n: f for place in _places(plan) for n, f in commits.get(place, {}).items()}
+
+
+def _agrees(path: Path, files: Files) -> bool:
+    return all(is_unchanged(path / name, fact) for name, fact in files.items())
+
+
+def _planned_files(plan: Plan) -> Files:
+    """The files beside the chunks, as far as the plan fixes their bytes."""
+    files: Files = {name: fact_of(name, data) for name, data in zarr_metadata(plan).items()}
+    files |= {"plan.json": [], "text.json": [], "text.safetensors": []}
+    return files | ({"truth.npy": []} if plan.videos.truth_sha256 else {})
+
+
+def _quarantined(path: Path, places: Iterable[Place]) -> list[Place]:
+    """The places with a video that failed, as their rows say."""
+
+    def has_failed(place: Place) -> bool:
+        rows = json.loads((path / rows_name(*place)).read_bytes())
+        return any(row["status"] == "failed" for row in rows)
+
+    return [place for place in places if has_failed(place)]
+
+
+def _walk(path: Path) -> Iterator[str]:
+    """Paths of all files inside the store, and of directories that are not the store's."""
+    for folder, directories, files in os.walk(path):
+        here = Path(folder).relative_to(path)
+        for name in files:
+            yield (here / name).as_posix()
+        for name in directories:
+            if (here / name).as_posix() not in DIRECTORIES or (path / here / name).is_symlink():
+                yield (here / name).as_posix()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How two finished stores differ."""
+
+    fields: list[tuple[str, str, str]]  # (field, in a, in b) of the plans
+    only_a: list[str]  # ids
+    only_b: list[str]
+    missing: dict[str, tuple[str, str]]  # id -> reasons in a and in b, where only one has features
+    videos: int  # compared
+    views: int  # compared
+    changed: dict[str, float]  # id -> largest absolute difference of its features
+    same_digest: bool
+
+    @property
+    def max_abs(self) -> float:
+        """The largest absolute difference of any feature."""
+        return max(self.changed.values(), default=0.0)
+
+
+def diff(path_a: Path, path_b: Path) -> Difference:
+    """Compare two finished stores: what they were made from, their videos, their features."""
+    a, b = open_store(path_a), open_store(path_b)
+    rows_b = {video: row for row, video in enumerate(b.ids)}
+    common = [(row, rows_b[v]) for row, v in enumerate(a.ids) if v in rows_b]
+    one_sided = (a.missing.keys() ^ b.missing.keys()) & set(a.ids) & set(b.ids)
+    comparable = (a.frames, a.dim) == (b.frames, b.dim)
+    views = min(a.views, b.views) if comparable else 0
+    return Difference(
+        fields=_field_differences(a, b),
+        only_a=[video for video in a.ids if video not in rows_b],
+        only_b=sorted(set(b.ids) - set(a.ids), key=rows_b.__getitem__),
+        missing={v: (a.missing.get(v, ""), b.missing.get(v, "")) for v in sorted(one_sided)},
+        videos=len(common) if comparable else 0,
+        views=views,
+        changed=_feature_differences(a, b, common, views),
+        same_digest=a.digest == b.digest,
+    )
+
+
+def _field_differences(a: Store, b: Store) -> list[tuple[str, str, str]]:
+    ours, theirs = (_facts(store.plan, store.identity) for store in (a, b))
+    names = sorted(ours.keys() | theirs.keys())
+    rows = [(name, str(ours.get(name, "")), str(theirs.get(name, ""))) for name in names]
+    return [row for row in rows if row[1] != row[2]]
+
+
+def _facts(plan: Plan, identity: Identity) -> dict[str, Any]:
+    facts = flatten(identity.model_dump(mode="json"))
+    facts |= {name: getattr(plan, name) for name in ("views", "frames", "dim", "block_videos")}
+    videos = plan.videos
+    counts = {f"number of {n}": len(getattr(videos, n)) for n in ("ids", "folds", "subsets")}
+    return facts | counts | {"data set": videos.name, "classes": ", ".join(videos.classes)}
+
+
+def _feature_differences(
+    a: Store, b: Store, rows: list[tuple[int, int]], views: int
+) -> dict[str, float]:
+    changed: dict[str, float] = {}
+    if not rows:
+        return changed
+    rows_a, rows_b = (list(column) for column in zip(*rows, strict=True))
+    for view in range(views):
+        ours = a.load_features([view])[rows_a, 0].astype(np.float32)
+        theirs = b.load_features([view])[rows_b, 0].astype(np.float32)
+        gap = np.nan_to_num(np.abs(ours - theirs)).max(axis=(1, 2))
+        for n in np.flatnonzero(gap):
+            video = a.ids[rows_a[n]]
+            changed[video] = max(changed.get(video, 0.0), float(gap[n]))
+    return changed

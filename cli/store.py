@@ -1,0 +1,265 @@
+"""tgdfer store: look at feature stores, check, mend, compare and exchange them."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.extract import (
+    AnnotationOption,
+    DeviceOption,
+    PretrainedOption,
+    RootOption,
+    WorkersOption,
+    find_files,
+    finish,
+    read_list,
+    shown_progress,
+)
+from cli.show import show
+
+if TYPE_CHECKING:
+    from cache.check import Finding, Inspection
+    from cache.plan import Plan
+    from pipeline.datasets.video import VideoList
+    from pipeline.extract.encoder import EncoderFiles
+
+FINDINGS = 3
+SHOWN = 20  # rows of a long list
+
+store_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help=(
+        "Look at feature stores, check, mend, compare and exchange them.\n\n"
+        "Exit codes: 0 all is well; 2 refused; 3 something was found; 5 the disk failed."
+    ),
+)
+
+StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Feature store.")]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option("--dataset", help="faces or dfew.", show_default="the store's own"),
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="mini, an open_clip model, or local-dir:FOLDER.",
+        show_default="the store's own",
+    ),
+]
+
+
+@store_app.command()
+def inspect(store: StoreArgument) -> None:
+    """What a store is: how far, of which videos, made from what.
+
+    - tgdfer store inspect data/faces.zarr
+    """
+    from cache.check import inspect as look
+
+    found = look(store)
+    rows = _facts(found) | {name: str(value) for name, value in found.identity.items()}
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {show(value)}")
+    for video, reason in list(found.missing.items())[:SHOWN]:
+        print(f"missing {show(video)}: {show(reason)}")
+    if len(found.missing) > SHOWN:
+        print(f"and {len(found.missing) - SHOWN} more")
+
+
+@store_app.command()
+def verify(
+    store: StoreArgument,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every file: sha256.")] = False,
+    count: Annotated[
+        int, typer.Option("--canary", metavar="N", min=0, help="Encode N videos again, compare.")
+    ] = 0,
+    dataset: DatasetOption = None,
+    root: RootOption = None,
+    annotation: AnnotationOption = None,
+    encoder: EncoderOption = None,
+    pretrained: PretrainedOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Check every file of a store; exit code 3 if anything is not as it was committed.
+
+    Without --deep: names, sizes, metadata and journals.  Nothing is changed.
+
+    - tgdfer store verify --deep data/faces.zarr
+
+    - Does this machine still make the same features?  tgdfer store verify --canary 8
+    data/dfew.zarr --root /data/DFEW
+    """
+    from cache.check import verify as check
+
+    findings = check(store, deep=deep)
+    _print_findings(findings)
+    if not findings:
+        print(f"{show(store)}: every file is as it was committed" + (" (sha256)" if deep else ""))
+        if count and not _sing(
+            store, count, (dataset, root, annotation), encoder, pretrained, device
+        ):
+            raise typer.Exit(FINDINGS)
+        return
+    raise typer.Exit(FINDINGS)
+
+
+@store_app.command()
+def repair(
+    store: StoreArgument,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
+    dataset: DatasetOption = None,
+    root: RootOption = None,
+    annotation: AnnotationOption = None,
+    encoder: EncoderOption = None,
+    pretrained: PretrainedOption = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+) -> None:
+    """Redo what is damaged, and try the videos that could not be read once more.
+
+    Only damaged files are removed, and only their blocks extracted again, with the settings the
+    store was made with.  Files that are not of the store are left alone.
+
+    - tgdfer store repair --dry-run data/faces.zarr
+
+    - tgdfer store repair data/dfew.zarr --root /data/DFEW --pretrained clip.safetensors
+    """
+    from cache.check import plan_repair
+
+    planned = plan_repair(store)
+    _print_findings(planned.findings)
+    for name in planned.remove:
+        print(f"remove {show(name)}")
+    for block, view in planned.redo:
+        print(f"extract again: view {view} of block {block}")
+    if not planned.is_needed:
+        print(f"{show(store)}: nothing to repair")
+    if dry_run or not planned.is_needed:
+        raise typer.Exit(FINDINGS if planned.is_needed else 0)
+    if not planned.extraction:
+        planned.begin()
+        print(f"{show(store)}: repaired without extraction")
+        return
+    from pipeline.extract.planning import ExtractSettings
+    from pipeline.extract.repair import repair_store
+
+    settings = ExtractSettings(device=device, workers=workers)
+    videos, files = _sources(planned.plan, (dataset, root, annotation), encoder, pretrained)
+    with shown_progress() as on_progress:
+        summary = repair_store(planned, videos, files, settings, on_progress)
+    finish(summary)
+
+
+@store_app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Feature store.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Feature store.")],
+) -> None:
+    """How two finished stores differ: what they were made from, their videos, their features.
+
+    Exit code 0 if they hold the same, else 3.
+
+    - tgdfer store diff data/faces.zarr /mnt/copy/faces.zarr
+    """
+    from cache.check import diff as compare
+    from cache.identity import side_by_side
+
+    found = compare(a, b)
+    if found.same_digest:
+        print("the same store: equal digests")
+        return
+    if found.fields:
+        print(side_by_side(found.fields, ("field", show(a), show(b))))
+    for name, ids in ((a, found.only_a), (b, found.only_b)):
+        if ids:
+            print(f"{len(ids)} videos only in {show(name)}: {_some(ids)}")
+    for video, (reason_a, reason_b) in list(found.missing.items())[:SHOWN]:
+        print(f"features of {show(video)}: {_missing(reason_a)}; {_missing(reason_b)}")
+    print(
+        f"{len(found.changed)} of {found.videos} videos differ in their features, "
+        f"at most by {found.max_abs:.6g} ({found.views} views compared): {_some(found.changed)}"
+    )
+    raise typer.Exit(FINDINGS)
+
+
+def _facts(found: "Inspection") -> dict[str, str]:
+    plan, state = found.plan, found.status
+    videos = plan.videos
+    done = "finished" if state.finished else f"unfinished: {state.done} of {state.total} blocks"
+    facts = {
+        "store": f"{found.path} ({done})",
+        "digest": found.digest or "none yet",
+        "data set": f"{videos.name}: {len(videos.ids)} videos, {len(videos.classes)} classes",
+        "folds": ", ".join(fold.name for fold in videos.folds) or "none",
+        "features": f"{plan.views} views x {plan.frames} frames x {plan.dim}, float16",
+        "size": f"{found.size_bytes / 2**20:.1f} MiB in {plan.blocks} blocks",
+        "missing": f"{len(found.missing)} videos without features",
+    }
+    if found.history:
+        last = found.history[-1]
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["time"]))
+        facts["last written"] = f"{when} on {last['host']}"
+    return facts
+
+
+def _print_findings(findings: "list[Finding]") -> None:
+    for finding in findings:
+        print(f"{finding.kind:<10}  {show(finding.file)}: {show(finding.message)}")
+
+
+def _sing(
+    store: Path,
+    count: int,
+    source: tuple[str | None, Path | None, Path | None],
+    encoder: str | None,
+    pretrained: str | None,
+    device: str,
+) -> bool:
+    """Print the canary's cosines; False where one is low or a video can no longer be read."""
+    from cache.store import open_store
+    from pipeline.extract.canary import LOWEST_COSINE, canary
+    from pipeline.extract.encoder import Encoder
+    from pipeline.extract.planning import parse_precision
+
+    opened = open_store(store)
+    videos, files = _sources(opened.plan, source, encoder, pretrained)
+    loaded = Encoder(files, device, parse_precision(opened.identity.precision or "auto"))
+    songs = canary(opened, videos, loaded, count)
+    for sung in songs:
+        same = "identical" if sung.identical else f"cosine {sung.cosine:.6f}"
+        print(f"canary {show(sung.id)}: {show(sung.reason) or same}")
+    return all(sung.cosine >= LOWEST_COSINE for sung in songs)
+
+
+def _sources(
+    plan: "Plan",
+    source: tuple[str | None, Path | None, Path | None],
+    encoder: str | None,
+    pretrained: str | None,
+) -> "tuple[VideoList, EncoderFiles]":
+    """The videos and the encoder that a store was made from, unless others are named."""
+    from cache.errors import RefusedError
+
+    dataset, root, annotation = source
+    name = encoder or plan.identity.encoder.name
+    if encoder is None and name.startswith("local-dir:"):
+        raise RefusedError(f"the store's encoder is {name}: say where it is with --encoder")
+    dataset = dataset or plan.videos.name
+    videos = read_list(dataset, root or Path("data") / dataset, annotation)
+    return videos, find_files(name, pretrained)
+
+
+def _some(ids: "list[str] | dict[str, float]") -> str:
+    shown = ", ".join(show(video) for video in list(ids)[:5])
+    return shown + (", ..." if len(ids) > 5 else "")
+
+
+def _missing(reason: str) -> str:
+    return f"missing ({show(reason)})" if reason else "there"

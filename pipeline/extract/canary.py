@@ -1,0 +1,83 @@
+"""A finished store -> some of its videos encoded again, and how close that comes to what is kept.
+
+It tells whether this machine, with its libraries and its copy of the videos and of the weights,
+still makes the features that the store holds.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cache.errors import RefusedError
+from cache.identity import differences, side_by_side
+from cache.store import Store
+from pipeline.datasets.video import Video, VideoList
+from pipeline.extract.encoder import Encoder
+from pipeline.extract.frames import BadVideoError, read_frames
+from pipeline.extract.views import ViewMaker
+
+# What rounding, threads or another device do to the features is far smaller than this gap.
+LOWEST_COSINE = 0.99
+
+
+@dataclass(frozen=True)
+class Sung:
+    """One video's evaluation view, encoded again."""
+
+    id: str
+    cosine: float  # the lowest of its frames; NaN where the video can no longer be read
+    identical: bool  # to the bit
+    reason: str = ""
+
+
+def canary(store: Store, video_list: VideoList, encoder: Encoder, count: int) -> list[Sung]:
+    """Encode view 0 of ``count`` videos, evenly spread over the store, again.
+
+    Raises RefusedError where ``encoder`` is not the store's, or the list lacks one of the videos.
+    """
+    _refuse_other_encoder(store, encoder)
+    paths = {video.id: video for video in video_list.videos}
+    rows = [row for row, video in enumerate(store.ids) if video not in store.missing]
+    chosen = [rows[i] for i in np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+    unknown = [store.ids[row] for row in chosen if store.ids[row] not in paths]
+    if unknown:
+        raise RefusedError(
+            f"{store.path}: {video_list.name} has no video {unknown[0]}; check --dataset and --root"
+        )
+    kept_NTD = store.load_features([0])[:, 0]
+    return [_sing(store, paths[store.ids[row]], encoder, kept_NTD[row]) for row in chosen]
+
+
+def _refuse_other_encoder(store: Store, encoder: Encoder) -> None:
+    asked = store.identity.model_copy(
+        update={"encoder": encoder.identity, "preprocessing": encoder.files.preprocessing}
+    )
+    rows = differences(store.identity, asked)
+    if rows:
+        raise RefusedError(
+            f"{store.path} was made with another encoder:\n{side_by_side(rows)}\n"
+            "name the store's own with --encoder and --pretrained"
+        )
+
+
+def _sing(store: Store, video: Video, encoder: Encoder, kept_TD: np.ndarray) -> Sung:
+    identity = store.identity
+    maker = ViewMaker(video.id, (0,), store.frames, identity.seed, identity.preprocessing)
+    try:
+        read_frames(video.path, maker.choose, maker.take)
+        view_TCHW = maker.finish()[0]
+    except BadVideoError as error:
+        return Sung(video.id, float("nan"), False, str(error))
+    # Bits depend on the number of frames in a call, so the batch is filled up as extraction's is.
+    assert identity.batch_frames is not None
+    batch_NCHW = torch.zeros((identity.batch_frames, *view_TCHW.shape[1:]), dtype=torch.uint8)
+    batch_NCHW[: store.frames] = view_TCHW
+    again_TD = encoder.encode(batch_NCHW)[: store.frames].cpu().numpy()
+    cosine_T = _cosines(again_TD.astype(np.float64), kept_TD.astype(np.float64))
+    return Sung(video.id, float(cosine_T.min()), bool(np.array_equal(again_TD, kept_TD)))
+
+
+def _cosines(a_TD: np.ndarray, b_TD: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(a_TD, axis=1) * np.linalg.norm(b_TD, axis=1)
+    return (a_TD * b_TD).sum(1) / np.maximum(norms, 1e-30)

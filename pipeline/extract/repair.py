@@ -1,0 +1,47 @@
+"""A damaged store + its videos -> the store as it was, and quarantined videos tried once more."""
+
+from dataclasses import replace
+
+from cache.check import Repair
+from cache.plan import Plan
+from cache.writer import check_same
+from pipeline.datasets.video import VideoList
+from pipeline.extract.encoder import EncoderFiles, choose_device
+from pipeline.extract.loop import OnProgress, Summary, extract
+from pipeline.extract.planning import ExtractSettings, make_plan, parse_precision
+
+
+def settings_of(plan: Plan, listed: int, settings: ExtractSettings) -> ExtractSettings:
+    """The settings that ``plan`` was made with; only the workers are those of ``settings``."""
+    identity = plan.identity
+    precision = parse_precision(identity.precision or "auto")
+    device = identity.device or "auto"
+    return replace(
+        settings,
+        views=plan.views,
+        frames=plan.frames,
+        batch_frames=identity.batch_frames,
+        limit=len(plan.videos.ids) if len(plan.videos.ids) < listed else None,
+        seed=identity.seed,
+        precision=precision,
+        device=settings.device if settings.device.startswith(device) else device,
+    )
+
+
+def repair_store(
+    repair: Repair,
+    video_list: VideoList,
+    encoder: EncoderFiles,
+    settings: ExtractSettings,
+    on_progress: OnProgress = lambda progress: None,
+) -> Summary:
+    """Remove what is damaged and extract it again; everything else stays as it is.
+
+    Raises RefusedError, before anything is removed, where the list or the encoder are others.
+    """
+    settings = settings_of(repair.plan, len(video_list.videos), settings)
+    asked, _ = make_plan(video_list, encoder, settings)
+    check_same(repair.path, repair.plan, asked)
+    choose_device(settings.device)
+    repair.begin()
+    return extract(video_list, repair.path, encoder, settings, on_progress)
