@@ -24,7 +24,7 @@ from cli.training import (
 def ablate(
     tables: Annotated[list[str], typer.Argument(help="table3, table4, table5, table6, views.")],
     store: StoreOption = DEFAULT_STORE,
-    config: ConfigOption = None,
+    config: ConfigOption = "paper",
     settings: SetOption = [],  # noqa: B006  (typer copies it)
     seeds: SeedsOption = 1,
     runs: RunsOption = DEFAULT_RUNS,

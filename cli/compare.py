@@ -19,7 +19,7 @@ from cli.training import (
 
 def compare(
     store: StoreOption = DEFAULT_STORE,
-    config: ConfigOption = None,
+    config: ConfigOption = "paper",
     settings: SetOption = [],  # noqa: B006  (typer copies it)
     seeds: SeedsOption = 3,
     runs: RunsOption = DEFAULT_RUNS,

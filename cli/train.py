@@ -23,7 +23,7 @@ from cli.training import (
 
 def train(
     store: StoreOption = DEFAULT_STORE,
-    config: ConfigOption = None,
+    config: ConfigOption = "paper",
     settings: SetOption = [],  # noqa: B006  (typer copies it)
     fold: Annotated[str, typer.Option("--fold", help="A fold of the store, or all.")] = "all",
     seeds: SeedsOption = 1,

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Feature store made by extract.")]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="TOML file of settings; default: the paper's.")
+    str,
+    typer.Option(
+        "--config", metavar="PRESET|FILE", help="paper, equations, dfer-clip, or a TOML file."
+    ),
 ]
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")

@@ -124,6 +124,8 @@ def label(
         else:
             assert o.encode is not None
             enriched = o.encode(k, seen)
+    if o.fusion == "none":
+        return enriched
     hidden = linear(enriched, weights, "up")
     hidden = hidden / (1 + np.exp(-1.702 * hidden))
     return linear(hidden, weights, "down") + coarse[k]
@@ -163,6 +165,7 @@ class Options:
     visual: str = "add"
     weighting: str = "softmax"
     scope: str = "per_class"
+    fusion: str = "mlp"
     pooling: str = "mean_logits"
     top_k: int = 4
     # Text features of class k with a visual token before its prompt, for ``prepend``.

@@ -54,7 +54,7 @@ def test_table_shows_mean_deviation_n_and_the_reported_column(store: Store, tmp_
 
 def test_table3_has_the_paper_s_twelve_depths_and_changes_nothing_else() -> None:
     (table,) = find_tables(["table3"])
-    base = load_method(None, ["optimiser.epochs=7"])
+    base = load_method("paper", ["optimiser.epochs=7"])
     methods = {row.name: row.method(base) for row in table.rows}
     depths = {n: (m.temporal.fine_depth, m.temporal.coarse_depth) for n, m in methods.items()}
     assert list(depths) == list("abcdefghijkl")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import RefusedError
-from pipeline.train.config import MethodConfig, Run, known_keys, load_method
+from pipeline.train.config import PRESETS, MethodConfig, Run, known_keys, load_method
 
 
 def test_paper_preset_states_every_setting_and_equals_the_defaults() -> None:
@@ -21,7 +21,7 @@ def test_paper_preset_states_every_setting_and_equals_the_defaults() -> None:
 
 def test_overrides_are_parsed_as_toml_and_bare_words_as_text() -> None:
     method = load_method(
-        None, ["temporal.window=8", "optimiser.lr = 1e-3", "prompts.context=shared"]
+        "paper", ["temporal.window=8", "optimiser.lr = 1e-3", "prompts.context=shared"]
     )
     assert method.temporal.window == 8
     assert method.optimiser.lr == 0.001
@@ -42,7 +42,7 @@ def test_overrides_are_parsed_as_toml_and_bare_words_as_text() -> None:
 )
 def test_wrong_setting_is_refused_with_the_remedy(override: str, message: str) -> None:
     with pytest.raises(RefusedError, match=message):
-        load_method(None, [override])
+        load_method("paper", [override])
 
 
 def test_config_file_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
@@ -55,7 +55,9 @@ def test_config_file_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (1 << 20) + b"##")
     with pytest.raises(RefusedError, match=r"1048578 bytes, expected at most 1048576"):
         load_method(path)
-    with pytest.raises(RefusedError, match=r"none\.toml: cannot be read"):
+    with pytest.raises(
+        RefusedError, match=r"none\.toml: cannot be read .*presets paper, equations"
+    ):
         load_method(tmp_path / "none.toml")
 
 
@@ -64,9 +66,25 @@ def test_digest_of_a_run_names_all_that_its_result_depends_on() -> None:
     others = [
         (run.model_copy(update={"seed": 1}), "store", "1"),
         (run.model_copy(update={"fold": "2"}), "store", "1"),
-        (Run(method=load_method(None, ["optimiser.epochs=9"]), fold="1", seed=0), "store", "1"),
+        (Run(method=load_method("paper", ["optimiser.epochs=9"]), fold="1", seed=0), "store", "1"),
         (run, "another", "1"),
         (run, "store", "2"),
     ]
     digests = {run.digest("store", "1"), *(r.digest(store, v) for r, store, v in others)}
     assert len(digests) == 6
+
+
+def test_presets_differ_where_they_say_they_do() -> None:
+    paper, equations, dfer_clip = (load_method(name) for name in PRESETS)
+    assert (equations.prompts.fine_text, equations.prompts.coarse_learnable) == (
+        "descriptors",
+        True,
+    )
+    assert equations.temporal == paper.temporal
+    assert (dfer_clip.temporal.fine_depth, dfer_clip.label.fusion) == (0, "none")
+    assert dfer_clip.optimiser == paper.optimiser
+
+
+def test_concatenated_visual_prompt_needs_the_mlp() -> None:
+    with pytest.raises(RefusedError, match="concat needs fusion mlp"):
+        load_method("paper", ["label.visual_prompt=concat", "label.fusion=none"])

@@ -30,7 +30,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def runs(*settings: str, folds: str = "12") -> list[Run]:
-    method = load_method(None, ["optimiser.epochs=2", *settings])
+    method = load_method("paper", ["optimiser.epochs=2", *settings])
     return [Run(method=method, fold=fold, seed=0) for fold in folds]
 
 

@@ -19,7 +19,7 @@ from pipeline.train.stack import Outcome, load_training_data, train_stack
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory):
     store = random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=21)
-    method = load_method(None, ["optimiser.epochs=2"])
+    method = load_method("paper", ["optimiser.epochs=2"])
     data = load_training_data(store, torch.device("cpu"))
     return store, train_stack(data, [Run(method=method, fold="3", seed=1)])[0]
 

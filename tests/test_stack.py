@@ -26,7 +26,7 @@ def data(store: Store) -> TrainingData:
 
 
 def run(fold: str, seed: int, *settings: str) -> Run:
-    return Run(method=load_method(None, [*FAST, *settings]), fold=fold, seed=seed)
+    return Run(method=load_method("paper", [*FAST, *settings]), fold=fold, seed=seed)
 
 
 def test_a_stack_equals_its_runs_trained_alone(data: TrainingData) -> None:

@@ -171,6 +171,7 @@ def test_every_switch_of_the_temporal_network_equals_the_oracle(
     [{"visual_prompt": kind} for kind in ("none", "prepend", "concat")]
     + [{"weighting": "linear"}, {"scope": "shared"}, {"weighting": "linear", "scope": "shared"}]
     + [{"visual_prompt": "prepend", "scope": "shared"}]
+    + [{"fusion": "none"}, {"fusion": "none", "visual_prompt": "none"}]
     + [
         {"pooling": kind}
         for kind in ("mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention")

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from cache.errors import RefusedError
 
@@ -93,8 +93,17 @@ class LabelConfig(Settings):
     scope: Literal["per_class", "shared"] = Field(
         "per_class", description="one visual prompt for each class, or one for all"
     )
+    fusion: Literal["mlp", "none"] = Field(
+        "mlp", description="MLP(enriched) + coarse text, or the enriched fine text as it is"
+    )
     pooling: Literal[
         "mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"
     ] = Field("mean_logits", description="frames -> bag prediction")
     top_k: int = Field(4, ge=1, description="frames that count where pooling is top_k")
     temperature: float = Field(0.01, gt=0, description="tau of every cosine")
+
+    @model_validator(mode="after")
+    def _refuse_concat_without_mlp(self) -> "LabelConfig":
+        if self.visual_prompt == "concat" and self.fusion == "none":
+            raise ValueError("visual_prompt concat needs fusion mlp, which brings 2D back to D")
+        return self

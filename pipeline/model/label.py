@@ -33,12 +33,15 @@ class LabelHead(nn.Module):
     """label_k = MLP(fine_k enriched by V_k) + coarse_k; MLP: D -> 4D -> D with QuickGELU.
 
     ``add``: fine_k + V_k (eq. 9). ``prepend``: V_k is the first input token of the fine prompt.
-    ``concat``: [V_k; fine_k]. ``none``: fine_k alone.
+    ``concat``: [V_k; fine_k]. ``none``: fine_k alone. Without fusion the label is the enriched
+    fine_k itself: no MLP, no coarse text.
     """
 
     def __init__(self, generators: Sequence[Generator], size: int, config: LabelConfig) -> None:
         super().__init__()
         self.config = config
+        if config.fusion == "none":
+            return
         inputs = 2 * size if config.visual_prompt == "concat" else size
         self.up = Linear(generators, inputs, 4 * size)
         self.down = Linear(generators, 4 * size, size)
@@ -46,6 +49,8 @@ class LabelHead(nn.Module):
     def forward(self, instances_RBTD: Tensor, fine: Prompts, coarse: Prompts) -> Tensor:
         runs = len(instances_RBTD)
         enriched = self._enrich(instances_RBTD, fine, fine().expand(runs, -1, -1))
+        if self.config.fusion == "none":
+            return enriched
         hidden = self.up(enriched)
         hidden = hidden * torch.sigmoid(1.702 * hidden)  # QuickGELU, as in CLIP
         labels_RBKD: Tensor = self.down(hidden) + coarse()[:, None]

@@ -68,17 +68,19 @@ class Run(Settings):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def load_method(config: Path | None = None, overrides: Sequence[str] = ()) -> MethodConfig:
-    """The ``paper`` preset or a TOML file, then ``KEY=VALUE`` overrides with dotted keys.
+PRESETS = ("paper", "equations", "dfer-clip")
+
+
+def load_method(config: Path | str = "paper", overrides: Sequence[str] = ()) -> MethodConfig:
+    """A preset by name or a TOML file, then ``KEY=VALUE`` overrides with dotted keys.
 
     Raises RefusedError for a file that cannot be read, an unknown key (with the nearest known one)
     and a value out of range.
     """
-    where = str(config) if config else "preset paper"
     settings = _read_toml(config)
     for override in overrides:
         _apply(settings, override)
-    return method_from(settings, where)
+    return method_from(settings, str(config))
 
 
 def method_from(settings: Mapping[str, Any], where: str) -> MethodConfig:
@@ -94,16 +96,20 @@ def known_keys() -> list[str]:
     return list(_keys(MethodConfig, ""))
 
 
-def _read_toml(config: Path | None) -> dict[str, Any]:
-    if config is None:
-        return tomllib.loads(files("pipeline.train").joinpath("presets/paper.toml").read_text())
+def _read_toml(config: Path | str) -> dict[str, Any]:
+    if config in PRESETS:
+        preset = files("pipeline.train").joinpath(f"presets/{config}.toml")
+        return tomllib.loads(preset.read_text())
     try:
-        data = config.read_bytes()
+        data = Path(config).read_bytes()
         if len(data) > CONFIG_BYTES_MAX:
             raise RefusedError(f"{config}: {len(data)} bytes, expected at most {CONFIG_BYTES_MAX}")
         return tomllib.loads(data.decode("utf-8-sig"))
     except OSError as error:
-        raise RefusedError(f"{config}: cannot be read ({error.strerror})") from None
+        raise RefusedError(
+            f"{config}: cannot be read ({error.strerror}); expected a TOML file or one of the "
+            f"presets {', '.join(PRESETS)}"
+        ) from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RefusedError(f"{config}: not valid TOML: {error}") from None
 
