@@ -52,6 +52,7 @@ class Identity(_Frozen):
     seed: int
     decoder: str
     videos: str  # digest of the video list
+    fold: str = "all"  # the fold whose training videos the encoder was trained on, if any
     batch_frames: int | None = None
     precision: str | None = None
     device: str | None = None

@@ -19,7 +19,22 @@ if TYPE_CHECKING:
 DONE_WITH_FAILURES = 3
 SECONDS_BETWEEN_LINES = 10.0
 
-# These stand in the commands of tgdfer store as well.
+# These stand in other commands as well.
+DatasetOption = Annotated[
+    str, typer.Option("--dataset", help="faces (embedded, made on first use) or dfew.")
+]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="mini (bundled), an open_clip model, or local-dir:FOLDER.",
+        show_default="mini for faces, else ViT-B-32-quickgelu",
+    ),
+]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Only the first videos of the list.")
+]
 RootOption = Annotated[
     Path | None,
     typer.Option("--root", help="Folder of the data set.", show_default="data/DATASET"),
@@ -43,32 +58,25 @@ WorkersOption = Annotated[
 
 
 def extract(
-    dataset: Annotated[
-        str, typer.Option("--dataset", help="faces (embedded, made on first use) or dfew.")
-    ] = "faces",
+    dataset: DatasetOption = "faces",
     root: RootOption = None,
     annotation: AnnotationOption = None,
     store: Annotated[
         Path | None,
         typer.Option("--store", help="Feature store.", show_default="data/DATASET.zarr"),
     ] = None,
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            "--encoder",
-            help="mini (bundled), an open_clip model, or local-dir:FOLDER.",
-            show_default="mini for faces, else ViT-B-32-quickgelu",
-        ),
-    ] = None,
+    encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
+    fold: Annotated[
+        str,
+        typer.Option("--fold", help="Fold whose training videos the encoder was trained on."),
+    ] = "all",
     views: Annotated[
         int, typer.Option("--views", min=1, help="View 0 for evaluation, the others for training.")
     ] = 5,
     frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of a view.")] = 16,
     device: DeviceOption = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")
-    ] = "auto",
+    precision: PrecisionOption = "auto",
     batch_frames: Annotated[
         int | None,
         typer.Option(
@@ -83,9 +91,7 @@ def extract(
         str,
         typer.Option("--shard", metavar="I/N", help="Do only every N-th block, from block I on."),
     ] = "0/1",
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first videos of the list.")
-    ] = None,
+    limit: LimitOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training views.")] = 0,
 ) -> None:
     """Decode and encode every video once, into a feature store.
@@ -110,15 +116,14 @@ def extract(
         frames=frames,
         batch_frames=batch_frames,
         limit=limit,
+        fold=fold,
         seed=seed,
         device=device,
         precision=parse_precision(precision),
         workers=workers,
         shard=parse_shard(shard),
     )
-    videos = read_list(dataset, root or Path("data") / dataset, annotation)
-    name = encoder or ("mini" if dataset == "faces" else "ViT-B-32-quickgelu")
-    files = find_files(name, pretrained)
+    videos, files = open_source(dataset, root, annotation, encoder, pretrained)
     with shown_progress() as on_progress:
         path = store or Path("data") / f"{dataset}.zarr"
         summary = extract_videos(videos, path, files, settings, on_progress)
@@ -129,6 +134,19 @@ def finish(summary: "Summary") -> None:
     """Print what an extraction did and leave with its exit code."""
     _print_summary(summary)
     _leave(summary)
+
+
+def open_source(
+    dataset: str,
+    root: Path | None,
+    annotation: Path | None,
+    encoder: str | None,
+    pretrained: str | None,
+) -> "tuple[VideoList, EncoderFiles]":
+    """The videos and the encoder that the options name, with their defaults."""
+    videos = read_list(dataset, root or Path("data") / dataset, annotation)
+    name = encoder or ("mini" if dataset == "faces" else "ViT-B-32-quickgelu")
+    return videos, find_files(name, pretrained)
 
 
 def find_files(name: str, pretrained: str | None) -> "EncoderFiles":

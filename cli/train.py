@@ -2,10 +2,20 @@
 
 import statistics
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.extract import (
+    AnnotationOption,
+    DatasetOption,
+    EncoderOption,
+    LimitOption,
+    PrecisionOption,
+    PretrainedOption,
+    RootOption,
+    open_source,
+)
 from cli.training import (
     DEFAULT_RUNS,
     DEFAULT_STORE,
@@ -17,8 +27,16 @@ from cli.training import (
     SetOption,
     StoreOption,
     WorkersOption,
+    train_live,
     train_pending,
 )
+
+if TYPE_CHECKING:
+    from cache.store import Store
+    from pipeline.datasets.video import VideoList
+    from pipeline.extract.encoder import EncoderFiles
+    from pipeline.train.config import MethodConfig
+    from pipeline.train.stack import TrainingData
 
 
 def train(
@@ -31,27 +49,84 @@ def train(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
-    cached: Annotated[bool, typer.Option("--cached", help="Train from the store.")] = True,
+    cached: Annotated[
+        bool,
+        typer.Option(
+            "--cached/--no-cached", help="From the store, or decode and encode each step."
+        ),
+    ] = True,
+    dataset: DatasetOption = "faces",
+    root: RootOption = None,
+    annotation: AnnotationOption = None,
+    encoder: EncoderOption = None,
+    pretrained: PretrainedOption = None,
+    precision: PrecisionOption = "auto",
+    limit: LimitOption = None,
 ) -> None:
-    """Train TG-DFER from cached features: every fold, the last epoch reported.
+    """Train TG-DFER: every fold, the last epoch reported.
 
-    Finished runs are not repeated.
+    Finished runs are not repeated. With --no-cached the videos are decoded, augmented and encoded
+    in every step, which takes far longer, and the encoder can be trained as well; --dataset to
+    --limit are for that way only.
 
     - All folds of the embedded faces:  tgdfer train --cached
 
     - One fold, three seeds, another window:  tgdfer train --cached --fold 1 --seeds 3 --set
     temporal.window=8
+
+    - With the encoder trained:  tgdfer train --no-cached --fold 1 --set optimiser.lr_encoder=1e-5
+    --set optimiser.micro_batch=4
     """
     from cache.store import open_store
     from pipeline.train.config import load_method
     from pipeline.train.tables import runs_of
 
-    opened = open_store(store)
     method = load_method(config, settings)
-    folds = [name for name, _, _ in opened.folds] if fold == "all" else [fold]
-    wanted = runs_of(method, folds, range(seeds))
-    trained = train_pending(wanted, opened, runs, device, workers, allow_missing)
+    if cached:
+        opened = open_store(store)
+        wanted = runs_of(method, _folds(opened, fold), range(seeds))
+        trained = train_pending(wanted, opened, runs, device, workers, allow_missing)
+    else:
+        source = open_source(dataset, root, annotation, encoder, pretrained)
+        data = _open_live(*source, method, device, precision, limit)
+        opened = data.store
+        wanted = runs_of(method, _folds(opened, fold), range(seeds))
+        trained = train_live(wanted, data, runs)
     _print(wanted, opened, runs, trained)
+
+
+def _folds(store: "Store", fold: str) -> list[str]:
+    return [name for name, _, _ in store.folds] if fold == "all" else [fold]
+
+
+def _open_live(
+    videos: "VideoList",
+    files: "EncoderFiles",
+    method: "MethodConfig",
+    device: str,
+    precision: str,
+    limit: int | None,
+) -> "TrainingData":
+    import numpy as np
+    import torch
+
+    from pipeline.extract.live import open_live
+    from pipeline.extract.planning import ExtractSettings, parse_precision
+    from pipeline.model.text_tower import load_text_tower
+    from pipeline.train.grid import choose_device
+    from pipeline.train.stack import TrainingData
+
+    place = torch.device(choose_device(device))
+    settings = ExtractSettings(device=place.type, precision=parse_precision(precision), limit=limit)
+    trained = method.optimiser.lr_encoder > 0
+    store, features, weights, text = open_live(videos, files, settings, trained)
+    return TrainingData(
+        store,
+        features,
+        torch.from_numpy(store.labels).to(place),
+        np.ones(len(store.ids), np.bool_),
+        load_text_tower(weights, text).to(place),
+    )
 
 
 def _print(wanted, opened, root: Path, trained: int) -> None:  # type: ignore[no-untyped-def]

@@ -13,6 +13,7 @@ from pipeline.train.grid import Progress
 if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.train.config import Run
+    from pipeline.train.stack import TrainingData
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Feature store made by extract.")]
 ConfigOption = Annotated[
@@ -60,6 +61,19 @@ def train_pending(
     return len(pending)
 
 
+def train_live(runs: Sequence["Run"], data: "TrainingData", root: Path) -> int:
+    """Train the runs without a record one after the other in this process; returns how many."""
+    from pipeline.train.grid import check_shapes, pending_runs, train_and_record
+
+    check_shapes(runs, data.store)
+    pending = pending_runs(runs, data.store, root)
+    epochs = sum(run.method.optimiser.epochs for run in pending)
+    with _progress(f"training {len(pending)} runs without a cache", epochs) as advance:
+        for run in pending:
+            train_and_record(data, [run], root, advance)
+    return len(pending)
+
+
 @contextmanager
 def _progress(title: str, total: int) -> Iterator[Progress]:
     """A bar on a terminal; a plain line at every tenth of the work elsewhere."""
@@ -85,7 +99,7 @@ def _progress(title: str, total: int) -> Iterator[Progress]:
 
     def advance(done: int) -> None:
         state["done"] += done
-        tenth = 10 * state["done"] // total
+        tenth = 10 * state["done"] // max(total, 1)
         if tenth > state["said"]:
             state["said"] = tenth
             print(f"{title}: {state['done']} of {total} epochs", file=sys.stderr)

@@ -143,3 +143,14 @@ def test_unreadable_video_is_named_and_the_others_are_kept(tmp_path: Path) -> No
     assert "--allow-missing" in refused.stderr
     options = ["--store", "data/dfew.zarr", "--fold", "1", "--allow-missing"]
     assert tgdfer("train", *options, *SMALL, cwd=tmp_path).returncode == 0
+
+
+def test_training_without_a_store_from_the_command_line(place: Path) -> None:
+    options = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--fold", "1"]
+    done = tgdfer("train", "--no-cached", *options, *SMALL, "--runs", "live", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "1 runs trained, 0 already there" in done.stdout
+    tuned = [*SMALL, "--set", "optimiser.lr_encoder=1e-5", "--set", "optimiser.micro_batch=12"]
+    done = tgdfer("train", "--no-cached", *options, *tuned, "--runs", "live", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert len(list((place / "live").glob("*/encoder/open_clip_model.safetensors"))) == 1

@@ -30,6 +30,7 @@ ORDER = [
     "pipeline/extract/planning.py",
     "pipeline/extract/block.py",
     "pipeline/extract/loop.py",
+    "pipeline/extract/live.py",
     "pipeline/extract/repair.py",
     "pipeline/extract/canary.py",
     "pipeline/model/config.py",

@@ -123,10 +123,10 @@ class Encoder:
         )
         self._low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         # Convolutions are twice as fast with the channels last.
-        self._visual = model.visual.to(self.device, memory_format=torch.channels_last)
-        self._visual.eval().requires_grad_(False)
+        self.visual = model.visual.to(self.device, memory_format=torch.channels_last)
+        self.visual.eval().requires_grad_(False)
         if self._low is not None:
-            _compute_in(self._low, self._visual)
+            _compute_in(self._low, self.visual)
         mean, std = files.preprocessing.mean, files.preprocessing.std
         # (x / 255 - mean) / std as one multiplication and one addition a pixel
         self._scale_CHW = (1 / (255 * torch.tensor(std, device=self.device))).view(3, 1, 1)
@@ -147,10 +147,44 @@ class Encoder:
 
         autocast = torch.autocast(self.device.type, self._low, enabled=self._low is not None)
         with torch.inference_mode(), autocast:
-            pixels_NCHW = frames_NCHW.to(self.device, non_blocking=True).float()
-            pixels_NCHW = pixels_NCHW.mul_(self._scale_CHW).sub_(self._offset_CHW)
-            features_ND: torch.Tensor = self._visual(pixels_NCHW)
+            features_ND: torch.Tensor = self.visual(self._normalise(frames_NCHW))
             return features_ND.to(torch.float16)
+
+    def encode_with_gradient(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
+        """As ``encode``, in float32 and with gradients for the image tower's weights."""
+        features_ND: torch.Tensor = self.visual(self._normalise(frames_NCHW))
+        return features_ND
+
+    def as_files(self) -> dict[str, bytes]:
+        """The encoder as it is now, as open_clip's ``local-dir`` holds it.
+
+        The weights are a whole state dict, so that ``--pretrained FILE`` takes them as well.
+        """
+        import torch
+        from safetensors.torch import load, save
+
+        state = load(self.text_weights)
+        state |= {f"visual.{n}": t.contiguous() for n, t in self.visual.state_dict().items()}
+        scale = json.loads(self.text_config)["logit_scale"]
+        state["logit_scale"] = torch.tensor(scale).log()
+        pixels = self.files.preprocessing
+        config = {
+            "model_cfg": self.files.config,
+            "preprocess_cfg": {
+                "mean": pixels.mean,
+                "std": pixels.std,
+                "interpolation": pixels.interpolation,
+                "resize_mode": pixels.resize,
+            },
+        }
+        return {
+            "open_clip_config.json": canonical_json(config),
+            "open_clip_model.safetensors": save(state),
+        }
+
+    def _normalise(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
+        pixels_NCHW = frames_NCHW.to(self.device, non_blocking=True).float()
+        return pixels_NCHW.mul_(self._scale_CHW).sub_(self._offset_CHW)
 
     def encode_array(self, frames_NHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
         """``encode`` for NumPy arrays with the channel last."""

@@ -112,7 +112,7 @@ def extract(
     from pipeline.extract.encoder import Encoder
 
     loaded = Encoder(encoder, settings.device, settings.precision)
-    plan = _completed(plan, loaded, settings)
+    plan = completed_plan(plan, loaded, settings)
     fixed = {"text.safetensors": loaded.text_weights, "text.json": loaded.text_config}
     if truth is not None:
         fixed["truth.npy"] = truth
@@ -283,7 +283,8 @@ def _check_truth(video: Video, decoded: int) -> None:
         )
 
 
-def _completed(plan: Plan, encoder: "Encoder", settings: ExtractSettings) -> Plan:
+def completed_plan(plan: Plan, encoder: "Encoder", settings: ExtractSettings) -> Plan:
+    """The plan with what only the loaded encoder knows."""
     batch = settings.batch_frames or suited_batch(settings.frames, encoder.device.type)
     found = {
         "batch_frames": batch,

@@ -30,6 +30,7 @@ class ExtractSettings:
     device: str = "auto"
     precision: Precision = "auto"
     workers: int | None = None  # decode threads
+    fold: str = "all"  # the fold whose training videos the encoder was trained on
     shard: tuple[int, int] = (0, 1)  # (i, n): the blocks with block % n == i
 
     def __post_init__(self) -> None:
@@ -77,6 +78,7 @@ def make_plan(
         decoder=decoder_name(),
         batch_frames=settings.batch_frames,
         videos=facts.digest,
+        fold=settings.fold,
         precision=None if settings.precision == "auto" else settings.precision,
         device=None if settings.device == "auto" else settings.device.partition(":")[0],
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Generator, Tensor, nn
 
+from cache.errors import RefusedError
 from pipeline.model.bag import BagPooling
 from pipeline.model.config import LabelConfig, PromptConfig, TemporalConfig
 from pipeline.model.label import LabelHead, cosine
@@ -43,6 +44,12 @@ class TGDFER(nn.Module):
         self.temperature = label.temperature
         self.temporal = TemporalNetwork(generators, frames, size, temporal)
         visual = label.visual_prompt == "prepend"
+        if visual and tower.width != size:
+            raise RefusedError(
+                f"label.visual_prompt=prepend puts {size} features where the text tower reads "
+                f"tokens of width {tower.width}; it needs an encoder where the two are equal, such "
+                "as ViT-B-32"
+            )
         self.fine = Prompts(generators, tower, fine, prompts.fine_learnable, prompts, visual)
         self.coarse = Prompts(generators, tower, coarse, prompts.coarse_learnable, prompts)
         self.label = LabelHead(generators, size, label)

@@ -29,7 +29,14 @@ class OptimiserConfig(Settings):
     milestones: tuple[int, ...] = Field((30, 40), description="epochs after which lr shrinks")
     gamma: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    augment: bool = Field(True, description="train on augmented views; else on the test view")
     views: int = Field(0, ge=0, description="augmented views to train on; 0: all of the store's")
+    micro_batch: int = Field(
+        0, ge=0, description="videos whose gradients are computed at once; 0: the whole batch"
+    )
+    lr_encoder: float = Field(
+        0.0, ge=0, description="image encoder; 0: frozen. Above 0 only with --no-cached"
+    )
 
 
 class SelectionConfig(Settings):

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cache.errors import RefusedError
 from cache.store import Store, open_store
 from pipeline.train.config import Run
 from pipeline.train.records import read_result, write_outcome
+
+if TYPE_CHECKING:
+    from pipeline.train.stack import TrainingData
 
 Progress = Callable[[int], None]  # called with the number of run-epochs done since the last call
 
@@ -70,13 +73,29 @@ def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False
             f"{first}: {reason}; mend them and extract again, or train without them with "
             "--allow-missing"
         )
+    check_shapes(runs, store)
+    for run in runs:
+        if run.method.optimiser.lr_encoder:
+            raise RefusedError(
+                f"optimiser.lr_encoder={run.method.optimiser.lr_encoder} trains the image encoder, "
+                "which cached features cannot; use --no-cached"
+            )
+        if store.identity.fold not in ("all", run.fold):
+            raise RefusedError(
+                f"{store.path} was extracted with an encoder trained on fold {store.identity.fold} "
+                f"and would leak test videos into fold {run.fold}; use --fold {store.identity.fold}"
+            )
+        _check_views(run, store)
+
+
+def check_shapes(runs: Sequence[Run], store: Store) -> None:
+    """Refuse unknown folds and settings that do not fit the features' shape."""
     folds = [name for name, _, _ in store.folds]
     for run in runs:
         if run.fold not in folds:
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
         run.method.temporal.tokens(store.frames)
         run.method.temporal.heads(store.dim)
-        _check_views(run, store)
 
 
 def _check_views(run: Run, store: Store) -> None:
@@ -118,46 +137,47 @@ def train_runs(
         size_max = min(STACK_ON_CPU, -(-len(runs) // workers))
         _train_on_cores(stacks_of(runs, size_max, store.frames), place, workers, progress)
         return
-    worker = _Worker(place)
+    data = _load(place)
     for stack in stacks_of(runs, len(runs), store.frames):
-        worker.train(stack, progress)
+        train_and_record(data, stack, place.runs, progress)
 
 
-class _Worker:
-    """One process's copy of the training data."""
+def train_and_record(
+    data: "TrainingData", stack: Sequence[Run], root: Path, progress: Progress
+) -> None:
+    """Train one stack in this process and write its records."""
+    from pipeline.train.stack import train_stack
 
-    def __init__(self, place: Place) -> None:
-        import torch
-
-        from pipeline.train.stack import load_training_data
-
-        self.place = place
-        self.data = load_training_data(open_store(place.store), torch.device(place.device))
-
-    def train(self, stack: Sequence[Run], progress: Progress) -> None:
-        from pipeline.train.stack import train_stack
-
-        start = time.perf_counter()
-        outcomes = train_stack(self.data, stack, lambda _: progress(len(stack)))
-        seconds = (time.perf_counter() - start) / len(stack)
-        for outcome in outcomes:
-            write_outcome(self.place.runs, outcome, self.data.store, seconds)
+    start = time.perf_counter()
+    outcomes = train_stack(data, stack, lambda _: progress(len(stack)))
+    seconds = (time.perf_counter() - start) / len(stack)
+    for outcome in outcomes:
+        write_outcome(root, outcome, data.store, seconds)
 
 
-_worker: _Worker  # of a spawned process
-_messages: Any
+def _load(place: Place) -> "TrainingData":
+    import torch
+
+    from pipeline.train.stack import load_training_data
+
+    return load_training_data(open_store(place.store), torch.device(place.device))
+
+
+# What a spawned process keeps between its stacks: data, folder of the runs, progress messages.
+_worker: "tuple[TrainingData, Path, Any]"
 
 
 def _start_worker(place: Place, threads: int, messages: Any) -> None:
     import torch
 
-    global _worker, _messages
+    global _worker
     torch.set_num_threads(threads)
-    _worker, _messages = _Worker(place), messages
+    _worker = (_load(place), place.runs, messages)
 
 
 def _train_in_worker(stack: Sequence[Run]) -> None:
-    _worker.train(stack, _messages.put)
+    data, root, messages = _worker
+    train_and_record(data, stack, root, messages.put)
 
 
 def _train_on_cores(

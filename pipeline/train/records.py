@@ -86,6 +86,9 @@ def write_outcome(root: Path, outcome: "Outcome", store: Store, seconds: float) 
         "frame_logits.npy": _npy(outcome.frame_logits_NTK),
         "checkpoint.safetensors": checkpoint,
     }
+    if outcome.encoder_files:
+        make_directories(folder / "encoder")
+        contents |= {f"encoder/{name}": data for name, data in outcome.encoder_files.items()}
     write_files({folder / name: data for name, data in contents.items()}, scratch)
     result = _summary(outcome, store) | {
         "seconds": round(seconds, 2),

@@ -1,4 +1,4 @@
-"""A store's features and R runs of one method -> R trained networks with their test predictions.
+"""Features of videos and R runs of one method -> R trained networks with their test predictions.
 
 The R runs (folds, seeds) share shapes and settings, so they train as one program: one network whose
 parameters have a run axis, and one batch of R x B videos a step.
@@ -7,6 +7,7 @@ parameters have a run axis, and one batch of R x B videos a step.
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,20 +30,57 @@ EVALUATION_VIDEOS = 256  # videos of each run in one evaluation batch; bounds me
 Progress = Callable[[int], None]  # called with the number of epochs done
 
 
+class Features(Protocol):
+    """Where the batches get their features from."""
+
+    @property
+    def views(self) -> int:
+        """View 0 is the test view, views 1 to views - 1 are augmented."""
+
+    def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
+        """Features of the given rows and views, float32 [R, B, T, D]."""
+
+    def parameters(self) -> list[Tensor]:
+        """What can be trained of the encoder; it has no run axis."""
+
+    def encoder_files(self) -> dict[str, bytes]:
+        """The encoder as it is now, in open_clip's ``local-dir`` format; empty if frozen."""
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """A store's features in the memory of the device that trains."""
+
+    features_NVTD: Tensor  # float16
+
+    @property
+    def views(self) -> int:
+        return self.features_NVTD.shape[1]
+
+    def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
+        return self.features_NVTD[video_RB, view_RB].float()
+
+    def parameters(self) -> list[Tensor]:
+        return []
+
+    def encoder_files(self) -> dict[str, bytes]:
+        return {}
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """A store in memory, its features on the device that trains."""
+    """Videos to train on, as a store describes them, and the source of their features."""
 
     store: Store
-    features_NVTD: Tensor  # float16
+    features: Features
     labels_N: Tensor
     usable_N: NDArray[np.bool_]  # False for videos without features
     tower: TextTower
 
     @property
     def device(self) -> torch.device:
-        """Where the features are."""
-        return self.features_NVTD.device
+        """Where training happens."""
+        return self.labels_N.device
 
 
 @dataclass(frozen=True)
@@ -57,6 +95,7 @@ class Outcome:
     logits_NK: NDArray[np.float32]  # of the test videos after that epoch, in their order
     frame_logits_NTK: NDArray[np.float32]
     state: dict[str, Tensor]  # the run's own parameters after that epoch, without the run axis
+    encoder_files: dict[str, bytes]  # the encoder after that epoch, if it was trained
 
     @property
     def diverged(self) -> bool:
@@ -68,7 +107,7 @@ def load_training_data(store: Store, device: torch.device) -> TrainingData:
     """Read the whole store to ``device`` once; nothing reads it again during training."""
     return TrainingData(
         store,
-        torch.from_numpy(store.load_features()).to(device),
+        CachedFeatures(torch.from_numpy(store.load_features()).to(device)),
         torch.from_numpy(store.labels).to(device),
         np.array([video_id not in store.missing for video_id in store.ids]),
         load_text_tower(store.text_tower_path, store.text_config).to(device),
@@ -100,9 +139,11 @@ def train_stack(
     method = runs[0].method
     if any(run.method != method for run in runs):
         raise ValueError("runs of one stack must share their method")
+    if method.optimiser.lr_encoder and len(runs) > 1:
+        raise ValueError("a trained encoder belongs to one run")
     splits = [_split(data, run) for run in runs]
     model = build_model(data, method, [run.seed for run in runs])
-    optimiser = _optimiser(model, method.optimiser)
+    optimiser = _optimiser(model, data.features, method.optimiser)
     generators = [_data_order(run) for run in runs]
     outcomes = [_Recorder(data, run, split) for run, split in zip(runs, splits, strict=True)]
     for epoch in range(method.optimiser.epochs):
@@ -152,10 +193,15 @@ class _Recorder:
             row |= self._metrics("val", self.split.val, logits_NK[tests:])
         self.epochs.append(row)
         best = self.epochs[self.best] if self.best >= 0 else None
-        if better(self.run.method.selection, row, best):
+        method = self.run.method
+        ended = len(self.epochs) == method.optimiser.epochs
+        if method.selection.rule == "last" and not ended:
+            return
+        if better(method.selection, row, best):
             self.best = len(self.epochs) - 1
             self.logits_NK, self.frame_logits_NTK = logits_NK[:tests], frame_logits_NTK[:tests]
             self.state = state_of_run(model, run)
+            self.encoder_files = self.data.features.encoder_files()
 
     def outcome(self) -> Outcome:
         return Outcome(
@@ -167,6 +213,7 @@ class _Recorder:
             logits_NK=self.logits_NK,
             frame_logits_NTK=self.frame_logits_NTK,
             state=self.state,
+            encoder_files=self.encoder_files,
         )
 
     def _metrics(
@@ -187,8 +234,8 @@ def predict(
     with torch.no_grad():
         for start in range(0, longest, EVALUATION_VIDEOS):
             index_RB = torch.from_numpy(padded_RN[:, start : start + EVALUATION_VIDEOS])
-            features_RBTD = data.features_NVTD[index_RB.to(data.device), 0].float()
-            prediction = model(features_RBTD)
+            index_RB = index_RB.to(data.device)
+            prediction = model(data.features(index_RB, torch.zeros_like(index_RB)))
             bags.append(prediction.logits_RBK.cpu())
             frames.append(prediction.frame_logits_RBTK.cpu())
     bag_RNK, frames_RNTK = (torch.cat(parts, dim=1).numpy() for parts in (bags, frames))
@@ -213,22 +260,25 @@ def _train_epoch(
     method: MethodConfig,
     factor: float,
 ) -> Tensor:
-    views = 1 + method.optimiser.views if method.optimiser.views else data.store.views
-    batches = epoch_batches(train, method.optimiser.batch, views, generators)
+    config = method.optimiser
+    views = 1 + config.views if config.views else data.features.views
+    batches = epoch_batches(train, config.batch, views if config.augment else 1, generators)
     video_SRB = torch.from_numpy(batches.video_SRB).to(data.device)
     view_SRB = torch.from_numpy(batches.view_SRB).to(data.device)
     weight_SRB = torch.from_numpy(batches.weight_SRB).to(data.device)
     total_R = torch.zeros(len(train), device=data.device)
     for video_RB, view_RB, weight_RB in zip(video_SRB, view_SRB, weight_SRB, strict=True):
-        features_RBTD = data.features_NVTD[video_RB, view_RB].float()
-        logits_RBK = model(features_RBTD).logits_RBK
-        smoothing = method.optimiser.label_smoothing
-        loss_RB = _cross_entropy(logits_RBK, data.labels_N[video_RB], smoothing)
         count_R = weight_RB.sum(1)
-        # Runs are independent, so the gradient of the sum is each run's own gradient.
-        ((loss_RB * weight_RB).sum(1) / count_R.clamp(min=1)).sum().backward()
+        for start in range(0, config.batch, config.micro_batch or config.batch):
+            part = slice(start, start + (config.micro_batch or config.batch))
+            logits_RBK = model(data.features(video_RB[:, part], view_RB[:, part])).logits_RBK
+            labels_RB = data.labels_N[video_RB[:, part]]
+            loss_RB = _cross_entropy(logits_RBK, labels_RB, config.label_smoothing)
+            loss_R = (loss_RB * weight_RB[:, part]).sum(1)
+            # Runs are independent, so the gradient of the sum is each run's own gradient.
+            (loss_R / count_R.clamp(min=1)).sum().backward()
+            total_R += loss_R.detach()
         optimiser.step(count_R > 0, factor)
-        total_R += (loss_RB.detach() * weight_RB).sum(1)
     return (total_R / weight_SRB.sum((0, 2))).cpu()
 
 
@@ -250,11 +300,15 @@ def _split(data: TrainingData, run: Run) -> _Split:
     return _Split(left, held, test)
 
 
-def _optimiser(model: TGDFER, config: OptimiserConfig) -> StackedSGD:
+def _optimiser(model: TGDFER, features: Features, config: OptimiserConfig) -> StackedSGD:
     learned = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     prompts = ("fine.", "coarse.")
     lrs = [config.lr_prompts if name.startswith(prompts) else config.lr for name, _ in learned]
-    return StackedSGD([p for _, p in learned], lrs, config.momentum, config.weight_decay)
+    parameters: list[Tensor] = [p for _, p in learned]
+    if config.lr_encoder:
+        parameters += features.parameters()
+        lrs += [config.lr_encoder] * len(features.parameters())
+    return StackedSGD(parameters, lrs, config.momentum, config.weight_decay)
 
 
 def _data_order(run: Run) -> np.random.Generator:

@@ -1,0 +1,101 @@
+"""Videos -> features inside the training loop, without a store: decode, augment, encode, each step.
+
+The slow way that the cached one is measured against, and the only one that can train the encoder.
+"""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cache.errors import RefusedError
+from cache.store import Store
+from pipeline.datasets.video import Video, VideoList
+from pipeline.extract.encoder import Encoder, EncoderFiles
+from pipeline.extract.frames import BadVideoError, read_frames
+from pipeline.extract.loop import completed_plan
+from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
+from pipeline.extract.views import ViewMaker
+
+# View numbers to draw from: every step shows a video anew.
+FRESH_VIEWS = 1 << 31
+
+
+class LiveFeatures:
+    """Decodes and encodes what a step asks for; ``trained`` keeps the gradients of the encoder."""
+
+    views = FRESH_VIEWS
+
+    def __init__(
+        self, videos: Sequence[Video], encoder: Encoder, settings: ExtractSettings, trained: bool
+    ) -> None:
+        self._videos, self._encoder, self._settings = videos, encoder, settings
+        self._trained = trained
+        default = suited_batch(settings.frames, encoder.device.type)
+        self._batch_frames = settings.batch_frames or default
+        self._pool = ThreadPoolExecutor(settings.workers)
+        if trained:
+            encoder.visual.requires_grad_(True)
+            encoder.visual.set_grad_checkpointing(True)
+
+    def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
+        """Float32 [R, B, T, D]; raises RefusedError for a video that cannot be read."""
+        asked = zip(video_RB.flatten().tolist(), view_RB.flatten().tolist(), strict=True)
+        clips = list(self._pool.map(self._decode, asked))
+        frames_NCHW = torch.cat(clips)
+        if self._trained:
+            features_ND = self._encoder.encode_with_gradient(frames_NCHW)
+        else:
+            features_ND = self._encode_frozen(frames_NCHW)
+        return features_ND.float().view(*video_RB.shape, self._settings.frames, -1)
+
+    def parameters(self) -> list[Tensor]:
+        """The image tower, where it is trained."""
+        return list(self._encoder.visual.parameters()) if self._trained else []
+
+    def encoder_files(self) -> dict[str, bytes]:
+        """The encoder as it is now, in open_clip's ``local-dir`` format; empty if frozen."""
+        return self._encoder.as_files() if self._trained else {}
+
+    def _encode_frozen(self, frames_NCHW: Tensor) -> Tensor:
+        """As stage one does, in batches of one size, so that the features are the store's."""
+        size = self._batch_frames
+        black = torch.zeros_like(frames_NCHW[:1]).expand(-len(frames_NCHW) % size, -1, -1, -1)
+        padded = torch.cat([frames_NCHW, black])
+        parts = [self._encoder.encode(batch).clone() for batch in padded.split(size)]
+        return torch.cat(parts)[: len(frames_NCHW)]
+
+    def _decode(self, asked: tuple[int, int]) -> Tensor:
+        row, view = asked
+        video, settings = self._videos[row], self._settings
+        maker = ViewMaker(
+            video.id, (view,), settings.frames, settings.seed, self._encoder.files.preprocessing
+        )
+        try:
+            read_frames(video.path, maker.choose, maker.take)
+        except BadVideoError as error:
+            raise RefusedError(
+                f"video {video.id}: {error}; mend it or take it out of the list (tgdfer extract "
+                "leaves such videos out and lists them)"
+            ) from error
+        return maker.finish()[0]
+
+
+def open_live(
+    video_list: VideoList, files: EncoderFiles, settings: ExtractSettings, trained: bool
+) -> tuple[Store, LiveFeatures, bytes, dict[str, Any]]:
+    """(the videos as a store would describe them, their features, text tower and its config).
+
+    The store stands for itself in records; there is nothing on disk behind it.
+    """
+    encoder = Encoder(files, settings.device, "fp32" if trained else settings.precision)
+    plan, _ = make_plan(video_list, files, settings)
+    plan = completed_plan(plan, encoder, settings)
+    digest = f"live-{plan.identity.digest}"
+    store = Store(Path(video_list.name), digest, plan, {"missing": {}, "files": {}})
+    features = LiveFeatures(video_list.videos[: settings.limit], encoder, settings, trained)
+    return store, features, encoder.text_weights, json.loads(encoder.text_config)
