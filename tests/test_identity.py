@@ -5,7 +5,7 @@ from test_store import make_plan
 
 from cache.identity import Identity, differences, side_by_side
 
-DIGEST = "2a2c4894ca442f7fcc23c8159eaebc6a9f0512ef15a0ad78c58a1cfdb4b07e02"
+DIGEST = "0ec5a4c913d6f65e7067328714ab18d3767a5a1036bae153d2efe2f053a50aff"
 
 
 def changed(identity: Identity, **fields: object) -> Identity:
@@ -27,6 +27,7 @@ def test_every_field_changes_the_digest() -> None:
             "decoder": "x",
             "batch_frames": 16,
             "videos": "x",
+            "fold": "1",
             "precision": "bf16",
             "device": "cuda",
         }.items()
