@@ -30,13 +30,15 @@ def compare(
 ) -> None:
     """Zero-shot CLIP, logistic regression and TG-DFER on one store, with 95 % intervals.
 
-    Writes reports/comparison.md.
+    Where the truth of every frame is known, as in the embedded set, also how well the influence of
+    a frame finds those that show the label. Writes reports/comparison.md.
 
     - On the embedded faces:  tgdfer compare
     """
     from cache.store import open_store
     from pipeline.report.ablation import facts_of
     from pipeline.report.comparison import comparison_table, of_runs, write_comparison
+    from pipeline.report.localisation import localisation_table, localise
     from pipeline.train.baselines import logistic_regression, zero_shot
     from pipeline.train.config import load_method
     from pipeline.train.records import read_result
@@ -57,6 +59,10 @@ def compare(
         of_runs("TG-DFER", good, opened),
     ]
     facts = facts_of(opened, method, len(folds), seeds)
-    path = write_comparison(comparison_table(opened, methods, facts), out)
+    text = comparison_table(opened, methods, facts)
+    found = localise(good, opened)
+    if found:
+        text += localisation_table(found, opened.classes)
+    path = write_comparison(text, out)
     print(path.read_text())
     print(f"written: {path}")

@@ -9,7 +9,7 @@ from safetensors.torch import save
 
 from cache.files import canonical_json, sha256
 from cache.identity import EncoderIdentity, Identity, Preprocessing
-from cache.plan import Plan, PlanFold, Row, VideoFacts
+from cache.plan import TRUTH_DTYPE, Plan, PlanFold, Row, VideoFacts, encode_truth
 from cache.store import Store, create_store, open_store
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
@@ -37,8 +37,12 @@ def write_store(
     folds: int = 5,
     missing: tuple[int, ...] = (),
     subjects: tuple[str, ...] | None = None,
+    truth_NT: np.ndarray | None = None,
 ) -> Store:
-    """A finished store with the given features; video n is tested in fold n % folds + 1."""
+    """A finished store with the given features; video n is tested in fold n % folds + 1.
+
+    ``truth_NT`` holds the true label of every frame.
+    """
     videos, views, frames, dim = features_NVTD.shape
     config = text_config(dim)
     weights = text_weights(config)
@@ -59,6 +63,7 @@ def write_store(
         subjects=subjects or (None,) * videos,
         folds=plan_folds,
         subsets={},
+        truth_sha256=None if truth_NT is None else sha256(_truth(truth_NT)),
     )
     encoder = EncoderIdentity(
         name="random",
@@ -86,6 +91,8 @@ def write_store(
     )
     plan = Plan(identity=identity, videos=facts, views=views, frames=frames, dim=dim)
     fixed = {"text.safetensors": weights, "text.json": canonical_json(config)}
+    if truth_NT is not None:
+        fixed["truth.npy"] = _truth(truth_NT)
     writer = create_store(path, plan, fixed)
     kept = features_NVTD.astype(np.float16)
     kept[list(missing)] = np.nan
@@ -103,6 +110,12 @@ def write_store(
             writer.commit(unit, block, index, records)
     writer.finalise()
     return open_store(path)
+
+
+def _truth(truth_NT: np.ndarray) -> bytes:
+    rows = np.zeros(truth_NT.size, TRUTH_DTYPE)
+    rows["video"], rows["label"] = np.repeat(range(len(truth_NT)), truth_NT.shape[1]), truth_NT.flat
+    return encode_truth(rows)
 
 
 def random_store(

@@ -68,8 +68,9 @@ def test_compare_sets_the_methods_side_by_side(extracted: Path) -> None:
     arguments = ["compare", "--store", "data/dfew.zarr", *SMALL, "--seeds", 1]
     done = tgdfer(*arguments, cwd=extracted)
     assert done.returncode == 0, done.stderr
-    for method in ("zero-shot, class names", "logistic regression, mean+max+std", "TG-DFER"):
-        assert f"| {method}" in done.stdout
+    names = ["zero-shot, class names", "logistic regression, mean+max+std", "TG-DFER"]
+    for name in [*names, "influence", "attention", "random", "uniform"]:
+        assert f"| {name}" in done.stdout
 
 
 def test_finished_store_is_not_extracted_again(extracted: Path) -> None:

@@ -56,6 +56,7 @@ ORDER = [
     "pipeline/train/baselines.py",
     "pipeline/report/ablation.py",
     "pipeline/report/comparison.py",
+    "pipeline/report/localisation.py",
     "cli/show.py",
     "cli/training.py",
     "cli/extract.py",

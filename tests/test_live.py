@@ -62,7 +62,7 @@ def test_without_augmentation_the_loss_curve_is_that_of_cached_features(
     losses = [[epoch["train_loss"] for epoch in outcome.epochs] for outcome in (one, other)]
     # The same frames in the same batch size give the same float16 features, to the bit.
     assert losses[0] == losses[1]
-    np.testing.assert_array_equal(one.logits_NK, other.logits_NK)
+    np.testing.assert_array_equal(one.predicted.logits_NK, other.predicted.logits_NK)
 
 
 def test_augmented_steps_show_every_video_anew(videos: VideoList, files: EncoderFiles) -> None:
@@ -81,9 +81,9 @@ def test_training_the_encoder_changes_it_and_micro_batches_do_not_change_the_tra
     whole = train(live(videos, files, trained=True), *settings)
     parts = train(live(videos, files, trained=True), *settings, "optimiser.micro_batch=1")
     assert whole.epochs[0]["train_loss"] == pytest.approx(parts.epochs[0]["train_loss"], rel=1e-4)
-    np.testing.assert_allclose(whole.logits_NK, parts.logits_NK, atol=2e-2)
+    np.testing.assert_allclose(whole.predicted.logits_NK, parts.predicted.logits_NK, atol=2e-2)
     frozen = train(live(videos, files), *STILL, "optimiser.epochs=1")
-    assert not np.allclose(whole.logits_NK, frozen.logits_NK, atol=2e-2)
+    assert not np.allclose(whole.predicted.logits_NK, frozen.predicted.logits_NK, atol=2e-2)
 
 
 def test_trained_encoder_is_saved_and_its_store_serves_its_own_fold_only(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 
-from pipeline.report.metrics import bootstrap, confusion, recalls, uar, war
+from pipeline.report.metrics import bootstrap, bootstrap_difference, confusion, recalls, uar, war
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
 
@@ -55,3 +55,18 @@ def test_seeds_laid_end_to_end_give_the_mean_of_their_metrics() -> None:
     both, _ = bootstrap(np.tile(labels, 2), np.concatenate(guesses), 3, list(np.tile(range(50), 2)))
     each = [float(uar(confusion(labels, guess, 3))) for guess in guesses]
     assert both.value == pytest.approx(np.mean(each))
+
+
+def test_paired_difference_is_surer_than_two_intervals() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.zeros(300, np.int64)
+    baseline = (generator.random(300) < 0.4).astype(np.int64)
+    better = baseline.copy()
+    better[np.flatnonzero(baseline)[:15]] = 0  # 15 of 300 videos mended, none broken
+    _, difference = bootstrap_difference(labels, better, baseline, 2)
+    assert difference.value == pytest.approx(0.05)
+    assert 0.02 < difference.low < 0.05 < difference.high < 0.08
+    _, alone = bootstrap(labels, better, 2)
+    assert alone.high - alone.low > 1.5 * (difference.high - difference.low)
+    _, none = bootstrap_difference(labels, baseline, baseline, 2)
+    assert (none.low, none.value, none.high) == (0, 0, 0)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from cache.files import sha256_file
 from pipeline.train.config import Run, load_method
 from pipeline.train.records import read_result, write_outcome
-from pipeline.train.stack import Outcome, load_training_data, train_stack
+from pipeline.train.stack import load_training_data, train_stack
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,11 @@ def test_result_is_read_back_with_its_predictions(trained, tmp_path: Path) -> No
     assert result.ok
     _, labels, predicted = result.predictions()
     assert labels.tolist() == store.labels[outcome.test_rows].tolist()
-    assert predicted.tolist() == outcome.logits_NK.argmax(1).tolist()
+    assert predicted.tolist() == outcome.predicted.logits_NK.argmax(1).tolist()
     frames = result.frame_logits()
     assert frames.shape == (len(labels), store.frames, len(store.classes))
-    np.testing.assert_allclose(frames.mean(1), outcome.logits_NK, atol=1e-4)
+    np.testing.assert_allclose(result.attention().sum(1), 1, atol=1e-4)
+    np.testing.assert_allclose(frames.mean(1), outcome.predicted.logits_NK, atol=1e-4)
 
 
 def test_folder_without_result_is_an_unfinished_run(trained, tmp_path: Path) -> None:
@@ -72,7 +74,8 @@ def test_folder_without_result_is_an_unfinished_run(trained, tmp_path: Path) -> 
 
 def test_diverged_run_is_recorded_as_such(trained, tmp_path: Path) -> None:
     store, outcome = trained
-    broken = Outcome(**{**outcome.__dict__, "logits_NK": outcome.logits_NK * float("nan")})
+    predicted = replace(outcome.predicted, logits_NK=outcome.predicted.logits_NK * float("nan"))
+    broken = replace(outcome, predicted=predicted)
     write_outcome(tmp_path, broken, store, seconds=1.5)
     result = read_result(tmp_path, outcome.run, store)
     assert result is not None

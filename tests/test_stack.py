@@ -36,7 +36,9 @@ def test_a_stack_equals_its_runs_trained_alone(data: TrainingData) -> None:
     assert sizes == {34, 35}
     for outcome in train_stack(data, runs):
         (alone,) = train_stack(data, [outcome.run])
-        np.testing.assert_allclose(outcome.logits_NK, alone.logits_NK, atol=2e-2)
+        np.testing.assert_allclose(
+            outcome.predicted.logits_NK, alone.predicted.logits_NK, atol=2e-2
+        )
         for name, value in alone.state.items():
             torch.testing.assert_close(outcome.state[name], value, atol=1e-4, rtol=1e-3)
         for ours, theirs in zip(outcome.epochs, alone.epochs, strict=True):
@@ -46,15 +48,15 @@ def test_a_stack_equals_its_runs_trained_alone(data: TrainingData) -> None:
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not(data: TrainingData) -> None:
     first, second, other = (train_stack(data, [run("2", seed)])[0] for seed in (0, 0, 1))
     assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
-    np.testing.assert_array_equal(first.logits_NK, second.logits_NK)
-    assert not np.array_equal(first.logits_NK, other.logits_NK)
+    np.testing.assert_array_equal(first.predicted.logits_NK, second.predicted.logits_NK)
+    assert not np.array_equal(first.predicted.logits_NK, other.predicted.logits_NK)
 
 
 def test_network_learns_what_can_be_learned(data: TrainingData) -> None:
     (outcome,) = train_stack(data, [run("1", 0, "optimiser.epochs=30")])
     assert outcome.epochs[-1]["train_loss"] < 0.05
     assert outcome.epochs[-1]["test_war"] > 0.9
-    assert outcome.logits_NK.shape == (9, 7)
+    assert outcome.predicted.logits_NK.shape == (9, 7)
     assert len(outcome.train_rows) == 34
 
 
@@ -96,7 +98,7 @@ def test_selection_reports_the_network_of_its_epoch(data: TrainingData) -> None:
     scores = [epoch["test_war"] for epoch in best.epochs]
     assert best.epoch == 1 + int(np.argmax(scores))
     labels = data.store.labels[best.test_rows]
-    assert (best.logits_NK.argmax(1) == labels).mean() == pytest.approx(max(scores))
+    assert (best.predicted.logits_NK.argmax(1) == labels).mean() == pytest.approx(max(scores))
     (last,) = train_stack(data, [run("1", 0, *settings)])
     assert last.epoch == 6
     assert last.epochs == best.epochs
@@ -118,4 +120,4 @@ def test_label_smoothing_and_fewer_views_change_the_training(data: TrainingData)
     assert smooth.epochs[0]["train_loss"] != plain.epochs[0]["train_loss"]
     assert data.store.views == 2
     (one,) = train_stack(data, [run("1", 0, "optimiser.views=1")])
-    np.testing.assert_array_equal(one.logits_NK, plain.logits_NK)
+    np.testing.assert_array_equal(one.predicted.logits_NK, plain.predicted.logits_NK)

@@ -16,17 +16,16 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2)
 
 
-def visual_prompt(instances_RBTD: Tensor, fine_RKD: Tensor, config: LabelConfig) -> Tensor:
-    """V^P [R, B, K, D] (eqs. 7-8): for each class a weighted sum of the frames, normalised.
+def attend(instances_RBTD: Tensor, fine_RKD: Tensor, config: LabelConfig) -> Tensor:
+    """A_I [R, B, T, K] (eq. 8): how much each frame counts in each class's visual prompt.
 
-    a_tk = softmax_t(cos(x_t, fine_k) / tau), or the cosine itself where ``weighting`` is linear;
-    V_k = normalise(sum_t a_tk x_t). A shared prompt takes the mean of the cosines over classes.
+    a_tk = softmax_t(cos(x_t, fine_k) / tau), or the cosine itself where ``weighting`` is linear.
+    A shared prompt takes the mean of the cosines over classes.
     """
     scores_RBTK = cosine(instances_RBTD, fine_RKD[:, None]) / config.temperature
     if config.scope == "shared":
         scores_RBTK = scores_RBTK.mean(dim=3, keepdim=True).expand_as(scores_RBTK)
-    weights_RBTK = scores_RBTK.softmax(dim=2) if config.weighting == "softmax" else scores_RBTK
-    return F.normalize(weights_RBTK.transpose(-1, -2) @ instances_RBTD, dim=-1)
+    return scores_RBTK.softmax(dim=2) if config.weighting == "softmax" else scores_RBTK
 
 
 class LabelHead(nn.Module):
@@ -46,9 +45,19 @@ class LabelHead(nn.Module):
         self.up = Linear(generators, inputs, 4 * size)
         self.down = Linear(generators, 4 * size, size)
 
-    def forward(self, instances_RBTD: Tensor, fine: Prompts, coarse: Prompts) -> Tensor:
-        runs = len(instances_RBTD)
-        enriched = self._enrich(instances_RBTD, fine, fine().expand(runs, -1, -1))
+    def forward(
+        self, instances_RBTD: Tensor, fine: Prompts, coarse: Prompts
+    ) -> tuple[Tensor, Tensor | None]:
+        """(labels [R, B, K, D], attention [R, B, T, K] or None without visual prompt)."""
+        fine_RKD = fine().expand(len(instances_RBTD), -1, -1)
+        attention_RBTK = None
+        enriched = fine_RKD[:, None]
+        if self.config.visual_prompt != "none":
+            attention_RBTK = attend(instances_RBTD, fine_RKD, self.config)
+            enriched = self._enrich(attention_RBTK, instances_RBTD, fine, fine_RKD)
+        return self._fuse(enriched, coarse), attention_RBTK
+
+    def _fuse(self, enriched: Tensor, coarse: Prompts) -> Tensor:
         if self.config.fusion == "none":
             return enriched
         hidden = self.up(enriched)
@@ -56,14 +65,14 @@ class LabelHead(nn.Module):
         labels_RBKD: Tensor = self.down(hidden) + coarse()[:, None]
         return labels_RBKD
 
-    def _enrich(self, instances_RBTD: Tensor, fine: Prompts, fine_RKD: Tensor) -> Tensor:
-        kind = self.config.visual_prompt
-        if kind == "none":
-            return fine_RKD[:, None]
-        visual_RBKD = visual_prompt(instances_RBTD, fine_RKD, self.config)
-        if kind == "add":
+    def _enrich(
+        self, attention_RBTK: Tensor, instances_RBTD: Tensor, fine: Prompts, fine_RKD: Tensor
+    ) -> Tensor:
+        # V_k = normalise(sum_t a_tk x_t)  (eq. 7)
+        visual_RBKD = F.normalize(attention_RBTK.transpose(-1, -2) @ instances_RBTD, dim=-1)
+        if self.config.visual_prompt == "add":
             return fine_RKD[:, None] + visual_RBKD
-        if kind == "prepend":
+        if self.config.visual_prompt == "prepend":
             return fine.with_visual(visual_RBKD)
         fine_RBKD = fine_RKD[:, None].expand_as(visual_RBKD)
         return torch.cat([visual_RBKD, fine_RBKD], dim=-1)

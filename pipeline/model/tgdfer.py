@@ -20,6 +20,7 @@ class Prediction:
 
     logits_RBK: Tensor  # bag logits; softmax over K gives eq. 11
     frame_logits_RBTK: Tensor  # cos(X^I_t, label_k) / tau, the influence of a frame
+    attention_RBTK: Tensor | None  # frame weights of the visual prompts, if there are any
 
 
 class TGDFER(nn.Module):
@@ -58,7 +59,7 @@ class TGDFER(nn.Module):
     def forward(self, features_RBTD: Tensor) -> Prediction:
         """Features as the image encoder gives them (not normalised) -> Prediction."""
         instances_RBTD = self.temporal(features_RBTD)
-        labels_RBKD = self.label(instances_RBTD, self.fine, self.coarse)
+        labels_RBKD, attention_RBTK = self.label(instances_RBTD, self.fine, self.coarse)
         frame_logits_RBTK = cosine(instances_RBTD, labels_RBKD) / self.temperature
         logits_RBK = self.bag(instances_RBTD, labels_RBKD, frame_logits_RBTK)
-        return Prediction(logits_RBK, frame_logits_RBTK)
+        return Prediction(logits_RBK, frame_logits_RBTK, attention_RBTK)

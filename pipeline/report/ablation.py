@@ -11,10 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache.files import make_directories, write_files
 from cache.store import Store
 from pipeline.report.influence import repool
-from pipeline.report.metrics import confusion, uar, war
+from pipeline.report.metrics import Interval, bootstrap_difference, confusion, uar, war
 from pipeline.train.config import MethodConfig
 from pipeline.train.records import Result, read_result
 from pipeline.train.tables import FrameChoice, Row, Table, runs_of
@@ -51,6 +54,7 @@ class TableRow:
     diverged: int
     expected: int
     reported: Mapping[str, float]
+    difference: Interval | None  # WAR less the main setting's; None where runs are missing
 
     @property
     def n(self) -> str:
@@ -71,7 +75,9 @@ def collect(
     store: Store,
     runs_root: Path,
 ) -> list[TableRow]:
-    """Read the records of a table's runs."""
+    """Read the records of a table's runs; the main setting is ``base`` itself."""
+    known = [read_result(runs_root, run, store) for run in runs_of(base, folds, seeds)]
+    main = [result for result in known if result is not None and result.ok]
     reported = tomllib.loads(files("pipeline.report").joinpath("reported.toml").read_text())
     rows = []
     for row in table.rows:
@@ -79,7 +85,9 @@ def collect(
         found = [read_result(runs_root, run, store) for run in runs]
         results = [result for result in found if result is not None]
         good = [result for result in results if result.ok]
-        scores = [_score(result, row.choice, len(store.classes)) for result in good]
+        guesses = [_predicted(result, row.choice) for result in good]
+        scores = [_score(*guess, len(store.classes)) for guess in guesses]
+        complete = len(good) == len(runs) == len(main)
         rows.append(
             TableRow(
                 row=row,
@@ -89,6 +97,7 @@ def collect(
                 diverged=len(results) - len(good),
                 expected=len(runs),
                 reported=reported.get(table.name, {}).get(row.name, {}),
+                difference=_difference(good, guesses, main, store) if complete else None,
             )
         )
     return rows
@@ -122,18 +131,51 @@ def facts_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[s
         "protocol": f"{folds} folds x {seeds} seeds, {optimiser.epochs} epochs",
         "reported": SELECTION[base.selection.rule],
         "spread": "mean ± sample standard deviation over the runs, in per cent",
+        "intervals": "95 %, 2,000 paired bootstrap resamples of people (of videos where they are "
+        "not known), for each comparison on its own",
         "store": store.digest,
     }
 
 
-def _score(result: Result, choice: FrameChoice | None, classes: int) -> tuple[float, float]:
-    """(UAR, WAR) of a run, in per cent, from all frames or from the chosen ones."""
-    if choice is None:
-        return 100 * result.summary["uar"], 100 * result.summary["war"]
+def _predicted(
+    result: Result, choice: FrameChoice | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(labels, predicted classes) of a run's test videos, from all frames or the chosen ones."""
     _, labels, predicted = result.predictions()
-    again = repool(result.frame_logits(), predicted, choice.influence, choice.frames)
-    counts = confusion(labels, again, classes)
+    if choice is None:
+        return labels, predicted
+    return labels, repool(result.frame_logits(), predicted, choice.influence, choice.frames)
+
+
+def _score(
+    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
+) -> tuple[float, float]:
+    """(UAR, WAR) in per cent."""
+    counts = confusion(labels, predicted, classes)
     return 100 * float(uar(counts)), 100 * float(war(counts))
+
+
+def _difference(
+    results: Sequence[Result],
+    guesses: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
+    main: Sequence[Result],
+    store: Store,
+) -> Interval:
+    """WAR less the main setting's on the same videos, folds and seeds laid end to end."""
+    labels = np.concatenate([own for own, _ in guesses])
+    predicted = np.concatenate([own for _, own in guesses])
+    baseline = np.concatenate([result.predictions()[2] for result in main])
+    ids = [video_id for result in results for video_id in result.predictions()[0]]
+    subject_of = dict(zip(store.ids, store.subjects, strict=True))
+    groups = [subject_of[video_id] or video_id for video_id in ids]
+    return bootstrap_difference(labels, predicted, baseline, len(store.classes), groups)[1]
+
+
+def _show(difference: Interval | None) -> str:
+    if difference is None:
+        return "–"
+    low, high = 100 * difference.low, 100 * difference.high
+    return f"{100 * difference.value:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _cell(values: Sequence[float]) -> Cell:
@@ -147,11 +189,12 @@ def _markdown(tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str
     lines = ["# Ablation tables", "", *[f"- {name}: {text}" for name, text in facts.items()]]
     for table, rows in tables:
         reported = f"{{}}, {REPORTED}"
-        header = ["", *table.columns, "UAR", "WAR", "n"]
+        header = ["", *table.columns, "UAR", "WAR", "n", "WAR − main setting [95 %]"]
         header += [reported.format("UAR"), reported.format("WAR")]
         lines += ["", f"## {table.title}", "", _line(header), _line(["---"] * len(header))]
         for line in rows:
             ours = [line.row.name, *line.row.cells, str(line.uar), str(line.war), line.n]
+            ours.append(_show(line.difference))
             theirs = [_reported(line, metric) for metric in ("uar", "war")]
             lines.append(_line([*ours, *theirs]))
     return "\n".join(lines) + "\n"
@@ -176,6 +219,10 @@ def _frame(tables: Sequence[tuple[Table, list[TableRow]]]) -> Any:
             for metric in ("uar", "war"):
                 cell: Cell = getattr(line, metric)
                 record[f"{metric}_mean"], record[f"{metric}_std"] = cell.mean, cell.deviation
+            if line.difference is not None:
+                record["war_difference"] = 100 * line.difference.value
+                record["war_difference_low"] = 100 * line.difference.low
+                record["war_difference_high"] = 100 * line.difference.high
             record |= {"n": line.done, "diverged": line.diverged, "expected": line.expected}
             record |= {f"{metric}_reported_dfew": value for metric, value in line.reported.items()}
             records.append(record)

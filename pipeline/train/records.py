@@ -52,8 +52,15 @@ class Result:
 
     def frame_logits(self) -> NDArray[np.float32]:
         """cos(x_t, label_k) / tau of the test videos, [N, T, K], in the order of predictions."""
-        logits: NDArray[np.float32] = np.load(self.folder / "frame_logits.npy", allow_pickle=False)
-        return logits
+        return self._load("frame_logits.npy")
+
+    def attention(self) -> NDArray[np.float32]:
+        """Frame weights of the visual prompts, [N, T, K]; NaN where the method has none."""
+        return self._load("attention.npy")
+
+    def _load(self, name: str) -> NDArray[np.float32]:
+        array: NDArray[np.float32] = np.load(self.folder / name, allow_pickle=False)
+        return array
 
 
 def run_folder(root: Path, run: Run, store: Store) -> Path:
@@ -83,7 +90,8 @@ def write_outcome(root: Path, outcome: "Outcome", store: Store, seconds: float) 
         "run.json": _json(_provenance(outcome.run, store)),
         "metrics.csv": _metrics(outcome),
         "predictions.csv": _predictions(outcome, store),
-        "frame_logits.npy": _npy(outcome.frame_logits_NTK),
+        "frame_logits.npy": _npy(outcome.predicted.frame_logits_NTK),
+        "attention.npy": _npy(outcome.predicted.attention_NTK),
         "checkpoint.safetensors": checkpoint,
     }
     if outcome.encoder_files:
@@ -136,7 +144,7 @@ def _summary(outcome: "Outcome", store: Store) -> dict[str, Any]:
     }
     if outcome.diverged:
         return summary
-    labels, predicted = store.labels[outcome.test_rows], outcome.logits_NK.argmax(1)
+    labels, predicted = store.labels[outcome.test_rows], outcome.predicted.logits_NK.argmax(1)
     counts = confusion(labels, predicted, len(store.classes))
     by_class = zip(store.classes, recalls(counts).tolist(), strict=True)
     return summary | {
@@ -152,9 +160,15 @@ def _metrics(outcome: "Outcome") -> bytes:
 
 def _predictions(outcome: "Outcome", store: Store) -> bytes:
     header = ["id", "label", "predicted", *(f"logit_{name}" for name in store.classes)]
-    predicted = outcome.logits_NK.argmax(1)
+    logits_NK = outcome.predicted.logits_NK
+    predicted = logits_NK.argmax(1)
     rows = [
-        [store.ids[row], int(store.labels[row]), int(predicted[n]), *outcome.logits_NK[n].tolist()]
+        [
+            store.ids[row],
+            int(store.labels[row]),
+            int(predicted[n]),
+            *outcome.predicted.logits_NK[n].tolist(),
+        ]
         for n, row in enumerate(outcome.test_rows)
     ]
     return _csv(header, rows)

@@ -92,15 +92,14 @@ class Outcome:
     train_rows: NDArray[np.int64]
     test_rows: NDArray[np.int64]
     epoch: int  # the one that is reported, counted from 1
-    logits_NK: NDArray[np.float32]  # of the test videos after that epoch, in their order
-    frame_logits_NTK: NDArray[np.float32]
+    predicted: "Predicted"  # of the test videos after that epoch, in their order
     state: dict[str, Tensor]  # the run's own parameters after that epoch, without the run axis
     encoder_files: dict[str, bytes]  # the encoder after that epoch, if it was trained
 
     @property
     def diverged(self) -> bool:
         """Whether the network no longer gives numbers."""
-        return not bool(np.isfinite(self.logits_NK).all())
+        return not bool(np.isfinite(self.predicted.logits_NK).all())
 
 
 def load_training_data(store: Store, device: torch.device) -> TrainingData:
@@ -152,7 +151,7 @@ def train_stack(
         loss_R = _train_epoch(data, model, optimiser, train, generators, method, factor)
         predictions = predict(data, model, [split.evaluated for split in splits])
         for r, recorder in enumerate(outcomes):
-            recorder.add(float(loss_R[r]), *predictions[r], model, r)
+            recorder.add(float(loss_R[r]), predictions[r], model, r)
         progress(epoch + 1)
     return [recorder.outcome() for recorder in outcomes]
 
@@ -178,19 +177,12 @@ class _Recorder:
         self.epochs: list[dict[str, float]] = []
         self.best = -1
 
-    def add(
-        self,
-        loss: float,
-        logits_NK: NDArray[np.float32],
-        frame_logits_NTK: NDArray[np.float32],
-        model: TGDFER,
-        run: int,
-    ) -> None:
+    def add(self, loss: float, predicted: "Predicted", model: TGDFER, run: int) -> None:
         tests = len(self.split.test)
         row = {"epoch": len(self.epochs) + 1, "train_loss": loss}
-        row |= self._metrics("test", self.split.test, logits_NK[:tests])
+        row |= self._metrics("test", self.split.test, predicted.logits_NK[:tests])
         if len(self.split.val):
-            row |= self._metrics("val", self.split.val, logits_NK[tests:])
+            row |= self._metrics("val", self.split.val, predicted.logits_NK[tests:])
         self.epochs.append(row)
         best = self.epochs[self.best] if self.best >= 0 else None
         method = self.run.method
@@ -199,7 +191,7 @@ class _Recorder:
             return
         if better(method.selection, row, best):
             self.best = len(self.epochs) - 1
-            self.logits_NK, self.frame_logits_NTK = logits_NK[:tests], frame_logits_NTK[:tests]
+            self.predicted = predicted.first(tests)
             self.state = state_of_run(model, run)
             self.encoder_files = self.data.features.encoder_files()
 
@@ -210,8 +202,7 @@ class _Recorder:
             train_rows=self.split.train,
             test_rows=self.split.test,
             epoch=self.best + 1,
-            logits_NK=self.logits_NK,
-            frame_logits_NTK=self.frame_logits_NTK,
+            predicted=self.predicted,
             state=self.state,
             encoder_files=self.encoder_files,
         )
@@ -224,22 +215,39 @@ class _Recorder:
         return {f"{part}_uar": float(uar(counts)), f"{part}_war": float(war(counts))}
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What a network says of N videos; attention is NaN where there is no visual prompt."""
+
+    logits_NK: NDArray[np.float32]
+    frame_logits_NTK: NDArray[np.float32]
+    attention_NTK: NDArray[np.float32]
+
+    def first(self, count: int) -> "Predicted":
+        """The first ``count`` videos."""
+        return Predicted(
+            self.logits_NK[:count], self.frame_logits_NTK[:count], self.attention_NTK[:count]
+        )
+
+
 def predict(
     data: TrainingData, model: TGDFER, rows: Sequence[NDArray[np.int64]]
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """(bag logits [N_r, K], frame logits [N_r, T, K]) of every run's own ``rows``, from view 0."""
+) -> list[Predicted]:
+    """What every run says of its own ``rows``, from the test view."""
     longest = max(len(own) for own in rows)
     padded_RN = np.stack([np.resize(own, longest) for own in rows])
-    bags, frames = [], []
+    parts = []
     with torch.no_grad():
         for start in range(0, longest, EVALUATION_VIDEOS):
             index_RB = torch.from_numpy(padded_RN[:, start : start + EVALUATION_VIDEOS])
             index_RB = index_RB.to(data.device)
-            prediction = model(data.features(index_RB, torch.zeros_like(index_RB)))
-            bags.append(prediction.logits_RBK.cpu())
-            frames.append(prediction.frame_logits_RBTK.cpu())
-    bag_RNK, frames_RNTK = (torch.cat(parts, dim=1).numpy() for parts in (bags, frames))
-    return [(bag_RNK[r, : len(own)], frames_RNTK[r, : len(own)]) for r, own in enumerate(rows)]
+            out = model(data.features(index_RB, torch.zeros_like(index_RB)))
+            attention_RBTK = out.attention_RBTK
+            if attention_RBTK is None:
+                attention_RBTK = torch.full_like(out.frame_logits_RBTK, float("nan"))
+            parts.append((out.logits_RBK, out.frame_logits_RBTK, attention_RBTK))
+    arrays = [torch.cat(same, dim=1).cpu().numpy() for same in zip(*parts, strict=True)]
+    return [Predicted(*(array[r, : len(own)] for array in arrays)) for r, own in enumerate(rows)]
 
 
 def state_of_run(model: TGDFER, run: int) -> dict[str, Tensor]:
