@@ -16,7 +16,6 @@ import numpy as np
 from cache.chunks import rows_name, view_files, zarr_metadata
 from cache.errors import DamagedError
 from cache.files import (
-    drop_torn_lines,
     is_whole_line,
     locked,
     read_records,
@@ -39,7 +38,7 @@ from cache.journal import (
 )
 from cache.plan import Plan, read_plan
 from cache.store import Status, Store, open_store, status
-from cache.writer import DIRECTORIES, StoreWriter, read_manifest, write_beside, write_journal
+from cache.writer import DIRECTORIES, StoreWriter, read_manifest, tidy, write_beside, write_journal
 
 Kind = Literal[
     "unfinished",  # no manifest yet
@@ -143,12 +142,12 @@ class Repair:
         with locked(self.path / "locks" / "plan", wait=True):
             if self.kept is not None:
                 write_journal(self.path, self.plan, self.kept)
+                tidy(self.path)
             if self.reopens:
                 remove_file(self.path / "manifest.json")
             for name in self.remove:
                 remove_file(self.path / name)
             write_beside(self.path, self.plan, {})
-            drop_torn_lines(self.path / "provenance.jsonl", self.path / ".tmp")
         if self.reopens and not self.extraction:
             StoreWriter(self.path, self.plan).finalise()
 

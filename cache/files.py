@@ -29,6 +29,7 @@ _REMEDIES = {
     errno.ENOENT: "it is gone; was it moved or removed meanwhile? run the same command again",
     errno.ESTALE: "it is gone from the network file system; run the same command again",
 }
+_SWEEPS = 32
 # File systems without locks: work may then be done twice, never wrong.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -215,8 +216,11 @@ def _write_all(handle: int, data: bytes) -> None:
 
 
 def _put(temporary: Path, path: Path, data: bytes) -> None:
-    try:
-        os.replace(temporary, path)
-    except FileNotFoundError:
-        # Where locks do not work, another worker may have finished the store and swept this away.
-        os.replace(_write_scratch(data, temporary.parent), path)
+    # Where locks do not work, a worker that finishes the store may sweep away what another is
+    # writing again; there are as many sweeps as workers.
+    for _ in range(_SWEEPS):
+        try:
+            return os.replace(temporary, path)
+        except FileNotFoundError:
+            temporary = _write_scratch(data, temporary.parent)
+    os.replace(temporary, path)

@@ -56,12 +56,17 @@ def make_record(identity: str, block: int, views: Mapping[int, Files]) -> dict[s
 def read_commits(root: Path, identity: str) -> Iterator[tuple[Place, Files]]:
     """What the journals of the store at ``root`` say was committed under ``identity``.
 
-    A place comes once for every record of it; which of them the disk still agrees with is for the
-    caller to find out.
+    A place comes once or more for every record of it; which of them the disk still agrees with is
+    for the caller to find out.
     """
-    for journal in sorted((root / "journal").glob("*.jsonl")):
-        for record in read_records(journal):
-            yield from commits_of(record, identity)
+    journals = sorted((root / "journal").glob("*.jsonl"))
+    try:
+        for journal in journals:
+            for record in read_records(journal):
+                yield from commits_of(record, identity)
+    except FileNotFoundError:
+        # Another worker finished the store meanwhile, and all is in one new journal.
+        yield from read_commits(root, identity)
 
 
 def commits_of(record: Mapping[str, Any], identity: str) -> Iterator[tuple[Place, Files]]:

@@ -121,7 +121,7 @@ def read_plan(path: Path) -> Plan:
         where = ".".join(map(str, first["loc"]))
         raise DamagedError(f"{plan_path} is damaged ({where}: {first['msg']}): {_LOST}") from error
     if encode_plan(plan) != data or plan.videos.digest != plan.identity.videos:
-        raise DamagedError(f"{plan_path} is damaged (it does not match its digest): {_LOST}")
+        raise DamagedError(f"{plan_path} is damaged or of another version: {_LOST}")
     return plan
 
 

@@ -158,17 +158,16 @@ class StoreWriter:
         with locked(self.path / "locks" / "plan", wait=True):
             if not _holds(self.path / "plan.json", encode_plan(self.plan)):
                 return None
-            if (self.path / "manifest.json").exists():
-                return str(read_manifest(self.path)["digest"])
-            self._learn()
-            if self.todo():
-                return None
-            manifest = make_manifest(self.path, self.plan, self._hash_all())
-            write_journal(self.path, self.plan, self._committed)
-            drop_torn_lines(self.path / "provenance.jsonl", self.path / ".tmp")
-            sweep(self.path / ".tmp")
-            _write(self.path, {"manifest.json": canonical_json(manifest) + b"\n"})
-        return str(manifest["digest"])
+            if not (self.path / "manifest.json").exists():
+                self._learn()
+                if self.todo():
+                    return None
+                manifest = make_manifest(self.path, self.plan, self._hash_all())
+                write_journal(self.path, self.plan, self._committed)
+                tidy(self.path)
+                _write(self.path, {"manifest.json": canonical_json(manifest) + b"\n"})
+            tidy(self.path)
+            return str(read_manifest(self.path)["digest"])
 
     def note(self, **facts: Any) -> None:
         """Append a line to ``provenance.jsonl``: when, where, with what; not part of the digest."""
@@ -280,14 +279,20 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def write_journal(root: Path, plan: Plan, commits: Commits) -> None:
-    """Put one journal of ``commits`` in the place of all journals.
-
-    Only with the plan locked and nothing being written.
-    """
+    """Write ``commits`` as one journal, the only one that ``tidy`` keeps."""
     _write(root, {f"journal/{FINAL}": encode_journal(plan, commits)})
+
+
+def tidy(root: Path) -> None:
+    """Remove what is of no use once all is committed and stands in one journal.
+
+    Only with the plan locked.
+    """
     for journal in (root / "journal").iterdir():
         if journal.name != FINAL:
             remove_file(journal)
+    drop_torn_lines(root / "provenance.jsonl", root / ".tmp")
+    sweep(root / ".tmp")
 
 
 def _agree(path: Path, stored: Plan, asked: Plan) -> Plan:
