@@ -1,5 +1,6 @@
 """tgdfer extract: videos -> a feature store."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -88,9 +89,14 @@ def extract(
     ] = None,
     workers: WorkersOption = None,
     shard: Annotated[
-        str,
-        typer.Option("--shard", metavar="I/N", help="Do only every N-th block, from block I on."),
-    ] = "0/1",
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Do only every N-th block, from block I on.",
+            show_default="from SLURM_ARRAY_TASK_ID/COUNT or RANK/WORLD_SIZE, else 0/1",
+        ),
+    ] = None,
     limit: LimitOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training views.")] = 0,
 ) -> None:
@@ -109,7 +115,12 @@ def extract(
     - Two machines, one store:  tgdfer extract --shard 0/2  and  tgdfer extract --shard 1/2
     """
     from pipeline.extract.loop import extract as extract_videos
-    from pipeline.extract.planning import ExtractSettings, parse_precision, parse_shard
+    from pipeline.extract.planning import (
+        ExtractSettings,
+        default_shard,
+        parse_precision,
+        parse_shard,
+    )
 
     settings = ExtractSettings(
         views=views,
@@ -121,7 +132,7 @@ def extract(
         device=device,
         precision=parse_precision(precision),
         workers=workers,
-        shard=parse_shard(shard),
+        shard=parse_shard(shard or default_shard(os.environ)),
     )
     videos, files = open_source(dataset, root, annotation, encoder, pretrained)
     with shown_progress() as on_progress:

@@ -189,6 +189,58 @@ def diff(
     raise typer.Exit(FINDINGS)
 
 
+@store_app.command(name="export")
+def export_(
+    store: StoreArgument,
+    file: Annotated[Path, typer.Argument(metavar="FILE.h5", help="HDF5 file to write.")],
+) -> None:
+    """Write a finished store into one HDF5 file, with its identity.
+
+    - tgdfer store export data/faces.zarr faces.h5
+    """
+    from cache.hdf5 import export_store
+
+    print(f"{show(file)}: digest {export_store(store, file)}")
+
+
+@store_app.command(name="import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE.h5|DIR", help="Exported store, or features.")
+    ],
+    store: StoreArgument,
+    dataset: Annotated[str, typer.Option("--dataset", help="faces or dfew.")] = "faces",
+    root: RootOption = None,
+    annotation: AnnotationOption = None,
+    encoder: Annotated[
+        str, typer.Option("--encoder", help="Whose text tower goes with the features.")
+    ] = "mini",
+    pretrained: PretrainedOption = None,
+) -> None:
+    """Make a store of an exported one, or of features that others made.
+
+    Features are [frame, dim] or [view, frame, dim] a video: a folder of ID.npy, an HDF5 file of one
+    dataset a video, or one of `features` beside `ids`.  The ids must be those of the data set.
+
+    - tgdfer store import faces.h5 data/faces.zarr
+
+    - tgdfer store import features/ data/dfew.zarr --dataset dfew --root /data/DFEW --encoder
+    ViT-B-32-quickgelu --pretrained openai
+    """
+    from cache.hdf5 import import_store, is_export
+
+    if is_export(source):
+        digest = import_store(source, store)
+    else:
+        from pipeline.extract.encoder import Encoder
+        from pipeline.extract.imported import import_videos
+
+        videos = read_list(dataset, root or Path("data") / dataset, annotation)
+        loaded = Encoder(find_files(encoder, pretrained), "cpu", "fp32")
+        digest = import_videos(source, store, videos, loaded)
+    print(f"{show(store)}: digest {digest}")
+
+
 def _facts(found: "Inspection") -> dict[str, str]:
     plan, state = found.plan, found.status
     videos = plan.videos

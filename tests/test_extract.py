@@ -2,11 +2,9 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,7 @@ from pipeline.datasets.video import Video, VideoList
 from pipeline.extract.encoder import Encoder, find_encoder
 from pipeline.extract.frames import read_frames
 from pipeline.extract.loop import Summary, extract
-from pipeline.extract.planning import ExtractSettings, parse_shard
+from pipeline.extract.planning import ExtractSettings, default_shard, parse_shard
 from pipeline.extract.sampling import middle_of_segments
 from pipeline.extract.views import fit_for_evaluation
 
@@ -177,6 +175,13 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         parse_shard("half")
 
 
+def test_shard_comes_from_a_slurm_array_or_from_torchrun() -> None:
+    slurm = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4"}
+    assert default_shard(slurm | {"RANK": "1", "WORLD_SIZE": "3"}) == "2/4"
+    assert default_shard({"RANK": "1", "WORLD_SIZE": "3"}) == "1/3"
+    assert default_shard({"SLURM_ARRAY_TASK_ID": "2"}) == "0/1"
+
+
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -211,20 +216,6 @@ def lines(process: subprocess.Popen[str]) -> Iterator[int]:
     assert process.stdout is not None
     for line in process.stdout:
         yield int(line)
-
-
-def test_killed_at_random_moments_and_resumed_is_byte_identical(here: Path, whole: Path) -> None:
-    other, rng = here / "killed.zarr", random.Random(0)
-    for after in (0, 40, 69):
-        process = start(here, other)
-        for done in lines(process):
-            if done >= after:
-                break
-        time.sleep(rng.random() / 20)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(command(here, other), check=True, env=environment(), stdout=subprocess.DEVNULL)
-    assert store_bytes(other) == store_bytes(whole)
 
 
 def test_first_signal_finishes_the_block(here: Path, whole: Path) -> None:
@@ -266,12 +257,3 @@ def test_command_exits_3_and_lists_what_failed_last(
     assert "\x1b[2J" not in result.output
     again = CliRunner().invoke(app, [*options, "--store", str(store)])
     assert again.exit_code == 3
-
-
-def test_two_processes_share_a_store_without_being_told(here: Path, whole: Path) -> None:
-    other = here / "shared.zarr"
-    both = [start(here, other) for _ in range(2)]
-    for process in both:
-        list(lines(process))
-        assert process.wait() == 0
-    assert store_bytes(other) == store_bytes(whole)

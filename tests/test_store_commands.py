@@ -166,7 +166,7 @@ def test_mended_video_is_taken_in_by_repair(store: Path, place: Path, tgdfer: Tg
 
 
 def test_help_shows_every_command_with_an_example(tgdfer: Tgdfer) -> None:
-    for command in ("inspect", "verify", "repair", "diff"):
+    for command in ("inspect", "verify", "repair", "diff", "export", "import"):
         code, out, _ = tgdfer("store", command, "--help")
         assert code == 0
         assert f"tgdfer store {command}" in " ".join(out.split())

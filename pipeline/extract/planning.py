@@ -1,7 +1,7 @@
 """Video list + encoder + settings -> the plan of a store; imports no torch."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast, get_args
 
@@ -125,6 +125,18 @@ def _truth(videos: Sequence[Video]) -> bytes | None:
                 part["intensity"] = video.frame_intensities
             parts.append(part)
     return encode_truth(np.concatenate(parts)) if parts else None
+
+
+# (index, count) of the environments that start one process a share: SLURM's arrays, torchrun.
+_SHARES = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("RANK", "WORLD_SIZE"))
+
+
+def default_shard(environment: Mapping[str, str]) -> str:
+    """``I/N`` as a SLURM array (from 0 on) or torchrun says it, else ``0/1``."""
+    for index, count in _SHARES:
+        if index in environment and count in environment:
+            return f"{environment[index]}/{environment[count]}"
+    return "0/1"
 
 
 def parse_shard(text: str) -> tuple[int, int]:
