@@ -32,8 +32,9 @@ check: setup  ## formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## measure the rates of extraction on this machine, write benchmarks/extraction.json
+bench: setup  ## measure extraction and training on this machine, write benchmarks/*.json
 	$(BIN)/python -m benchmarks.extraction
+	$(BIN)/python -m benchmarks.training
 
 mini: setup  ## train the bundled mini encoder again (about ten minutes on 2 cores)
 	$(BIN)/python -m pipeline.extract.train_mini

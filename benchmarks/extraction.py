@@ -70,7 +70,7 @@ def measure(quick: bool = False) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         videos = write_videos(folder / "videos", 8 if quick else 32)
-        encoders = [_random_vit(folder / "vit.safetensors")]
+        encoders = [random_vit(folder / "vit.safetensors")]
         if any(MINI.glob("*.safetensors")):
             encoders.append(find_encoder("mini"))
         rounds = 1 if quick else 3
@@ -152,7 +152,8 @@ def _bare(encoder: Encoder, batch_frames: int, workers: int) -> float:
         return calls * batch_frames / (time.perf_counter() - started)
 
 
-def _random_vit(path: Path) -> EncoderFiles:
+def random_vit(path: Path) -> EncoderFiles:
+    """ViT-B-32-quickgelu with random weights, from a file as a user would have it."""
     import open_clip
     import torch
     from safetensors.torch import save_file

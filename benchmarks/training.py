@@ -1,0 +1,133 @@
+"""What the cache and the packed prompts save in one training step, at ViT-B/32's sizes.
+
+Run as ``python -m benchmarks.training``; writes ``benchmarks/training.json``. The weights are
+random: the time does not depend on them. All ways of one comparison are measured by turns in one
+process, and the medians' ratios are what to quote.
+"""
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.transformer import text_global_pool
+
+from benchmarks.extraction import random_vit, write_videos
+from cache.store import open_store
+from pipeline.datasets.video import Fold, VideoList
+from pipeline.extract.live import open_live
+from pipeline.extract.loop import extract
+from pipeline.extract.planning import ExtractSettings
+from pipeline.model.config import PromptConfig
+from pipeline.model.prompts import Prompts, class_texts
+from pipeline.model.text_tower import TextTower, load_text_tower
+from pipeline.train.config import Run, load_method
+from pipeline.train.stack import TrainingData, load_training_data, train_stack
+
+OUT = Path(__file__).with_suffix(".json")
+CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
+VIDEOS, ROUNDS = 4, 2
+
+
+def main() -> None:
+    """Measure, print and write the report."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = random_vit(folder / "vit.safetensors")
+        report = {
+            "machine": {
+                "cores": len(os.sched_getaffinity(0)),
+                "load_before": os.getloadavg()[0],
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+            },
+            "step": _measure_steps(folder, files),
+        }
+        tower = open_store(folder / "s.zarr")
+        text = load_text_tower(tower.text_tower_path, tower.text_config)
+        report["prompts"] = _measure_prompts(text)
+    OUT.write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+def _measure_steps(folder: Path, files: Any) -> dict[str, Any]:
+    """Seconds of a step of 4 videos (the paper's 48 take too long here), and of its test video."""
+    listed = write_videos(folder / "videos", VIDEOS + 1)
+    ids = tuple(video.id for video in listed.videos)
+    videos = tuple(replace(video, label=n % 7) for n, video in enumerate(listed.videos))
+    source = VideoList("benchmark", CLASSES, videos, (Fold("1", ids[:VIDEOS], ids[VIDEOS:]),))
+    settings = ExtractSettings(views=2)
+    extract(source, folder / "s.zarr", files, settings)
+    cached = load_training_data(open_store(folder / "s.zarr"), torch.device("cpu"))
+    steps = {"cached": lambda: _step(cached)}
+    for name, rate in (("frozen encoder", 0.0), ("trained encoder", 1e-5)):
+        store, features, weights, config = open_live(source, files, settings, rate > 0)
+        tower = load_text_tower(weights, config)
+        data = TrainingData(store, features, cached.labels_N, np.ones(VIDEOS + 1, np.bool_), tower)
+        steps[name] = lambda data=data, rate=rate: _step(data, rate)
+    seconds = _by_turns(steps)
+    ratios = {f"{name} / cached": s / seconds["cached"] for name, s in seconds.items()}
+    return {"videos": VIDEOS, "seconds": seconds, "ratios": ratios}
+
+
+def _step(data: TrainingData, lr_encoder: float = 0.0) -> None:
+    settings = ["optimiser.epochs=1", "optimiser.micro_batch=2", f"optimiser.batch={VIDEOS}"]
+    if not lr_encoder:
+        settings[1] = "optimiser.micro_batch=0"
+    method = load_method("paper", [*settings, f"optimiser.lr_encoder={lr_encoder}"])
+    train_stack(data, [Run(method=method, fold="1", seed=0)])
+
+
+def _measure_prompts(tower: TextTower) -> dict[str, Any]:
+    """Seconds of forward and backward through the text tower for seven class prompts."""
+    texts = class_texts(CLASSES).of("class")
+    report = {}
+    for context, length in (("shared", 16), ("class_specific", 8)):
+        config = PromptConfig(context_length=length, context=context)
+        prompts = Prompts([torch.Generator().manual_seed(0)], tower, texts, True, config)
+        full = torch.randn(len(texts), 77, tower.width, requires_grad=True)
+        tokens = torch.zeros(len(texts), 77, dtype=torch.int64)
+        tokens[:, -1] = 49407
+        ways = {
+            "packed": lambda prompts=prompts: prompts().sum().backward(),
+            "all 77": lambda full=full, tokens=tokens: _full(tower, full, tokens),
+        }
+        seconds = _by_turns(ways)
+        report[f"{context} context of {length}"] = {
+            "packed_positions": len(prompts.packing.token_L),
+            "full_positions": 7 * 77,
+            "seconds": seconds,
+            "ratio": seconds["all 77"] / seconds["packed"],
+        }
+    return report
+
+
+def _full(tower: TextTower, embedded_KLW: torch.Tensor, tokens_KL: torch.Tensor) -> None:
+    own = tower.tower
+    x = own.transformer(embedded_KLW + own.positional_embedding, attn_mask=own.attn_mask)
+    pooled = text_global_pool(own.ln_final(x), tokens_KL, "argmax")
+    (pooled @ own.text_projection).sum().backward()
+
+
+def _by_turns(ways: dict[str, Callable[[], None]]) -> dict[str, float]:
+    """Median seconds of each way, after one call that is not counted."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(ROUNDS + 1):
+        for name, way in ways.items():
+            started = time.perf_counter()
+            way()
+            if turn:
+                taken[name].append(time.perf_counter() - started)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
+if __name__ == "__main__":
+    main()
