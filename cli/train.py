@@ -110,10 +110,10 @@ def _open_live(
     import numpy as np
     import torch
 
+    from pipeline.device import choose_device
     from pipeline.extract.live import open_live
     from pipeline.extract.planning import ExtractSettings, parse_precision
     from pipeline.model.text_tower import load_text_tower
-    from pipeline.train.grid import choose_device
     from pipeline.train.stack import TrainingData
 
     place = torch.device(choose_device(device))

@@ -48,7 +48,8 @@ def train_pending(
     allow_missing: bool,
 ) -> int:
     """Train the runs without a record, with a progress bar; returns how many there were."""
-    from pipeline.train.grid import Place, check_runs, choose_device, pending_runs, train_runs
+    from pipeline.device import choose_device
+    from pipeline.train.grid import Place, check_runs, pending_runs, train_runs
 
     check_runs(runs, store, allow_missing=allow_missing)
     pending = pending_runs(runs, store, root)

@@ -16,7 +16,6 @@ from pipeline.train.config import MethodConfig, Run, load_method
 from pipeline.train.grid import (
     Place,
     check_runs,
-    choose_device,
     pending_runs,
     stacks_of,
     train_runs,
@@ -124,18 +123,6 @@ def test_missing_videos_are_left_out_and_counted(tmp_path: Path) -> None:
     assert (result.summary["train_videos"], result.summary["test_videos"]) == (15, 3)
     record = (run_folder(tmp_path / "runs", run, store) / "run.json").read_text()
     assert '"missing_videos": 2' in record
-
-
-def test_device_that_is_not_there_is_refused() -> None:
-    import torch
-
-    assert choose_device("cpu") == "cpu"
-    with pytest.raises(RefusedError, match=r"--device tpu: expected auto, cpu or cuda"):
-        choose_device("tpu")
-    if not torch.cuda.is_available():
-        assert choose_device("auto") == "cpu"
-        with pytest.raises(RefusedError, match=r"finds no GPU here; use --device cpu"):
-            choose_device("cuda")
 
 
 def test_more_training_views_than_the_store_has_are_refused(store: Store) -> None:

@@ -19,6 +19,7 @@ ORDER = [
     "cache/store.py",
     "cache/check.py",
     "cache/hdf5.py",
+    "pipeline/device.py",
     "pipeline/datasets/video.py",
     "pipeline/datasets/dfew.py",
     "pipeline/datasets/face.py",

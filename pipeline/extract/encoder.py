@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cache.errors import RefusedError
 from cache.files import canonical_json, sha256, sha256_file
 from cache.identity import EncoderIdentity, Preprocessing
+from pipeline.device import choose_device
 
 if TYPE_CHECKING:
     import torch
@@ -76,17 +77,6 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     else:
         weights, pixels = _fetch_tag(name, pretrained, config)
     return EncoderFiles(name, name, weights, config, _preprocessing(config, pixels))
-
-
-def choose_device(device: str) -> str:
-    """``auto`` -> cuda where there is one, else cpu; refuses cuda where there is none."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RefusedError(f"--device {device}: no CUDA device here; use --device cpu or auto")
-    return device
 
 
 def choose_precision(precision: Precision, device: str) -> str:

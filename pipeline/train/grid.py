@@ -36,23 +36,7 @@ class Place:
 
     store: Path
     runs: Path
-    device: str  # "cpu" or "cuda"
-
-
-def choose_device(device: str) -> str:
-    """``auto`` -> ``cuda`` where a GPU is at hand, else ``cpu``.
-
-    Raises RefusedError for a device that is not at hand.
-    """
-    import torch
-
-    if device not in ("auto", "cpu", "cuda"):
-        raise RefusedError(f"--device {device}: expected auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise RefusedError("--device cuda: PyTorch finds no GPU here; use --device cpu")
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return device
+    device: str  # as pipeline.device.choose_device gives it
 
 
 def pending_runs(runs: Sequence[Run], store: Store, root: Path) -> list[Run]:

@@ -1,0 +1,19 @@
+"""What ``--device`` says -> the device that both stages compute on."""
+
+from cache.errors import RefusedError
+
+
+def choose_device(device: str) -> str:
+    """``auto`` -> ``cuda`` where a GPU is at hand, else ``cpu``; ``cuda:1`` names one of several.
+
+    Raises RefusedError for a device that is not at hand.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise RefusedError(f"--device {device}: expected auto, cpu or cuda")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RefusedError(f"--device {device}: no CUDA device here; use --device cpu or auto")
+    return device
