@@ -1,6 +1,5 @@
 """A store -> predictions of methods without a temporal network: zero-shot, logistic regression."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +11,6 @@ from cache.store import Store
 from pipeline.model.label import cosine
 from pipeline.model.prompts import class_texts
 from pipeline.model.text_tower import load_text_tower
-
-Pool = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)

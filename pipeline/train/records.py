@@ -113,14 +113,11 @@ def _provenance(run: Run, store: Store) -> dict[str, Any]:
         "run": run.model_dump(mode="json"),
         "store": {"digest": store.digest, "identity": store.identity.model_dump(mode="json")},
         "missing_videos": len(store.missing),
-        "versions": {name: version(name) for name in LIBRARIES} | {"python": _python()},
+        "versions": {name: version(name) for name in LIBRARIES}
+        | {"python": platform.python_version()},
         "threads": torch.get_num_threads(),
         "source_sha256": source_digest(),
     }
-
-
-def _python() -> str:
-    return platform.python_version()
 
 
 @cache
