@@ -77,7 +77,7 @@ def collect(
 ) -> list[TableRow]:
     """Read the records of a table's runs; the main setting is ``base`` itself."""
     known = [read_result(runs_root, run, store) for run in runs_of(base, folds, seeds)]
-    main = [result for result in known if result is not None and result.ok]
+    main = [result.predictions()[2] for result in known if result is not None and result.ok]
     reported = tomllib.loads(files("pipeline.report").joinpath("reported.toml").read_text())
     rows = []
     for row in table.rows:
@@ -86,7 +86,7 @@ def collect(
         results = [result for result in found if result is not None]
         good = [result for result in results if result.ok]
         guesses = [_predicted(result, row.choice) for result in good]
-        scores = [_score(*guess, len(store.classes)) for guess in guesses]
+        scores = [_score(*guess[1:], len(store.classes)) for guess in guesses]
         complete = len(good) == len(runs) == len(main)
         rows.append(
             TableRow(
@@ -97,7 +97,7 @@ def collect(
                 diverged=len(results) - len(good),
                 expected=len(runs),
                 reported=reported.get(table.name, {}).get(row.name, {}),
-                difference=_difference(good, guesses, main, store) if complete else None,
+                difference=_difference(guesses, main, store) if complete else None,
             )
         )
     return rows
@@ -139,12 +139,12 @@ def facts_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[s
 
 def _predicted(
     result: Result, choice: FrameChoice | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(labels, predicted classes) of a run's test videos, from all frames or the chosen ones."""
-    _, labels, predicted = result.predictions()
-    if choice is None:
-        return labels, predicted
-    return labels, repool(result.frame_logits(), predicted, choice.influence, choice.frames)
+) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+    """(ids, labels, predicted classes) of a run's test videos, from all or the chosen frames."""
+    ids, labels, predicted = result.predictions()
+    if choice is not None:
+        predicted = repool(result.frame_logits(), predicted, choice.influence, choice.frames)
+    return ids, labels, predicted
 
 
 def _score(
@@ -156,16 +156,15 @@ def _score(
 
 
 def _difference(
-    results: Sequence[Result],
-    guesses: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]],
-    main: Sequence[Result],
+    guesses: Sequence[tuple[list[str], NDArray[np.int64], NDArray[np.int64]]],
+    main: Sequence[NDArray[np.int64]],
     store: Store,
 ) -> Interval:
     """WAR less the main setting's on the same videos, folds and seeds laid end to end."""
-    labels = np.concatenate([own for own, _ in guesses])
-    predicted = np.concatenate([own for _, own in guesses])
-    baseline = np.concatenate([result.predictions()[2] for result in main])
-    ids = [video_id for result in results for video_id in result.predictions()[0]]
+    ids = [video_id for own, _, _ in guesses for video_id in own]
+    labels = np.concatenate([own for _, own, _ in guesses])
+    predicted = np.concatenate([own for _, _, own in guesses])
+    baseline = np.concatenate(main)
     subject_of = dict(zip(store.ids, store.subjects, strict=True))
     groups = [subject_of[video_id] or video_id for video_id in ids]
     return bootstrap_difference(labels, predicted, baseline, len(store.classes), groups)[1]
