@@ -53,6 +53,19 @@ def test_number_of_processes_does_not_change_the_result(store: Store, tmp_path: 
     assert digests[0] == digests[1]
 
 
+def test_same_seed_and_threads_leave_the_same_files_bit_for_bit(
+    store: Store, tmp_path: Path
+) -> None:
+    digests = []
+    for name in ("one", "other"):
+        root = tmp_path / name
+        train_runs(runs(), Place(store.path, root, "cpu"), workers=1)
+        results = [read_result(root, run, store) for run in runs()]
+        digests.append([result.summary["sha256"] for result in results if result])
+    assert "checkpoint.safetensors" in digests[0][0]
+    assert digests[0] == digests[1]
+
+
 def test_killed_training_keeps_what_was_finished_and_goes_on(store: Store, tmp_path: Path) -> None:
     script = (
         "from pathlib import Path; import sys; sys.path.insert(0, sys.argv[3])\n"

@@ -61,6 +61,10 @@ def test_result_is_read_back_with_its_predictions(trained, tmp_path: Path) -> No
     assert predicted.tolist() == outcome.predicted.logits_NK.argmax(1).tolist()
     frames = result.frame_logits()
     assert frames.shape == (len(labels), store.frames, len(store.classes))
+    with (result.folder / "predictions.csv").open() as file:
+        first = next(csv.DictReader(file))
+    cosines = [float(first[f"influence_{frame}"]) for frame in range(store.frames)]
+    np.testing.assert_allclose(np.array(cosines) / 0.01, frames[0, :, predicted[0]], atol=1e-3)
     np.testing.assert_allclose(result.attention().sum(1), 1, atol=1e-4)
     np.testing.assert_allclose(frames.mean(1), outcome.predicted.logits_NK, atol=1e-4)
 

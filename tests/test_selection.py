@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cache.errors import RefusedError
 from pipeline.train.config import SelectionConfig
 from pipeline.train.selection import better, hold_out
 
@@ -21,6 +22,15 @@ def test_hold_out_puts_nobody_on_both_sides() -> None:
     train, held = hold_out(ROWS, LABELS, people, 0.1, seed=3)
     assert not {people[row] for row in train} & {people[row] for row in held}
     assert 4 <= len(held) <= 14
+
+
+@pytest.mark.filterwarnings("error")
+def test_rare_class_is_no_reason_to_complain_unless_all_are_rare() -> None:
+    labels = np.array([0] * 40 + [1] * 3)
+    train, held = hold_out(np.arange(43), labels, [None] * 43, 0.1, seed=0)
+    assert len(train) + len(held) == 43
+    with pytest.raises(RefusedError, match=r"no class has the 10 .* larger share"):
+        hold_out(np.arange(9), np.arange(9) % 3, [None] * 9, 0.1, seed=0)
 
 
 def test_hold_out_depends_on_the_seed_only() -> None:

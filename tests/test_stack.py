@@ -60,6 +60,24 @@ def test_network_learns_what_can_be_learned(data: TrainingData) -> None:
     assert len(outcome.train_rows) == 34
 
 
+POOLINGS = ["mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"]
+VISUAL_PROMPTS = ["none", "add", "prepend", "concat"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [f"label.pooling={kind}" for kind in POOLINGS]
+    + [f"label.visual_prompt={kind}" for kind in VISUAL_PROMPTS]
+    + ["label.weighting=linear", "label.scope=shared"],
+)
+def test_one_batch_is_learned_to_zero_loss(data: TrainingData, setting: str) -> None:
+    # All 34 training videos in one batch, the same view every time.
+    same = ["optimiser.batch=34", "optimiser.augment=false", "optimiser.milestones=[]"]
+    (outcome,) = train_stack(data, [run("1", 0, *same, "optimiser.epochs=80", setting)])
+    assert outcome.epochs[0]["train_loss"] > 1
+    assert outcome.epochs[-1]["train_loss"] < 0.02
+
+
 def test_schedule_shrinks_the_learning_rate_after_each_milestone(data: TrainingData) -> None:
     # With a factor of almost nothing, training stands still after the first milestone.
     still = ["optimiser.milestones=[1, 2]", "optimiser.gamma=1e-9"]

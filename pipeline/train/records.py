@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cache.files import make_directories, sha256, write_files
 from cache.store import Store
+from pipeline.report.influence import influence
 from pipeline.report.metrics import confusion, recalls, uar, war
 from pipeline.train.config import Run
 
@@ -156,15 +157,21 @@ def _metrics(outcome: "Outcome") -> bytes:
 
 
 def _predictions(outcome: "Outcome", store: Store) -> bytes:
-    header = ["id", "label", "predicted", *(f"logit_{name}" for name in store.classes)]
+    """One line a test video: its logits, and the influence of each frame on what was predicted."""
     logits_NK = outcome.predicted.logits_NK
     predicted = logits_NK.argmax(1)
+    temperature = outcome.run.method.label.temperature
+    cosines_NT = temperature * influence(outcome.predicted.frame_logits_NTK, predicted)
+    header = ["id", "label", "predicted"]
+    header += [f"logit_{name}" for name in store.classes]
+    header += [f"influence_{frame}" for frame in range(store.frames)]
     rows = [
         [
             store.ids[row],
             int(store.labels[row]),
             int(predicted[n]),
-            *outcome.predicted.logits_NK[n].tolist(),
+            *logits_NK[n].tolist(),
+            *cosines_NT[n].round(6).tolist(),
         ]
         for n, row in enumerate(outcome.test_rows)
     ]
