@@ -72,6 +72,10 @@ def test_augmented_steps_show_every_video_anew(videos: VideoList, files: Encoder
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     assert one.shape == (1, 1, 4, files.config["embed_dim"])
+    features.prepare(rows, rows + 5)
+    assert torch.equal(features(rows, rows + 5), one)
+    features.prepare(rows, rows + 5)  # and then something else is asked for
+    assert torch.equal(features(rows, rows + 6), other)
 
 
 def test_training_the_encoder_changes_it_and_micro_batches_do_not_change_the_training(

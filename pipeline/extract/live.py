@@ -5,7 +5,7 @@ The slow way that the cached one is measured against, and the only one that can 
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +38,24 @@ class LiveFeatures:
         default = suited_batch(settings.frames, encoder.device.type)
         self._batch_frames = settings.batch_frames or default
         self._pool = ThreadPoolExecutor(settings.workers)
+        self._ahead: dict[tuple[int, int], Future[Tensor]] = {}
         if trained:
             encoder.visual.requires_grad_(True)
             encoder.visual.set_grad_checkpointing(True)
 
     def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
         """Float32 [R, B, T, D]; raises RefusedError for a video that cannot be read."""
-        asked = zip(video_RB.flatten().tolist(), view_RB.flatten().tolist(), strict=True)
-        clips = list(self._pool.map(self._decode, asked))
-        frames_NCHW = torch.cat(clips)
+        decoding = self._submit(video_RB, view_RB)
+        frames_NCHW = torch.cat([decoding[asked].result() for asked in _pairs(video_RB, view_RB)])
         if self._trained:
             features_ND = self._encoder.encode_with_gradient(frames_NCHW)
         else:
             features_ND = self._encode_frozen(frames_NCHW)
         return features_ND.float().view(*video_RB.shape, self._settings.frames, -1)
+
+    def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
+        """Decode what the next call will ask for in the background."""
+        self._ahead = self._submit(video_RB, view_RB)
 
     def parameters(self) -> list[Tensor]:
         """The image tower, where it is trained."""
@@ -61,6 +65,14 @@ class LiveFeatures:
         """The encoder as it is now, in open_clip's ``local-dir`` format; empty if frozen."""
         return self._encoder.as_files() if self._trained else {}
 
+    def _submit(self, video_RB: Tensor, view_RB: Tensor) -> dict[tuple[int, int], Future[Tensor]]:
+        """Each clip asked for, decoded ahead already or from now on."""
+        ahead, self._ahead = self._ahead, {}
+        return {
+            asked: ahead.get(asked) or self._pool.submit(self._decode, *asked)
+            for asked in _pairs(video_RB, view_RB)
+        }
+
     def _encode_frozen(self, frames_NCHW: Tensor) -> Tensor:
         """As stage one does, in batches of one size, so that the features are the store's."""
         size = self._batch_frames
@@ -69,8 +81,7 @@ class LiveFeatures:
         parts = [self._encoder.encode(batch).clone() for batch in padded.split(size)]
         return torch.cat(parts)[: len(frames_NCHW)]
 
-    def _decode(self, asked: tuple[int, int]) -> Tensor:
-        row, view = asked
+    def _decode(self, row: int, view: int) -> Tensor:
         video, settings = self._videos[row], self._settings
         maker = ViewMaker(
             video.id, (view,), settings.frames, settings.seed, self._encoder.files.preprocessing
@@ -83,6 +94,10 @@ class LiveFeatures:
                 "leaves such videos out and lists them)"
             ) from error
         return maker.finish()[0]
+
+
+def _pairs(video_RB: Tensor, view_RB: Tensor) -> list[tuple[int, int]]:
+    return list(zip(video_RB.flatten().tolist(), view_RB.flatten().tolist(), strict=True))
 
 
 def open_live(

@@ -40,6 +40,9 @@ class Features(Protocol):
     def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
         """Features of the given rows and views, float32 [R, B, T, D]."""
 
+    def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
+        """Told what the next call will ask for, while this step computes."""
+
     def parameters(self) -> list[Tensor]:
         """What can be trained of the encoder; it has no run axis."""
 
@@ -59,6 +62,9 @@ class CachedFeatures:
 
     def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
         return self.features_NVTD[video_RB, view_RB].float()
+
+    def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
+        pass
 
     def parameters(self) -> list[Tensor]:
         return []
@@ -275,18 +281,26 @@ def _train_epoch(
     view_SRB = torch.from_numpy(batches.view_SRB).to(data.device)
     weight_SRB = torch.from_numpy(batches.weight_SRB).to(data.device)
     total_R = torch.zeros(len(train), device=data.device)
-    for video_RB, view_RB, weight_RB in zip(video_SRB, view_SRB, weight_SRB, strict=True):
-        count_R = weight_RB.sum(1)
-        for start in range(0, config.batch, config.micro_batch or config.batch):
-            part = slice(start, start + (config.micro_batch or config.batch))
-            logits_RBK = model(data.features(video_RB[:, part], view_RB[:, part])).logits_RBK
-            labels_RB = data.labels_N[video_RB[:, part]]
-            loss_RB = _cross_entropy(logits_RBK, labels_RB, config.label_smoothing)
-            loss_R = (loss_RB * weight_RB[:, part]).sum(1)
-            # Runs are independent, so the gradient of the sum is each run's own gradient.
-            (loss_R / count_R.clamp(min=1)).sum().backward()
-            total_R += loss_R.detach()
-        optimiser.step(count_R > 0, factor)
+    size = config.micro_batch or config.batch
+    parts = [
+        (step, slice(start, start + size))
+        for step in range(len(video_SRB))
+        for start in range(0, config.batch, size)
+    ]
+    for (step, part), following in zip(parts, [*parts[1:], None], strict=True):
+        features_RBTD = data.features(video_SRB[step][:, part], view_SRB[step][:, part])
+        if following:
+            after, its = following
+            data.features.prepare(video_SRB[after][:, its], view_SRB[after][:, its])
+        labels_RB = data.labels_N[video_SRB[step][:, part]]
+        loss_RB = _cross_entropy(model(features_RBTD).logits_RBK, labels_RB, config.label_smoothing)
+        loss_R = (loss_RB * weight_SRB[step][:, part]).sum(1)
+        # Runs are independent, so the gradient of the sum is each run's own gradient.
+        count_R = weight_SRB[step].sum(1)
+        (loss_R / count_R.clamp(min=1)).sum().backward()
+        total_R += loss_R.detach()
+        if following is None or following[0] != step:
+            optimiser.step(count_R > 0, factor)
     return (total_R / weight_SRB.sum((0, 2))).cpu()
 
 
