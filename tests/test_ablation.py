@@ -13,7 +13,7 @@ from cache.store import Store
 from pipeline.report.ablation import collect, facts_of, write_tables
 from pipeline.train.config import MethodConfig, load_method
 from pipeline.train.records import run_folder
-from pipeline.train.tables import TABLE3, find_tables, runs_of
+from pipeline.train.tables import TABLE3, Table, find_tables, runs_of
 
 FOLDS = ["1", "2", "3"]
 
@@ -24,10 +24,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def write_result(
-    root: Path, store: Store, letter: str, fold: int, war: float = 0.0, status: str = "done"
+    root: Path,
+    store: Store,
+    name: str,
+    fold: int,
+    war: float = 0.0,
+    status: str = "done",
+    table: Table = TABLE3,
 ) -> None:
     """The record of a run that predicts a share ``war`` of ten videos of class 0 right."""
-    row = next(row for row in TABLE3.rows if row.name == letter)
+    row = next(row for row in table.rows if row.name == name)
     (run,) = runs_of(row.method(load_method()), [FOLDS[fold]], [0])
     folder = run_folder(root, run, store)
     folder.mkdir(parents=True)
@@ -69,6 +75,19 @@ def test_table3_has_the_paper_s_twelve_depths_and_changes_nothing_else() -> None
     assert (depths["a"], depths["e"], depths["j"]) == ((0, 0), (1, 1), (1, 7))
     assert methods["e"] == base
     assert len(set(depths.values())) == 12
+
+
+def test_views_are_compared_with_one_view_and_nothing_is_reported(
+    store: Store, tmp_path: Path
+) -> None:
+    (table,) = find_tables(["views"])
+    for row, war in zip(table.rows, (0.5, 0.6, 0.5, 0.5), strict=True):
+        write_result(tmp_path / "runs", store, row.name, 0, war, table=table)
+    rows = collect(table, load_method(), FOLDS[:1], [0], store, tmp_path / "runs")
+    assert [row.difference and round(row.difference.value, 3) for row in rows] == [0, 0.1, 0, 0]
+    text = write_tables([(table, rows)], {"data": ""}, tmp_path)[0].read_text()
+    assert "WAR − one view" in text
+    assert "reported" not in text
 
 
 def test_unknown_table_is_refused_with_the_known_ones() -> None:

@@ -54,7 +54,9 @@ class TableRow:
     diverged: int
     expected: int
     reported: Mapping[str, float]
-    difference: Interval | None  # WAR less the main setting's; None where runs are missing
+    difference: (
+        Interval | None
+    )  # WAR less that of the table's main row; None where runs are missing
 
     @property
     def n(self) -> str:
@@ -75,8 +77,9 @@ def collect(
     store: Store,
     runs_root: Path,
 ) -> list[TableRow]:
-    """Read the records of a table's runs; the main setting is ``base`` itself."""
-    known = [read_result(runs_root, run, store) for run in runs_of(base, folds, seeds)]
+    """Read the records of a table's runs; ``base`` is the setting that its rows change."""
+    main_runs = runs_of(table.main.method(base), folds, seeds)
+    known = [read_result(runs_root, run, store) for run in main_runs]
     main = [result.predictions()[2] for result in known if result is not None and result.ok]
     reported = tomllib.loads(files("pipeline.report").joinpath("reported.toml").read_text())
     rows = []
@@ -187,14 +190,14 @@ def _cell(values: Sequence[float]) -> Cell:
 def _markdown(tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str, str]) -> str:
     lines = ["# Ablation tables", "", *[f"- {name}: {text}" for name, text in facts.items()]]
     for table, rows in tables:
-        reported = f"{{}}, {REPORTED}"
-        header = ["", *table.columns, "UAR", "WAR", "n", "WAR − main setting [95 %]"]
-        header += [reported.format("UAR"), reported.format("WAR")]
+        header = ["", *table.columns, "UAR", "WAR", "n", f"WAR − {table.main.name} [95 %]"]
+        if in_paper := any(line.reported for line in rows):
+            header += [f"{metric}, {REPORTED}" for metric in ("UAR", "WAR")]
         lines += ["", f"## {table.title}", "", _line(header), _line(["---"] * len(header))]
         for line in rows:
             ours = [line.row.name, *line.row.cells, str(line.uar), str(line.war), line.n]
             ours.append(_show(line.difference))
-            theirs = [_reported(line, metric) for metric in ("uar", "war")]
+            theirs = [_reported(line, metric) for metric in ("uar", "war") if in_paper]
             lines.append(_line([*ours, *theirs]))
     return "\n".join(lines) + "\n"
 
@@ -233,7 +236,11 @@ def _latex(tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str, s
 
     parts = [f"% {name}: {text}" for name, text in facts.items()]
     for table, rows in tables:
-        columns = ["", *table.columns, "UAR", "WAR", "$n$", "UAR (reported)", "WAR (reported)"]
+        columns = ["", *table.columns, "UAR", "WAR", "$n$"]
+        caption = f"{table.title}. {facts['data']}."
+        if in_paper := any(line.reported for line in rows):
+            columns += ["UAR (reported)", "WAR (reported)"]
+            caption = f"{table.title}. The last two columns stand {REPORTED}. {facts['data']}."
         cells = [
             [
                 line.row.name,
@@ -243,12 +250,10 @@ def _latex(tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str, s
                     for cell in (line.uar, line.war)
                 ),
                 line.n,
-                _reported(line, "uar"),
-                _reported(line, "war"),
+                *(_reported(line, metric) for metric in ("uar", "war") if in_paper),
             ]
             for line in rows
         ]
-        caption = f"{table.title}. The last two columns stand {REPORTED}. {facts['data']}."
         parts.append(
             pd.DataFrame(cells, columns=columns)
             .style.hide(axis="index")
