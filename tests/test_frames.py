@@ -1,8 +1,10 @@
 """Sampling rules, and decoding of good, odd and broken sources by the real decoders."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +138,31 @@ def test_exif_rotation_is_applied() -> None:
     assert flags == ("rotated by EXIF",)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
+def test_jpeg_gives_the_pixels_that_pillow_gives(mode: str, options: dict[str, Any]) -> None:
+    data = encoded(Image.fromarray(pictures(1)[0]).convert(mode), "JPEG", quality=90, **options)
+    image, flags = decode_image(data)
+    with Image.open(io.BytesIO(data)) as expected:
+        np.testing.assert_array_equal(image, np.asarray(expected.convert("RGB")))
+    assert flags == (() if mode == "RGB" else ("converted from L",))
+
+
+def scarred(path: Path) -> Path:
+    """A JPEG with stray markers among its pixels, which Pillow decodes without a word."""
+    data = bytearray(path.read_bytes())
+    data[-150:-140] = b"\xff\xd2" * 5
+    path.write_bytes(data)
+    with Image.open(path) as image:
+        image.load()
+    return path
+
+
+def pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
 def cut(path: Path, part: float) -> Path:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
@@ -199,7 +226,16 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "cut image": (
         lambda d: cut(write_folder(d / "f", pictures(1)) / "0.jpg", 0.7).parent,
-        "0.jpg: .*truncated",
+        "0.jpg: .*[Pp]remature end",
+    ),
+    "image with stray markers": (
+        lambda d: scarred(write_folder(d / "f", pictures(1)) / "0.jpg").parent,
+        "0.jpg: Corrupt JPEG data",
+    ),
+    "pipe": (lambda d: pipe(d / "v.mp4"), "not a regular file"),
+    "folder holding a pipe": (
+        lambda d: pipe(write_folder(d / "f", pictures(1)) / "1.jpg").parent,
+        "1.jpg: not a regular file",
     ),
     "cut png": (
         lambda d: cut(write_folder(d / "f", pictures(1), ".png") / "0.png", 0.5).parent,

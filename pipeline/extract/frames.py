@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+import simplejpeg
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -66,7 +67,8 @@ class Found:
 
 def decoder_name() -> str:
     """Name and version of what decodes here, for the store's identity."""
-    return f"pyav {importlib.metadata.version('av')}, pillow {importlib.metadata.version('pillow')}"
+    libraries = {"pyav": "av", "pillow": "pillow", "simplejpeg": "simplejpeg"}
+    return ", ".join(f"{name} {importlib.metadata.version(d)}" for name, d in libraries.items())
 
 
 def read_frames(path: Path, choose: Choose, take: Take) -> Found:
@@ -104,6 +106,8 @@ def decode_image(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         with Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise BadVideoError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS}")
+            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                return _jpeg_to_rgb(data, image)
             image.load()
             return _to_rgb(image)
     except UnidentifiedImageError:
@@ -112,6 +116,17 @@ def decode_image(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     except (SyntaxError, Image.DecompressionBombError) as error:
         # Pillow raises SyntaxError for broken PNG chunks.
         raise BadVideoError(str(error)) from error
+
+
+def _jpeg_to_rgb(data: bytes, image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """The same pixels as Pillow's; but what libjpeg only warns about, corrupt bytes, is refused."""
+    try:
+        rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError as error:
+        raise BadVideoError(str(error)) from error
+    if image.getexif().get(0x0112, 1) != 1:
+        return _to_rgb(image)
+    return rgb, ("converted from L",) if image.mode == "L" else ()
 
 
 def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
@@ -136,6 +151,8 @@ def _read_folder(folder: Path, choose: Choose, take: Take) -> Found:
     flags: set[str] = {"gaps in the numbering"} if _has_gaps(images) else set()
     digest = hashlib.sha256()
     for index, path in enumerate(images):
+        if not path.is_file():
+            raise BadVideoError(f"{path.name}: not a regular file")
         data = path.read_bytes()
         digest.update(path.name.encode() + b"\0" + hashlib.sha256(data).digest())
         if index in wanted:
@@ -170,6 +187,8 @@ def _read_file(path: Path, choose: Choose, take: Take) -> Found:
 
 
 def _demuxer(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise BadVideoError("not a regular file")  # a pipe would be waited on for ever
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
