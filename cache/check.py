@@ -244,6 +244,7 @@ class _Check:
     def _check_others(self, plan: Plan) -> None:
         places = set(_places(plan))
         locks = {"locks/plan", *(f"locks/{block}" for block in range(plan.blocks))}
+        locks |= {f"locks/decoding.{row}" for row in range(len(plan.videos.ids))}
         present = set(_walk(self.path)) - {"manifest.json"}
         for name in sorted(present - self.expected.keys()):
             if name.startswith(".tmp/"):

@@ -13,7 +13,7 @@ The format, schema version 1.  A store is a directory that Zarr (format 3) can o
       text.json            its configuration: text_cfg, embed_dim, quick_gelu, logit_scale
       truth.npy            optional: (video, label, intensity) of every source frame
       journal/W.jsonl      lines `<crc32> {json}`, one a commit, of worker W; `final` once finished
-      locks/  .tmp/        empty of meaning
+      locks/  .tmp/        for writers alone; empty of meaning to readers
       manifest.json        written last: sizes, sha256, crc32c, failures, the store's digest
       provenance.jsonl     times, hosts, versions; not part of the digest
 

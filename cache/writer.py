@@ -169,6 +169,13 @@ class StoreWriter:
             tidy(self.path)
             return str(read_manifest(self.path)["digest"])
 
+    def decoding_mark(self, row: int) -> Path:
+        """A file that stands while the video of a row is decoded.
+
+        One that stands when the decoding begins was left by a process that died meanwhile.
+        """
+        return self.path / "locks" / f"decoding.{row}"
+
     def note(self, **facts: Any) -> None:
         """Append a line to ``provenance.jsonl``: when, where, with what; not part of the digest."""
         host = {"time": time.time(), "host": platform.node(), "python": platform.python_version()}

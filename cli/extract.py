@@ -88,6 +88,17 @@ def extract(
         ),
     ] = None,
     workers: WorkersOption = None,
+    isolate: Annotated[
+        bool,
+        typer.Option(
+            "--isolate",
+            help="Decode every video in a process of its own: slower, survives crashes.",
+        ),
+    ] = False,
+    decode_seconds: Annotated[
+        float,
+        typer.Option("--decode-seconds", min=0.1, help="A video that takes longer is left out."),
+    ] = 600.0,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -132,6 +143,8 @@ def extract(
         device=device,
         precision=parse_precision(precision),
         workers=workers,
+        isolate=isolate,
+        decode_seconds=decode_seconds,
         shard=parse_shard(shard or default_shard(os.environ)),
     )
     videos, files = open_source(dataset, root, annotation, encoder, pretrained)

@@ -26,6 +26,7 @@ ORDER = [
     "pipeline/datasets/faces.py",
     "pipeline/extract/sampling.py",
     "pipeline/extract/frames.py",
+    "pipeline/extract/apart.py",
     "pipeline/extract/augmentation.py",
     "pipeline/extract/views.py",
     "pipeline/extract/encoder.py",

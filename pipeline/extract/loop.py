@@ -15,6 +15,7 @@ import importlib.metadata
 import os
 import platform
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -22,16 +23,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cache.files import storage_errors
 from cache.plan import Plan, Row, Unit, read_plan
 from cache.store import create_store, open_store
 from cache.writer import StoreWriter, check_same
 from pipeline.datasets.video import Video, VideoList
 from pipeline.extract.encoder import EncoderFiles
-from pipeline.extract.frames import BadVideoError, read_frames
+from pipeline.extract.frames import BadVideoError, Found, read_frames
 from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
 
 if TYPE_CHECKING:
@@ -217,7 +220,7 @@ class _Run:
                 claim.close()
                 continue
             for row in range(unit.start, unit.stop):
-                result = pool.submit(self._decode, self._videos[row], unit.views)
+                result = pool.submit(self._decode, row, unit.views)
                 yield _Job(unit, row, claim, result)
 
     def _pack_unit(
@@ -228,11 +231,27 @@ class _Run:
         unit, claim = ahead[0].unit, ahead[0].claim
         block = Block(unit, self._writer.plan, self._encoder, encoders)
         for _ in range(unit.start, unit.stop):
-            decoded = ahead.popleft().result.result()
+            decoded = self._wait(ahead.popleft())
             ahead.extend(islice(jobs, 1))
             block.add(decoded)
             self._note(decoded)
         return block, claim
+
+    def _wait(self, job: _Job) -> "Decoded":
+        try:
+            return job.result.result(2 * self._settings.decode_seconds)
+        except TimeoutError:
+            if job.result.done():  # one that the decoding itself raised
+                raise
+            print(
+                f"video {self._videos[job.row].id} hangs its decoder; what was committed is kept: "
+                "run the same command again, and it is decoded in a process of its own and left "
+                "out if it hangs again",
+                file=sys.stderr,
+                flush=True,
+            )
+            # A thread inside a decoder cannot be stopped, and would be waited for at exit.
+            os._exit(1)
 
     def _commit(self, block: "Block", claim: ExitStack) -> None:
         features = block.finish()
@@ -243,28 +262,41 @@ class _Run:
         self._seconds["encode"] += block.encode_seconds
         self._on_progress(self.progress())
 
-    def _decode(self, video: Video, views: tuple[int, ...]) -> "Decoded":
+    def _decode(self, row: int, views: tuple[int, ...]) -> "Decoded":
+        from pipeline.extract.apart import DecoderDeathError, read_frames_apart
         from pipeline.extract.block import Decoded
         from pipeline.extract.views import ViewMaker
 
         started = time.perf_counter()
-        settings, pixels = self._settings, self._encoder.files.preprocessing
+        video, settings = self._videos[row], self._settings
+        pixels = self._encoder.files.preprocessing
         maker = ViewMaker(video.id, views, settings.frames, settings.seed, pixels)
+        read: Callable[..., Found] = read_frames
+        mark = self._writer.decoding_mark(row)
+        if settings.isolate or mark.exists():
+            read = partial(read_frames_apart, seconds_max=settings.decode_seconds)
+        with storage_errors(mark):
+            mark.touch()
+        died = False
         try:
-            found = read_frames(video.path, maker.choose, maker.take)
+            found = read(video.path, maker.choose, maker.take)
             _check_truth(video, found.frames)
             views_VTCHW = maker.finish()
         except BadVideoError as error:
-            row = Row(id=video.id, status="failed", reason=str(error))
-            return Decoded(row, time.perf_counter() - started)
+            died = isinstance(error, DecoderDeathError)  # its mark stays, for when it is repaired
+            failed = Row(id=video.id, status="failed", reason=str(error))
+            return Decoded(failed, time.perf_counter() - started)
         except Exception as error:
             error.add_note(f"while decoding video {video.id} ({video.path})")
             raise
+        finally:
+            if not died:
+                mark.unlink(missing_ok=True)
         flags = found.flags + (
             ("repeats its last frame",) if found.frames < settings.frames else ()
         )
-        row = Row(id=video.id, status="ok", frames=found.frames, flags=flags, sha256=found.sha256)
-        return Decoded(row, time.perf_counter() - started, views_VTCHW, maker.frame_index_VT)
+        ok = Row(id=video.id, status="ok", frames=found.frames, flags=flags, sha256=found.sha256)
+        return Decoded(ok, time.perf_counter() - started, views_VTCHW, maker.frame_index_VT)
 
     def _note(self, decoded: "Decoded") -> None:
         self._seconds["decode"] += decoded.seconds

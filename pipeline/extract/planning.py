@@ -30,6 +30,8 @@ class ExtractSettings:
     device: str = "auto"
     precision: Precision = "auto"
     workers: int | None = None  # decode threads
+    isolate: bool = False  # decode every video in a process of its own
+    decode_seconds: float = 600.0  # a video that takes longer hangs its decoder
     fold: str = "all"  # the fold whose training videos the encoder was trained on
     shard: tuple[int, int] = (0, 1)  # (i, n): the blocks with block % n == i
 
