@@ -66,6 +66,32 @@ def test_same_seed_and_threads_leave_the_same_files_bit_for_bit(
     assert digests[0] == digests[1]
 
 
+def test_store_that_is_not_as_asked_for_is_refused_side_by_side(store: Store) -> None:
+    pixels = store.identity.preprocessing
+    same = [
+        "store.encoder=random",
+        f"store.weights_sha256={store.identity.encoder.weights_sha256}",
+        f"store.size_px={pixels.size_px}",
+        f"store.mean={list(pixels.mean)}",
+        "store.frames=16",
+    ]
+    check_runs(runs(*same), store)
+    with pytest.raises(RefusedError) as refused:
+        check_runs(runs(*same, "store.encoder=ViT-B-32", "store.size_px=224"), store)
+    lines = [line.split() for line in str(refused.value).splitlines()]
+    assert ["encoder.name", "random", "ViT-B-32"] in lines
+    assert ["preprocessing.size_px", "32", "224"] in lines
+    assert len(lines) == 5
+    with pytest.raises(RefusedError, match=r"interpolation +bicubic +bilinear"):
+        check_runs(runs("store.interpolation=bilinear"), store)
+
+
+def test_asking_for_a_store_does_not_change_a_run(store: Store) -> None:
+    (one, _), (other, _) = runs(), runs("store.encoder=random")
+    assert one != other
+    assert one.digest(store.digest, "1") == other.digest(store.digest, "1")
+
+
 def test_killed_training_keeps_what_was_finished_and_goes_on(store: Store, tmp_path: Path) -> None:
     script = (
         "from pathlib import Path; import sys; sys.path.insert(0, sys.argv[3])\n"

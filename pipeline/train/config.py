@@ -51,6 +51,49 @@ class SelectionConfig(Settings):
     )
 
 
+# A setting of ``store`` -> the field of the store's identity that it asks for.
+IDENTITY_FIELDS = {
+    "encoder": "encoder.name",
+    "weights_sha256": "encoder.weights_sha256",
+    "activation": "encoder.activation",
+    "size_px": "preprocessing.size_px",
+    "resize": "preprocessing.resize",
+    "interpolation": "preprocessing.interpolation",
+    "mean": "preprocessing.mean",
+    "std": "preprocessing.std",
+    "frames": "frames",
+    "evaluation_frames": "evaluation_frames",
+    "training_frames": "training_frames",
+    "view_rule": "view_rule",
+    "precision": "precision",
+    "videos": "videos",
+}
+
+
+class StoreConfig(Settings):
+    """What the features must have been made from; "", 0 and []: anything."""
+
+    encoder: str = ""
+    weights_sha256: str = ""
+    activation: str = ""
+    size_px: int = 0
+    resize: str = ""
+    interpolation: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    frames: int = 0
+    evaluation_frames: str = ""
+    training_frames: str = ""
+    view_rule: str = ""
+    precision: str = ""
+    videos: str = Field("", description="digest of the video list")
+
+    def asked(self) -> dict[str, Any]:
+        """Fields of an identity, with dotted names -> the value asked for."""
+        settings = self.model_dump(mode="json")
+        return {IDENTITY_FIELDS[name]: value for name, value in settings.items() if value}
+
+
 class MethodConfig(Settings):
     """Everything that defines a training but its fold and its seed."""
 
@@ -59,6 +102,7 @@ class MethodConfig(Settings):
     label: LabelConfig = LabelConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     selection: SelectionConfig = SelectionConfig()
+    store: StoreConfig = StoreConfig()
 
 
 class Run(Settings):
@@ -70,7 +114,9 @@ class Run(Settings):
 
     def digest(self, store_digest: str, version: str) -> str:
         """Name of the run's folder: 16 hexadecimal digits of what its result depends on."""
-        content = {"run": self.model_dump(mode="json"), "store": store_digest, "version": version}
+        # What was asked of the store is answered by the store's own digest.
+        run = self.model_dump(mode="json", exclude={"method": {"store"}})
+        content = {"run": run, "store": store_digest, "version": version}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import RefusedError
+from cache.identity import flatten, side_by_side
 from cache.store import Store, open_store
 from pipeline.train.config import Run
 from pipeline.train.records import read_result, write_outcome
@@ -59,6 +60,7 @@ def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False
         )
     check_shapes(runs, store)
     for run in runs:
+        _check_identity(run, store)
         if run.method.optimiser.lr_encoder:
             raise RefusedError(
                 f"optimiser.lr_encoder={run.method.optimiser.lr_encoder} trains the image encoder, "
@@ -80,6 +82,17 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
         run.method.temporal.tokens(store.frames)
         run.method.temporal.heads(store.dim)
+
+
+def _check_identity(run: Run, store: Store) -> None:
+    made = flatten(store.identity.model_dump(mode="json"))
+    asked = run.method.store.asked()
+    rows = [(name, str(made[name]), str(v)) for name, v in asked.items() if made[name] != v]
+    if rows:
+        raise RefusedError(
+            f"{store.path} was made from something else:\n{side_by_side(rows)}\nchoose another "
+            "--store, extract one that is as asked for, or change [store] in the configuration"
+        )
 
 
 def _check_views(run: Run, store: Store) -> None:
