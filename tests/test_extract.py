@@ -154,6 +154,12 @@ def test_store_of_other_settings_is_refused_side_by_side(
 ) -> None:
     with pytest.raises(RefusedError, match=r"batch_frames +64 +32"):
         run(here, videos, whole, replace(SETTINGS, batch_frames=32))
+    files = find_encoder(f"local-dir:{here / 'encoder'}")
+    pixels = files.preprocessing.model_copy(update={"interpolation": "bilinear"})
+    with pytest.raises(RefusedError) as refused:
+        extract(videos, whole, replace(files, preprocessing=pixels), SETTINGS)
+    assert "preprocessing.interpolation  bicubic" in str(refused.value)
+    assert "encoder" not in str(refused.value)
     other = find_encoder(write_encoder(here / "other", dim=8))
     with pytest.raises(RefusedError, match=r"(?s)encoder.name +local-dir:encoder +local-dir:other"):
         extract(videos, whole, other, SETTINGS)

@@ -1,6 +1,9 @@
 """The store's format and its commit protocol, on real files."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +223,40 @@ def test_store_of_something_else_is_refused_side_by_side(tmp_path: Path) -> None
         create_store(tmp_path / "s", make_plan(batch_frames=64, seed=7), fixed_files())
     with pytest.raises(RefusedError, match=r"number of ids\s+150\s+149"):
         create_store(tmp_path / "s", make_plan(videos=149), fixed_files())
+
+
+RACE = """
+import sys
+from pathlib import Path
+from test_store import create_store, fixed_files, make_plan, values_of
+from cache.errors import RefusedError
+try:
+    writer = create_store(Path(sys.argv[1]), make_plan(seed=int(sys.argv[2])), fixed_files())
+    for unit in writer.todo():
+        with writer.claim(unit) as mine:
+            if mine:
+                writer.commit(unit, *values_of(unit))
+    writer.finalise()
+except RefusedError as error:
+    sys.exit("made from something else" in str(error) and 2)
+"""
+
+
+def test_of_two_plans_that_race_for_a_path_one_wins_whole(tmp_path: Path) -> None:
+    whole = {seed: make_store(tmp_path / f"whole{seed}", seed=seed).path for seed in (0, 1)}
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    for attempt in range(2):
+        store = tmp_path / str(attempt)
+        racers = [
+            subprocess.Popen(
+                [sys.executable, "-c", RACE, str(store), str(seed)],
+                env=os.environ | {"PYTHONPATH": path},
+            )
+            for seed in (0, 1, 0, 1)
+        ]
+        codes = [racer.wait() for racer in racers]
+        assert codes in ([0, 2, 0, 2], [2, 0, 2, 0])
+        assert store_bytes(store) == store_bytes(whole[codes.index(0)])
 
 
 def test_missing_foreign_and_newer_stores_are_refused(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from pipeline.extract.encoder import Encoder
 from pipeline.extract.frames import BadVideoError, read_frames
 from pipeline.extract.views import ViewMaker
 
-# What rounding, threads or another device do to the features is far smaller than this gap.
-LOWEST_COSINE = 0.99
+# Measured with the bundled encoder on 480 frames: bfloat16 against float32 at least 0.9997; another
+# interpolation of the resize down to 0.972, other pixel statistics down to 0.09.
+LOWEST_COSINE = 0.999
 
 
 @dataclass(frozen=True)
