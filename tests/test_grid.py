@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from material import random_store
 
 from cache.errors import RefusedError
@@ -20,7 +21,9 @@ from pipeline.train.grid import (
     stacks_of,
     train_runs,
 )
-from pipeline.train.records import read_result, run_folder
+from pipeline.train.records import read_result, run_folder, source_digest
+from pipeline.train.resume import begun_epochs, read_state, write_state
+from pipeline.train.stack import RunState
 
 
 @pytest.fixture(scope="module")
@@ -92,28 +95,70 @@ def test_asking_for_a_store_does_not_change_a_run(store: Store) -> None:
     assert one.digest(store.digest, "1") == other.digest(store.digest, "1")
 
 
-def test_killed_training_keeps_what_was_finished_and_goes_on(store: Store, tmp_path: Path) -> None:
-    script = (
-        "from pathlib import Path; import sys; sys.path.insert(0, sys.argv[3])\n"
-        "if __name__ == '__main__':\n"
-        "    from test_grid import runs\n"
-        "    from pipeline.train.grid import Place, train_runs\n"
-        "    wanted = runs(folds='1') + runs('optimiser.epochs=4000', folds='2')\n"
-        "    train_runs(wanted, Place(Path(sys.argv[1]), Path(sys.argv[2]), 'cpu'), workers=2)\n"
-    )
-    main = tmp_path / "main.py"
-    main.write_text(script)
-    command = [sys.executable, str(main), str(store.path), str(tmp_path / "runs")]
-    process = subprocess.Popen([*command, str(Path(__file__).parent)], start_new_session=True)
-    short = runs(folds="1")
+KILLED = """
+import sys
+from pathlib import Path
+if __name__ == "__main__":
+    sys.path.insert(0, sys.argv[3])
+    from test_grid import runs
+    from pipeline.train.grid import Place, train_runs
+    place = Place(Path(sys.argv[1]), Path(sys.argv[2]), "cpu", keep_seconds=0)
+    wanted = runs(folds="1") + runs(*LONG, folds="23")
+    train_runs(wanted, place, workers=1)
+"""
+LONG = ["optimiser.epochs=30", "selection.rule=best_on_test"]
+
+
+def test_killed_training_keeps_what_was_done_and_goes_on_to_the_same_files(
+    store: Store, tmp_path: Path
+) -> None:
+    main, root = tmp_path / "main.py", tmp_path / "runs"
+    main.write_text(KILLED.replace("*LONG", f"*{LONG}"))
+    command = [sys.executable, str(main), str(store.path), str(root), str(Path(__file__).parent)]
+    process = subprocess.Popen(command, start_new_session=True)
+    short, long = runs(folds="1"), runs(*LONG, folds="23")
+    folders = [run_folder(root, run, store) for run in long]
     deadline = time.monotonic() + 120
-    while pending_runs(short, store, tmp_path / "runs") and time.monotonic() < deadline:
-        time.sleep(0.1)
+    while begun_epochs(folders[1]) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert pending_runs(short, store, tmp_path / "runs") == []
-    long = runs("optimiser.epochs=4000", folds="2")
-    assert pending_runs(long, store, tmp_path / "runs") == long
+    begun = begun_epochs(folders[1])
+    assert 5 <= begun < 30
+    assert pending_runs(short + long, store, root) == short + long
+    # A kill between the two runs' states leaves them an epoch apart: then they go on as two stacks.
+    same = begun_epochs(folders[0]) == begun
+    done: list[int] = []
+    train_runs(short + long, Place(store.path, root, "cpu"), done.append, workers=1)
+    assert done.count(2 * begun) == same
+    assert not list(root.glob("*/resume.safetensors"))
+    train_runs(short + long, Place(store.path, tmp_path / "whole", "cpu"), workers=1)
+    for run in short + (long if same else []):
+        results = [read_result(place, run, store) for place in (root, tmp_path / "whole")]
+        assert results[0].summary["sha256"] == results[1].summary["sha256"]  # type: ignore[union-attr]
+
+
+def test_state_that_is_torn_changed_or_of_other_code_is_not_gone_on_from(tmp_path: Path) -> None:
+    state = RunState(7, {"parameter/a": torch.arange(3.0)}, {"best": -1})
+    assert read_state(tmp_path) is None
+    write_state(tmp_path, state, tmp_path / ".tmp")
+    again = read_state(tmp_path)
+    assert again is not None
+    assert (again.epoch, again.facts, begun_epochs(tmp_path)) == (7, {"best": -1}, 7)
+    assert torch.equal(again.tensors["parameter/a"], torch.arange(3.0))
+    file = tmp_path / "resume.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert read_state(tmp_path) is None
+    for damaged in (
+        whole[:-5],
+        whole[:20],
+        b"",
+        whole.replace(source_digest().encode(), b"0" * 64),
+    ):
+        file.write_bytes(damaged)
+        assert read_state(tmp_path) is None
+        assert begun_epochs(tmp_path) == 0
 
 
 def test_death_of_a_training_process_is_reported_with_the_remedy(
@@ -132,12 +177,20 @@ def test_death_of_a_training_process_is_reported_with_the_remedy(
         train_runs(long, place, kill, workers=1)
 
 
-def test_stacks_hold_one_method_and_costly_ones_come_first() -> None:
+def test_stacks_share_their_shapes_and_costly_ones_come_first() -> None:
     wanted = runs(folds="123") + runs("temporal.coarse_depth=7", folds="12")
     stacks = stacks_of(wanted, 2, frames=16)
     assert [len(stack) for stack in stacks] == [2, 2, 1]
     assert stacks[0][0].method.temporal.coarse_depth == 7
     assert all(len({run.method for run in stack}) == 1 for stack in stacks)
+
+
+def test_stacks_hold_whatever_shapes_no_program_and_has_come_as_far() -> None:
+    wanted = runs("optimiser.lr=0.1") + runs("label.top_k=3") + runs("optimiser.views=2")
+    stacks = stacks_of(wanted, 10, frames=16)
+    assert sorted(len(stack) for stack in stacks) == [2, 4]
+    ahead = stacks_of(wanted, 10, frames=16, begun=lambda run: int(run.fold == "2"))
+    assert sorted(len(stack) for stack in ahead) == [1, 1, 2, 2]
 
 
 def test_what_a_store_cannot_train_is_refused_before_training(store: Store, tmp_path: Path) -> None:

@@ -5,37 +5,50 @@ import torch
 from pipeline.train.sgd import StackedSGD
 
 
-def test_steps_equal_torch_sgd_with_momentum_decay_and_a_schedule() -> None:
+def rates(*values: float) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+def test_steps_equal_torch_sgd_with_every_run_s_own_rates() -> None:
     torch.manual_seed(0)
+    lrs, momenta, decays = ((0.1, 0.3, 0.02), (0.01, 0.02, 0.3)), (0.9, 0.5, 0.0), (1e-2, 0.0, 0.1)
     ours = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(3, 2, 2))]
-    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    optimiser = StackedSGD(ours, [0.1, 0.01], momentum=0.9, decay=1e-2)
-    groups = [{"params": [theirs[0]], "lr": 0.1}, {"params": [theirs[1]], "lr": 0.01}]
-    reference = torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-2)
+    stacked = StackedSGD(ours, [rates(*lr) for lr in lrs], rates(*momenta), rates(*decays))
+    theirs = [[torch.nn.Parameter(p.detach()[r].clone()) for p in ours] for r in range(3)]
+    references = [
+        torch.optim.SGD(
+            [{"params": [p], "lr": lr[r]} for p, lr in zip(theirs[r], lrs, strict=True)],
+            momentum=momenta[r],
+            weight_decay=decays[r],
+        )
+        for r in range(3)
+    ]
+    factors = (1.0, 0.1, 0.5)  # of the runs' schedules, from step 3 on
     for step in range(6):
-        if step == 3:
-            for group in reference.param_groups:
-                group["lr"] *= 0.1
         grads = [torch.randn_like(p) for p in ours]
-        for p, q, grad in zip(ours, theirs, grads, strict=True):
-            p.grad, q.grad = grad.clone(), grad.clone()
-        optimiser.step(torch.ones(3, dtype=torch.bool), factor=0.1 if step >= 3 else 1.0)
-        reference.step()
-        for p, q in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(p, q, atol=1e-7, rtol=1e-6)
+        stacked.step(grads, torch.ones(3), rates(*factors) if step >= 3 else torch.ones(3))
+        for r, reference in enumerate(references):
+            for group, p, grad in zip(reference.param_groups, theirs[r], grads, strict=True):
+                p.grad = grad[r].clone()
+                group["lr"] *= factors[r] if step == 3 else 1
+            reference.step()
+            for p, q in zip(ours, theirs[r], strict=True):
+                torch.testing.assert_close(p[r], q, atol=1e-6, rtol=1e-5)
 
 
 def test_a_waiting_run_keeps_parameters_and_momentum() -> None:
     torch.manual_seed(0)
     parameter = torch.nn.Parameter(torch.randn(2, 3))
     alone = torch.nn.Parameter(parameter.detach()[:1].clone())
-    both = StackedSGD([parameter], [0.1], momentum=0.9, decay=0.1)
-    single = StackedSGD([alone], [0.1], momentum=0.9, decay=0.1)
+    same = rates(0.1, 0.1)
+    both = StackedSGD([parameter], [same], rates(0.9, 0.9), same)
+    single = StackedSGD([alone], [same[:1]], rates(0.9), same[:1])
     for active in ([True, True], [False, True], [True, True]):
         grad = torch.randn(2, 3)
-        parameter.grad = grad
-        both.step(torch.tensor(active))
+        before = parameter.detach().clone()
+        both.step([grad], torch.tensor(active), torch.ones(2))
         if active[0]:
-            alone.grad = grad[:1].clone()
-            single.step(torch.tensor([True]))
+            single.step([grad[:1]], torch.tensor([True]), torch.ones(1))
+        else:
+            assert torch.equal(parameter[0], before[0])
     torch.testing.assert_close(parameter[0], alone[0])

@@ -9,7 +9,13 @@ from material import random_store
 
 from cache.store import Store
 from pipeline.train.config import MethodConfig, Run, load_method
-from pipeline.train.stack import TrainingData, build_model, load_training_data, train_stack
+from pipeline.train.stack import (
+    RunState,
+    TrainingData,
+    build_model,
+    load_training_data,
+    train_stack,
+)
 
 FAST = ["optimiser.epochs=3", "optimiser.batch=10", "temporal.head_size=8"]
 
@@ -29,11 +35,8 @@ def run(fold: str, seed: int, *settings: str) -> Run:
     return Run(method=load_method("paper", [*FAST, *settings]), fold=fold, seed=seed)
 
 
-def test_a_stack_equals_its_runs_trained_alone(data: TrainingData) -> None:
-    # Batches of 17: fold 1 has 34 training videos and needs 2 steps, fold 5 has 35 and needs 3.
-    runs = [run(fold, seed, "optimiser.batch=17") for fold in ("1", "5") for seed in (0, 1)]
-    sizes = {len(train) for _, train, _ in data.store.folds}
-    assert sizes == {34, 35}
+def check_equal_alone(data: TrainingData, runs: list[Run]) -> None:
+    """Losses, predictions and parameters of a stack against every run trained alone."""
     for outcome in train_stack(data, runs):
         (alone,) = train_stack(data, [outcome.run])
         np.testing.assert_allclose(
@@ -43,6 +46,50 @@ def test_a_stack_equals_its_runs_trained_alone(data: TrainingData) -> None:
             torch.testing.assert_close(outcome.state[name], value, atol=1e-4, rtol=1e-3)
         for ours, theirs in zip(outcome.epochs, alone.epochs, strict=True):
             assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
+            assert ours["test_war"] == pytest.approx(theirs["test_war"], abs=1e-9)
+
+
+def test_a_stack_of_five_folds_and_three_seeds_equals_fifteen_single_runs(
+    data: TrainingData,
+) -> None:
+    # Batches of 17: folds with 34 training videos need 2 steps, those with 35 need 3.
+    sizes = {len(train) for _, train, _ in data.store.folds}
+    assert sizes == {34, 35}
+    runs = [run(fold, seed, "optimiser.batch=17") for fold in "12345" for seed in range(3)]
+    check_equal_alone(data, runs)
+
+
+def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_and_selection(
+    data: TrainingData,
+) -> None:
+    settings = [
+        [],
+        ["optimiser.lr=0.03", "optimiser.momentum=0.5"],
+        ["optimiser.lr_prompts=0.1", "optimiser.weight_decay=0.1"],
+        ["optimiser.milestones=[1]", "optimiser.gamma=0.5"],
+        ["optimiser.label_smoothing=0.3", "optimiser.augment=false"],
+        ["optimiser.views=1", "selection.rule=best_on_test"],
+        ["selection.rule=best_on_val", "selection.validation_share=0.25"],
+    ]
+    check_equal_alone(data, [run("1", 0, *own) for own in settings])
+
+
+def test_stack_goes_on_from_its_states_as_if_nothing_had_happened(data: TrainingData) -> None:
+    rules = ("last", "best_on_test", "best_on_val")
+    settings = ["optimiser.epochs=5", "selection.validation_share=0.25"]
+    runs = [run("2", 3, *settings, f"selection.rule={rule}") for rule in rules]
+    whole = train_stack(data, runs)
+    kept: list[list[RunState]] = []
+    train_stack(data, runs, keep=lambda stack: kept.append([stack.state(r) for r in range(3)]))
+    assert [states[0].epoch for states in kept] == [1, 2, 3, 4, 5]
+    done: list[int] = []
+    resumed = train_stack(data, runs, done.append, begun=kept[1])
+    assert done == [2, 1, 1, 1]
+    for ours, theirs in zip(resumed, whole, strict=True):
+        assert ours.epochs == theirs.epochs
+        assert ours.epoch == theirs.epoch
+        np.testing.assert_array_equal(ours.predicted.logits_NK, theirs.predicted.logits_NK)
+        assert all(torch.equal(ours.state[name], value) for name, value in theirs.state.items())
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not(data: TrainingData) -> None:
@@ -106,7 +153,7 @@ def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(tmp_path: Path)
 
 
 def test_runs_of_different_methods_are_not_stacked(data: TrainingData) -> None:
-    with pytest.raises(ValueError, match="share their method"):
+    with pytest.raises(ValueError, match="must share all that shapes"):
         train_stack(data, [run("1", 0), Run(method=MethodConfig(), fold="1", seed=0)])
 
 

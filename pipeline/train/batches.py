@@ -18,20 +18,23 @@ class EpochBatches:
 
 
 def epoch_batches(
-    train: Sequence[NDArray[np.int64]], batch: int, views: int, generators: Sequence[Generator]
+    train: Sequence[NDArray[np.int64]],
+    batch: int,
+    views: Sequence[int],
+    generators: Sequence[Generator],
 ) -> EpochBatches:
     """Every training video once, in random order; the last batch of a run may be partial.
 
-    A video shows one of its augmented views 1..., or view 0 where that is the only one. A run's
-    draws depend on its own generator only, so they are the same in any stack.
+    A video shows one of its augmented views 1 to ``views[r] - 1``, or view 0 where that is the only
+    one. A run's draws depend on its own generator only, so they are the same in any stack.
     """
     steps = max(-(-len(rows) // batch) for rows in train)
     shape = (steps, len(train), batch)
     video, view = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     weight = np.zeros(shape, np.float32)
-    for r, (rows, generator) in enumerate(zip(train, generators, strict=True)):
+    for r, (rows, last, generator) in enumerate(zip(train, views, generators, strict=True)):
         order = generator.permutation(rows)
-        drawn = generator.integers(1, views, len(rows)) if views > 1 else np.zeros_like(rows)
+        drawn = generator.integers(1, last, len(rows)) if last > 1 else np.zeros_like(rows)
         video[:, r] = _steps(order, steps, batch)
         view[:, r] = _steps(drawn, steps, batch)
         weight[:, r] = _steps(np.ones(len(rows), np.float32), steps, batch)

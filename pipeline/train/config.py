@@ -121,6 +121,29 @@ class Run(Settings):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+# What may differ between runs that train as one program: it changes no shape and no operation.
+_OF_A_RUN: dict[str, Any] = {
+    "optimiser": {
+        "lr",
+        "lr_prompts",
+        "momentum",
+        "weight_decay",
+        "milestones",
+        "gamma",
+        "label_smoothing",
+        "augment",
+        "views",
+    },
+    "selection": True,
+    "store": True,
+}
+
+
+def stack_key(method: MethodConfig) -> str:
+    """Equal for methods whose runs can be stacked, as HFTA partitions a grid (Wang et al. 2021)."""
+    return method.model_dump_json(exclude=_OF_A_RUN)
+
+
 PRESETS = ("paper", "equations", "dfer-clip")
 
 

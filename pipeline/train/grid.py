@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from cache.errors import RefusedError
 from cache.identity import flatten, side_by_side
 from cache.store import Store, open_store
-from pipeline.train.config import Run
-from pipeline.train.records import read_result, write_outcome
+from pipeline.train.config import Run, stack_key
+from pipeline.train.records import read_result, run_folder, write_outcome
+from pipeline.train.resume import NAME as STATE
+from pipeline.train.resume import begun_epochs, read_state, write_state
 
 if TYPE_CHECKING:
     from pipeline.train.stack import TrainingData
@@ -38,6 +40,7 @@ class Place:
     store: Path
     runs: Path
     device: str  # as pipeline.device.choose_device gives it
+    keep_seconds: float = 60.0  # between two times that the state of an unfinished stack is kept
 
 
 def pending_runs(runs: Sequence[Run], store: Store, root: Path) -> list[Run]:
@@ -104,14 +107,22 @@ def _check_views(run: Run, store: Store) -> None:
         )
 
 
-def stacks_of(runs: Sequence[Run], size_max: int, frames: int) -> list[list[Run]]:
-    """Runs of the same method together, at most ``size_max`` in a stack; costly stacks first."""
+def stacks_of(
+    runs: Sequence[Run],
+    size_max: int,
+    frames: int,
+    begun: Callable[[Run], int] = lambda run: 0,
+) -> list[list[Run]]:
+    """Runs that can train as one program together, at most ``size_max`` in a stack.
 
-    def method(run: Run) -> str:
-        return run.method.model_dump_json()
+    Runs of a stack have done the same number of epochs, ``begun``. Costly stacks come first.
+    """
+
+    def key(run: Run) -> tuple[str, int]:
+        return stack_key(run.method), begun(run)
 
     stacks = []
-    for _, same in groupby(sorted(runs, key=method), key=method):
+    for _, same in groupby(sorted(runs, key=key), key=key):
         group = list(same)
         stacks += [group[i : i + size_max] for i in range(0, len(group), size_max)]
     return sorted(stacks, key=lambda s: -len(s) * s[0].method.temporal.tokens(frames))
@@ -128,28 +139,72 @@ def train_runs(
     Raises RuntimeError if a training process dies; the records of finished runs are kept.
     """
     store = open_store(place.store)
+
+    def begun(run: Run) -> int:
+        return begun_epochs(run_folder(place.runs, run, store))
+
     if place.device == "cpu":
         cores = os.cpu_count() or 1
         workers = min(workers or cores, len(runs))
         size_max = min(STACK_ON_CPU, -(-len(runs) // workers))
-        _train_on_cores(stacks_of(runs, size_max, store.frames), place, workers, progress)
+        _train_on_cores(stacks_of(runs, size_max, store.frames, begun), place, workers, progress)
         return
     data = _load(place)
-    for stack in stacks_of(runs, len(runs), store.frames):
-        train_and_record(data, stack, place.runs, progress)
+    for stack in stacks_of(runs, len(runs), store.frames, begun):
+        _train_what_fits(data, stack, place, progress)
+
+
+def _train_what_fits(
+    data: "TrainingData", stack: Sequence[Run], place: Place, progress: Progress
+) -> None:
+    """Train a stack on a GPU; in two halves, one after the other, where its memory is too small."""
+    import torch
+
+    try:
+        train_and_record(data, stack, place.runs, progress, place.keep_seconds)
+        return
+    except torch.cuda.OutOfMemoryError as error:
+        if len(stack) == 1:
+            error.add_note("one run alone does not fit; use a smaller optimiser.batch")
+            raise
+    torch.cuda.empty_cache()
+    half = len(stack) // 2
+    _train_what_fits(data, stack[:half], place, progress)
+    _train_what_fits(data, stack[half:], place, progress)
 
 
 def train_and_record(
-    data: "TrainingData", stack: Sequence[Run], root: Path, progress: Progress
+    data: "TrainingData",
+    stack: Sequence[Run],
+    root: Path,
+    progress: Progress,
+    keep_seconds: float | None = None,
 ) -> None:
-    """Train one stack in this process and write its records."""
-    from pipeline.train.stack import train_stack
+    """Train one stack in this process and write its records.
 
-    start = time.perf_counter()
-    outcomes = train_stack(data, stack, lambda _: progress(len(stack)))
+    Goes on from kept states. The states of unfinished runs are kept every ``keep_seconds``, or
+    never where that is None: the state of a trained encoder is not a run's own.
+    """
+    from pipeline.train.stack import Stack, train_stack
+
+    folders = [run_folder(root, run, data.store) for run in stack]
+    states = [state for folder in folders if (state := read_state(folder))]
+    begun = states if len(states) == len(stack) and keep_seconds is not None else []
+    start = kept = time.perf_counter()
+
+    def keep(unfinished: Stack) -> None:
+        nonlocal kept
+        if keep_seconds is None or time.perf_counter() - kept < keep_seconds:
+            return
+        for r, folder in enumerate(folders):
+            write_state(folder, unfinished.state(r), root / ".tmp")
+        kept = time.perf_counter()
+
+    outcomes = train_stack(data, stack, lambda epochs: progress(epochs * len(stack)), begun, keep)
     seconds = (time.perf_counter() - start) / len(stack)
     for outcome in outcomes:
-        write_outcome(root, outcome, data.store, seconds)
+        folder = write_outcome(root, outcome, data.store, seconds)
+        (folder / STATE).unlink(missing_ok=True)
 
 
 def _load(place: Place) -> "TrainingData":
@@ -160,8 +215,8 @@ def _load(place: Place) -> "TrainingData":
     return load_training_data(open_store(place.store), torch.device(place.device))
 
 
-# What a spawned process keeps between its stacks: data, folder of the runs, progress messages.
-_worker: "tuple[TrainingData, Path, Any]"
+# What a spawned process keeps between its stacks: data, place, progress messages.
+_worker: "tuple[TrainingData, Place, Any]"
 
 
 def _start_worker(place: Place, threads: int, messages: Any) -> None:
@@ -169,12 +224,12 @@ def _start_worker(place: Place, threads: int, messages: Any) -> None:
 
     global _worker
     torch.set_num_threads(threads)
-    _worker = (_load(place), place.runs, messages)
+    _worker = (_load(place), place, messages)
 
 
 def _train_in_worker(stack: Sequence[Run]) -> None:
-    data, root, messages = _worker
-    train_and_record(data, stack, root, messages.put)
+    data, place, messages = _worker
+    train_and_record(data, stack, place.runs, messages.put, place.keep_seconds)
 
 
 def _train_on_cores(

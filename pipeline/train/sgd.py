@@ -7,42 +7,41 @@ from torch import Tensor
 
 
 class StackedSGD:
-    """torch.optim.SGD for R runs at once, with learning rates that differ by run and by group.
+    """torch.optim.SGD for R runs at once; every rate may differ by run, learning rates by group.
 
     v <- momentum v + (g + decay p);  p <- p - lr v.  Runs that are not ``active`` in a step keep
     their parameters and their momentum: a run that has no videos left in an epoch waits.
+    Nothing here looks at a value on the host, so that a step can be captured as a CUDA graph.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], lrs: Sequence[float], momentum: float, decay: float
+        self,
+        parameters: Sequence[Tensor],
+        lrs_R: Sequence[Tensor],
+        momentum_R: Tensor,
+        decay_R: Tensor,
     ) -> None:
         self.parameters = list(parameters)
-        self.lrs = list(lrs)
-        self.momentum = momentum
-        self.decay = decay
+        self.lrs_R = list(lrs_R)
+        self.momentum_R, self.decay_R = momentum_R, decay_R
         self.velocities = [torch.zeros_like(parameter) for parameter in parameters]
 
     @torch.no_grad()
-    def step(self, active_R: Tensor, factor: float = 1.0) -> None:
-        """One step at ``factor`` times every learning rate; clears the gradients."""
-        waiting = not bool(active_R.all())
-        grads = [parameter.grad for parameter in self.parameters]
-        present = [i for i, grad in enumerate(grads) if grad is not None]
-        updates = []
-        for i in present:
-            parameter, velocity = self.parameters[i], self.velocities[i]
-            update = torch.add(grads[i], parameter, alpha=self.decay)  # type: ignore[arg-type]
-            update.add_(velocity, alpha=self.momentum)
-            if waiting:
-                update = torch.where(_like(active_R, update), update, velocity)
-            velocity.copy_(update)
-            updates.append(update)
-        for i, update in zip(present, updates, strict=True):
-            if waiting:
-                update = update * _like(active_R, update)
-            self.parameters[i].sub_(update, alpha=self.lrs[i] * factor)
-            self.parameters[i].grad = None
+    def step(self, grads: Sequence[Tensor | None], active_R: Tensor, factor_R: Tensor) -> None:
+        """One step at ``factor_R`` times every learning rate; no gradient, no change."""
+        active_R = active_R.to(self.momentum_R.dtype)
+        keep_R = 1 - active_R * (1 - self.momentum_R)
+        decay_R, factor_R = active_R * self.decay_R, active_R * factor_R
+        for parameter, velocity, lr_R, grad in zip(
+            self.parameters, self.velocities, self.lrs_R, grads, strict=True
+        ):
+            if grad is None:
+                continue
+            velocity.mul_(_like(keep_R, grad))
+            velocity.addcmul_(grad, _like(active_R, grad))
+            velocity.addcmul_(parameter, _like(decay_R, grad))
+            parameter.addcmul_(velocity, _like(factor_R * lr_R, grad), value=-1)
 
 
-def _like(flags_R: Tensor, tensor: Tensor) -> Tensor:
-    return flags_R.view(-1, *[1] * (tensor.ndim - 1))
+def _like(values_R: Tensor, tensor: Tensor) -> Tensor:
+    return values_R.view(-1, *[1] * (tensor.ndim - 1))

@@ -1,17 +1,18 @@
-"""Features of videos and R runs of one method -> R trained networks with their test predictions.
+"""Features of videos and R runs -> R trained networks with their test predictions.
 
-The R runs (folds, seeds) share shapes and settings, so they train as one program: one network whose
-parameters have a run axis, and one batch of R x B videos a step.
+The R runs share all that shapes their programs; they may differ in fold, seed, learning rates,
+schedule, loss and views. So they train as one program: one network whose parameters have a run
+axis, and one batch of R x B videos a step.
 """
 
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,13 +22,14 @@ from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.model.tgdfer import TGDFER
 from pipeline.report.metrics import confusion, uar, war
 from pipeline.train.batches import epoch_batches
-from pipeline.train.config import MethodConfig, OptimiserConfig, Run
+from pipeline.train.config import MethodConfig, OptimiserConfig, Run, stack_key
 from pipeline.train.selection import better, hold_out
 from pipeline.train.sgd import StackedSGD
+from pipeline.train.step import Batch, ReplayedStep, cross_entropy
 
 EVALUATION_VIDEOS = 256  # videos of each run in one evaluation batch; bounds memory only
 
-Progress = Callable[[int], None]  # called with the number of epochs done
+Progress = Callable[[int], None]  # called with the number of epochs done since the last call
 
 
 class Features(Protocol):
@@ -135,31 +137,177 @@ def build_model(data: TrainingData, method: MethodConfig, seeds: Sequence[int]) 
 
 
 def train_stack(
-    data: TrainingData, runs: Sequence[Run], progress: Progress = lambda epochs: None
+    data: TrainingData,
+    runs: Sequence[Run],
+    progress: Progress = lambda epochs: None,
+    begun: "Sequence[RunState]" = (),
+    keep: "Callable[[Stack], None]" = lambda stack: None,
 ) -> list[Outcome]:
-    """Train ``runs``, which differ by fold and seed only, as one program.
+    """Train ``runs``, which may differ in all that changes no shape, as one program.
 
-    Raises ValueError for runs of different methods.
+    Goes on from the states in ``begun``, if there are any; ``keep`` is called after every epoch.
+    Raises ValueError for runs that cannot be stacked.
     """
-    method = runs[0].method
-    if any(run.method != method for run in runs):
-        raise ValueError("runs of one stack must share their method")
-    if method.optimiser.lr_encoder and len(runs) > 1:
-        raise ValueError("a trained encoder belongs to one run")
-    splits = [_split(data, run) for run in runs]
-    model = build_model(data, method, [run.seed for run in runs])
-    optimiser = _optimiser(model, data.features, method.optimiser)
-    generators = [_data_order(run) for run in runs]
-    outcomes = [_Recorder(data, run, split) for run, split in zip(runs, splits, strict=True)]
-    for epoch in range(method.optimiser.epochs):
-        factor = method.optimiser.gamma ** sum(m <= epoch for m in method.optimiser.milestones)
-        train = [split.train for split in splits]
-        loss_R = _train_epoch(data, model, optimiser, train, generators, method, factor)
-        predictions = predict(data, model, [split.evaluated for split in splits])
-        for r, recorder in enumerate(outcomes):
-            recorder.add(float(loss_R[r]), predictions[r], model, r)
-        progress(epoch + 1)
-    return [recorder.outcome() for recorder in outcomes]
+    stack = Stack(data, runs)
+    if begun:
+        stack.restore(begun)
+        progress(stack.epoch)
+    while stack.epoch < runs[0].method.optimiser.epochs:
+        stack.train_epoch()
+        progress(1)
+        keep(stack)
+    return [record.outcome() for record in stack.records]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """One run of a stack between two epochs: all that its further training depends on."""
+
+    epoch: int  # epochs done
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]  # JSON
+
+
+class Stack:
+    """R runs in training: their network, optimiser, data orders and records after some epochs."""
+
+    def __init__(self, data: TrainingData, runs: Sequence[Run]) -> None:
+        if len({stack_key(run.method) for run in runs}) > 1:
+            raise ValueError("runs of one stack must share all that shapes their programs")
+        if runs[0].method.optimiser.lr_encoder and len(runs) > 1:
+            raise ValueError("a trained encoder belongs to one run")
+        self.data, self.runs = data, runs
+        self.epoch = 0
+        self.splits = [_split(data, run) for run in runs]
+        self.records = [_Record(data, *pair) for pair in zip(runs, self.splits, strict=True)]
+        self.model = build_model(data, runs[0].method, [run.seed for run in runs])
+        self._orders = [
+            np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())]) for run in runs
+        ]
+        self._smoothing_R = self._of_runs(lambda config: config.label_smoothing)
+        self._optimiser = self._make_optimiser()
+        graphed = data.device.type == "cuda" and isinstance(data.features, CachedFeatures)
+        self._step = ReplayedStep(self._train_step) if graphed else self._train_step
+
+    def train_epoch(self) -> None:
+        """One epoch of every run, and its evaluation."""
+        loss_R = self._train()
+        predictions = predict(self.data, self.model, [split.evaluated for split in self.splits])
+        self.epoch += 1
+        for r, record in enumerate(self.records):
+            record.add(float(loss_R[r]), predictions[r], partial(state_of_run, self.model, r))
+
+    def state(self, run: int) -> RunState:
+        """What one run needs to go on; without the encoder, should that be trained too."""
+        record = self.records[run]
+        tensors = {
+            f"{kind}/{name}": tensor.detach()[run].clone().cpu()
+            for kind, own in (("parameter", self._learned()), ("velocity", self._velocities()))
+            for name, tensor in own.items()
+        }
+        order = self._orders[run].bit_generator.state
+        facts = {"order": order, "epochs": list(record.epochs), "best": record.best}
+        return RunState(self.epoch, tensors | record.best_tensors(), facts)
+
+    def restore(self, states: Sequence[RunState]) -> None:
+        """Go on where ``states``, one a run and all after the same epoch, stopped."""
+        (self.epoch,) = {state.epoch for state in states}
+        with torch.no_grad():
+            for r, state in enumerate(states):
+                for name, parameter in self._learned().items():
+                    parameter[r] = state.tensors[f"parameter/{name}"]
+                for name, velocity in self._velocities().items():
+                    velocity[r] = state.tensors[f"velocity/{name}"]
+                self._orders[r].bit_generator.state = state.facts["order"]
+                self.records[r].restore(state)
+
+    def _train(self) -> Tensor:
+        """The steps of an epoch; mean loss of every run's videos, [R] on the host."""
+        config = self.runs[0].method.optimiser
+        batches = epoch_batches(
+            [split.train for split in self.splits],
+            config.batch,
+            [self._views(run.method.optimiser) for run in self.runs],
+            self._orders,
+        )
+        steps = [
+            Batch(*tensors)
+            for tensors in zip(
+                *(
+                    torch.from_numpy(array).to(self.data.device)
+                    for array in (batches.video_SRB, batches.view_SRB, batches.weight_SRB)
+                ),
+                strict=True,
+            )
+        ]
+        factor_R = self._of_runs(
+            lambda own: own.gamma ** sum(last <= self.epoch for last in own.milestones)
+        )
+        total_R = torch.zeros(len(self.runs), device=self.data.device)
+        for batch, following in zip(steps, [*steps[1:], None], strict=True):
+            total_R += self._step(batch, factor_R, following)
+        return (total_R / torch.from_numpy(batches.weight_SRB.sum((0, 2))).to(total_R)).cpu()
+
+    def _train_step(self, batch: Batch, factor_R: Tensor, following: Batch | None) -> Tensor:
+        """One step of all runs, perhaps in parts; summed loss of every run's videos, [R].
+
+        What the ``following`` step begins with is prepared meanwhile.
+        """
+        config = self.runs[0].method.optimiser
+        size = config.micro_batch or config.batch
+        parts = [batch.part(start, start + size) for start in range(0, config.batch, size)]
+        after = following and following.part(0, size)
+        count_R = batch.weight_RB.sum(1)
+        total_R = torch.zeros_like(count_R)
+        grads: list[Tensor | None] = [None] * len(self._optimiser.parameters)
+        for part, coming in zip(parts, [*parts[1:], after], strict=True):
+            features_RBTD = self.data.features(part.video_RB, part.view_RB)
+            if coming:
+                self.data.features.prepare(coming.video_RB, coming.view_RB)
+            logits_RBK = self.model(features_RBTD).logits_RBK
+            labels_RB = self.data.labels_N[part.video_RB]
+            loss_RB = cross_entropy(logits_RBK, labels_RB, self._smoothing_R)
+            loss_R = (loss_RB * part.weight_RB).sum(1)
+            # Runs are independent, so the gradient of the sum is each run's own gradient.
+            mean = (loss_R / count_R.clamp(min=1)).sum()
+            own = torch.autograd.grad(mean, self._optimiser.parameters, allow_unused=True)
+            grads = [b if a is None else a + b for a, b in zip(grads, own, strict=True)]
+            total_R = total_R + loss_R.detach()
+        self._optimiser.step(grads, count_R > 0, factor_R)
+        return total_R
+
+    def _views(self, config: OptimiserConfig) -> int:
+        if not config.augment:
+            return 1
+        return 1 + config.views if config.views else self.data.features.views
+
+    def _make_optimiser(self) -> StackedSGD:
+        lr_R = self._of_runs(lambda config: config.lr)
+        lr_prompts_R = self._of_runs(lambda config: config.lr_prompts)
+        parameters = list(self._learned().values())
+        prompts = ("fine.", "coarse.")
+        lrs_R = [lr_prompts_R if name.startswith(prompts) else lr_R for name in self._learned()]
+        if self.runs[0].method.optimiser.lr_encoder:
+            encoder = self.data.features.parameters()
+            parameters += encoder
+            lrs_R += [self._of_runs(lambda config: config.lr_encoder)] * len(encoder)
+        return StackedSGD(
+            parameters,
+            lrs_R,
+            self._of_runs(lambda config: config.momentum),
+            self._of_runs(lambda config: config.weight_decay),
+        )
+
+    def _learned(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def _velocities(self) -> dict[str, Tensor]:
+        # The encoder's parameters, if there are any, come last.
+        return dict(zip(self._learned(), self._optimiser.velocities, strict=False))
+
+    def _of_runs(self, value: Callable[[OptimiserConfig], float]) -> Tensor:
+        values = [value(run.method.optimiser) for run in self.runs]
+        return torch.tensor(values, device=self.data.device)
 
 
 @dataclass(frozen=True)
@@ -175,15 +323,18 @@ class _Split:
         return np.concatenate([self.test, self.val])
 
 
-class _Recorder:
+class _Record:
     """Gathers the epochs of one run and keeps what the selection rule will report."""
 
     def __init__(self, data: TrainingData, run: Run, split: _Split) -> None:
         self.data, self.run, self.split = data, run, split
         self.epochs: list[dict[str, float]] = []
         self.best = -1
+        self.predicted: Predicted | None = None
+        self.state: dict[str, Tensor] = {}
+        self.encoder_files: dict[str, bytes] = {}
 
-    def add(self, loss: float, predicted: "Predicted", model: TGDFER, run: int) -> None:
+    def add(self, loss: float, predicted: "Predicted", state: Callable[[], Any]) -> None:
         tests = len(self.split.test)
         row = {"epoch": len(self.epochs) + 1, "train_loss": loss}
         row |= self._metrics("test", self.split.test, predicted.logits_NK[:tests])
@@ -198,10 +349,26 @@ class _Recorder:
         if better(method.selection, row, best):
             self.best = len(self.epochs) - 1
             self.predicted = predicted.first(tests)
-            self.state = state_of_run(model, run)
+            self.state = state()
             self.encoder_files = self.data.features.encoder_files()
 
+    def best_tensors(self) -> dict[str, Tensor]:
+        """The best epoch so far, for a RunState."""
+        if self.predicted is None:
+            return {}
+        arrays = {f"predicted/{name}": array for name, array in vars(self.predicted).items()}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return tensors | {f"best/{name}": tensor for name, tensor in self.state.items()}
+
+    def restore(self, state: RunState) -> None:
+        self.epochs, self.best = list(state.facts["epochs"]), state.facts["best"]
+        if self.best >= 0:
+            arrays = {n: t.numpy() for n, t in _under("predicted/", state.tensors).items()}
+            self.predicted = Predicted(**arrays)
+            self.state = _under("best/", state.tensors)
+
     def outcome(self) -> Outcome:
+        assert self.predicted is not None
         return Outcome(
             run=self.run,
             epochs=self.epochs,
@@ -265,50 +432,8 @@ def state_of_run(model: TGDFER, run: int) -> dict[str, Tensor]:
     }
 
 
-def _train_epoch(
-    data: TrainingData,
-    model: TGDFER,
-    optimiser: StackedSGD,
-    train: Sequence[NDArray[np.int64]],
-    generators: Sequence[np.random.Generator],
-    method: MethodConfig,
-    factor: float,
-) -> Tensor:
-    config = method.optimiser
-    views = 1 + config.views if config.views else data.features.views
-    batches = epoch_batches(train, config.batch, views if config.augment else 1, generators)
-    video_SRB = torch.from_numpy(batches.video_SRB).to(data.device)
-    view_SRB = torch.from_numpy(batches.view_SRB).to(data.device)
-    weight_SRB = torch.from_numpy(batches.weight_SRB).to(data.device)
-    total_R = torch.zeros(len(train), device=data.device)
-    size = config.micro_batch or config.batch
-    parts = [
-        (step, slice(start, start + size))
-        for step in range(len(video_SRB))
-        for start in range(0, config.batch, size)
-    ]
-    for (step, part), following in zip(parts, [*parts[1:], None], strict=True):
-        features_RBTD = data.features(video_SRB[step][:, part], view_SRB[step][:, part])
-        if following:
-            after, its = following
-            data.features.prepare(video_SRB[after][:, its], view_SRB[after][:, its])
-        labels_RB = data.labels_N[video_SRB[step][:, part]]
-        loss_RB = _cross_entropy(model(features_RBTD).logits_RBK, labels_RB, config.label_smoothing)
-        loss_R = (loss_RB * weight_SRB[step][:, part]).sum(1)
-        # Runs are independent, so the gradient of the sum is each run's own gradient.
-        count_R = weight_SRB[step].sum(1)
-        (loss_R / count_R.clamp(min=1)).sum().backward()
-        total_R += loss_R.detach()
-        if following is None or following[0] != step:
-            optimiser.step(count_R > 0, factor)
-    return (total_R / weight_SRB.sum((0, 2))).cpu()
-
-
-def _cross_entropy(logits_RBK: Tensor, labels_RB: Tensor, smoothing: float) -> Tensor:
-    flat = F.cross_entropy(
-        logits_RBK.flatten(0, 1), labels_RB.flatten(), reduction="none", label_smoothing=smoothing
-    )
-    return flat.view_as(labels_RB)
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _split(data: TrainingData, run: Run) -> _Split:
@@ -320,18 +445,3 @@ def _split(data: TrainingData, run: Run) -> _Split:
     share = selection.validation_share
     left, held = hold_out(train, store.labels, store.subjects, share, run.seed)
     return _Split(left, held, test)
-
-
-def _optimiser(model: TGDFER, features: Features, config: OptimiserConfig) -> StackedSGD:
-    learned = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    prompts = ("fine.", "coarse.")
-    lrs = [config.lr_prompts if name.startswith(prompts) else config.lr for name, _ in learned]
-    parameters: list[Tensor] = [p for _, p in learned]
-    if config.lr_encoder:
-        parameters += features.parameters()
-        lrs += [config.lr_encoder] * len(features.parameters())
-    return StackedSGD(parameters, lrs, config.momentum, config.weight_decay)
-
-
-def _data_order(run: Run) -> np.random.Generator:
-    return np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())])

@@ -1,0 +1,77 @@
+"""What a step of R runs sees and minimises; on a GPU, the step as a CUDA graph."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# (this step's batch, factor of every run's learning rates, the following batch) -> summed losses
+Step = Callable[["Batch", Tensor, "Batch | None"], Tensor]
+
+WARM_UP_STEPS = 3  # before a graph is captured; they train as any other step
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What R runs see in a step, or in a part of it."""
+
+    video_RB: Tensor  # rows of the store
+    view_RB: Tensor
+    weight_RB: Tensor  # 1, or 0 where a run has no video left
+
+    def part(self, start: int, stop: int) -> "Batch":
+        """Some of the step's videos."""
+        return Batch(*(tensor[:, start:stop] for tensor in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three of them, in their order."""
+        return self.video_RB, self.view_RB, self.weight_RB
+
+
+def cross_entropy(logits_RBK: Tensor, labels_RB: Tensor, smoothing_R: Tensor) -> Tensor:
+    """Cross-entropy of every video with each run's own label smoothing, [R, B].
+
+    (1 - s) (-log p_label) + s mean_k(-log p_k)
+    """
+    log_p_RBK = logits_RBK.log_softmax(-1)
+    likelihood_RB = log_p_RBK.gather(-1, labels_RB[..., None])[..., 0]
+    smoothing_R1 = smoothing_R[:, None]
+    return -(1 - smoothing_R1) * likelihood_RB - smoothing_R1 * log_p_RBK.mean(-1)
+
+
+class ReplayedStep:
+    """A step that is captured once as a CUDA graph: one launch in place of hundreds.
+
+    The first steps run as they are, on a stream of their own as capturing demands. All batches have
+    one shape, and the parameters that the step changes stay where they are.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._stream = torch.cuda.Stream()
+        self._left = WARM_UP_STEPS
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch, factor_R: Tensor, following: Batch | None) -> Tensor:
+        """Summed loss of every run, [R]; valid until the next call."""
+        inputs = (*batch.tensors(), factor_R)
+        if self._left:
+            self._left -= 1
+            return self._apart(batch, factor_R)
+        if self._graph is None:
+            self._inputs: Sequence[Tensor] = [tensor.clone() for tensor in inputs]
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._loss_R = self._step(Batch(*self._inputs[:3]), self._inputs[3], None)
+        for ours, given in zip(self._inputs, inputs, strict=True):
+            ours.copy_(given)
+        self._graph.replay()
+        return self._loss_R
+
+    def _apart(self, batch: Batch, factor_R: Tensor) -> Tensor:
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            loss_R = self._step(batch, factor_R, None)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return loss_R
