@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from material import random_store
 
-from cache.errors import RefusedError
+from cache.errors import DamagedError, RefusedError
 from cache.store import Store
 from pipeline.train.config import MethodConfig, Run, load_method
 from pipeline.train.grid import (
@@ -64,6 +64,14 @@ def test_same_seed_and_threads_leave_the_same_files_bit_for_bit(
         digests.append([result.summary["sha256"] for result in results if result])
     assert "checkpoint.safetensors" in digests[0][0]
     assert digests[0] == digests[1]
+
+
+def test_store_that_a_process_finds_damaged_is_refused_with_the_reason(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=20)
+    chunk = store.path / "features/c.0.1.0.0"
+    chunk.write_bytes(chunk.read_bytes()[::-1])
+    with pytest.raises(DamagedError, match=r"c\.0\.1\.0\.0 is damaged"):
+        train_runs(runs(), Place(store.path, tmp_path / "runs", "cpu"), workers=2)
 
 
 def test_killed_training_keeps_what_was_finished_and_goes_on(store: Store, tmp_path: Path) -> None:

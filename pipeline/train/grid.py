@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
@@ -147,8 +148,8 @@ def _load(place: Place) -> "TrainingData":
     return load_training_data(open_store(place.store), torch.device(place.device))
 
 
-# What a spawned process keeps between its stacks: data, folder of the runs, progress messages.
-_worker: "tuple[TrainingData, Path, Any]"
+# What a spawned process keeps between its stacks: where it trains, progress messages.
+_worker: tuple[Place, Any]
 
 
 def _start_worker(place: Place, threads: int, messages: Any) -> None:
@@ -156,12 +157,16 @@ def _start_worker(place: Place, threads: int, messages: Any) -> None:
 
     global _worker
     torch.set_num_threads(threads)
-    _worker = (_load(place), place.runs, messages)
+    _worker = (place, messages)
+
+
+# Not part of the start: what fails there leaves a dead process instead of its reason.
+_load_once = cache(_load)
 
 
 def _train_in_worker(stack: Sequence[Run]) -> None:
-    data, root, messages = _worker
-    train_and_record(data, stack, root, messages.put)
+    place, messages = _worker
+    train_and_record(_load_once(place), stack, place.runs, messages.put)
 
 
 def _train_on_cores(
