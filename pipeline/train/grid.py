@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import RefusedError
+from cache.remote import RemotePath, StorePath
 from cache.store import Store, open_store
 from pipeline.train.config import Run
 from pipeline.train.records import read_result, write_outcome
@@ -35,7 +36,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 class Place:
     """Where runs get their features, leave their records and are trained."""
 
-    store: Path
+    store: StorePath
     runs: Path
     device: str  # as pipeline.device.choose_device gives it
 
@@ -113,17 +114,20 @@ def train_runs(
 ) -> None:
     """Train ``runs`` and write their records; on the CPU, stacks share the cores as processes.
 
-    Raises RuntimeError if a training process dies; the records of finished runs are kept.
+    A store that only this process can read is trained in this process.  Raises RuntimeError if a
+    training process dies; the records of finished runs are kept.
     """
     store = open_store(place.store)
-    if place.device == "cpu":
-        cores = os.cpu_count() or 1
-        workers = min(workers or cores, len(runs))
-        size_max = min(STACK_ON_CPU, -(-len(runs) // workers))
-        _train_on_cores(stacks_of(runs, size_max, store.frames), place, workers, progress)
+    on_cpu = place.device == "cpu"
+    here = not on_cpu or _is_private(place.store)
+    workers = 1 if here else min(workers or os.cpu_count() or 1, len(runs))
+    size_max = min(STACK_ON_CPU, -(-len(runs) // workers)) if on_cpu else len(runs)
+    stacks = stacks_of(runs, size_max, store.frames)
+    if not here:
+        _train_on_cores(stacks, place, workers, progress)
         return
     data = _load(place)
-    for stack in stacks_of(runs, len(runs), store.frames):
+    for stack in stacks:
         train_and_record(data, stack, place.runs, progress)
 
 
@@ -138,6 +142,10 @@ def train_and_record(
     seconds = (time.perf_counter() - start) / len(stack)
     for outcome in outcomes:
         write_outcome(root, outcome, data.store, seconds)
+
+
+def _is_private(store: StorePath) -> bool:
+    return isinstance(store, RemotePath) and store.is_private
 
 
 def _load(place: Place) -> "TrainingData":
