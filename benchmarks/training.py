@@ -54,7 +54,7 @@ def main() -> None:
             "step": _measure_steps(folder, files),
         }
         tower = open_store(folder / "s.zarr")
-        text = load_text_tower(tower.text_tower_path, tower.text_config)
+        text = load_text_tower(tower.text_weights, tower.text_config)
         report["prompts"] = _measure_prompts(text)
     OUT.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report, indent=2))

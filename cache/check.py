@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,7 @@ from cache.journal import (
     read_commits,
 )
 from cache.plan import Plan, read_plan
+from cache.remote import StorePath, local_path, sizes_of, store_path, threads_of
 from cache.store import Status, Store, open_store, status
 from cache.writer import DIRECTORIES, StoreWriter, read_manifest, tidy, write_beside, write_journal
 
@@ -71,12 +73,12 @@ class Finding:
 class Inspection:
     """What a store is, finished or not."""
 
-    path: Path
+    path: StorePath
     plan: Plan
     status: Status
     digest: str | None  # None while unfinished
     missing: dict[str, str]
-    size_bytes: int
+    size_bytes: int  # of all its files; of those of the manifest where it is behind a URL
     history: tuple[dict[str, Any], ...]  # the lines of provenance.jsonl
 
     @property
@@ -86,29 +88,36 @@ class Inspection:
         return {"identity": identity.digest, **flatten(identity.model_dump(mode="json"))}
 
 
-def inspect(path: Path) -> Inspection:
+def inspect(path: StorePath | str) -> Inspection:
     """What the store at ``path`` is; raises RefusedError where there is none that can be read."""
+    path = store_path(path)
     plan, state = read_plan(path), status(path)
-    manifest = read_manifest(path) if state.finished else {"digest": None, "missing": {}}
+    unfinished: dict[str, Any] = {"digest": None, "missing": {}, "files": {}}
+    manifest = read_manifest(path) if state.finished else unfinished
     history = path / "provenance.jsonl"
+    sizes = [size for size, *_ in manifest["files"].values()]
+    if isinstance(path, Path):
+        sizes = [(path / name).stat().st_size for name in _walk(path)]
     return Inspection(
         path=path,
         plan=plan,
         status=state,
         digest=manifest["digest"],
         missing=manifest["missing"],
-        size_bytes=sum((path / name).stat().st_size for name in _walk(path)),
+        size_bytes=sum(sizes),
         history=tuple(read_records(history)) if history.is_file() else (),
     )
 
 
-def verify(path: Path, *, deep: bool = False) -> list[Finding]:
+def verify(path: StorePath | str, *, deep: bool = False) -> list[Finding]:
     """All that is wrong with the store at ``path``; nothing is changed, and no lock is taken.
 
     Light: names, sizes, the small JSON files and the journals.  Deep: every file's sha256.
-    Raises RefusedError where there is no store, or one of a newer schema.
+    Behind a URL only what the manifest names is looked at: no journals, no foreign files.
+    Raises RefusedError where there is no store, or one of a newer schema, or an unfinished one
+    behind a URL.
     """
-    return _Check(path, deep).findings
+    return _Check(store_path(path), deep).findings
 
 
 @dataclass(frozen=True)
@@ -152,11 +161,13 @@ class Repair:
             StoreWriter(self.path, self.plan).finalise()
 
 
-def plan_repair(path: Path) -> Repair:
+def plan_repair(path: Path | str) -> Repair:
     """What to do about every finding of a deep verification, and about quarantined videos.
 
-    Raises DamagedError where ``plan.json`` is lost, since everything is checked against it.
+    Raises DamagedError where ``plan.json`` is lost, since everything is checked against it, and
+    RefusedError for a URL.
     """
+    path = local_path(path)
     check = _Check(path, deep=True)
     if check.plan is None:
         raise DamagedError(f"{path / 'plan.json'}: {check.findings[0].message}")
@@ -181,7 +192,7 @@ def plan_repair(path: Path) -> Repair:
 
 @dataclass
 class _Check:
-    path: Path
+    path: StorePath
     deep: bool
     findings: list[Finding] = field(default_factory=list)
     plan: Plan | None = None  # None where it is lost
@@ -194,18 +205,19 @@ class _Check:
             if plan is None:
                 return
             self._read_manifest(plan)
-            for name, fact in self.expected.items():
-                self._check_file(name, fact)
+            self._check_files()
             self.plan = None if any(f.kind == "plan" for f in self.findings) else plan
-            if self.plan is not None:
-                self._check_others(self.plan)
+            if self.plan is not None and isinstance(self.path, Path):
+                self._check_others(self.path, self.plan)
 
     def _add(self, kind: Kind, file: str, message: str) -> None:
         self.findings.append(Finding(kind, file, message))
 
     def _read_plan(self) -> Plan | None:
-        others = any((self.path / name).exists() for name in ("manifest.json", "features"))
-        if others and not (self.path / "plan.json").is_file():
+        path = self.path
+        others = (path / "manifest.json").is_file()
+        others |= isinstance(path, Path) and (path / "features").exists()
+        if others and not (path / "plan.json").is_file():
             self._add("plan", "plan.json", "is missing; put it back, or extract with the same")
             return None
         try:
@@ -227,25 +239,36 @@ class _Check:
             state = status(self.path)
             done = f"{state.done} of {state.total} blocks are committed"
             self._add("unfinished", "manifest.json", f"{done}; extract again to finish")
-        self.expected = _committed_files(self.path, plan) | _planned_files(plan)
+        committed = _committed_files(self.path, plan) if isinstance(self.path, Path) else {}
+        self.expected = committed | _planned_files(plan)
 
-    def _check_file(self, name: str, fact: Fact) -> None:
+    def _check_files(self) -> None:
+        sizes = sizes_of(self.path, self.expected)
+
+        def check(name: str) -> Finding | None:
+            return self._check_file(name, self.expected[name], sizes[name])
+
+        with ThreadPoolExecutor(threads_of(self.path)) as pool:
+            self.findings += filter(None, pool.map(check, self.expected))
+
+    def _check_file(self, name: str, fact: Fact, size: int | None) -> Finding | None:
         path = self.path / name
         kind: Kind = "plan" if name == "plan.json" else "content"
-        if path.is_symlink():
-            self._add(kind, name, "is a link, expected a file")
-        elif not path.is_file():
-            self._add("missing", name, "is missing")
-        elif fact and path.stat().st_size != fact[0]:
-            self._add("size", name, f"has {path.stat().st_size} bytes, expected {fact[0]}")
-        elif fact and (self.deep or name.endswith(".json")) and sha256_file(path) != fact[1]:
-            self._add(kind, name, "is not what was committed (sha256)")
+        if isinstance(path, Path) and path.is_symlink():
+            return Finding(kind, name, "is a link, expected a file")
+        if size is None:
+            return Finding("missing", name, "is missing")
+        if fact and size != fact[0]:
+            return Finding("size", name, f"has {size} bytes, expected {fact[0]}")
+        if fact and (self.deep or name.endswith(".json")) and sha256_file(path) != fact[1]:
+            return Finding(kind, name, "is not what was committed (sha256)")
+        return None
 
-    def _check_others(self, plan: Plan) -> None:
+    def _check_others(self, path: Path, plan: Plan) -> None:
         places = set(_places(plan))
         locks = {"locks/plan", *(f"locks/{block}" for block in range(plan.blocks))}
         locks |= {f"locks/decoding.{row}" for row in range(len(plan.videos.ids))}
-        present = set(_walk(self.path)) - {"manifest.json"}
+        present = set(_walk(path)) - {"manifest.json"}
         for name in sorted(present - self.expected.keys()):
             if name.startswith(".tmp/"):
                 self._add("litter", name, "left by a writer that was killed")
@@ -255,7 +278,7 @@ class _Check:
                 self._check_lines(name, plan)
             elif name not in locks:
                 self._add("foreign", name, "is not of this store; repair leaves it alone")
-            elif (self.path / name).stat().st_size:
+            elif (path / name).stat().st_size:
                 self._add("litter", name, "a lock has content, expected none")
         if self.manifest is not None and f"journal/{FINAL}" not in present:
             self._add("journal", f"journal/{FINAL}", "is missing")
@@ -340,7 +363,7 @@ class Difference:
         return max(self.changed.values(), default=0.0)
 
 
-def diff(path_a: Path, path_b: Path) -> Difference:
+def diff(path_a: StorePath | str, path_b: StorePath | str) -> Difference:
     """Compare two finished stores: what they were made from, their videos, their features."""
     a, b = open_store(path_a), open_store(path_b)
     rows_b = {video: row for row, video in enumerate(b.ids)}

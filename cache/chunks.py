@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cache.errors import DamagedError
 from cache.files import storage_errors
 from cache.plan import Plan
+from cache.remote import StorePath
 
 FILL: dict[str, float | int] = {"features": float("nan"), "frame_index": -1}
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -47,7 +48,7 @@ def encode_chunk(array: str, values: NDArray[Any], block_videos: int) -> bytes:
     return data + int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
-def read_chunk(path: Path, array: str, crc32c: str) -> NDArray[Any]:
+def read_chunk(path: StorePath, array: str, crc32c: str) -> NDArray[Any]:
     """The values of a chunk file, flat.
 
     Raises DamagedError where its checksum fails, or is not ``crc32c``, the one that was committed:
@@ -91,9 +92,9 @@ def zarr_metadata(plan: Plan) -> dict[str, bytes]:
     return {name: data.to_bytes() for name, data in memory._store_dict.items()}
 
 
-def repair_hint(path: Path) -> str:
+def repair_hint(path: StorePath) -> str:
     """What to do about a damaged file of the store at ``path``."""
-    return (
-        f"list the damage with: tgdfer store verify --deep {path}, "
-        f"redo it with: tgdfer store repair {path}"
-    )
+    look = f"list the damage with: tgdfer store verify --deep {path}, "
+    if not isinstance(path, Path):
+        return look + "then copy those files there again from a store that is whole"
+    return look + f"redo it with: tgdfer store repair {path}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cache.errors import StorageError
+from cache.remote import StorePath
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -35,7 +36,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
-def storage_errors(path: Path, verb: str = "write") -> Iterator[None]:
+def storage_errors(path: StorePath, verb: str = "write") -> Iterator[None]:
     """Turn a failure of the disk under ``path`` into a StorageError that names the remedy."""
     try:
         yield
@@ -120,7 +121,7 @@ def encode_record(record: Mapping[str, Any]) -> bytes:
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
+def read_records(path: StorePath) -> Iterator[dict[str, Any]]:
     """The whole records of a journal; a line torn by a kill is passed over.
 
     What a torn line announced is done again, which costs time and never correctness.
@@ -179,8 +180,10 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
+def sha256_file(path: StorePath) -> str:
     """Hexadecimal sha256 of a file's bytes."""
+    if not isinstance(path, Path):
+        return sha256(path.read_bytes())
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -23,6 +23,7 @@ from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256, sha256_file, storage_errors, sync_directory
 from cache.journal import is_chunk
 from cache.plan import Plan, Row, Unit
+from cache.remote import StorePath
 from cache.store import Store, create_store, open_store
 
 FORMAT = "tgdfer store"
@@ -30,7 +31,7 @@ FORMAT = "tgdfer store"
 ReadVideo = Callable[[str], NDArray[Any]]
 
 
-def export_store(path: Path, file: Path) -> str:
+def export_store(path: StorePath | str, file: Path) -> str:
     """Write the finished store at ``path`` into one HDF5 file; returns the store's digest.
 
     The file appears under its name when it is whole.  Raises RefusedError where it exists already.

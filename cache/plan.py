@@ -13,15 +13,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256
 from cache.identity import Identity
+from cache.remote import StorePath
 
 SCHEMA_VERSION = 1
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB a chunk
-
-# The plan is what everything else is checked against.
-_LOST = (
-    "delete it and manifest.json, then extract with the same options; what was committed under the "
-    "same identity is kept"
-)
 
 # One row per source frame of every video, in the order of the videos.
 TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")])
@@ -102,26 +97,27 @@ class Plan(_Frozen):
             yield Unit(block, start, stop, tuple(range(self.views)))
 
 
-def read_plan(path: Path) -> Plan:
+def read_plan(path: StorePath) -> Plan:
     """Read ``plan.json`` of the store at ``path``.
 
     Raises RefusedError where there is no store of this schema, DamagedError where there was one.
     """
-    if not path.exists():
-        raise RefusedError(f"no store at {path}; make one with: tgdfer extract --store {path}")
     plan_path = path / "plan.json"
-    if not plan_path.is_file():
-        raise RefusedError(f"{path} is not a feature store: it has no plan.json; check --store")
-    data = plan_path.read_bytes()
+    try:
+        data = plan_path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise RefusedError(_why_no_store(path)) from error
     _refuse_other_schema(data, plan_path)
     try:
         plan = Plan.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise DamagedError(f"{plan_path} is damaged ({where}: {first['msg']}): {_LOST}") from error
+        raise DamagedError(
+            f"{plan_path} is damaged ({where}: {first['msg']}): {_remedy(path)}"
+        ) from error
     if encode_plan(plan) != data or plan.videos.digest != plan.identity.videos:
-        raise DamagedError(f"{plan_path} is damaged or of another version: {_LOST}")
+        raise DamagedError(f"{plan_path} is damaged or of another version: {_remedy(path)}")
     return plan
 
 
@@ -137,14 +133,34 @@ def encode_truth(rows: NDArray[np.void]) -> bytes:
     return buffer.getvalue()
 
 
-def _refuse_other_schema(data: bytes, path: Path) -> None:
+def _remedy(path: StorePath) -> str:
+    # The plan is what everything else is checked against.
+    if not isinstance(path, Path):
+        return "copy the store there again from one that is whole"
+    return (
+        "delete it and manifest.json, then extract with the same options; what was committed under "
+        "the same identity is kept"
+    )
+
+
+def _why_no_store(path: StorePath) -> str:
+    if not isinstance(path, Path):
+        return f"no store at {path}: there is no plan.json; check the address"
+    if not path.exists():
+        return f"no store at {path}; make one with: tgdfer extract --store {path}"
+    return f"{path} is not a feature store: it has no plan.json; check --store"
+
+
+def _refuse_other_schema(data: bytes, path: StorePath) -> None:
     class Version(BaseModel):
         schema_version: int
 
     try:
         version = Version.model_validate_json(data).schema_version
     except ValidationError as error:
-        raise DamagedError(f"{path} is not the plan of a feature store: {_LOST}") from error
+        raise DamagedError(
+            f"{path} is not the plan of a feature store: {_remedy(path.parent)}"
+        ) from error
     if version > SCHEMA_VERSION:
         raise RefusedError(
             f"{path} has schema version {version}, this tgdfer reads up to {SCHEMA_VERSION}; "

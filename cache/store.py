@@ -35,6 +35,7 @@ The format, schema version 1.  A store is a directory that Zarr (format 3) can o
 - A reader MAY read the arrays with any Zarr library; this one reads the chunks itself.
 """
 
+import io
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -48,10 +49,11 @@ from numpy.typing import NDArray
 
 from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, repair_hint
 from cache.errors import DamagedError, RefusedError
-from cache.files import sha256_file
+from cache.files import sha256, sha256_file, storage_errors
 from cache.identity import Identity
-from cache.journal import is_unchanged, read_commits
+from cache.journal import read_commits
 from cache.plan import TRUTH_DTYPE, Plan, Unit, read_plan
+from cache.remote import StorePath, sizes_of, store_path, threads_of
 from cache.writer import StoreWriter, create_store, read_manifest
 
 __all__ = ["Plan", "Status", "Store", "StoreWriter", "Unit", "create_store", "open_store", "status"]
@@ -70,7 +72,7 @@ class Status:
 class Store:
     """A finished store, open for reading."""
 
-    path: Path
+    path: StorePath
     digest: str  # root hash; what results record
     plan: Plan
     manifest: dict[str, Any]
@@ -144,7 +146,7 @@ class Store:
         return self.plan.dim
 
     @property
-    def text_tower_path(self) -> Path:
+    def text_weights(self) -> bytes:
         """``text.safetensors``, after checking its sha256; raises RefusedError if it changed."""
         return self._unchanged("text.safetensors")
 
@@ -173,8 +175,8 @@ class Store:
         """
         if "truth.npy" not in self.manifest["files"]:
             return None
-        path = self._unchanged("truth.npy")
-        truth = np.load(path, allow_pickle=False).astype(TRUTH_DTYPE)
+        data = io.BytesIO(self._unchanged("truth.npy"))
+        truth = np.load(data, allow_pickle=False).astype(TRUTH_DTYPE)
         index_BT = self._load("frame_index", [0])[:, 0]
         first_B, end_B = (
             np.searchsorted(truth["video"], np.arange(len(self.ids)), side)[:, None]
@@ -186,11 +188,13 @@ class Store:
         labels = np.where(known_BT, truth["label"][rows_BT], -1).astype(np.int8)
         return labels, np.where(known_BT, truth["intensity"][rows_BT], 0).astype(np.float32)
 
-    def _unchanged(self, name: str) -> Path:
+    def _unchanged(self, name: str) -> bytes:
         path = self.path / name
-        if not is_unchanged(path, self.manifest["files"][name]):
+        with storage_errors(path, "read"):
+            data = path.read_bytes()
+        if sha256(data) != self.manifest["files"][name][1]:
             raise DamagedError(f"{path} changed since extraction: {repair_hint(self.path)}")
-        return path
+        return data
 
     def _load(self, array: str, views: Sequence[int] | None) -> NDArray[Any]:
         wanted = range(self.views) if views is None else views
@@ -199,24 +203,26 @@ class Store:
         tail = array_shape(self.plan, array)[2:]
         out = np.empty((len(self.ids), len(wanted), *tail), DTYPES[array])
 
-        def load(unit: Unit) -> None:
-            for i, view in enumerate(wanted):
-                name = chunk_name(array, unit.block, view)
-                values = read_chunk(self.path / name, array, self.manifest["files"][name][2])
-                out[unit.start : unit.stop, i] = values.reshape(-1, *tail)[: unit.stop - unit.start]
+        def load(task: tuple[Unit, int, int]) -> None:
+            unit, i, view = task
+            name = chunk_name(array, unit.block, view)
+            values = read_chunk(self.path / name, array, self.manifest["files"][name][2])
+            out[unit.start : unit.stop, i] = values.reshape(-1, *tail)[: unit.stop - unit.start]
 
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(load, self.plan.units()))
+        tasks = [(unit, i, view) for unit in self.plan.units() for i, view in enumerate(wanted)]
+        with ThreadPoolExecutor(threads_of(self.path)) as pool:
+            list(pool.map(load, tasks))
         return out
 
 
-def open_store(path: Path) -> Store:
-    """Open a finished store for reading.
+def open_store(path: StorePath | str) -> Store:
+    """Open a finished store for reading: a folder, or a URL that fsspec can open.
 
-    Raises RefusedError if there is none, if it is unfinished, of a newer schema or damaged.  Checks
-    sizes and the small files' sha256; the arrays' checksums are checked when they are loaded.
+    Raises RefusedError if there is none, if it is unfinished, of a newer schema or damaged, and
+    StorageError if it cannot be reached.  Checks sizes and the small files' sha256; the arrays'
+    checksums are checked when they are loaded.
     """
-    path = Path(path)
+    path = store_path(path)
     plan = read_plan(path)
     if not (path / "manifest.json").is_file():
         state = status(path)
@@ -225,9 +231,9 @@ def open_store(path: Path) -> Store:
             "run tgdfer extract again to finish it"
         )
     manifest = read_manifest(path)
+    sizes = sizes_of(path, manifest["files"])
     for name, (size, expected, *_) in manifest["files"].items():
-        file = path / name
-        found = file.stat().st_size if file.is_file() else None
+        file, found = path / name, sizes[name]
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes, expected {size}"
             raise DamagedError(f"{file} {what}: {repair_hint(path)}")
@@ -236,10 +242,20 @@ def open_store(path: Path) -> Store:
     return Store(path=path, digest=manifest["digest"], plan=plan, manifest=manifest)
 
 
-def status(path: Path) -> Status:
-    """How far the store at ``path`` is, from its journals alone; refuses what is not a store."""
-    path = Path(path)
+def status(path: StorePath | str) -> Status:
+    """How far the store at ``path`` is, from its journals alone; refuses what is not a store.
+
+    Behind a URL only a finished store counts as one, and an unfinished one is refused as well.
+    """
+    path = store_path(path)
     plan = read_plan(path)
+    if not isinstance(path, Path):
+        if not (path / "manifest.json").is_file():
+            raise RefusedError(
+                f"{path} is unfinished: it has no manifest.json; finish it where it is written, "
+                "then copy it there again"
+            )
+        return Status(True, plan.blocks, plan.blocks)
     committed = {place for place, _ in read_commits(path, plan.identity.digest)}
     views = range(plan.views)
     full = sum(all((block, v) in committed for v in views) for block in range(plan.blocks))

@@ -39,6 +39,7 @@ from cache.journal import (
     read_commits,
 )
 from cache.plan import Plan, Row, Unit, encode_plan, read_plan
+from cache.remote import StorePath, local_path
 
 DIRECTORIES = ("features", "frame_index", "rows", "journal", "locks", ".tmp")
 # The files beside the chunks; all but the last are always there.
@@ -53,14 +54,15 @@ FIXED = (
 )
 
 
-def create_store(path: Path, plan: Plan, fixed: Mapping[str, bytes]) -> "StoreWriter":
+def create_store(path: Path | str, plan: Plan, fixed: Mapping[str, bytes]) -> "StoreWriter":
     """Create the store at ``path``, or open it again to go on where it stopped.
 
     ``fixed`` holds the files that belong to the plan (``text.safetensors``, ``text.json`` and
     optionally ``truth.npy``).  An existing store must have been planned the same; more views than
-    it has are added to it.  Raises RefusedError with the differing fields side by side.
+    it has are added to it.  Raises RefusedError with the differing fields side by side, and where
+    ``path`` is a URL.
     """
-    path = Path(path)
+    path = local_path(path)
     _refuse_foreign_directory(path)
     make_directories(*(path / name for name in DIRECTORIES))
     with locked(path / "locks" / "plan", wait=True):
@@ -266,7 +268,7 @@ def make_manifest(root: Path, plan: Plan, files: Files) -> dict[str, Any]:
     return manifest | {"digest": sha256(canonical_json(manifest))}
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
+def read_manifest(root: StorePath) -> dict[str, Any]:
     """``manifest.json`` of a store; raises DamagedError unless it is, to the byte, as written."""
     file = root / "manifest.json"
     with storage_errors(file, "read"):

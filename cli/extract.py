@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache.remote import StorePath, local_path, store_path
 from cli.show import show
 
 if TYPE_CHECKING:
@@ -63,8 +64,14 @@ def extract(
     root: RootOption = None,
     annotation: AnnotationOption = None,
     store: Annotated[
-        Path | None,
-        typer.Option("--store", help="Feature store.", show_default="data/DATASET.zarr"),
+        StorePath | None,
+        typer.Option(
+            "--store",
+            parser=store_path,
+            metavar="PATH",
+            help="Feature store.",
+            show_default="data/DATASET.zarr",
+        ),
     ] = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
@@ -147,9 +154,9 @@ def extract(
         decode_seconds=decode_seconds,
         shard=parse_shard(shard or default_shard(os.environ)),
     )
+    path = local_path(store or Path("data") / f"{dataset}.zarr")
     videos, files = open_source(dataset, root, annotation, encoder, pretrained)
     with shown_progress() as on_progress:
-        path = store or Path("data") / f"{dataset}.zarr"
         summary = extract_videos(videos, path, files, settings, on_progress)
     finish(summary)
 

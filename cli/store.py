@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache.remote import StorePath, local_path, store_path
 from cli.extract import (
     AnnotationOption,
     DeviceOption,
@@ -37,7 +38,13 @@ store_app = typer.Typer(
     ),
 )
 
-StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Feature store.")]
+StoreArgument = Annotated[
+    StorePath, typer.Argument(parser=store_path, metavar="STORE", help="Feature store, or its URL.")
+]
+# A URL is parsed as well, so that it is refused and not taken for a relative path.
+LocalStoreArgument = Annotated[
+    StorePath, typer.Argument(parser=store_path, metavar="STORE", help="Feature store.")
+]
 DatasetOption = Annotated[
     str | None,
     typer.Option("--dataset", help="faces or dfew.", show_default="the store's own"),
@@ -110,7 +117,7 @@ def verify(
 
 @store_app.command()
 def repair(
-    store: StoreArgument,
+    store: LocalStoreArgument,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
     ] = False,
@@ -133,7 +140,7 @@ def repair(
     """
     from cache.check import plan_repair
 
-    planned = plan_repair(store)
+    planned = plan_repair(local_path(store))
     _print_findings(planned.findings)
     for name in planned.remove:
         print(f"remove {show(name)}")
@@ -159,8 +166,12 @@ def repair(
 
 @store_app.command()
 def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Feature store.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Feature store.")],
+    a: Annotated[
+        StorePath, typer.Argument(parser=store_path, metavar="A", help="Feature store, or its URL.")
+    ],
+    b: Annotated[
+        StorePath, typer.Argument(parser=store_path, metavar="B", help="Feature store, or its URL.")
+    ],
 ) -> None:
     """How two finished stores differ: what they were made from, their videos, their features.
 
@@ -208,7 +219,7 @@ def import_(
     source: Annotated[
         Path, typer.Argument(metavar="FILE.h5|DIR", help="Exported store, or features.")
     ],
-    store: StoreArgument,
+    store: LocalStoreArgument,
     dataset: Annotated[str, typer.Option("--dataset", help="faces or dfew.")] = "faces",
     root: RootOption = None,
     annotation: AnnotationOption = None,
@@ -229,15 +240,16 @@ def import_(
     """
     from cache.hdf5 import import_store, is_export
 
+    path = local_path(store)
     if is_export(source):
-        digest = import_store(source, store)
+        digest = import_store(source, path)
     else:
         from pipeline.extract.encoder import Encoder
         from pipeline.extract.imported import import_videos
 
         videos = read_list(dataset, root or Path("data") / dataset, annotation)
         loaded = Encoder(find_files(encoder, pretrained), "cpu", "fp32")
-        digest = import_videos(source, store, videos, loaded)
+        digest = import_videos(source, path, videos, loaded)
     print(f"{show(store)}: digest {digest}")
 
 
@@ -267,7 +279,7 @@ def _print_findings(findings: "list[Finding]") -> None:
 
 
 def _sing(
-    store: Path,
+    store: StorePath,
     count: int,
     source: tuple[str | None, Path | None, Path | None],
     encoder: str | None,

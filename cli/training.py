@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache.remote import StorePath, store_path
 from pipeline.train.grid import Progress
 
 if TYPE_CHECKING:
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     from pipeline.train.config import Run
     from pipeline.train.stack import TrainingData
 
-StoreOption = Annotated[Path, typer.Option("--store", help="Feature store made by extract.")]
+StoreOption = Annotated[
+    StorePath,
+    typer.Option(
+        "--store",
+        parser=store_path,
+        metavar="PATH|URL",
+        help="Feature store made by extract, also a copy at s3://, https://, zip://.",
+    ),
+]
 ConfigOption = Annotated[
     str,
     typer.Option(

@@ -13,8 +13,7 @@ from pipeline.train.baselines import Predictions, logistic_regression, zero_shot
 
 
 def test_zero_shot_finds_the_text_that_the_frames_point_to(tmp_path: Path) -> None:
-    (tmp_path / "text").write_bytes(text_weights(text_config(16)))
-    tower = load_text_tower(tmp_path / "text", text_config(16))
+    tower = load_text_tower(text_weights(text_config(16)), text_config(16))
     for kind in ("class", "descriptors"):
         texts = tower.encode_texts(class_texts(CLASSES).of(kind)).numpy()
         labels = np.arange(21) % 7

@@ -220,7 +220,7 @@ def read_all(path: Path) -> tuple[object, ...]:
     arrays = (store.load_features(), store.load_frame_index(), store.labels)
     folds = [(name, train.tolist(), test.tolist()) for name, train, test in store.folds]
     read = tuple(array.tobytes() for array in arrays)
-    text = (store.text_tower_path.read_bytes(), store.text_config)
+    text = (store.text_weights, store.text_config)
     return (*read, folds, store.ids, store.classes, store.missing, text, store.digest)
 
 

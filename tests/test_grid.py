@@ -11,7 +11,7 @@ import pytest
 import torch
 from material import random_store
 
-from cache.errors import RefusedError
+from cache.errors import DamagedError, RefusedError
 from cache.store import Store
 from pipeline.train.config import MethodConfig, Run, load_method
 from pipeline.train.grid import (
@@ -67,6 +67,14 @@ def test_same_seed_and_threads_leave_the_same_files_bit_for_bit(
         digests.append([result.summary["sha256"] for result in results if result])
     assert "checkpoint.safetensors" in digests[0][0]
     assert digests[0] == digests[1]
+
+
+def test_store_that_a_process_finds_damaged_is_refused_with_the_reason(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=20)
+    chunk = store.path / "features/c.0.1.0.0"
+    chunk.write_bytes(chunk.read_bytes()[::-1])
+    with pytest.raises(DamagedError, match=r"c\.0\.1\.0\.0 is damaged"):
+        train_runs(runs(), Place(store.path, tmp_path / "runs", "cpu"), workers=2)
 
 
 def test_store_that_is_not_as_asked_for_is_refused_side_by_side(store: Store) -> None:

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 # A file may import only files above it.
 ORDER = [
     "cache/errors.py",
+    "cache/remote.py",
     "cache/files.py",
     "cache/identity.py",
     "cache/plan.py",

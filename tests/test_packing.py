@@ -1,7 +1,5 @@
 """Packed prompts against open_clip's own text path over all 77 positions."""
 
-from pathlib import Path
-
 import open_clip
 import pytest
 import torch
@@ -55,15 +53,13 @@ def full_text_features(
 
 
 @pytest.fixture(scope="module", params=[24, 512])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+def pair(request: pytest.FixtureRequest):
     """The same text tower as a whole open_clip CLIP and as stage two loads it."""
     width = request.param
     config = text_config(width, layers=2 if width < 512 else 12)
-    path: Path = tmp_path_factory.mktemp("tower") / "text.safetensors"
-    path.write_bytes(text_weights(config))
     vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
     clip = open_clip.CLIP(width, vision, config["text_cfg"], quick_gelu=True).eval()
-    tower = load_text_tower(path, config)
+    tower = load_text_tower(text_weights(config), config)
     result = clip.load_state_dict(tower.tower.state_dict(), strict=False)
     assert not result.unexpected_keys
     return clip, tower

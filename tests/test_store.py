@@ -334,10 +334,10 @@ def test_flipped_bit_is_refused_and_redone_after_removing_the_manifest(tmp_path:
 
 def test_changed_text_tower_of_the_same_size_is_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
-    assert store.text_tower_path.read_bytes() == TEXT
+    assert store.text_weights == TEXT
     (store.path / "text.safetensors").write_bytes(TEXT[::-1])
     with pytest.raises(RefusedError, match="changed"):
-        _ = store.text_tower_path
+        _ = store.text_weights
 
 
 def test_file_without_a_journal_record_is_not_adopted(tmp_path: Path) -> None:

@@ -24,11 +24,9 @@ DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)
 
 
 @pytest.fixture(scope="module")
-def tower(tmp_path_factory: pytest.TempPathFactory) -> TextTower:
-    path = tmp_path_factory.mktemp("tower") / "text.safetensors"
+def tower() -> TextTower:
     config = text_config(D)
-    path.write_bytes(text_weights(config))
-    return load_text_tower(path, config).double()
+    return load_text_tower(text_weights(config), config).double()
 
 
 def make_model(

@@ -6,7 +6,6 @@ features, so text and image features always come from the same model.
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,22 +53,21 @@ class TextTower(nn.Module):
             return self.encode(self.embed(packing.token_L)[None], packing)[0]
 
 
-def load_text_tower(weights: Path | bytes, config: dict[str, Any]) -> TextTower:
-    """The tower from a store's ``text.safetensors``, a file or its bytes, and its configuration.
+def load_text_tower(weights: bytes, config: dict[str, Any]) -> TextTower:
+    """The tower from a store's ``text.safetensors`` and its configuration.
 
     ``config`` holds open_clip's ``embed_dim``, ``quick_gelu`` and ``text_cfg``.
     """
     from open_clip.transformer import QuickGELU, TextTransformer
     from safetensors.torch import load
 
-    data = weights if isinstance(weights, bytes) else weights.read_bytes()
     text = dict(config["text_cfg"])
     tower = TextTransformer(
         **text,
         output_dim=config["embed_dim"],
         act_layer=QuickGELU if config.get("quick_gelu") else nn.GELU,
     )
-    tower.load_state_dict({name: value.float() for name, value in load(data).items()})
+    tower.load_state_dict({name: value.float() for name, value in load(weights).items()})
     return TextTower(tower)
 
 

@@ -25,7 +25,7 @@ class Predictions:
 
 def zero_shot(store: Store, kind: Literal["class", "descriptors"]) -> Predictions:
     """Mean over frames of the cosine with each class text; nothing is trained."""
-    tower = load_text_tower(store.text_tower_path, store.text_config)
+    tower = load_text_tower(store.text_weights, store.text_config)
     texts_KD = tower.encode_texts(class_texts(store.classes).of(kind))
     rows = _all_test_rows(store)
     features_NTD = torch.from_numpy(store.load_features([0])[rows, 0]).float()

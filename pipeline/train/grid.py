@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.errors import RefusedError
 from cache.identity import flatten, side_by_side
+from cache.remote import RemotePath, StorePath
 from cache.store import Store, open_store
 from pipeline.train.config import Run, stack_key
 from pipeline.train.records import read_result, run_folder, write_outcome
@@ -37,7 +39,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 class Place:
     """Where runs get their features, leave their records and are trained."""
 
-    store: Path
+    store: StorePath
     runs: Path
     device: str  # as pipeline.device.choose_device gives it
     keep_seconds: float = 60.0  # between two times that the state of an unfinished stack is kept
@@ -136,21 +138,24 @@ def train_runs(
 ) -> None:
     """Train ``runs`` and write their records; on the CPU, stacks share the cores as processes.
 
-    Raises RuntimeError if a training process dies; the records of finished runs are kept.
+    A store that only this process can read is trained in this process.  Raises RuntimeError if a
+    training process dies; the records of finished runs are kept.
     """
     store = open_store(place.store)
 
     def begun(run: Run) -> int:
         return begun_epochs(run_folder(place.runs, run, store))
 
-    if place.device == "cpu":
-        cores = os.cpu_count() or 1
-        workers = min(workers or cores, len(runs))
-        size_max = min(STACK_ON_CPU, -(-len(runs) // workers))
-        _train_on_cores(stacks_of(runs, size_max, store.frames, begun), place, workers, progress)
+    on_cpu = place.device == "cpu"
+    here = not on_cpu or _is_private(place.store)
+    workers = 1 if here else min(workers or os.cpu_count() or 1, len(runs))
+    size_max = min(STACK_ON_CPU, -(-len(runs) // workers)) if on_cpu else len(runs)
+    stacks = stacks_of(runs, size_max, store.frames, begun)
+    if not here:
+        _train_on_cores(stacks, place, workers, progress)
         return
     data = _load(place)
-    for stack in stacks_of(runs, len(runs), store.frames, begun):
+    for stack in stacks:
         _train_what_fits(data, stack, place, progress)
 
 
@@ -207,6 +212,10 @@ def train_and_record(
         (folder / STATE).unlink(missing_ok=True)
 
 
+def _is_private(store: StorePath) -> bool:
+    return isinstance(store, RemotePath) and store.is_private
+
+
 def _load(place: Place) -> "TrainingData":
     import torch
 
@@ -215,8 +224,8 @@ def _load(place: Place) -> "TrainingData":
     return load_training_data(open_store(place.store), torch.device(place.device))
 
 
-# What a spawned process keeps between its stacks: data, place, progress messages.
-_worker: "tuple[TrainingData, Place, Any]"
+# What a spawned process keeps between its stacks: where it trains, progress messages.
+_worker: tuple[Place, Any]
 
 
 def _start_worker(place: Place, threads: int, messages: Any) -> None:
@@ -224,12 +233,16 @@ def _start_worker(place: Place, threads: int, messages: Any) -> None:
 
     global _worker
     torch.set_num_threads(threads)
-    _worker = (_load(place), place, messages)
+    _worker = (place, messages)
+
+
+# Not part of the start: what fails there leaves a dead process instead of its reason.
+_load_once = cache(_load)
 
 
 def _train_in_worker(stack: Sequence[Run]) -> None:
-    data, place, messages = _worker
-    train_and_record(data, stack, place.runs, messages.put, place.keep_seconds)
+    place, messages = _worker
+    train_and_record(_load_once(place), stack, place.runs, messages.put, place.keep_seconds)
 
 
 def _train_on_cores(

@@ -117,7 +117,7 @@ def load_training_data(store: Store, device: torch.device) -> TrainingData:
         CachedFeatures(torch.from_numpy(store.load_features()).to(device)),
         torch.from_numpy(store.labels).to(device),
         np.array([video_id not in store.missing for video_id in store.ids]),
-        load_text_tower(store.text_tower_path, store.text_config).to(device),
+        load_text_tower(store.text_weights, store.text_config).to(device),
     )
 
 
