@@ -78,10 +78,14 @@ def make_directories(*paths: Path) -> None:
     """Create directories whose names survive a power cut."""
     for path in paths:
         with storage_errors(path):
-            missing = [p for p in (path, *path.parents) if not p.exists()]
-            path.mkdir(parents=True, exist_ok=True)
-            for created in reversed(missing):
-                sync_directory(created.parent)
+            line = (path, *path.parents)
+            missing = [p for p in line if not p.exists()]
+            # From the top down, so that of those already there only the lowest can be the work of
+            # one who was killed before its name was durable; he could write where it stands.
+            for directory in reversed(line[: len(missing) + 1]):
+                directory.mkdir(exist_ok=True)
+                if directory in missing or os.access(directory.parent, os.W_OK):
+                    sync_directory(directory.parent)
 
 
 def remove_file(path: Path) -> None:

@@ -24,6 +24,7 @@ from cache.files import (
     sha256,
     storage_errors,
     sweep,
+    sync_directory,
     write_files,
 )
 from cache.identity import differences, side_by_side
@@ -168,6 +169,9 @@ class StoreWriter:
                 write_journal(self.path, self.plan, self._committed)
                 tidy(self.path)
                 _write(self.path, {"manifest.json": canonical_json(manifest) + b"\n"})
+            # The one who wrote it may have been killed before its name was durable.
+            with storage_errors(self.path):
+                sync_directory(self.path)
             tidy(self.path)
             return str(read_manifest(self.path)["digest"])
 

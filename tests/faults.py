@@ -140,12 +140,22 @@ def wrong_after(code: int, kind: str, path: Path, work: Work, whole: dict[str, b
     allowed = {"die": (KILLED,), "torn write": (KILLED,), "short write": (0,)}
     if code not in allowed.get(kind, (0, STORAGE_FAILED)):
         return f"exit code {code}"
+    return wrong_in_journals(path, work) or wrong_resumed(path, work, whole)
+
+
+def wrong_in_journals(path: Path, work: Work) -> str:
+    """What a journal names that is not as it says; empty if nothing is."""
     if (path / "plan.json").exists():
         for place, files in read_commits(path, read_plan(path).identity.digest):
             bad = [name for name, fact in files.items() if not is_unchanged(path / name, fact)]
             # Repair begins with a damaged view of block 1, and redoes the blocks of failed videos.
             if bad and work is not repair:
                 return f"the journal names {bad[0]} of {place}, which is not as it says"
+    return ""
+
+
+def wrong_resumed(path: Path, work: Work, whole: dict[str, bytes]) -> str:
+    """What is wrong after one resumption; empty if nothing is."""
     work(path)
     if store_bytes(path) != whole:
         return "not identical after one resumption"

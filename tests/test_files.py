@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.errors import StorageError
-from cache.files import append_record, canonical_json, locked, read_records, write_files
+from cache.files import (
+    append_record,
+    canonical_json,
+    locked,
+    make_directories,
+    read_records,
+    write_files,
+)
 
 
 def test_files_are_written_whole_and_leave_no_litter(tmp_path: Path) -> None:
@@ -22,6 +29,14 @@ def test_files_are_written_whole_and_leave_no_litter(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"1" * 100
     assert (tmp_path / "b").read_bytes() == b""
     assert list(scratch.iterdir()) == []
+
+
+def test_directory_of_one_killed_before_its_name_was_durable_is_synced(
+    tmp_path: Path, synced: list[Path]
+) -> None:
+    (tmp_path / "made").mkdir()
+    make_directories(tmp_path / "made/a/b", tmp_path / "made")
+    assert synced == [tmp_path, tmp_path / "made", tmp_path / "made/a", tmp_path]
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,16 @@ def test_zarr_itself_writes_the_same_bytes(tmp_path: Path) -> None:
     assert store_bytes(store.path) == before
 
 
+def test_manifest_of_one_killed_before_its_name_was_durable_is_synced(
+    tmp_path: Path, synced: list[Path]
+) -> None:
+    make_store(tmp_path / "s")
+    writer = create_store(tmp_path / "s", make_plan(), fixed_files())
+    synced.clear()
+    assert writer.finalise()
+    assert synced == [tmp_path / "s"]
+
+
 def test_interrupted_and_resumed_store_is_byte_identical(tmp_path: Path) -> None:
     whole = make_store(tmp_path / "whole", failed=(3,))
     writer = create_store(tmp_path / "cut", make_plan(), fixed_files())
