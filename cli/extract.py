@@ -2,24 +2,29 @@
 
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cache.remote import StorePath, local_path, store_path
+from cli.profile import ProfileOption, show_profile
 from cli.show import show
 
 if TYPE_CHECKING:
     from pipeline.datasets.video import VideoList
     from pipeline.extract.encoder import EncoderFiles
     from pipeline.extract.loop import Progress, Summary
+    from pipeline.extract.planning import ExtractSettings
 
 DONE_WITH_FAILURES = 3
 SECONDS_BETWEEN_LINES = 10.0
+PROFILED_VIDEOS = 128
 
 # These stand in other commands as well.
 DatasetOption = Annotated[
@@ -117,6 +122,7 @@ def extract(
     ] = None,
     limit: LimitOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training views.")] = 0,
+    profile: ProfileOption = None,
 ) -> None:
     """Decode and encode every video once, into a feature store.
 
@@ -131,6 +137,8 @@ def extract(
     clip.safetensors
 
     - Two machines, one store:  tgdfer extract --shard 0/2  and  tgdfer extract --shard 1/2
+
+    - Where the time goes, on the first 128 videos:  tgdfer extract --profile trace.json
     """
     from pipeline.extract.loop import extract as extract_videos
     from pipeline.extract.planning import (
@@ -156,9 +164,25 @@ def extract(
     )
     path = local_path(store or Path("data") / f"{dataset}.zarr")
     videos, files = open_source(dataset, root, annotation, encoder, pretrained)
+    if profile is not None:
+        _profile(videos, files, replace(settings, limit=limit or PROFILED_VIDEOS), profile)
+        return
     with shown_progress() as on_progress:
         summary = extract_videos(videos, path, files, settings, on_progress)
     finish(summary)
+
+
+def _profile(
+    videos: "VideoList", files: "EncoderFiles", settings: "ExtractSettings", trace: Path
+) -> None:
+    """Extract some videos into a store that is thrown away, and show where the time went."""
+    from pipeline.extract.loop import extract as extract_videos
+    from pipeline.profile import profiled
+
+    with tempfile.TemporaryDirectory() as scratch, profiled(trace) as found:
+        summary = extract_videos(videos, Path(scratch) / "profiled.zarr", files, settings)
+    show_profile(found, trace)
+    print(f"profiled: {summary.progress.videos} videos, {_rates(summary.progress)}")
 
 
 def finish(summary: "Summary") -> None:

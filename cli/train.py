@@ -16,6 +16,7 @@ from cli.extract import (
     RootOption,
     open_source,
 )
+from cli.profile import ProfileOption, show_profile
 from cli.training import (
     DEFAULT_RUNS,
     DEFAULT_STORE,
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.datasets.video import VideoList
     from pipeline.extract.encoder import EncoderFiles
-    from pipeline.train.config import MethodConfig
+    from pipeline.train.config import MethodConfig, Run
     from pipeline.train.stack import TrainingData
+
+PROFILED_STEPS = 8
 
 
 def train(
@@ -62,6 +65,7 @@ def train(
     pretrained: PretrainedOption = None,
     precision: PrecisionOption = "auto",
     limit: LimitOption = None,
+    profile: ProfileOption = None,
 ) -> None:
     """Train TG-DFER: every fold, the last epoch reported.
 
@@ -76,6 +80,8 @@ def train(
 
     - With the encoder trained:  tgdfer train --no-cached --fold 1 --set optimiser.lr_encoder=1e-5
     --set optimiser.micro_batch=4
+
+    - Where the time of a step goes:  tgdfer train --cached --profile trace.json
     """
     from cache.store import open_store
     from pipeline.train.config import load_method
@@ -85,6 +91,9 @@ def train(
     if cached:
         opened = open_store(store)
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
+        if profile is not None:
+            _profile(wanted, opened, device, allow_missing, profile)
+            return
         trained = train_pending(wanted, opened, runs, device, workers, allow_missing)
     else:
         source = open_source(dataset, root, annotation, encoder, pretrained)
@@ -93,6 +102,28 @@ def train(
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
         trained = train_live(wanted, data, runs)
     _print(wanted, opened, runs, trained)
+
+
+def _profile(
+    runs: "list[Run]", store: "Store", device: str, allow_missing: bool, trace: Path
+) -> None:
+    """A few steps of the runs as one stack, and where their time went."""
+    import torch
+
+    from pipeline.device import choose_device
+    from pipeline.profile import profiled
+    from pipeline.train.grid import check_runs
+    from pipeline.train.stack import Stack, load_training_data
+
+    check_runs(runs, store, allow_missing=allow_missing)
+    stack = Stack(load_training_data(store, torch.device(choose_device(device))), runs)
+    first, *rest = stack.steps()
+    stack.step(first, stack.factors())
+    with profiled(trace) as found:
+        for batch in rest[:PROFILED_STEPS]:
+            stack.step(batch, stack.factors())
+    show_profile(found, trace)
+    print(f"profiled: {len(rest[:PROFILED_STEPS])} steps of {len(runs)} stacked runs")
 
 
 def _folds(store: "Store", fold: str) -> list[str]:

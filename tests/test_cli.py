@@ -1,5 +1,6 @@
 """The commands as users type them, in real processes, from files on disk to the tables."""
 
+import json
 import os
 import subprocess
 import sys
@@ -62,6 +63,25 @@ def test_train_reports_every_fold_and_repeats_nothing(extracted: Path) -> None:
     assert "mean ± sd" in first.stdout
     assert "n=10" in first.stdout
     assert "0 runs trained, 10 already there" in tgdfer(*arguments, cwd=extracted).stdout
+
+
+def test_profile_names_the_bottleneck_and_leaves_a_trace(extracted: Path) -> None:
+    source = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--views", 1]
+    ways = {
+        "train": (["--store", "data/dfew.zarr", "--fold", 1, "--set", "optimiser.batch=20"], 4),
+        "extract": ([*source, "--limit", 8, "--store", "data/profiled.zarr"], 3),
+    }
+    before = {path.name for path in extracted.iterdir()} | {"train.json", "extract.json"}
+    for command, (options, stages) in ways.items():
+        done = tgdfer(command, *options, "--profile", f"{command}.json", cwd=extracted)
+        assert done.returncode == 0, done.stderr
+        assert "% of the time of all stages)" in done.stdout
+        trace = json.loads((extracted / f"{command}.json").read_text())
+        names = {event["name"] for event in trace["traceEvents"]}
+        assert len([name for name in names if name.startswith("stage: ")]) == stages
+        assert any(name.startswith("aten::") for name in names)
+    assert {path.name for path in extracted.iterdir()} == before
+    assert not (extracted / "data/profiled.zarr").exists()
 
 
 def test_compare_sets_the_methods_side_by_side(extracted: Path) -> None:

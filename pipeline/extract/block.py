@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cache.errors import RefusedError
 from cache.plan import Plan, Row, Unit
 from pipeline.extract.encoder import Encoder
+from pipeline.profile import stage
 
 
 @dataclass(frozen=True)
@@ -91,5 +92,6 @@ class Block:
 def _encode(encoder: Encoder, batch_NTCHW: torch.Tensor) -> tuple[NDArray[np.float16], float]:
     started = time.perf_counter()
     videos, frames = batch_NTCHW.shape[:2]
-    features: NDArray[np.float16] = encoder.encode(batch_NTCHW.flatten(0, 1)).cpu().numpy()
+    with stage("encode"):
+        features: NDArray[np.float16] = encoder.encode(batch_NTCHW.flatten(0, 1)).cpu().numpy()
     return features.reshape(videos, frames, -1), time.perf_counter() - started

@@ -36,6 +36,7 @@ from pipeline.datasets.video import Video, VideoList
 from pipeline.extract.encoder import EncoderFiles
 from pipeline.extract.frames import BadVideoError, Found, read_frames
 from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
+from pipeline.profile import stage
 
 if TYPE_CHECKING:
     from pipeline.extract.block import Block, Decoded
@@ -256,7 +257,8 @@ class _Run:
     def _commit(self, block: "Block", claim: ExitStack) -> None:
         features = block.finish()
         started = time.perf_counter()
-        self._writer.commit(block.unit, features, block.frame_index, block.rows)
+        with stage("write"):
+            self._writer.commit(block.unit, features, block.frame_index, block.rows)
         claim.close()
         self._seconds["write"] += time.perf_counter() - started
         self._seconds["encode"] += block.encode_seconds
@@ -279,9 +281,10 @@ class _Run:
             mark.touch()
         died = False
         try:
-            found = read(video.path, maker.choose, maker.take)
-            _check_truth(video, found.frames)
-            views_VTCHW = maker.finish()
+            with stage("decode"):
+                found = read(video.path, maker.choose, maker.take)
+                _check_truth(video, found.frames)
+                views_VTCHW = maker.finish()
         except BadVideoError as error:
             died = isinstance(error, DecoderDeathError)  # its mark stays, for when it is repaired
             failed = Row(id=video.id, status="failed", reason=str(error))

@@ -20,6 +20,7 @@ from cache.store import Store
 from pipeline.model.prompts import class_texts
 from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.model.tgdfer import TGDFER
+from pipeline.profile import stage
 from pipeline.report.metrics import confusion, uar, war
 from pipeline.train.batches import epoch_batches
 from pipeline.train.config import MethodConfig, OptimiserConfig, Run, stack_key
@@ -178,6 +179,7 @@ class Stack:
             raise ValueError("a trained encoder belongs to one run")
         self.data, self.runs = data, runs
         self.epoch = 0
+        self._config = runs[0].method.optimiser  # for what all runs share
         self.splits = [_split(data, run) for run in runs]
         self.records = [_Record(data, *pair) for pair in zip(runs, self.splits, strict=True)]
         self.model = build_model(data, runs[0].method, [run.seed for run in runs])
@@ -187,7 +189,7 @@ class Stack:
         self._smoothing_R = self._of_runs(lambda config: config.label_smoothing)
         self._optimiser = self._make_optimiser()
         graphed = data.device.type == "cuda" and isinstance(data.features, CachedFeatures)
-        self._step = ReplayedStep(self._train_step) if graphed else self._train_step
+        self._step = ReplayedStep(self.step) if graphed else self.step
 
     def train_epoch(self) -> None:
         """One epoch of every run, and its evaluation."""
@@ -221,60 +223,64 @@ class Stack:
                 self._orders[r].bit_generator.state = state.facts["order"]
                 self.records[r].restore(state)
 
-    def _train(self) -> Tensor:
-        """The steps of an epoch; mean loss of every run's videos, [R] on the host."""
-        config = self.runs[0].method.optimiser
+    def steps(self) -> list[Batch]:
+        """The batches of the coming epoch, drawn anew from every run's data order."""
         batches = epoch_batches(
             [split.train for split in self.splits],
-            config.batch,
+            self._config.batch,
             [self._views(run.method.optimiser) for run in self.runs],
             self._orders,
         )
-        steps = [
-            Batch(*tensors)
-            for tensors in zip(
-                *(
-                    torch.from_numpy(array).to(self.data.device)
-                    for array in (batches.video_SRB, batches.view_SRB, batches.weight_SRB)
-                ),
-                strict=True,
-            )
-        ]
-        factor_R = self._of_runs(
-            lambda own: own.gamma ** sum(last <= self.epoch for last in own.milestones)
-        )
-        total_R = torch.zeros(len(self.runs), device=self.data.device)
-        for batch, following in zip(steps, [*steps[1:], None], strict=True):
-            total_R += self._step(batch, factor_R, following)
-        return (total_R / torch.from_numpy(batches.weight_SRB.sum((0, 2))).to(total_R)).cpu()
+        arrays = (batches.video_SRB, batches.view_SRB, batches.weight_SRB)
+        tensors = [torch.from_numpy(array).to(self.data.device) for array in arrays]
+        return [Batch(*step) for step in zip(*tensors, strict=True)]
 
-    def _train_step(self, batch: Batch, factor_R: Tensor, following: Batch | None) -> Tensor:
+    def step(self, batch: Batch, factor_R: Tensor, following: Batch | None = None) -> Tensor:
         """One step of all runs, perhaps in parts; summed loss of every run's videos, [R].
 
-        What the ``following`` step begins with is prepared meanwhile.
+        ``factor_R`` multiplies the learning rates. What the ``following`` step begins with is
+        prepared meanwhile.
         """
-        config = self.runs[0].method.optimiser
-        size = config.micro_batch or config.batch
-        parts = [batch.part(start, start + size) for start in range(0, config.batch, size)]
+        size = self._config.micro_batch or self._config.batch
+        parts = [batch.part(start, start + size) for start in range(0, self._config.batch, size)]
         after = following and following.part(0, size)
         count_R = batch.weight_RB.sum(1)
         total_R = torch.zeros_like(count_R)
         grads: list[Tensor | None] = [None] * len(self._optimiser.parameters)
         for part, coming in zip(parts, [*parts[1:], after], strict=True):
-            features_RBTD = self.data.features(part.video_RB, part.view_RB)
-            if coming:
-                self.data.features.prepare(coming.video_RB, coming.view_RB)
-            logits_RBK = self.model(features_RBTD).logits_RBK
-            labels_RB = self.data.labels_N[part.video_RB]
-            loss_RB = cross_entropy(logits_RBK, labels_RB, self._smoothing_R)
-            loss_R = (loss_RB * part.weight_RB).sum(1)
-            # Runs are independent, so the gradient of the sum is each run's own gradient.
-            mean = (loss_R / count_R.clamp(min=1)).sum()
-            own = torch.autograd.grad(mean, self._optimiser.parameters, allow_unused=True)
-            grads = [b if a is None else a + b for a, b in zip(grads, own, strict=True)]
+            with stage("gather"):
+                features_RBTD = self.data.features(part.video_RB, part.view_RB)
+                if coming:
+                    self.data.features.prepare(coming.video_RB, coming.view_RB)
+            with stage("forward"):
+                logits_RBK = self.model(features_RBTD).logits_RBK
+                labels_RB = self.data.labels_N[part.video_RB]
+                loss_RB = cross_entropy(logits_RBK, labels_RB, self._smoothing_R)
+                loss_R = (loss_RB * part.weight_RB).sum(1)
+                # Runs are independent, so the gradient of the sum is each run's own gradient.
+                mean = (loss_R / count_R.clamp(min=1)).sum()
+            with stage("backward"):
+                own = torch.autograd.grad(mean, self._optimiser.parameters, allow_unused=True)
+                grads = [b if a is None else a + b for a, b in zip(grads, own, strict=True)]
             total_R = total_R + loss_R.detach()
-        self._optimiser.step(grads, count_R > 0, factor_R)
+        with stage("update"):
+            self._optimiser.step(grads, count_R > 0, factor_R)
         return total_R
+
+    def factors(self) -> Tensor:
+        """Where every run's schedule stands: the factor of its learning rates, [R]."""
+        return self._of_runs(
+            lambda own: own.gamma ** sum(last <= self.epoch for last in own.milestones)
+        )
+
+    def _train(self) -> Tensor:
+        """The steps of an epoch; mean loss of every run's videos, [R] on the host."""
+        steps, factor_R = self.steps(), self.factors()
+        total_R, count_R = torch.zeros_like(factor_R), torch.zeros_like(factor_R)
+        for batch, following in zip(steps, [*steps[1:], None], strict=True):
+            total_R += self._step(batch, factor_R, following)
+            count_R += batch.weight_RB.sum(1)
+        return (total_R / count_R).cpu()
 
     def _views(self, config: OptimiserConfig) -> int:
         if not config.augment:
@@ -287,7 +293,7 @@ class Stack:
         parameters = list(self._learned().values())
         prompts = ("fine.", "coarse.")
         lrs_R = [lr_prompts_R if name.startswith(prompts) else lr_R for name in self._learned()]
-        if self.runs[0].method.optimiser.lr_encoder:
+        if self._config.lr_encoder:
             encoder = self.data.features.parameters()
             parameters += encoder
             lrs_R += [self._of_runs(lambda config: config.lr_encoder)] * len(encoder)
