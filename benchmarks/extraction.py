@@ -8,9 +8,7 @@ The weights are random: the rate does not depend on them.
 """
 
 import argparse
-import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -24,6 +22,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from benchmarks.machine import best_device, machine, write
 from pipeline.datasets.video import Video, VideoList
 from pipeline.extract.encoder import MINI, Encoder, EncoderFiles, find_encoder
 from pipeline.extract.loop import extract
@@ -61,8 +60,7 @@ def main() -> None:
         print(_peak_memory_here(Path(arguments.memory[0]), int(arguments.memory[1])))
         return
     report = measure(quick=arguments.quick)
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
+    write(report, arguments.out)
 
 
 def measure(quick: bool = False) -> dict[str, object]:
@@ -78,11 +76,7 @@ def measure(quick: bool = False) -> dict[str, object]:
         counts = (8, 16) if quick else (128, 384)
         memory = {str(count): _peak_memory(folder, count) for count in counts}
     return {
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "load_before": os.getloadavg()[0],
-            "python": platform.python_version(),
-        },
+        "machine": machine(best_device()),
         "video": {"size_px": SIZE_PX, "frames": FRAMES, "codec": "mpeg4"},
         "rates_frames_per_second": rates,
         "peak_memory_mib_by_videos": memory,

@@ -5,13 +5,9 @@ random: the time does not depend on them. All ways of one comparison are measure
 process, and the medians' ratios are what to quote.
 """
 
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +18,8 @@ import torch
 from open_clip.transformer import text_global_pool
 
 from benchmarks.extraction import random_vit, write_videos
+from benchmarks.generated import CLASSES
+from benchmarks.machine import by_turns, machine, write
 from cache.store import open_store
 from pipeline.datasets.video import Fold, VideoList
 from pipeline.extract.live import open_live
@@ -34,7 +32,6 @@ from pipeline.train.config import Run, load_method
 from pipeline.train.stack import TrainingData, load_training_data, train_stack
 
 OUT = Path(__file__).with_suffix(".json")
-CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
 VIDEOS = 48  # the paper's batch
 ROUNDS = 3
 
@@ -45,19 +42,13 @@ def main() -> None:
         folder = Path(name)
         files = random_vit(folder / "vit.safetensors")
         report = {
-            "machine": {
-                "cores": len(os.sched_getaffinity(0)),
-                "load_before": os.getloadavg()[0],
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-            },
+            "machine": machine(),
             "step": _measure_steps(folder, files),
         }
         tower = open_store(folder / "s.zarr")
         text = load_text_tower(tower.text_weights, tower.text_config)
         report["prompts"] = _measure_prompts(text)
-    OUT.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
+    write(report, OUT)
 
 
 def _measure_steps(folder: Path, files: Any) -> dict[str, Any]:
@@ -106,7 +97,7 @@ def _measure_prompts(tower: TextTower) -> dict[str, Any]:
             "packed": lambda prompts=prompts: prompts().sum().backward(),
             "all 77": lambda full=full, tokens=tokens: _full(tower, full, tokens),
         }
-        seconds = _by_turns(ways)
+        seconds = by_turns(ways, ROUNDS)
         report[f"{context} context of {length}"] = {
             "packed_positions": len(prompts.packing.token_L),
             "full_positions": 7 * 77,
@@ -121,18 +112,6 @@ def _full(tower: TextTower, embedded_KLW: torch.Tensor, tokens_KL: torch.Tensor)
     x = own.transformer(embedded_KLW + own.positional_embedding, attn_mask=own.attn_mask)
     pooled = text_global_pool(own.ln_final(x), tokens_KL, "argmax")
     (pooled @ own.text_projection).sum().backward()
-
-
-def _by_turns(ways: dict[str, Callable[[], None]]) -> dict[str, float]:
-    """Median seconds of each way, after one call that is not counted."""
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(ROUNDS + 1):
-        for name, way in ways.items():
-            started = time.perf_counter()
-            way()
-            if turn:
-                taken[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 if __name__ == "__main__":

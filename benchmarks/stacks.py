@@ -1,0 +1,174 @@
+"""A training step by stage, stacks of runs against runs one by one, kernels against definitions.
+
+Run as ``python -m benchmarks.stacks [--quick]``; writes ``benchmarks/stacks.json``, or
+``benchmarks/stacks-gpu.json`` where there is a GPU. The floor of a step is the larger of its
+operations over the rate of a large matrix product, and of the bytes that it cannot avoid over the
+rate of a copy, both measured in the same process.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.generated import FOLDS, FRAMES, MINI, VIT_B_32, fill
+from benchmarks.machine import arguments, best_device, by_turns, machine, peaks, write
+from cache.store import open_store
+from pipeline.profile import profiled
+from pipeline.train.config import Run, load_method
+from pipeline.train.stack import CachedFeatures, Stack, TrainingData, load_training_data
+from pipeline.train.step import ReplayedStep
+
+VIDEOS = 700  # the embedded set's
+ROUNDS = 5
+# Runs in a stack; on a CPU, those at ViT-B/32's sizes are one process's share of a table.
+SIZES = {"cpu": {"mini": (1, 5, 15, 60), "ViT-B/32": (1, 5)}}
+SIZES["cuda"] = {"mini": (1, 5, 15, 60), "ViT-B/32": (1, 5, 15, 60)}
+TEXTS = {"mini": MINI, "ViT-B/32": VIT_B_32}
+
+
+def main() -> None:
+    """Measure, print and write the report."""
+    device = best_device()
+    out = Path(__file__).with_name("stacks-gpu.json" if device == "cuda" else "stacks.json")
+    options = arguments(__doc__, out, "--quick")
+    if device == "cpu":
+        torch.set_num_threads(1)  # as the grid's processes, one a core
+    top = peaks(device)
+    report: dict[str, Any] = {"machine": machine(device), "threads": torch.get_num_threads()}
+    report |= {"peaks": top, "batch": load_method().optimiser.batch}
+    with tempfile.TemporaryDirectory() as name:
+        for encoder, text in TEXTS.items():
+            path = Path(name) / f"{encoder.replace('/', '-')}.zarr"
+            fill(path, 70 if options.quick else VIDEOS, 5, text["width"], text)
+            data = load_training_data(open_store(path), torch.device(device))
+            sizes = SIZES[device][encoder][: 2 if options.quick else None]
+            report[encoder] = _measure(data, sizes, top, 1 if options.quick else ROUNDS)
+            if device == "cuda":
+                report[encoder]["kernels"] = _kernels(data)
+    write(report, options.out)
+
+
+def _measure(
+    data: TrainingData, sizes: tuple[int, ...], top: dict[str, float], rounds: int
+) -> dict[str, Any]:
+    """Seconds of a step by stage, and of a run's share in a step of R stacked runs."""
+    steps = {f"{size} runs": _stepper(data, size) for size in sizes}
+    taken = by_turns(steps, rounds)
+    shares = {name: taken[name] / size for name, size in zip(steps, sizes, strict=True)}
+    one, largest = _stack(data, 1), sizes[-1]
+    gflop, gigabytes = _gflop(one), _gigabytes(one)
+    floor = max(gflop / top["gflop_per_second"], gigabytes / top["gigabytes_per_second"])
+    best = min(shares.values())
+    return {
+        "step_seconds": taken,
+        "seconds_of_a_run_in_a_step": shares,
+        "stacked_over_one_by_one": shares["1 runs"] / shares[f"{largest} runs"],
+        "stages_seconds": _stages(data),
+        "floor_of_a_run": {"gflop": gflop, "gigabytes": gigabytes, "seconds": floor},
+        "fraction_of_floor": floor / best,
+    }
+
+
+def _runs(count: int) -> list[Run]:
+    method = load_method()
+    return [Run(method=method, fold=str(n % FOLDS + 1), seed=n // FOLDS) for n in range(count)]
+
+
+def _stack(data: TrainingData, count: int) -> Stack:
+    return Stack(data, _runs(count))
+
+
+def _stepper(data: TrainingData, count: int) -> Callable[[], Tensor]:
+    """One step of ``count`` stacked runs, as training does it."""
+    stack = _stack(data, count)
+    step = ReplayedStep(stack.step) if data.device.type == "cuda" else stack.step
+    batch, factor_R = stack.steps()[0], stack.factors()
+    for _ in range(4):  # past the capture of a graph
+        step(batch, factor_R, None)
+    return partial(step, batch, factor_R, None)
+
+
+def _stages(data: TrainingData) -> dict[str, float]:
+    """Seconds of every stage of a step of five runs."""
+    stack = _stack(data, FOLDS)
+    batch, factor_R = stack.steps()[0], stack.factors()
+    stack.step(batch, factor_R)
+    with tempfile.TemporaryDirectory() as name, profiled(Path(name) / "trace.json") as found:
+        for _ in range(ROUNDS):
+            stack.step(batch, factor_R)
+    return {stage: spent / ROUNDS for stage, spent in found.stages.items()}
+
+
+def _gflop(stack: Stack) -> float:
+    """Operations of matrix products and attention in one step, forward and backward."""
+    batch, factor_R = stack.steps()[0], stack.factors()
+    with FlopCounterMode(display=False) as counter:
+        stack.step(batch, factor_R)
+    return counter.get_total_flops() / 1e9
+
+
+def _gigabytes(stack: Stack) -> float:
+    """What a step must move: its features once, every learned parameter seven times.
+
+    A parameter is read forward and backward, its gradient written and read, its velocity read and
+    written, and itself written.
+    """
+    assert isinstance(stack.data.features, CachedFeatures)
+    learned = sum(p.numel() for p in stack.model.parameters() if p.requires_grad)
+    batch = stack.runs[0].method.optimiser.batch
+    return (2 * batch * FRAMES * stack.data.store.dim + 7 * 4 * learned) / 1e9
+
+
+def _kernels(data: TrainingData) -> dict[str, dict[str, float]]:
+    """Each GPU kernel, forward and backward, against its definition, eager and compiled."""
+    from pipeline.kernels import gather, head, windows
+
+    R, B, T, D, K, w = 15, 48, FRAMES, data.store.dim, 7, 4
+    heads = max(1, D // 64)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=data.device, requires_grad=True)
+
+    factors = windows.Factors(
+        randn(R, B, T, 3 * D), randn(R, w, 3 * D), randn(R, B, T, w), randn(R, 3 * D)
+    )
+    instances, fine, labels = randn(R, B, T, D), randn(R, K, D), randn(R, B, K, D)
+    assert isinstance(data.features, CachedFeatures)
+    features = data.features.features_NVTD
+    video_RB = torch.randint(0, len(features), (R, B), device=data.device)
+    calls: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Any]] = {
+        "windows": (windows.window_attention, (factors, 1, heads), factors),
+        "visual prompt": (head.visual_prompt, (instances, fine, 0.01), (instances, fine)),
+        "frame logits": (head.frame_logits, (instances, labels, 0.01), (instances, labels)),
+        "gather": (gather.gather, (features, video_RB, video_RB * 0), ()),
+    }
+    report = {}
+    for name, (call, inputs, wanted) in calls.items():
+        compiled = torch.compile(partial(call, impl="definition"))
+        ways = {
+            "kernel": partial(_both, partial(call, *inputs, impl="triton"), wanted),
+            "definition": partial(_both, partial(call, *inputs, impl="definition"), wanted),
+            "torch.compile": partial(_both, partial(compiled, *inputs), wanted),
+        }
+        report[name] = by_turns(ways, 20)
+    return report
+
+
+def _both(forward: Callable[[], Any], wanted: Any) -> None:
+    """Forward, and backward where anything is wanted."""
+    out = forward()
+    first = out[0] if isinstance(out, tuple) else out
+    if wanted:
+        torch.autograd.grad(first, tuple(wanted), torch.ones_like(first))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    main()
