@@ -36,6 +36,8 @@ ORDER = [
     "pipeline/extract/repair.py",
     "pipeline/extract/canary.py",
     "pipeline/extract/imported.py",
+    "pipeline/kernels/windows_triton.py",
+    "pipeline/kernels/windows.py",
     "pipeline/model/config.py",
     "pipeline/model/layers.py",
     "pipeline/model/temporal.py",
