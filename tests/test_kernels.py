@@ -1,5 +1,7 @@
 """Kernels against their definitions: outputs and every gradient, both measured from float64."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.kernels import Impl
+from pipeline.kernels.gather import gather
+from pipeline.kernels.head import frame_logits, visual_prompt
 from pipeline.kernels.windows import (
     Factors,
     normalised_factors,
@@ -58,7 +62,8 @@ def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 def strided(x: Tensor) -> Tensor:
     """The same values with gaps between them, the axes stored in reverse."""
-    wide = torch.full((*x.shape[::-1], 2), float("nan"), dtype=x.dtype, device=x.device)
+    gap = float("nan") if x.is_floating_point() else -1
+    wide = torch.full((*x.shape[::-1], 2), gap, dtype=x.dtype, device=x.device)
     view = wide[..., 0].permute(*reversed(range(x.ndim)))
     return view.copy_(x)
 
@@ -156,3 +161,93 @@ def test_window_attention_equals_attention_to_copied_windows(
         results.append([out, *gradients])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+# T, D, K
+HEADS = [(1, 24, 7), (4, 40, 11), (15, 20, 7), (16, 64, 11), (17, 72, 7), (32, 130, 17)]
+
+
+@pytest.mark.parametrize(("T", "D", "K"), HEADS)
+def test_visual_prompt_and_its_weights_equal_their_definition(
+    T: int, D: int, K: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    inputs = [x.to(device, dtype) for x in drawn((R, B, T, D), (R, K, D))]
+    check(lambda x, impl: visual_prompt(*x, 0.1, impl), inputs)
+
+
+@pytest.mark.parametrize("videos", [1, B])
+@pytest.mark.parametrize(("T", "D", "K"), HEADS)
+def test_frame_logits_equal_their_definition(
+    T: int, D: int, K: int, videos: int, dtype: torch.dtype, device: torch.device
+) -> None:
+    inputs = [x.to(device, dtype) for x in drawn((R, B, T, D), (R, videos, K, D))]
+    check(lambda x, impl: [frame_logits(*x, 0.1, impl)], inputs)
+
+
+def test_visual_prompt_and_frame_logits_read_tensors_with_gaps(device: torch.device) -> None:
+    inputs = [strided(x.to(device)) for x in drawn((R, B, 16, 24), (R, 7, 24))]
+    check(lambda x, impl: visual_prompt(*x, 0.1, impl), inputs)
+    inputs = [strided(x.to(device)) for x in drawn((R, B, 16, 24), (R, B, 7, 24))]
+    check(lambda x, impl: [frame_logits(*x, 0.1, impl)], inputs)
+
+
+def test_a_frame_of_zeros_has_cosine_zero(device: torch.device) -> None:
+    instances, fine = (x.to(device) for x in drawn((1, 1, 4, 24), (1, 7, 24)))
+    instances[0, 0, 1] = 0
+    labels = fine[:, None]
+    assert (frame_logits(instances, labels, 0.1, "triton")[0, 0, 1] == 0).all()
+    prompts, weights = visual_prompt(instances, fine, 0.1, "triton")
+    expected = visual_prompt(instances, fine, 0.1, "definition")
+    torch.testing.assert_close((prompts, weights), expected)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize(("T", "D"), [(1, 24), (15, 40), (16, 512)])
+def test_gather_takes_views_of_videos(
+    T: int, D: int, gaps: bool, dtype: torch.dtype, device: torch.device
+) -> None:
+    features = drawn((5, 3, T, D))[0].to(device, torch.float16)
+    video, view = torch.tensor([[4, 0, 2], [1, 1, 3]]), torch.tensor([[0, 2, 1], [2, 0, 0]])
+    expected = features[video.to(device), view.to(device)].to(dtype)
+    if gaps:
+        features, video, view = strided(features), strided(video), strided(view)
+    with nan_in_new_memory():
+        out = gather(features, video.to(device), view.to(device), dtype, "triton")
+    assert out.dtype == dtype
+    # Triton's interpreter truncates to bfloat16 where a GPU rounds.
+    rtol = 2**-7 if device.type == "cpu" and dtype == torch.bfloat16 else 0
+    torch.testing.assert_close(out, expected, rtol=rtol, atol=0)
+    assert torch.equal(gather(features, video.to(device), view.to(device), dtype), expected)
+
+
+def test_gather_gives_nan_for_a_video_or_view_that_does_not_exist(device: torch.device) -> None:
+    features = torch.zeros(5, 3, 4, 24, dtype=torch.float16, device=device)
+    video, view = torch.tensor([[4, 5, -1, 4, 4]]), torch.tensor([[2, 0, 0, 3, -1]])
+    out = gather(features, video.to(device), view.to(device), impl="triton")
+    assert out[0].isnan().all(dim=(1, 2)).tolist() == [False, True, True, True, True]
+    assert not out[0, 0].isnan().any()
+
+
+def test_triton_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    instances, labels = drawn((1, 1, 4, 8), (1, 1, 7, 8))
+    with pytest.raises(ValueError, match=r"got torch\.float64 .* expected torch\.float32 or"):
+        frame_logits(instances.double(), labels.double(), 0.1, "triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match=r"on cpu; expected .* on a CUDA device"):
+        frame_logits(instances, labels, 0.1, "triton")
+
+
+def test_the_model_runs_on_a_cpu_without_triton() -> None:
+    script = (
+        "import sys; sys.modules['triton'] = None\n"
+        "import torch\n"
+        "from pipeline.model.config import TemporalConfig\n"
+        "from pipeline.model.temporal import TemporalNetwork\n"
+        "from pipeline.model.tgdfer import TGDFER\n"
+        "network = TemporalNetwork([torch.Generator()], 16, 8, TemporalConfig())\n"
+        "print(network(torch.ones(1, 1, 16, 8)).isfinite().all())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "tensor(True)\n"

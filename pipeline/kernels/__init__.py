@@ -1,7 +1,7 @@
 """GPU kernels, each beside its definition in plain PyTorch, which the CPU runs.
 
-The data choose: ``auto`` takes the Triton kernel for float32 and bfloat16 on a CUDA device and the
-definition for everything else. Kernels compute in float32 whatever they read and write.
+The data choose: ``auto`` takes the Triton kernel for data on a CUDA device in a type that it reads
+(float64 it does not), and the definition for everything else. Kernels compute in float32.
 """
 
 import os
@@ -13,17 +13,21 @@ from torch import Tensor
 Impl = Literal["auto", "definition", "triton"]
 
 
-def runs_triton(impl: Impl, data: Tensor) -> bool:
-    """Whether ``data`` go through the Triton kernel.
+def runs_triton(
+    impl: Impl, data: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+) -> bool:
+    """Whether ``data`` go through the Triton kernel, which reads ``dtypes``.
 
     Raises ValueError where ``triton`` is asked for and cannot run.
     """
+    readable = data.dtype in dtypes
+    if impl == "auto":
+        return data.is_cuda and readable
     # Triton's interpreter runs kernels on the CPU, for tests.
-    device = data.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    dtype = data.dtype in (torch.float32, torch.bfloat16)
-    if impl == "triton" and not (device and dtype):
+    at_hand = data.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if impl == "triton" and not (at_hand and readable):
         raise ValueError(
-            f"impl='triton' got {data.dtype} on {data.device}; expected float32 or bfloat16 on a "
-            "CUDA device; choose impl='auto' or 'definition'"
+            f"impl='triton' got {data.dtype} on {data.device}; expected "
+            f"{' or '.join(map(str, dtypes))} on a CUDA device, or impl='auto'"
         )
-    return impl == "triton" or (impl == "auto" and data.is_cuda and dtype)
+    return impl == "triton"
