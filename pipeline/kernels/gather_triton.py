@@ -16,7 +16,9 @@ def gathered(
     out = features_NVTD.new_empty(R, B, T, D, dtype=dtype)
     index = video_RB.contiguous(), view_RB.contiguous()
     grid = R * B, triton.cdiv(T * D, BLOCK)
-    _gather[grid](features_NVTD, *index, out, *features_NVTD.stride(), N, V, T * D, D, BLOCK)
+    strides = features_NVTD.stride()
+    with torch.cuda.device_of(out):
+        _gather[grid](features_NVTD, *index, out, *strides, N, V, T * D, D, BLOCK)
     return out
 
 

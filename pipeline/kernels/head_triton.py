@@ -27,7 +27,8 @@ class FrameLogits(torch.autograd.Function):
         ctx.temperature = temperature
         (R, B, T, _), K = x.shape, labels.shape[2]
         logits = x.new_empty(R, B, T, K)
-        _logits_forward[(R * B,)](x, labels, logits, temperature, **_sizes(x, labels))
+        with torch.cuda.device_of(x):
+            _logits_forward[(R * B,)](x, labels, logits, temperature, **_sizes(x, labels))
         return logits
 
     @staticmethod
@@ -37,7 +38,8 @@ class FrameLogits(torch.autograd.Function):
         grads = torch.empty_like(x), torch.empty_like(labels)
         inputs = x, labels, grad_logits.contiguous()
         R, B = x.shape[:2]
-        _logits_backward[(R * B,)](*inputs, *grads, ctx.temperature, **_sizes(x, labels))
+        with torch.cuda.device_of(x):
+            _logits_backward[(R * B,)](*inputs, *grads, ctx.temperature, **_sizes(x, labels))
         return *grads, None
 
 
@@ -53,7 +55,8 @@ class VisualPrompt(torch.autograd.Function):
         ctx.temperature = temperature
         (R, B, T, D), K = x.shape, fine.shape[1]
         prompts, weights = x.new_empty(R, B, K, D), x.new_empty(R, B, T, K)
-        _prompt_forward[(R * B,)](x, fine, prompts, weights, temperature, B, **_sizes(x, fine))
+        with torch.cuda.device_of(x):
+            _prompt_forward[(R * B,)](x, fine, prompts, weights, temperature, B, **_sizes(x, fine))
         return prompts, weights
 
     @staticmethod
@@ -66,7 +69,8 @@ class VisualPrompt(torch.autograd.Function):
         grad_fine = x.new_empty(R, B, K, D, dtype=torch.float32)
         inputs = x, fine, grad_prompts.contiguous(), grad_weights.contiguous()
         sizes = _sizes(x, fine)
-        _prompt_backward[(R * B,)](*inputs, grad_x, grad_fine, ctx.temperature, B, **sizes)
+        with torch.cuda.device_of(x):
+            _prompt_backward[(R * B,)](*inputs, grad_x, grad_fine, ctx.temperature, B, **sizes)
         return grad_x, grad_fine.sum(1).to(fine.dtype), None
 
 

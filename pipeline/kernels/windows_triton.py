@@ -29,7 +29,8 @@ class WindowAttention(torch.autograd.Function):
         R, B, _, E = frames_RBTE.shape
         out = frames_RBTE.new_empty(R, B, sizes["N"], sizes["W"], E // 3)
         groups = triton.cdiv(sizes["N"], sizes["M"] // sizes["W"])
-        _forward[R * B, heads, groups](*factors, out, B, **sizes)
+        with torch.cuda.device_of(out):
+            _forward[R * B, heads, groups](*factors, out, B, **sizes)
         return out
 
     @staticmethod
@@ -47,7 +48,8 @@ class WindowAttention(torch.autograd.Function):
         inputs = (frames, places, scale, bias, grad_out.contiguous())
         outputs = (grad_frames, places_and_bias, grad_scale)
         # Loading the next windows ahead would cost registers and shared memory, and they are few.
-        _backward[R * B, ctx.heads, blocks](*inputs, *outputs, B, **sizes, num_stages=1)
+        with torch.cuda.device_of(frames):
+            _backward[R * B, ctx.heads, blocks](*inputs, *outputs, B, **sizes, num_stages=1)
         summed = places_and_bias.sum(1)
         return (
             grad_frames,
