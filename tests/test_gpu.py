@@ -1,6 +1,5 @@
 """The same training on a GPU and on the CPU; ``make test-gpu``."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +9,6 @@ from material import random_store
 
 from pipeline.train.config import Run, load_method
 from pipeline.train.stack import load_training_data, train_stack
-
-
-@pytest.fixture
-def gpu() -> torch.device:
-    """A GPU; without one the test is skipped, or fails where TGDFER_REQUIRE_GPU=1 promises one."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if os.environ.get("TGDFER_REQUIRE_GPU") == "1":
-        pytest.fail("TGDFER_REQUIRE_GPU=1, but PyTorch finds no GPU")
-    pytest.skip("no GPU")
 
 
 @pytest.mark.gpu

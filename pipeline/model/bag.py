@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from pipeline.kernels.head import frame_logits
 from pipeline.model.config import LabelConfig
-from pipeline.model.label import cosine
 from pipeline.model.layers import Linear
 
 
@@ -38,7 +38,7 @@ class BagPooling(nn.Module):
         config, frames = self.config, frame_logits_RBTK.shape[2]
         if config.pooling == "mean_feature":
             mean_RB1D = instances_RBTD.mean(dim=2, keepdim=True)
-            return cosine(mean_RB1D, labels_RBKD)[:, :, 0] / config.temperature
+            return frame_logits(mean_RB1D, labels_RBKD, config.temperature)[:, :, 0]
         if config.pooling == "mean_probability":
             return frame_logits_RBTK.log_softmax(3).logsumexp(2) - math.log(frames)
         if config.pooling == "top_k":

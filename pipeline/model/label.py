@@ -3,29 +3,27 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from pipeline.kernels.head import cosine, visual_prompt, weighted_sum
 from pipeline.model.config import LabelConfig
 from pipeline.model.layers import Linear
 from pipeline.model.prompts import Prompts
 
 
-def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosines of the rows of a [..., M, D] and b [..., N, D]: [..., M, N]."""
-    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2)
-
-
-def attend(instances_RBTD: Tensor, fine_RKD: Tensor, config: LabelConfig) -> Tensor:
-    """A_I [R, B, T, K] (eq. 8): how much each frame counts in each class's visual prompt.
+def look(instances_RBTD: Tensor, fine_RKD: Tensor, config: LabelConfig) -> tuple[Tensor, Tensor]:
+    """Visual prompts V [R, B, K, D] (eq. 7) and A_I [R, B, T, K] (eq. 8), how much frames count.
 
     a_tk = softmax_t(cos(x_t, fine_k) / tau), or the cosine itself where ``weighting`` is linear.
-    A shared prompt takes the mean of the cosines over classes.
+    A shared prompt takes the mean of the cosines over classes. V_k = normalise(sum_t a_tk x_t).
     """
+    if config.weighting == "softmax" and config.scope == "per_class":
+        return visual_prompt(instances_RBTD, fine_RKD, config.temperature)
     scores_RBTK = cosine(instances_RBTD, fine_RKD[:, None]) / config.temperature
     if config.scope == "shared":
         scores_RBTK = scores_RBTK.mean(dim=3, keepdim=True).expand_as(scores_RBTK)
-    return scores_RBTK.softmax(dim=2) if config.weighting == "softmax" else scores_RBTK
+    weights_RBTK = scores_RBTK.softmax(dim=2) if config.weighting == "softmax" else scores_RBTK
+    return weighted_sum(instances_RBTD, weights_RBTK), weights_RBTK
 
 
 class LabelHead(nn.Module):
@@ -53,8 +51,8 @@ class LabelHead(nn.Module):
         attention_RBTK = None
         enriched = fine_RKD[:, None]
         if self.config.visual_prompt != "none":
-            attention_RBTK = attend(instances_RBTD, fine_RKD, self.config)
-            enriched = self._enrich(attention_RBTK, instances_RBTD, fine, fine_RKD)
+            visual_RBKD, attention_RBTK = look(instances_RBTD, fine_RKD, self.config)
+            enriched = self._enrich(visual_RBKD, fine, fine_RKD)
         return self._fuse(enriched, coarse), attention_RBTK
 
     def _fuse(self, enriched: Tensor, coarse: Prompts) -> Tensor:
@@ -65,11 +63,7 @@ class LabelHead(nn.Module):
         labels_RBKD: Tensor = self.down(hidden) + coarse()[:, None]
         return labels_RBKD
 
-    def _enrich(
-        self, attention_RBTK: Tensor, instances_RBTD: Tensor, fine: Prompts, fine_RKD: Tensor
-    ) -> Tensor:
-        # V_k = normalise(sum_t a_tk x_t)  (eq. 7)
-        visual_RBKD = F.normalize(attention_RBTK.transpose(-1, -2) @ instances_RBTD, dim=-1)
+    def _enrich(self, visual_RBKD: Tensor, fine: Prompts, fine_RKD: Tensor) -> Tensor:
         if self.config.visual_prompt == "add":
             return fine_RKD[:, None] + visual_RBKD
         if self.config.visual_prompt == "prepend":

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from pipeline.kernels.windows import Factors, normalised_factors, projected_factors
+
 
 def per_run(generators: Sequence[Generator], draw: Callable[[Generator], Tensor]) -> nn.Parameter:
     """One parameter [R, ...] from one draw per run."""
@@ -84,10 +86,22 @@ class TransformerLayer(nn.Module):
         self.down = Linear(generators, hidden, size)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.after_heads(x, self._heads(self.norm_attention(x) if self.norm == "pre" else x))
+
+    def factors(self, x_RBTD: Tensor, places_RwD: Tensor) -> Factors:
+        """What the heads read of x_t + p_j, for all frames t and places j."""
+        weight_RDE, bias_RE = self.qkv.weight_RIO, self.qkv.bias_RO
+        if self.norm == "post":
+            return projected_factors(x_RBTD, places_RwD, weight_RDE, bias_RE)
+        gain_RD, shift_RD = self.norm_attention.weight_RD, self.norm_attention.bias_RD
+        return normalised_factors(x_RBTD, places_RwD, gain_RD, shift_RD, weight_RDE, bias_RE)
+
+    def after_heads(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The rest of the layer, from its input and what its heads mixed, both [..., D]."""
+        x = x + self.out(mixed)
         if self.norm == "pre":
-            x = x + self._attention(self.norm_attention(x))
             return x + self._mlp(self.norm_mlp(x))
-        x = self.norm_attention(x + self._attention(x))
+        x = self.norm_attention(x)
         normed: Tensor = self.norm_mlp(x + self._mlp(x))
         return normed
 
@@ -95,10 +109,8 @@ class TransformerLayer(nn.Module):
         hidden: Tensor = self.down(F.gelu(self.up(x)))
         return hidden
 
-    def _attention(self, x: Tensor) -> Tensor:
+    def _heads(self, x: Tensor) -> Tensor:
         R, S, L, D = x.shape
         qkv = self.qkv(x).view(R * S, L, 3, self.heads, D // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [R*S, H, L, D/H]
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(R, S, L, D)
-        projected: Tensor = self.out(mixed)
-        return projected
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(R, S, L, D)

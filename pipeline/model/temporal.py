@@ -5,10 +5,12 @@ fully connected layer joins them.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
 
+from pipeline.kernels.windows import window_attention
 from pipeline.model.config import TemporalConfig
 from pipeline.model.layers import Linear, TransformerLayer, normal, per_run
 
@@ -21,31 +23,38 @@ class FineModule(nn.Module):
     A frame takes the average over the windows that hold it, or the output of the last of them.
     """
 
-    index_M: Tensor
     belongs_TM: Tensor
 
     def __init__(
         self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
     ) -> None:
         super().__init__()
-        starts, width = config.window_starts(frames), config.window
-        self.windows, self.width = len(starts), width
-        index_M = torch.tensor([start + j for start in starts for j in range(width)])
+        starts = config.window_starts(frames)
+        self.width, self.stride = config.window, config.stride
+        index_M = torch.tensor([start + j for start in starts for j in range(self.width)])
         belongs_TM = index_M == torch.arange(frames)[:, None]
         if config.merge == "last":
             later_TM = belongs_TM.flip(1).cumsum(1).flip(1)  # windows from here on that hold t
             belongs_TM &= later_TM == 1
-        self.register_buffer("index_M", index_M, persistent=False)
         self.register_buffer("belongs_TM", belongs_TM.float(), persistent=False)
         tables = 1 if config.positions == "shared" else len(starts)
-        self.positions_RNwD = per_run(generators, normal(tables, width, size, std=POSITION_STD))
+        self.positions_RNwD = per_run(
+            generators, normal(tables, self.width, size, std=POSITION_STD)
+        )
         self.layers = _layers(generators, size, config.fine_depth, config)
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
         R, B, _, D = x_RBTD.shape
-        windows = x_RBTD.index_select(2, self.index_M).view(R, B, self.windows, self.width, D)
-        windows = windows + self.positions_RNwD[:, None]
-        inside = self.layers(windows.view(R, B * self.windows, self.width, D))
+        windows = x_RBTD.unfold(2, self.width, self.stride).transpose(-1, -2)
+        windows = (windows + self.positions_RNwD[:, None]).flatten(1, 2)  # [R, B*N, w, D]
+        first = cast(TransformerLayer, self.layers[0])
+        if self.positions_RNwD.shape[1] == 1:
+            factors = first.factors(x_RBTD, self.positions_RNwD[:, 0])
+            mixed = window_attention(factors, self.stride, first.heads)
+            inside = first.after_heads(windows, mixed.flatten(1, 2))
+        else:
+            inside = first(windows)
+        inside = self.layers[1:](inside)
         summed = torch.matmul(self.belongs_TM, inside.view(R, B, -1, D))
         return summed / self.belongs_TM.sum(1, keepdim=True)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from torch import Generator, Tensor, nn
 
 from cache.errors import RefusedError
+from pipeline.kernels.head import frame_logits
 from pipeline.model.bag import BagPooling
 from pipeline.model.config import LabelConfig, PromptConfig, TemporalConfig
-from pipeline.model.label import LabelHead, cosine
+from pipeline.model.label import LabelHead
 from pipeline.model.prompts import ClassTexts, Prompts
 from pipeline.model.temporal import TemporalNetwork
 from pipeline.model.text_tower import TextTower
@@ -60,6 +61,6 @@ class TGDFER(nn.Module):
         """Features as the image encoder gives them (not normalised) -> Prediction."""
         instances_RBTD = self.temporal(features_RBTD)
         labels_RBKD, attention_RBTK = self.label(instances_RBTD, self.fine, self.coarse)
-        frame_logits_RBTK = cosine(instances_RBTD, labels_RBKD) / self.temperature
+        frame_logits_RBTK = frame_logits(instances_RBTD, labels_RBKD, self.temperature)
         logits_RBK = self.bag(instances_RBTD, labels_RBKD, frame_logits_RBTK)
         return Prediction(logits_RBK, frame_logits_RBTK, attention_RBTK)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.store import Store
-from pipeline.model.label import cosine
+from pipeline.kernels.head import cosine
 from pipeline.model.prompts import class_texts
 from pipeline.model.text_tower import load_text_tower
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.store import Store
+from pipeline.kernels.gather import gather
 from pipeline.model.prompts import class_texts
 from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.model.tgdfer import TGDFER
@@ -64,7 +65,7 @@ class CachedFeatures:
         return self.features_NVTD.shape[1]
 
     def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
-        return self.features_NVTD[video_RB, view_RB].float()
+        return gather(self.features_NVTD, video_RB, view_RB)
 
     def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
         pass

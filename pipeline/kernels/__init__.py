@@ -1,0 +1,33 @@
+"""GPU kernels, each beside its definition in plain PyTorch, which the CPU runs.
+
+The data choose: ``auto`` takes the Triton kernel for data on a CUDA device in a type that it reads
+(float64 it does not), and the definition for everything else. Kernels compute in float32.
+"""
+
+import os
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Impl = Literal["auto", "definition", "triton"]
+
+
+def runs_triton(
+    impl: Impl, data: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
+) -> bool:
+    """Whether ``data`` go through the Triton kernel, which reads ``dtypes``.
+
+    Raises ValueError where ``triton`` is asked for and cannot run.
+    """
+    readable = data.dtype in dtypes
+    if impl == "auto":
+        return data.is_cuda and readable
+    # Triton's interpreter runs kernels on the CPU, for tests.
+    at_hand = data.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if impl == "triton" and not (at_hand and readable):
+        raise ValueError(
+            f"impl='triton' got {data.dtype} on {data.device}; expected "
+            f"{' or '.join(map(str, dtypes))} on a CUDA device, or impl='auto'"
+        )
+    return impl == "triton"

@@ -1,0 +1,43 @@
+"""Cosines of frames with class texts, and the visual prompt that they weigh (eqs. 7-8, 11)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.kernels import Impl, runs_triton
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines of the rows of a [..., M, D] and b [..., N, D]: [..., M, N]."""
+    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2)
+
+
+def weighted_sum(instances_RBTD: Tensor, weights_RBTK: Tensor) -> Tensor:
+    """V_k = normalise(sum_t a_tk x_t), [R, B, K, D]."""
+    return F.normalize(weights_RBTK.transpose(-1, -2) @ instances_RBTD, dim=-1)
+
+
+def frame_logits(
+    instances_RBTD: Tensor, labels_RBKD: Tensor, temperature: float, impl: Impl = "auto"
+) -> Tensor:
+    """cos(x_t, label_k) / tau, [R, B, T, K]; B of the labels may be 1."""
+    if runs_triton(impl, instances_RBTD):
+        from pipeline.kernels.head_triton import FrameLogits
+
+        labels_RBKD = labels_RBKD.expand(-1, instances_RBTD.shape[1], -1, -1)
+        return FrameLogits.apply(instances_RBTD, labels_RBKD, temperature)
+    return cosine(instances_RBTD, labels_RBKD) / temperature
+
+
+def visual_prompt(
+    instances_RBTD: Tensor, fine_RKD: Tensor, temperature: float, impl: Impl = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Visual prompt V [R, B, K, D] of every class and its frame weights a [R, B, T, K].
+
+    a_tk = softmax_t(cos(x_t, fine_k) / tau), V_k = normalise(sum_t a_tk x_t).
+    """
+    if runs_triton(impl, instances_RBTD):
+        from pipeline.kernels.head_triton import VisualPrompt
+
+        return VisualPrompt.apply(instances_RBTD, fine_RKD, temperature)
+    weights_RBTK = (cosine(instances_RBTD, fine_RKD[:, None]) / temperature).softmax(dim=2)
+    return weighted_sum(instances_RBTD, weights_RBTK), weights_RBTK
