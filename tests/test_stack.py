@@ -74,6 +74,17 @@ def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_and_selecti
     check_equal_alone(data, [run("1", 0, *own) for own in settings])
 
 
+def test_products_in_bfloat16_keep_parameters_logits_and_the_curve(data: TrainingData) -> None:
+    runs = [run("3", 0, f"optimiser.precision={kind}") for kind in ("fp32", "bf16")]
+    whole, half = (train_stack(data, [one])[0] for one in runs)
+    assert all(value.dtype == torch.float32 for value in half.state.values())
+    assert half.predicted.logits_NK.dtype == np.float32
+    for ours, theirs in zip(half.epochs, whole.epochs, strict=True):
+        assert ours["train_loss"] != theirs["train_loss"]
+        # tau = 0.01 makes large logits of small differences.
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.02, abs=0.1)
+
+
 def test_stack_goes_on_from_its_states_as_if_nothing_had_happened(data: TrainingData) -> None:
     rules = ("last", "best_on_test", "best_on_val")
     settings = ["optimiser.epochs=5", "selection.validation_share=0.25"]

@@ -1,5 +1,6 @@
 """Cosines of frames with class texts, and the visual prompt that they weigh (eqs. 7-8, 11)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -8,7 +9,9 @@ from pipeline.kernels import Impl, runs_triton
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosines of the rows of a [..., M, D] and b [..., N, D]: [..., M, N]."""
-    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2)
+    # Divided by tau = 0.01, what bfloat16 would round a cosine by is half a logit.
+    with torch.autocast(a.device.type, enabled=False):
+        return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2)
 
 
 def weighted_sum(instances_RBTD: Tensor, weights_RBTK: Tensor) -> Tensor:

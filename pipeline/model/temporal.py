@@ -97,6 +97,7 @@ class TemporalNetwork(nn.Module):
         if self.join is None:
             return x_RBTD
         joined: Tensor = self.join(torch.cat([branch(x_RBTD) for branch in self.branches], -1))
+        joined = joined.to(x_RBTD.dtype)  # where products are in bfloat16, cosines are not
         return joined + x_RBTD if self.residual else joined
 
 

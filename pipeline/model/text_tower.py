@@ -41,9 +41,11 @@ class TextTower(nn.Module):
         x_RKW = tower.ln_final(x[:, packing.end_K])
         projection = tower.text_projection
         if isinstance(projection, nn.Linear):
-            features: Tensor = projection(x_RKW)
-            return features
-        return x_RKW if projection is None else x_RKW @ projection
+            x_RKW = projection(x_RKW)
+        elif projection is not None:
+            x_RKW = x_RKW @ projection
+        features: Tensor = x_RKW.to(embedded_RLW.dtype)
+        return features
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Plain texts -> features [K, D], not normalised."""

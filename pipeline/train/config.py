@@ -34,6 +34,9 @@ class OptimiserConfig(Settings):
     micro_batch: int = Field(
         0, ge=0, description="videos whose gradients are computed at once; 0: the whole batch"
     )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of matrix products in training; auto: bf16 on a GPU, else fp32"
+    )
     lr_encoder: float = Field(
         0.0, ge=0, description="image encoder; 0: frozen. Above 0 only with --no-cached"
     )

@@ -7,6 +7,7 @@ axis, and one batch of R x B videos a step.
 
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -253,7 +254,7 @@ class Stack:
                 features_RBTD = self.data.features(part.video_RB, part.view_RB)
                 if coming:
                     self.data.features.prepare(coming.video_RB, coming.view_RB)
-            with stage("forward"):
+            with stage("forward"), self._products():
                 logits_RBK = self.model(features_RBTD).logits_RBK
                 labels_RB = self.data.labels_N[part.video_RB]
                 loss_RB = cross_entropy(logits_RBK, labels_RB, self._smoothing_R)
@@ -282,6 +283,13 @@ class Stack:
             total_R += self._step(batch, factor_R, following)
             count_R += batch.weight_RB.sum(1)
         return (total_R / count_R).cpu()
+
+    def _products(self) -> AbstractContextManager[object]:
+        """Matrix products in bfloat16 where that is asked for; parameters stay in float32."""
+        kind, precision = self.data.device.type, self._config.precision
+        lower = precision == "bf16" or (precision == "auto" and kind == "cuda")
+        # Nothing is cached: every weight is used once, and a captured graph must cast it anew.
+        return torch.autocast(kind, torch.bfloat16, enabled=lower, cache_enabled=False)
 
     def _views(self, config: OptimiserConfig) -> int:
         if not config.augment:
