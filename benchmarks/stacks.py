@@ -140,13 +140,14 @@ def _kernels(data: TrainingData) -> dict[str, dict[str, float]]:
         randn(R, B, T, 3 * D), randn(R, w, 3 * D), randn(R, B, T, w), randn(R, 3 * D)
     )
     instances, fine, labels = randn(R, B, T, D), randn(R, K, D), randn(R, B, K, D)
+    tau_R = torch.full((R,), 0.01, device=data.device)
     assert isinstance(data.features, CachedFeatures)
     features = data.features.features_NVTD
     video_RB = torch.randint(0, len(features), (R, B), device=data.device)
     calls: dict[str, tuple[Callable[..., Any], tuple[Any, ...], Any]] = {
         "windows": (windows.window_attention, (factors, 1, heads), factors),
-        "visual prompt": (head.visual_prompt, (instances, fine, 0.01), (instances, fine)),
-        "frame logits": (head.frame_logits, (instances, labels, 0.01), (instances, labels)),
+        "visual prompt": (head.visual_prompt, (instances, fine, tau_R), (instances, fine)),
+        "frame logits": (head.frame_logits, (instances, labels, tau_R), (instances, labels)),
         "gather": (gather.gather, (features, video_RB, video_RB * 0), ()),
     }
     report = {}

@@ -163,6 +163,11 @@ def test_window_attention_equals_attention_to_copied_windows(
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+def taus(device: torch.device) -> Tensor:
+    """A temperature for each of R runs."""
+    return torch.tensor([0.1, 0.3], dtype=torch.float64, device=device)
+
+
 # T, D, K
 HEADS = [(1, 24, 7), (4, 40, 11), (15, 20, 7), (16, 64, 11), (17, 72, 7), (32, 130, 17)]
 
@@ -172,7 +177,7 @@ def test_visual_prompt_and_its_weights_equal_their_definition(
     T: int, D: int, K: int, dtype: torch.dtype, device: torch.device
 ) -> None:
     inputs = [x.to(device, dtype) for x in drawn((R, B, T, D), (R, K, D))]
-    check(lambda x, impl: visual_prompt(*x, 0.1, impl), inputs)
+    check(lambda x, impl: visual_prompt(*x, taus(device), impl), inputs)
 
 
 @pytest.mark.parametrize("videos", [1, B])
@@ -181,23 +186,23 @@ def test_frame_logits_equal_their_definition(
     T: int, D: int, K: int, videos: int, dtype: torch.dtype, device: torch.device
 ) -> None:
     inputs = [x.to(device, dtype) for x in drawn((R, B, T, D), (R, videos, K, D))]
-    check(lambda x, impl: [frame_logits(*x, 0.1, impl)], inputs)
+    check(lambda x, impl: [frame_logits(*x, taus(device), impl)], inputs)
 
 
 def test_visual_prompt_and_frame_logits_read_tensors_with_gaps(device: torch.device) -> None:
     inputs = [strided(x.to(device)) for x in drawn((R, B, 16, 24), (R, 7, 24))]
-    check(lambda x, impl: visual_prompt(*x, 0.1, impl), inputs)
+    check(lambda x, impl: visual_prompt(*x, taus(device), impl), inputs)
     inputs = [strided(x.to(device)) for x in drawn((R, B, 16, 24), (R, B, 7, 24))]
-    check(lambda x, impl: [frame_logits(*x, 0.1, impl)], inputs)
+    check(lambda x, impl: [frame_logits(*x, taus(device), impl)], inputs)
 
 
 def test_a_frame_of_zeros_has_cosine_zero(device: torch.device) -> None:
     instances, fine = (x.to(device) for x in drawn((1, 1, 4, 24), (1, 7, 24)))
     instances[0, 0, 1] = 0
     labels = fine[:, None]
-    assert (frame_logits(instances, labels, 0.1, "triton")[0, 0, 1] == 0).all()
-    prompts, weights = visual_prompt(instances, fine, 0.1, "triton")
-    expected = visual_prompt(instances, fine, 0.1, "definition")
+    assert (frame_logits(instances, labels, taus(device)[:1], "triton")[0, 0, 1] == 0).all()
+    prompts, weights = visual_prompt(instances, fine, taus(device)[:1], "triton")
+    expected = visual_prompt(instances, fine, taus(device)[:1], "definition")
     torch.testing.assert_close((prompts, weights), expected)
 
 
@@ -230,11 +235,12 @@ def test_gather_gives_nan_for_a_video_or_view_that_does_not_exist(device: torch.
 
 def test_triton_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     instances, labels = drawn((1, 1, 4, 8), (1, 1, 7, 8))
+    tau = taus(torch.device("cpu"))[:1]
     with pytest.raises(ValueError, match=r"got torch\.float64 .* expected torch\.float32 or"):
-        frame_logits(instances.double(), labels.double(), 0.1, "triton")
+        frame_logits(instances.double(), labels.double(), tau, "triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match=r"on cpu; expected .* on a CUDA device"):
-        frame_logits(instances, labels, 0.1, "triton")
+        frame_logits(instances, labels, tau, "triton")
 
 
 def test_the_model_runs_on_a_cpu_without_triton() -> None:

@@ -59,7 +59,7 @@ def test_a_stack_of_five_folds_and_three_seeds_equals_fifteen_single_runs(
     check_equal_alone(data, runs)
 
 
-def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_and_selection(
+def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_selection_and_temperature(
     data: TrainingData,
 ) -> None:
     settings = [
@@ -70,6 +70,7 @@ def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_and_selecti
         ["optimiser.label_smoothing=0.3", "optimiser.augment=false"],
         ["optimiser.views=1", "selection.rule=best_on_test"],
         ["selection.rule=best_on_val", "selection.validation_share=0.25"],
+        ["label.temperature=0.07"],
     ]
     check_equal_alone(data, [run("1", 0, *own) for own in settings])
 
@@ -150,7 +151,7 @@ def test_schedule_shrinks_the_learning_rate_after_each_milestone(data: TrainingD
 def test_prompts_and_network_have_their_own_learning_rates(data: TrainingData) -> None:
     settings = ["optimiser.epochs=1", "optimiser.lr_prompts=1e-12", "optimiser.weight_decay=0"]
     (outcome,) = train_stack(data, [run("1", 0, *settings)])
-    start = build_model(data, outcome.run.method, [0])
+    start = build_model(data, [outcome.run])
     assert torch.allclose(outcome.state["fine.context_RCW"], start.fine.context_RCW[0], atol=1e-9)
     weight = start.temporal.join.weight_RIO[0]
     assert not torch.allclose(outcome.state["temporal.join.weight_RIO"], weight, atol=1e-3)

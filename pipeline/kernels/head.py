@@ -20,19 +20,20 @@ def weighted_sum(instances_RBTD: Tensor, weights_RBTK: Tensor) -> Tensor:
 
 
 def frame_logits(
-    instances_RBTD: Tensor, labels_RBKD: Tensor, temperature: float, impl: Impl = "auto"
+    instances_RBTD: Tensor, labels_RBKD: Tensor, temperature_R: Tensor, impl: Impl = "auto"
 ) -> Tensor:
     """cos(x_t, label_k) / tau, [R, B, T, K]; B of the labels may be 1."""
     if runs_triton(impl, instances_RBTD):
         from pipeline.kernels.head_triton import FrameLogits
 
         labels_RBKD = labels_RBKD.expand(-1, instances_RBTD.shape[1], -1, -1)
-        return FrameLogits.apply(instances_RBTD, labels_RBKD, temperature)
-    return cosine(instances_RBTD, labels_RBKD) / temperature
+        return FrameLogits.apply(instances_RBTD, labels_RBKD, temperature_R)
+    cosines_RBTK = cosine(instances_RBTD, labels_RBKD)
+    return cosines_RBTK / temperature_R.to(cosines_RBTK.dtype)[:, None, None, None]
 
 
 def visual_prompt(
-    instances_RBTD: Tensor, fine_RKD: Tensor, temperature: float, impl: Impl = "auto"
+    instances_RBTD: Tensor, fine_RKD: Tensor, temperature_R: Tensor, impl: Impl = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Visual prompt V [R, B, K, D] of every class and its frame weights a [R, B, T, K].
 
@@ -41,6 +42,6 @@ def visual_prompt(
     if runs_triton(impl, instances_RBTD):
         from pipeline.kernels.head_triton import VisualPrompt
 
-        return VisualPrompt.apply(instances_RBTD, fine_RKD, temperature)
-    weights_RBTK = (cosine(instances_RBTD, fine_RKD[:, None]) / temperature).softmax(dim=2)
+        return VisualPrompt.apply(instances_RBTD, fine_RKD, temperature_R)
+    weights_RBTK = frame_logits(instances_RBTD, fine_RKD[:, None], temperature_R, impl).softmax(2)
     return weighted_sum(instances_RBTD, weights_RBTK), weights_RBTK

@@ -20,26 +20,25 @@ class FrameLogits(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, instances_RBTD: Tensor, labels_RBKD: Tensor, temperature: float
+        ctx: Any, instances_RBTD: Tensor, labels_RBKD: Tensor, temperature_R: Tensor
     ) -> Tensor:
         x, labels = instances_RBTD.contiguous(), labels_RBKD.contiguous()
-        ctx.save_for_backward(x, labels)
-        ctx.temperature = temperature
+        ctx.save_for_backward(x, labels, temperature_R)
         (R, B, T, _), K = x.shape, labels.shape[2]
         logits = x.new_empty(R, B, T, K)
         with torch.cuda.device_of(x):
-            _logits_forward[(R * B,)](x, labels, logits, temperature, **_sizes(x, labels))
+            _logits_forward[(R * B,)](x, labels, logits, temperature_R, B, **_sizes(x, labels))
         return logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logits: Tensor) -> tuple[Tensor | None, ...]:
-        x, labels = ctx.saved_tensors
+        x, labels, temperature_R = ctx.saved_tensors
         grads = torch.empty_like(x), torch.empty_like(labels)
         inputs = x, labels, grad_logits.contiguous()
         R, B = x.shape[:2]
         with torch.cuda.device_of(x):
-            _logits_backward[(R * B,)](*inputs, *grads, ctx.temperature, **_sizes(x, labels))
+            _logits_backward[(R * B,)](*inputs, *grads, temperature_R, B, **_sizes(x, labels))
         return *grads, None
 
 
@@ -48,21 +47,21 @@ class VisualPrompt(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, instances_RBTD: Tensor, fine_RKD: Tensor, temperature: float
+        ctx: Any, instances_RBTD: Tensor, fine_RKD: Tensor, temperature_R: Tensor
     ) -> tuple[Tensor, Tensor]:
         x, fine = instances_RBTD.contiguous(), fine_RKD.contiguous()
-        ctx.save_for_backward(x, fine)
-        ctx.temperature = temperature
+        ctx.save_for_backward(x, fine, temperature_R)
         (R, B, T, D), K = x.shape, fine.shape[1]
         prompts, weights = x.new_empty(R, B, K, D), x.new_empty(R, B, T, K)
         with torch.cuda.device_of(x):
-            _prompt_forward[(R * B,)](x, fine, prompts, weights, temperature, B, **_sizes(x, fine))
+            outputs = prompts, weights
+            _prompt_forward[(R * B,)](x, fine, *outputs, temperature_R, B, **_sizes(x, fine))
         return prompts, weights
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_prompts: Tensor, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
-        x, fine = ctx.saved_tensors
+        x, fine, temperature_R = ctx.saved_tensors
         (R, B, _, D), K = x.shape, fine.shape[1]
         grad_x = torch.empty_like(x)
         # Every video writes its part of the texts' gradient, added here in a fixed order.
@@ -70,7 +69,7 @@ class VisualPrompt(torch.autograd.Function):
         inputs = x, fine, grad_prompts.contiguous(), grad_weights.contiguous()
         sizes = _sizes(x, fine)
         with torch.cuda.device_of(x):
-            _prompt_backward[(R * B,)](*inputs, grad_x, grad_fine, ctx.temperature, B, **sizes)
+            _prompt_backward[(R * B,)](*inputs, grad_x, grad_fine, temperature_R, B, **sizes)
         return grad_x, grad_fine.sum(1).to(fine.dtype), None
 
 
@@ -92,7 +91,8 @@ def _logits_forward(
     x_ptr,
     labels_ptr,
     logits_ptr,
-    temperature,
+    temperature_ptr,
+    B,
     T: tl.constexpr,
     K: tl.constexpr,
     D: tl.constexpr,
@@ -102,6 +102,7 @@ def _logits_forward(
 ):
     # One program: the logits of all frames of one video.
     video = tl.program_id(0).to(tl.int64)
+    temperature = tl.load(temperature_ptr + video // B).to(tl.float32)
     x_ptr += video * T * D
     labels_ptr += video * K * D
     cosines, _, _ = _cosines(x_ptr, labels_ptr, T, K, D, T_TILE, K_TILE, D_TILE)
@@ -115,7 +116,8 @@ def _logits_backward(
     grad_logits_ptr,
     grad_x_ptr,
     grad_labels_ptr,
-    temperature,
+    temperature_ptr,
+    B,
     T: tl.constexpr,
     K: tl.constexpr,
     D: tl.constexpr,
@@ -125,6 +127,7 @@ def _logits_backward(
 ):
     # One program: the gradients of all frames and labels of one video.
     video = tl.program_id(0).to(tl.int64)
+    temperature = tl.load(temperature_ptr + video // B).to(tl.float32)
     x_ptr += video * T * D
     labels_ptr += video * K * D
     cosines, x_length, label_length = _cosines(x_ptr, labels_ptr, T, K, D, T_TILE, K_TILE, D_TILE)
@@ -143,7 +146,7 @@ def _prompt_forward(
     fine_ptr,
     prompts_ptr,
     weights_ptr,
-    temperature,
+    temperature_ptr,
     B,
     T: tl.constexpr,
     K: tl.constexpr,
@@ -154,6 +157,7 @@ def _prompt_forward(
 ):
     # One program: the visual prompts of all classes for one video.
     video = tl.program_id(0).to(tl.int64)
+    temperature = tl.load(temperature_ptr + video // B).to(tl.float32)
     x_ptr += video * T * D
     fine_ptr += video // B * K * D
     cosines, _, _ = _cosines(x_ptr, fine_ptr, T, K, D, T_TILE, K_TILE, D_TILE)
@@ -179,7 +183,7 @@ def _prompt_backward(
     grad_weights_ptr,
     grad_x_ptr,
     grad_fine_ptr,
-    temperature,
+    temperature_ptr,
     B,
     T: tl.constexpr,
     K: tl.constexpr,
@@ -190,6 +194,7 @@ def _prompt_backward(
 ):
     # One program: the gradients of all frames of one video, and its part of those of the texts.
     video = tl.program_id(0).to(tl.int64)
+    temperature = tl.load(temperature_ptr + video // B).to(tl.float32)
     x_ptr += video * T * D
     fine_ptr += video // B * K * D
     grad_prompts_ptr += video * K * D

@@ -33,12 +33,16 @@ class BagPooling(nn.Module):
             self.score = Linear(generators, size // 4 or 1, 1)
 
     def forward(
-        self, instances_RBTD: Tensor, labels_RBKD: Tensor, frame_logits_RBTK: Tensor
+        self,
+        instances_RBTD: Tensor,
+        labels_RBKD: Tensor,
+        frame_logits_RBTK: Tensor,
+        temperature_R: Tensor,
     ) -> Tensor:
         config, frames = self.config, frame_logits_RBTK.shape[2]
         if config.pooling == "mean_feature":
             mean_RB1D = instances_RBTD.mean(dim=2, keepdim=True)
-            return frame_logits(mean_RB1D, labels_RBKD, config.temperature)[:, :, 0]
+            return frame_logits(mean_RB1D, labels_RBKD, temperature_R)[:, :, 0]
         if config.pooling == "mean_probability":
             return frame_logits_RBTK.log_softmax(3).logsumexp(2) - math.log(frames)
         if config.pooling == "top_k":

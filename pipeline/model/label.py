@@ -5,21 +5,23 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from pipeline.kernels.head import cosine, visual_prompt, weighted_sum
+from pipeline.kernels.head import frame_logits, visual_prompt, weighted_sum
 from pipeline.model.config import LabelConfig
 from pipeline.model.layers import Linear
 from pipeline.model.prompts import Prompts
 
 
-def look(instances_RBTD: Tensor, fine_RKD: Tensor, config: LabelConfig) -> tuple[Tensor, Tensor]:
+def look(
+    instances_RBTD: Tensor, fine_RKD: Tensor, temperature_R: Tensor, config: LabelConfig
+) -> tuple[Tensor, Tensor]:
     """Visual prompts V [R, B, K, D] (eq. 7) and A_I [R, B, T, K] (eq. 8), how much frames count.
 
     a_tk = softmax_t(cos(x_t, fine_k) / tau), or the cosine itself where ``weighting`` is linear.
     A shared prompt takes the mean of the cosines over classes. V_k = normalise(sum_t a_tk x_t).
     """
     if config.weighting == "softmax" and config.scope == "per_class":
-        return visual_prompt(instances_RBTD, fine_RKD, config.temperature)
-    scores_RBTK = cosine(instances_RBTD, fine_RKD[:, None]) / config.temperature
+        return visual_prompt(instances_RBTD, fine_RKD, temperature_R)
+    scores_RBTK = frame_logits(instances_RBTD, fine_RKD[:, None], temperature_R)
     if config.scope == "shared":
         scores_RBTK = scores_RBTK.mean(dim=3, keepdim=True).expand_as(scores_RBTK)
     weights_RBTK = scores_RBTK.softmax(dim=2) if config.weighting == "softmax" else scores_RBTK
@@ -44,14 +46,14 @@ class LabelHead(nn.Module):
         self.down = Linear(generators, 4 * size, size)
 
     def forward(
-        self, instances_RBTD: Tensor, fine: Prompts, coarse: Prompts
+        self, instances_RBTD: Tensor, fine: Prompts, coarse: Prompts, temperature_R: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """(labels [R, B, K, D], attention [R, B, T, K] or None without visual prompt)."""
         fine_RKD = fine().expand(len(instances_RBTD), -1, -1)
         attention_RBTK = None
         enriched = fine_RKD[:, None]
         if self.config.visual_prompt != "none":
-            visual_RBKD, attention_RBTK = look(instances_RBTD, fine_RKD, self.config)
+            visual_RBKD, attention_RBTK = look(instances_RBTD, fine_RKD, temperature_R, self.config)
             enriched = self._enrich(visual_RBKD, fine, fine_RKD)
         return self._fuse(enriched, coarse), attention_RBTK
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Generator, Tensor, nn
 
 from cache.errors import RefusedError
@@ -27,8 +28,11 @@ class Prediction:
 class TGDFER(nn.Module):
     """The method for R stacked runs; ``generators`` holds one random generator a run.
 
-    The frozen text tower is part of the module, but has no run axis and is never trained.
+    ``temperatures`` may give every run its own in place of ``label``'s. The frozen text tower is
+    part of the module, but has no run axis and is never trained.
     """
+
+    temperature_R: Tensor
 
     def __init__(
         self,
@@ -40,10 +44,14 @@ class TGDFER(nn.Module):
         temporal: TemporalConfig,
         prompts: PromptConfig,
         label: LabelConfig,
+        temperatures: Sequence[float] = (),
     ) -> None:
         super().__init__()
         fine, coarse = texts.of(prompts.fine_text), texts.of(prompts.coarse_text)
-        self.temperature = label.temperature
+        taus = temperatures or [label.temperature] * len(generators)
+        self.register_buffer(
+            "temperature_R", torch.tensor(taus, dtype=torch.float64), persistent=False
+        )
         self.temporal = TemporalNetwork(generators, frames, size, temporal)
         visual = label.visual_prompt == "prepend"
         if visual and tower.width != size:
@@ -60,7 +68,9 @@ class TGDFER(nn.Module):
     def forward(self, features_RBTD: Tensor) -> Prediction:
         """Features as the image encoder gives them (not normalised) -> Prediction."""
         instances_RBTD = self.temporal(features_RBTD)
-        labels_RBKD, attention_RBTK = self.label(instances_RBTD, self.fine, self.coarse)
-        frame_logits_RBTK = frame_logits(instances_RBTD, labels_RBKD, self.temperature)
-        logits_RBK = self.bag(instances_RBTD, labels_RBKD, frame_logits_RBTK)
+        labels_RBKD, attention_RBTK = self.label(
+            instances_RBTD, self.fine, self.coarse, self.temperature_R
+        )
+        frame_logits_RBTK = frame_logits(instances_RBTD, labels_RBKD, self.temperature_R)
+        logits_RBK = self.bag(instances_RBTD, labels_RBKD, frame_logits_RBTK, self.temperature_R)
         return Prediction(logits_RBK, frame_logits_RBTK, attention_RBTK)

@@ -137,6 +137,7 @@ _OF_A_RUN: dict[str, Any] = {
         "augment",
         "views",
     },
+    "label": {"temperature"},
     "selection": True,
     "store": True,
 }

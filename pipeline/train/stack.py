@@ -25,7 +25,7 @@ from pipeline.model.tgdfer import TGDFER
 from pipeline.profile import stage
 from pipeline.report.metrics import confusion, uar, war
 from pipeline.train.batches import epoch_batches
-from pipeline.train.config import MethodConfig, OptimiserConfig, Run, stack_key
+from pipeline.train.config import OptimiserConfig, Run, stack_key
 from pipeline.train.selection import better, hold_out
 from pipeline.train.sgd import StackedSGD
 from pipeline.train.step import Batch, ReplayedStep, cross_entropy
@@ -124,11 +124,11 @@ def load_training_data(store: Store, device: torch.device) -> TrainingData:
     )
 
 
-def build_model(data: TrainingData, method: MethodConfig, seeds: Sequence[int]) -> TGDFER:
-    """The network of R runs, run r drawn from ``seeds[r]``."""
-    store = data.store
+def build_model(data: TrainingData, runs: Sequence[Run]) -> TGDFER:
+    """The network of R runs, each drawn from its own seed."""
+    store, method = data.store, runs[0].method
     return TGDFER(
-        [torch.Generator().manual_seed(seed) for seed in seeds],
+        [torch.Generator().manual_seed(run.seed) for run in runs],
         data.tower,
         class_texts(store.classes),
         store.frames,
@@ -136,6 +136,7 @@ def build_model(data: TrainingData, method: MethodConfig, seeds: Sequence[int]) 
         method.temporal,
         method.prompts,
         method.label,
+        [run.method.label.temperature for run in runs],
     ).to(data.device)
 
 
@@ -184,7 +185,7 @@ class Stack:
         self._config = runs[0].method.optimiser  # for what all runs share
         self.splits = [_split(data, run) for run in runs]
         self.records = [_Record(data, *pair) for pair in zip(runs, self.splits, strict=True)]
-        self.model = build_model(data, runs[0].method, [run.seed for run in runs])
+        self.model = build_model(data, runs)
         self._orders = [
             np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())]) for run in runs
         ]
