@@ -32,9 +32,8 @@ check: setup  ## formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## measure extraction and training on this machine, write benchmarks/*.json
-	$(BIN)/python -m benchmarks.extraction
-	$(BIN)/python -m benchmarks.training
+bench: setup  ## measure this machine (half an hour), write benchmarks/*.json and docs/performance.md
+	$(BIN)/tgdfer bench
 
 mini: setup  ## train the bundled mini encoder again (about ten minutes on 2 cores)
 	$(BIN)/python -m pipeline.extract.train_mini

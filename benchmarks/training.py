@@ -19,7 +19,7 @@ from open_clip.transformer import text_global_pool
 
 from benchmarks.extraction import random_vit, write_videos
 from benchmarks.generated import CLASSES
-from benchmarks.machine import by_turns, machine, write
+from benchmarks.machine import arguments, by_turns, machine, write
 from cache.store import open_store
 from pipeline.datasets.video import Fold, VideoList
 from pipeline.extract.live import open_live
@@ -38,6 +38,7 @@ ROUNDS = 3
 
 def main() -> None:
     """Measure, print and write the report."""
+    options = arguments(__doc__, OUT)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = random_vit(folder / "vit.safetensors")
@@ -48,7 +49,7 @@ def main() -> None:
         tower = open_store(folder / "s.zarr")
         text = load_text_tower(tower.text_weights, tower.text_config)
         report["prompts"] = _measure_prompts(text)
-    write(report, OUT)
+    write(report, options.out)
 
 
 def _measure_steps(folder: Path, files: Any) -> dict[str, Any]:

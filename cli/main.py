@@ -6,6 +6,7 @@ import typer
 
 from cache.errors import RefusedError, StorageError
 from cli.ablate import ablate
+from cli.bench import bench
 from cli.compare import compare
 from cli.extract import extract
 from cli.show import show
@@ -26,7 +27,7 @@ app = typer.Typer(
         "**tgdfer train --cached**"
     ),
 )
-for command in (extract, train, ablate, compare):
+for command in (extract, train, ablate, compare, bench):
     app.command()(command)
 app.add_typer(store_app, name="store")
 

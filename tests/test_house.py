@@ -79,6 +79,7 @@ ORDER = [
     "cli/train.py",
     "cli/ablate.py",
     "cli/compare.py",
+    "cli/bench.py",
     "cli/main.py",
 ]
 
