@@ -22,7 +22,16 @@ from cli.training import (
 
 
 def ablate(
-    tables: Annotated[list[str], typer.Argument(help="table3, table4, table5, table6, views.")],
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(help="table3, table4, table5, table6, views.", show_default=False),
+    ] = None,
+    varied: Annotated[
+        list[str],
+        typer.Option(
+            "--vary", metavar="KEY=[V1,V2]", help="A table of these values too; repeatable."
+        ),
+    ] = [],  # noqa: B006  (typer copies it)
     store: StoreOption = DEFAULT_STORE,
     config: ConfigOption = "paper",
     settings: SetOption = [],  # noqa: B006  (typer copies it)
@@ -40,17 +49,23 @@ def ablate(
     - The paper's Table 3 on the embedded faces:  tgdfer ablate table3
 
     - On DFEW with three seeds:  tgdfer ablate table3 --store data/dfew.zarr --seeds 3
+
+    - Every combination of some values:  tgdfer ablate --vary optimiser.lr=[0.003,0.01]
+    --vary label.temperature=[0.01,0.07]
     """
+    from cache.errors import RefusedError
     from cache.store import open_store
     from pipeline.report.ablation import collect, facts_of, write_tables
     from pipeline.train.config import load_method
-    from pipeline.train.tables import find_tables, runs_of
+    from pipeline.train.tables import find_tables, runs_of, vary
 
-    chosen = find_tables(tables)
+    chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
+    if not chosen:
+        raise RefusedError("no table named: give some, such as table3, or --vary KEY=[V1,V2]")
     base = load_method(config, settings)
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
-    methods = [row.method(base) for table in chosen for row in table.rows]
+    methods = [row.method(base) for table in chosen for row in (table.main, *table.rows)]
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
     trained = train_pending(wanted, opened, runs, device, workers, allow_missing)
     filled = [(t, collect(t, base, folds, range(seeds), opened, runs)) for t in chosen]

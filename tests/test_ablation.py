@@ -13,7 +13,7 @@ from cache.store import Store
 from pipeline.report.ablation import collect, facts_of, write_tables
 from pipeline.train.config import MethodConfig, load_method
 from pipeline.train.records import run_folder
-from pipeline.train.tables import TABLE3, Table, find_tables, runs_of
+from pipeline.train.tables import TABLE3, Table, find_tables, runs_of, vary
 
 FOLDS = ["1", "2", "3"]
 
@@ -88,6 +88,26 @@ def test_views_are_compared_with_one_view_and_nothing_is_reported(
     text = write_tables([(table, rows)], {"data": ""}, tmp_path)[0].read_text()
     assert "WAR − one view" in text
     assert "reported" not in text
+
+
+def test_varied_settings_are_a_table_of_every_combination() -> None:
+    table = vary(["optimiser.lr=[0.003, 0.01]", "label.pooling=[ 'mean_logits', 'top_k' ]"])
+    assert table.columns == ("optimiser.lr", "label.pooling")
+    assert [row.cells for row in table.rows] == [
+        ("0.003", "mean_logits"),
+        ("0.003", "top_k"),
+        ("0.01", "mean_logits"),
+        ("0.01", "top_k"),
+    ]
+    base = load_method()
+    methods = [row.method(base) for row in table.rows]
+    assert (methods[1].optimiser.lr, methods[1].label.pooling) == (0.003, "top_k")
+    assert methods[2] == base == table.main.method(base)
+    for wrong in ("optimiser.lr=0.1", "optimiser.lr=[]", "lr=[1]", "optimiser.lr"):
+        with pytest.raises(RefusedError, match=r"expected KEY="):
+            vary([wrong])
+    with pytest.raises(RefusedError, match=r"unknown setting optimiser\.lrr"):
+        vary(["optimiser.lrr=[1]"]).rows[0].method(base)
 
 
 def test_unknown_table_is_refused_with_the_known_ones() -> None:

@@ -56,6 +56,16 @@ def test_from_videos_to_the_ablation_table(extracted: Path) -> None:
     assert (extracted / "reports/ablation.md").read_bytes() == table
 
 
+def test_varied_settings_become_a_table(extracted: Path) -> None:
+    arguments = ["ablate", "--store", "data/dfew.zarr", *SMALL, "--out", "varied"]
+    done = tgdfer(*arguments, "--vary", "optimiser.lr=[0.01,0.02]", cwd=extracted)
+    assert done.returncode == 0, done.stderr
+    assert "| 1 | 0.01 |" in done.stdout
+    assert "| 2 | 0.02 |" in done.stdout
+    nothing = tgdfer(*arguments, cwd=extracted)
+    assert (nothing.returncode, "such as table3" in nothing.stderr) == (2, True)
+
+
 def test_train_reports_every_fold_and_repeats_nothing(extracted: Path) -> None:
     arguments = ["train", "--cached", "--store", "data/dfew.zarr", *SMALL, "--seeds", 2]
     first = tgdfer(*arguments, cwd=extracted)

@@ -194,17 +194,23 @@ def _read_toml(config: Path | str) -> dict[str, Any]:
         raise RefusedError(f"{config}: not valid TOML: {error}") from None
 
 
-def _apply(settings: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def parse_setting(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE`` -> (dotted key, value as TOML has it); a bare word is a string."""
+    key, equals, value = text.partition("=")
     if not equals:
-        raise RefusedError(f"--set {override}: expected KEY=VALUE, e.g. --set temporal.window=8")
-    *path, last = key.strip().split(".")
+        raise RefusedError(f"{text}: expected KEY=VALUE, e.g. --set temporal.window=8")
+    return key.strip(), _parse_value(value.strip())
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    key, value = parse_setting(override)
+    *path, last = key.split(".")
     table = settings
     for name in path:
         table = table.setdefault(name, {})
         if not isinstance(table, dict):
             raise RefusedError(f"--set {override}: {name} is a value, not a table of settings")
-    table[last] = _parse_value(text.strip())
+    table[last] = value
 
 
 def _parse_value(text: str) -> Any:

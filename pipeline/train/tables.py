@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 from cache.errors import RefusedError
-from pipeline.train.config import MethodConfig, Run, method_from
+from pipeline.train.config import MethodConfig, Run, method_from, parse_setting
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,31 @@ def find_tables(names: Sequence[str]) -> list[Table]:
         if name not in TABLES:
             raise RefusedError(f"no table {name}; there are: {', '.join(TABLES)}")
     return [TABLES[name] for name in names]
+
+
+def vary(settings: Sequence[str]) -> Table:
+    """A table of every combination of values, from ``KEY=[VALUE, ...]`` texts.
+
+    Raises RefusedError where there is no list of values, or no dotted key.
+    """
+    names, choices = [], []
+    for text in settings:
+        name, values = parse_setting(text)
+        if not isinstance(values, list) or not values or name.count(".") != 1:
+            raise RefusedError(
+                f"--vary {text}: expected KEY=[VALUE, VALUE, ...], e.g. "
+                "--vary optimiser.lr=[0.003,0.01,0.03]"
+            )
+        names.append(name)
+        choices.append(values)
+    rows = []
+    for number, values in enumerate(product(*choices), 1):
+        row: dict[str, dict[str, Any]] = {}
+        for name, value in zip(names, values, strict=True):
+            table, _, key = name.partition(".")
+            row.setdefault(table, {})[key] = value
+        rows.append(Row(str(number), tuple(map(str, values)), row))
+    return Table("varied", "Settings varied (not in the paper)", tuple(names), tuple(rows))
 
 
 def runs_of(method: MethodConfig, folds: Sequence[str], seeds: Sequence[int]) -> list[Run]:
