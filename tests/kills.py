@@ -130,12 +130,15 @@ def main(folder: Path, cycles: int, locks: bool) -> None:
         # The last of the four to end finishes the store.
         problems += [f"resumed: {c}" for c in ended([forked(worker) for _ in range(WORKERS)]) if c]
         found = store_bytes(store)
+        findings = verify(store, deep=True)
         if not locks:
-            # A worker that repeated what was done already may be killed after the store's end.
+            # A worker that repeated what was done already may be killed after the store's end, and
+            # leave a journal and scratch files; verify names them, and they do no harm.
             found = {n: d for n, d in found.items() if n in expected or "journal/" not in n}
+            findings = [finding for finding in findings if finding.kind != "litter"]
         differ = [n for n in found.keys() | expected.keys() if found.get(n) != expected.get(n)]
         problems += [f"{name} is not identical" for name in sorted(differ)]
-        problems += [f"{finding.file}: {finding.message}" for finding in verify(store, deep=True)]
+        problems += [f"{finding.file}: {finding.message}" for finding in findings]
         wrong += [f"cycle {cycle}: {problem}" for problem in problems]
     print(json.dumps({"cycles": cycles, "endings": endings, "wrong": wrong}))
 

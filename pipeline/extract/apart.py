@@ -79,12 +79,18 @@ def main(path: Path, seconds_max: float) -> None:
         os.dup2(2, 1)
 
         def tell(kind: str, value: Any, data: bytes = b"") -> None:
-            answer.write(json.dumps([kind, value]).encode() + b"\n" + data)
-            answer.flush()
+            try:
+                answer.write(json.dumps([kind, value]).encode() + b"\n" + data)
+                answer.flush()
+            except BrokenPipeError:
+                os._exit(0)  # nobody listens any more
 
         def choose(frames: int) -> list[int]:
             tell("choose", frames)
-            return list(json.loads(sys.stdin.buffer.readline()))
+            line = sys.stdin.buffer.readline()
+            if not line:
+                os._exit(0)
+            return list(json.loads(line))
 
         try:
             found = read_frames(
