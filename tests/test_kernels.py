@@ -1,9 +1,11 @@
 """Kernels against their definitions: outputs and every gradient, both measured from float64."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -241,6 +243,31 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match=r"on cpu; expected .* on a CUDA device"):
         frame_logits(instances, labels, tau, "triton")
+
+
+def test_kernels_compile_for_gpus_that_are_not_at_hand() -> None:
+    environment = {name: v for name, v in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    script = Path(__file__).with_name("compiled.py")
+    done = subprocess.run(
+        [sys.executable, str(script)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert {(name, capability) for name, capability, _ in lines} == {
+        (f"_{name}", capability)
+        for name in (
+            "forward",
+            "backward",
+            "logits_forward",
+            "logits_backward",
+            "prompt_forward",
+            "prompt_backward",
+            "gather",
+        )
+        for capability in ("80", "90")
+    }
+    assert all(int(shared) <= 48 << 10 for *_, shared in lines)  # what every GPU has
 
 
 def test_the_model_runs_on_a_cpu_without_triton() -> None:
