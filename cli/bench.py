@@ -1,6 +1,6 @@
 """tgdfer bench: measure this machine; needs a checkout of the project."""
 
-import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +34,8 @@ def bench(
             "the benchmarks are not part of the installed package; clone the project, install it "
             "with make setup, and run this there"
         )
-    sys.path.insert(0, str(ROOT))
     for name in [*chosen, "report"]:
-        sys.argv = [name]
-        runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+        command = [sys.executable, "-m", f"benchmarks.{name}"]
+        code = subprocess.run(command, cwd=ROOT).returncode
+        if code:
+            raise typer.Exit(code)

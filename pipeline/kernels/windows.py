@@ -86,17 +86,47 @@ def _definition(
     stride: int,
     heads: int,
 ) -> Tensor:
-    R, B, _, E = frames_RBTE.shape
+    """As products of frames and places, which are few, rather than of windows' copies of them.
+
+    With L = T + w rows [A; P], the score of places i and j of window n is
+
+        s_i s_j (A_t + P_i)·(A_u + P_j) + s_j c·(A_u + P_j),  t = n stride + i, u = n stride + j,
+
+    a sum of entries of one product [A; P; c] [A; P]^T. The bias of keys adds the same to all scores
+    of a query, which softmax does not see; that of values comes through as it is.
+    """
+    R, B, T, E = frames_RBTE.shape
     w, size = places_RwE.shape[1], E // 3 // heads
-    windows_RBNwE = frames_RBTE.unfold(2, w, stride).transpose(-1, -2) + places_RwE[:, None, None]
-    tokens = windows_RBNwE.flatten(1, 2).unflatten(-1, (3, heads, size))
-    q, k, v = tokens.permute(3, 0, 1, 4, 2, 5)  # each [R, B*N, H, w, D/H]
-    scale_RN1w = scale_RBTw.unfold(2, w, stride).diagonal(dim1=-2, dim2=-1).reshape(R, -1, 1, w)
-    # Scores hold fewer numbers than keys and values: s_j scales them instead. The bias of values
-    # comes through as it is, sum_j a_ij (s_j v_j + c) = sum_j a_ij s_j v_j + c, and that of keys
-    # adds the same to all scores of a query, which softmax does not see.
-    bias_q, _, bias_v = bias_RE.reshape(R, 1, 3, heads, 1, size).unbind(2)
-    q = torch.addcmul(bias_q, q, scale_RN1w[..., None])
-    scores = (q @ k.transpose(-1, -2)) * (scale_RN1w * size**-0.5)[:, :, :, None]
-    mixed = (scores.softmax(-1) * scale_RN1w[:, :, :, None]) @ v + bias_v
-    return mixed.transpose(2, 3).reshape(R, B, -1, w, E // 3)
+    frame_Nw, place_w = _places(T, w, stride, frames_RBTE.device)
+    N, L = len(frame_Nw), T + w
+    every_w = T + place_w.expand(N, w)  # rows of P, for each window
+    # Where a table [N w, L] has what place i of window n takes from frame u, and from place j.
+    row_Nw1 = L * torch.arange(N * w, device=frame_Nw.device).view(N, w, 1)
+    from_frame = (row_Nw1 + frame_Nw[:, None]).flatten()
+    from_place = (row_Nw1 + every_w[:, None]).flatten()
+
+    constants = [places_RwE, bias_RE[:, None]]
+    rows = [x[:, None].expand(-1, B, -1, -1) for x in constants]
+    all_RBME = torch.cat([frames_RBTE, *rows], 2)  # [A; P; c], with the biases of all three
+    q, k, v = all_RBME.view(R, B, L + 1, 3, heads, size).permute(3, 0, 1, 4, 2, 5)
+    products = (q * size**-0.5) @ k[..., :L, :].transpose(-1, -2)  # [R, B, H, L + 1, L]
+    scale_RBNw = scale_RBTw.flatten(2)[..., (frame_Nw * w + place_w).flatten()]
+    scale_i, scale_j = scale_RBNw[:, :, None, :, None], scale_RBNw.view(R, B, 1, N, 1, w)
+
+    of_query = products.index_select(3, frame_Nw.flatten())
+    of_query = of_query + products.index_select(3, every_w.flatten())
+    table = torch.addcmul(products[..., L:, :], of_query, scale_i).flatten(3)  # [R, B, H, N w L]
+    scores = table.index_select(3, from_frame) + table.index_select(3, from_place)
+    weights = (scores.view(R, B, heads, N, w, w) * scale_j).softmax(-1) * scale_j
+
+    shares = torch.zeros_like(table).index_copy(3, from_frame, weights.flatten(3))
+    shares = shares.index_copy(3, from_place, weights.flatten(3)).view(R, B, heads, N * w, L)
+    mixed = shares @ v[..., :L, :] + v[..., L:, :]
+    return mixed.transpose(2, 3).reshape(R, B, N, w, E // 3)
+
+
+def _places(T: int, w: int, stride: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(frame at every place of every window [N, w], places [w])."""
+    place_w = torch.arange(w, device=device)
+    start_N1 = torch.arange(0, T - w + 1, stride, device=device)[:, None]
+    return start_N1 + place_w, place_w
