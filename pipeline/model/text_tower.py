@@ -37,8 +37,15 @@ class TextTower(nn.Module):
         """Packed input embeddings of R runs -> features of the K packed prompts [R, K, D]."""
         tower = self.tower
         x = embedded_RLW + tower.positional_embedding[packing.position_L]
-        x = tower.transformer(x, attn_mask=packing.mask_LL.to(x.dtype))
-        x_RKW = tower.ln_final(x[:, packing.end_K])
+        mask_LL = packing.mask_LL.to(x.dtype)
+        *layers, last = tower.transformer.resblocks
+        for layer in layers:
+            x = layer(x, attn_mask=mask_LL)
+        # Of the last layer's output only the end tokens are read: the others are keys and values.
+        normed = last.ln_1(x)
+        ends = normed[:, packing.end_K], normed, normed
+        x_RKW = x[:, packing.end_K] + last.ls_1(last.attention(*ends, mask_LL[packing.end_K]))
+        x_RKW = tower.ln_final(x_RKW + last.ls_2(last.mlp(last.ln_2(x_RKW))))
         projection = tower.text_projection
         if isinstance(projection, nn.Linear):
             x_RKW = projection(x_RKW)
