@@ -105,8 +105,8 @@ def _stacks(report: dict[str, Any]) -> str:
             f"Stages of a step of five runs: {shown}. The floor of a run's step is "
             f"{floor['gflop']:.2f} GFLOP and {1000 * floor['gigabytes']:.1f} MB, "
             f"{_time(floor['seconds'])}: {100 * found['fraction_of_floor']:.0f} % of the best "
-            f"share. The best stack is {found['times_faster_than_one_by_one']:.2f} times as fast as "
-            "runs one by one."
+            f"share. The best stack is {found['times_faster_than_one_by_one']:.2f} times as fast "
+            "as runs one by one."
         )
         if "kernels" in found:
             ways = ("kernel", "definition", "torch.compile")
