@@ -126,7 +126,8 @@ def source_digest() -> str:
     """sha256 over the source of the method and its training, so that a record names its code."""
     pipeline = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted([*(pipeline / "model").rglob("*"), *(pipeline / "train").rglob("*")]):
+    rooms = [pipeline / name for name in ("kernels", "model", "train")]
+    for path in sorted(path for room in rooms for path in room.rglob("*")):
         if path.suffix in (".py", ".toml"):
             digest.update(path.relative_to(pipeline).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
