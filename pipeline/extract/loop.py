@@ -33,6 +33,7 @@ from cache.plan import Plan, Row, Unit, read_plan
 from cache.store import create_store, open_store
 from cache.writer import StoreWriter, check_same
 from pipeline.datasets.video import Video, VideoList
+from pipeline.extract.apart import DecoderDeathError, read_frames_apart
 from pipeline.extract.encoder import EncoderFiles
 from pipeline.extract.frames import BadVideoError, Found, read_frames
 from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
@@ -265,7 +266,6 @@ class _Run:
         self._on_progress(self.progress())
 
     def _decode(self, row: int, views: tuple[int, ...]) -> "Decoded":
-        from pipeline.extract.apart import DecoderDeathError, read_frames_apart
         from pipeline.extract.block import Decoded
         from pipeline.extract.views import ViewMaker
 
