@@ -31,9 +31,9 @@ from cache.journal import (
     Fact,
     Files,
     Place,
+    all_unchanged,
     encode_journal,
     fact_of,
-    is_unchanged,
     place_of,
     read_commits,
 )
@@ -307,13 +307,9 @@ def _committed_files(path: Path, plan: Plan) -> Files:
     """What the journals name; of several records of a place, one the disk agrees with."""
     commits: Commits = {}
     for place, files in read_commits(path, plan.identity.digest):
-        if place not in commits or not _agrees(path, commits[place]):
+        if place not in commits or not all_unchanged(path, commits[place]):
             commits[place] = files
     return {n: f for place in _places(plan) for n, f in commits.get(place, {}).items()}
-
-
-def _agrees(path: Path, files: Files) -> bool:
-    return all(is_unchanged(path / name, fact) for name, fact in files.items())
 
 
 def _planned_files(plan: Plan) -> Files:

@@ -47,6 +47,11 @@ def is_unchanged(path: Path, fact: Fact) -> bool:
         return False
 
 
+def all_unchanged(root: Path, files: Files) -> bool:
+    """Whether all files of a commit are, byte for byte, as it says."""
+    return all(is_unchanged(root / name, fact) for name, fact in files.items())
+
+
 def make_record(identity: str, block: int, views: Mapping[int, Files]) -> dict[str, Any]:
     """The journal record of some views of a block."""
     files = {name: fact for view in views.values() for name, fact in view.items()}

@@ -33,6 +33,7 @@ from cache.journal import (
     Commits,
     Fact,
     Files,
+    all_unchanged,
     encode_journal,
     fact_of,
     is_unchanged,
@@ -195,7 +196,7 @@ class StoreWriter:
         """Take over what the journals say was committed, if its files are still the same."""
         with storage_errors(self.path, "read"):
             for place, files in read_commits(self.path, self._identity):
-                if place not in self._committed and _all_unchanged(self.path, files):
+                if place not in self._committed and all_unchanged(self.path, files):
                     self._committed[place] = files
 
     def _check(
@@ -358,10 +359,6 @@ def _write(root: Path, files: Mapping[str, bytes]) -> None:
 def _holds(path: Path, data: bytes) -> bool:
     fact: Fact = [len(data), sha256(data)]
     return is_unchanged(path, fact)
-
-
-def _all_unchanged(root: Path, files: Files) -> bool:
-    return all(is_unchanged(root / name, fact) for name, fact in files.items())
 
 
 def encode_rows(rows: Sequence[Row]) -> bytes:

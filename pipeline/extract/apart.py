@@ -5,6 +5,7 @@ each of them followed by its bytes.  It is its own clock, so that nothing outliv
 """
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -59,8 +60,9 @@ def _converse(ask: IO[bytes], answer: IO[bytes], choose: Choose, take: Take) -> 
             ask.flush()
         elif kind == "take":
             index, shape = value
-            data = bytearray(answer.read(int(np.prod(shape))))
-            if len(data) < np.prod(shape):
+            size = math.prod(shape)
+            data = bytearray(answer.read(size))
+            if len(data) < size:
                 return None
             take(index, np.frombuffer(data, np.uint8).reshape(shape))
         elif kind == "bad":

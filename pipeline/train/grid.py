@@ -193,8 +193,9 @@ def train_and_record(
     from pipeline.train.stack import Stack, train_stack
 
     folders = [run_folder(root, run, data.store) for run in stack]
-    states = [state for folder in folders if (state := read_state(folder))]
-    begun = states if len(states) == len(stack) and keep_seconds is not None else []
+    kept_before = [] if keep_seconds is None else [read_state(folder) for folder in folders]
+    states = [state for state in kept_before if state is not None]
+    begun = states if len(states) == len(stack) else []
     start = kept = time.perf_counter()
 
     def keep(unfinished: Stack) -> None:
