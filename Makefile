@@ -36,7 +36,7 @@ bench: setup  ## measure this machine (half an hour), write benchmarks/*.json an
 	$(BIN)/tgdfer bench
 
 mini: setup  ## train the bundled mini encoder again (about ten minutes on 2 cores)
-	$(BIN)/python -m pipeline.extract.train_mini
+	$(BIN)/python -m pipeline.demo.train_mini
 
 clean:  ## remove what the commands made here: environment, data, runs, reports
 	rm -rf .venv data runs reports .pytest_cache .mypy_cache .ruff_cache .hypothesis

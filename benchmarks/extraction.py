@@ -23,8 +23,8 @@ import av
 import numpy as np
 
 from benchmarks.machine import best_device, machine, write
-from pipeline.datasets.video import Video, VideoList
-from pipeline.extract.encoder import MINI, Encoder, EncoderFiles, find_encoder
+from pipeline.datasets.videos import Video, VideoList
+from pipeline.encoders.clip import MINI, Encoder, EncoderFiles, find_encoder
 from pipeline.extract.loop import extract
 from pipeline.extract.planning import ExtractSettings, suited_batch
 

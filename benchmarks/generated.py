@@ -6,7 +6,7 @@ import numpy as np
 
 from cache.files import canonical_json, sha256
 from cache.identity import EncoderIdentity, Identity, Preprocessing
-from cache.plan import Plan, PlanFold, Row, Unit, VideoFacts
+from cache.plan import Plan, PlanFold, Unit, VideoStatus, VideoTable
 from cache.store import StoreWriter, create_store
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
@@ -55,7 +55,7 @@ def text_files(text: dict[str, int], dim: int) -> dict[str, bytes]:
 def plan_of(videos: int, views: int, dim: int, fixed: dict[str, bytes]) -> Plan:
     """The plan of a generated store; video n is tested in fold n % 5 + 1."""
     rows = range(videos)
-    facts = VideoFacts(
+    facts = VideoTable(
         name="generated",
         ids=tuple(f"{n:05d}" for n in rows),
         labels=tuple(n // FOLDS % len(CLASSES) for n in rows),
@@ -95,5 +95,5 @@ def plan_of(videos: int, views: int, dim: int, fixed: dict[str, bytes]) -> Plan:
 def _commit(writer: StoreWriter, unit: Unit, features: np.ndarray) -> None:
     index = np.zeros(features.shape[:3], np.int32)
     ids = writer.plan.videos.ids[unit.start : unit.stop]
-    rows = [Row(id=name, status="ok", frames=60, sha256="0" * 64) for name in ids]
+    rows = [VideoStatus(id=name, status="ok", frames=60, sha256="0" * 64) for name in ids]
     writer.commit(unit, features, index, rows)

@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.generated import FOLDS, FRAMES, MINI, VIT_B_32, fill
 from benchmarks.machine import arguments, best_device, by_turns, machine, peaks, write
 from cache.store import open_store
+from pipeline.config import Run, load_method
 from pipeline.profile import profiled
-from pipeline.train.config import Run, load_method
 from pipeline.train.grid import KEEP_MEMORY
 from pipeline.train.stack import CachedFeatures, Stack, TrainingData, load_training_data
 from pipeline.train.step import ReplayedStep

@@ -21,14 +21,14 @@ from benchmarks.extraction import random_vit, write_videos
 from benchmarks.generated import CLASSES
 from benchmarks.machine import arguments, by_turns, machine, write
 from cache.store import open_store
-from pipeline.datasets.video import Fold, VideoList
+from pipeline.config import PromptConfig, Run, load_method
+from pipeline.datasets.texts import class_texts
+from pipeline.datasets.videos import Fold, VideoList
 from pipeline.extract.live import open_live
 from pipeline.extract.loop import extract
 from pipeline.extract.planning import ExtractSettings
-from pipeline.model.config import PromptConfig
-from pipeline.model.prompts import Prompts, class_texts
+from pipeline.model.prompts import Prompts
 from pipeline.model.text_tower import TextTower, load_text_tower
-from pipeline.train.config import Run, load_method
 from pipeline.train.stack import TrainingData, load_training_data, train_stack
 
 OUT = Path(__file__).with_suffix(".json")

@@ -28,19 +28,20 @@ from cache.identity import Identity, flatten
 from cache.journal import (
     FINAL,
     Commits,
-    Fact,
     Files,
+    Fingerprint,
     Place,
     all_unchanged,
     encode_journal,
-    fact_of,
+    fingerprint_of,
     place_of,
     read_commits,
 )
+from cache.manifest import read_manifest
 from cache.plan import Plan, read_plan
 from cache.remote import StorePath, local_path, sizes_of, store_path, threads_of
-from cache.store import Status, Store, open_store, status
-from cache.writer import DIRECTORIES, StoreWriter, read_manifest, tidy, write_beside, write_journal
+from cache.store import Store, StoreStatus, open_store, status
+from cache.writer import DIRECTORIES, StoreWriter, tidy, write_beside, write_journal
 
 Kind = Literal[
     "unfinished",  # no manifest yet
@@ -75,7 +76,7 @@ class Inspection:
 
     path: StorePath
     plan: Plan
-    status: Status
+    status: StoreStatus
     digest: str | None  # None while unfinished
     missing: dict[str, str]
     size_bytes: int  # of all its files; of those of the manifest where it is behind a URL
@@ -251,7 +252,7 @@ class _Check:
         with ThreadPoolExecutor(threads_of(self.path)) as pool:
             self.findings += filter(None, pool.map(check, self.expected))
 
-    def _check_file(self, name: str, fact: Fact, size: int | None) -> Finding | None:
+    def _check_file(self, name: str, fact: Fingerprint, size: int | None) -> Finding | None:
         path = self.path / name
         kind: Kind = "plan" if name == "plan.json" else "content"
         if isinstance(path, Path) and path.is_symlink():
@@ -314,7 +315,7 @@ def _committed_files(path: Path, plan: Plan) -> Files:
 
 def _planned_files(plan: Plan) -> Files:
     """The files beside the chunks, as far as the plan fixes their bytes."""
-    files: Files = {name: fact_of(name, data) for name, data in zarr_metadata(plan).items()}
+    files: Files = {name: fingerprint_of(name, data) for name, data in zarr_metadata(plan).items()}
     files |= {"plan.json": [], "text.json": [], "text.safetensors": []}
     return files | ({"truth.npy": []} if plan.videos.truth_sha256 else {})
 

@@ -22,7 +22,7 @@ from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, rows_name
 from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256, sha256_file, storage_errors, sync_directory
 from cache.journal import is_chunk
-from cache.plan import Plan, Row, Unit
+from cache.plan import Plan, Unit, VideoStatus
 from cache.remote import StorePath
 from cache.store import Store, create_store, open_store
 
@@ -108,7 +108,9 @@ def import_features(
                     names = plan.videos.ids[unit.start : unit.stop]
                     block = np.stack([_checked(source, name, read(name), plan) for name in names])
                     index = np.full(block[:, list(unit.views)].shape[:3], -1, np.int32)
-                    rows = [Row(id=name, status="ok", flags=("imported",)) for name in names]
+                    rows = [
+                        VideoStatus(id=name, status="ok", flags=("imported",)) for name in names
+                    ]
                     writer.commit(unit, block[:, list(unit.views)], index, rows)
         digest = writer.finalise()
     if digest is None:
@@ -118,11 +120,11 @@ def import_features(
 
 def _read_unit(
     source: h5py.File, unit: Unit, files: Mapping[str, bytes]
-) -> tuple[NDArray[np.float16], NDArray[np.int32], list[Row]]:
+) -> tuple[NDArray[np.float16], NDArray[np.int32], list[VideoStatus]]:
     view = unit.views[0]
     features, index = (source[array][unit.start : unit.stop, view : view + 1] for array in DTYPES)
     rows = json.loads(files[rows_name(unit.block, view)])
-    return features, index, [Row.model_validate(row) for row in rows]
+    return features, index, [VideoStatus.model_validate(row) for row in rows]
 
 
 def source_digest(source: Path) -> str:

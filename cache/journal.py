@@ -14,16 +14,16 @@ from cache.files import encode_record, read_records, sha256, sha256_file
 from cache.plan import Plan
 
 Place = tuple[int, int]  # (block, view), the smallest piece that is committed or redone
-Fact = list[Any]  # [size in bytes, sha256], and for a chunk also its crc32c
-Files = dict[str, Fact]  # by path inside the store
+Fingerprint = list[Any]  # [size in bytes, sha256], and for a chunk also its crc32c
+Files = dict[str, Fingerprint]  # by path inside the store
 Commits = dict[Place, Files]
 
 FINAL = "final.jsonl"  # the one journal of a finished store
 
 
-def fact_of(name: str, data: bytes) -> Fact:
+def fingerprint_of(name: str, data: bytes) -> Fingerprint:
     """Size and checksums of a file's bytes; a chunk's last four bytes are its crc32c."""
-    plain: Fact = [len(data), sha256(data)]
+    plain: Fingerprint = [len(data), sha256(data)]
     return [*plain, data[-4:].hex()] if is_chunk(name) else plain
 
 
@@ -39,7 +39,7 @@ def place_of(name: str) -> Place | None:
     return place if place and name in view_files(*place) else None
 
 
-def is_unchanged(path: Path, fact: Fact) -> bool:
+def is_unchanged(path: Path, fact: Fingerprint) -> bool:
     """Whether the file is there with the size and sha256 that were recorded."""
     try:
         return path.stat().st_size == fact[0] and sha256_file(path) == fact[1]

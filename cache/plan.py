@@ -34,7 +34,7 @@ class PlanFold(_Frozen):
     test: tuple[int, ...]
 
 
-class VideoFacts(_Frozen):
+class VideoTable(_Frozen):
     """What stage two needs to know of the videos besides their features."""
 
     name: str
@@ -52,7 +52,7 @@ class VideoFacts(_Frozen):
         return sha256(canonical_json(self.model_dump(mode="json")))
 
 
-class Row(_Frozen):
+class VideoStatus(_Frozen):
     """How one video fared: what its decoder found, or why there is nothing."""
 
     id: str
@@ -78,7 +78,7 @@ class Plan(_Frozen):
 
     schema_version: int = SCHEMA_VERSION
     identity: Identity
-    videos: VideoFacts
+    videos: VideoTable
     views: int
     frames: int
     dim: int

@@ -52,15 +52,25 @@ from cache.errors import DamagedError, RefusedError
 from cache.files import sha256, sha256_file, storage_errors
 from cache.identity import Identity
 from cache.journal import read_commits
+from cache.manifest import read_manifest
 from cache.plan import TRUTH_DTYPE, Plan, Unit, read_plan
 from cache.remote import StorePath, sizes_of, store_path, threads_of
-from cache.writer import StoreWriter, create_store, read_manifest
+from cache.writer import StoreWriter, create_store
 
-__all__ = ["Plan", "Status", "Store", "StoreWriter", "Unit", "create_store", "open_store", "status"]
+__all__ = [
+    "Plan",
+    "Store",
+    "StoreStatus",
+    "StoreWriter",
+    "Unit",
+    "create_store",
+    "open_store",
+    "status",
+]
 
 
 @dataclass(frozen=True)
-class Status:
+class StoreStatus:
     """How far a store is: blocks with all their views committed, of all blocks."""
 
     finished: bool
@@ -242,7 +252,7 @@ def open_store(path: StorePath | str) -> Store:
     return Store(path=path, digest=manifest["digest"], plan=plan, manifest=manifest)
 
 
-def status(path: StorePath | str) -> Status:
+def status(path: StorePath | str) -> StoreStatus:
     """How far the store at ``path`` is, from its journals alone; refuses what is not a store.
 
     Behind a URL only a finished store counts as one, and an unfinished one is refused as well.
@@ -255,8 +265,8 @@ def status(path: StorePath | str) -> Status:
                 f"{path} is unfinished: it has no manifest.json; finish it where it is written, "
                 "then copy it there again"
             )
-        return Status(True, plan.blocks, plan.blocks)
+        return StoreStatus(True, plan.blocks, plan.blocks)
     committed = {place for place, _ in read_commits(path, plan.identity.digest)}
     views = range(plan.views)
     full = sum(all((block, v) in committed for v in views) for block in range(plan.blocks))
-    return Status((path / "manifest.json").is_file(), full, plan.blocks)
+    return StoreStatus((path / "manifest.json").is_file(), full, plan.blocks)

@@ -1,6 +1,5 @@
 """Blocks of features -> a store that survives being killed at any moment."""
 
-import json
 import platform
 import time
 import uuid
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import chunk_name, encode_chunk, repair_hint, rows_name, view_files, zarr_metadata
+from cache.chunks import chunk_name, encode_chunk, rows_name, view_files, zarr_metadata
 from cache.errors import DamagedError, RefusedError, StorageError
 from cache.files import (
     append_record,
@@ -31,29 +30,20 @@ from cache.identity import differences, side_by_side
 from cache.journal import (
     FINAL,
     Commits,
-    Fact,
     Files,
+    Fingerprint,
     all_unchanged,
     encode_journal,
-    fact_of,
+    fingerprint_of,
     is_unchanged,
     make_record,
     read_commits,
 )
-from cache.plan import Plan, Row, Unit, encode_plan, read_plan
-from cache.remote import StorePath, local_path
+from cache.manifest import FIXED, fixed_fingerprints, make_manifest, read_manifest
+from cache.plan import Plan, Unit, VideoStatus, encode_plan, read_plan
+from cache.remote import local_path
 
 DIRECTORIES = ("features", "frame_index", "rows", "journal", "locks", ".tmp")
-# The files beside the chunks; all but the last are always there.
-FIXED = (
-    "plan.json",
-    "zarr.json",
-    "features/zarr.json",
-    "frame_index/zarr.json",
-    "text.json",
-    "text.safetensors",
-    "truth.npy",
-)
 
 
 def create_store(path: Path | str, plan: Plan, fixed: Mapping[str, bytes]) -> "StoreWriter":
@@ -133,7 +123,7 @@ class StoreWriter:
         unit: Unit,
         features: NDArray[np.float16],
         frame_index: NDArray[np.int32],
-        rows: Sequence[Row],
+        rows: Sequence[VideoStatus],
     ) -> None:
         """Keep a unit: features [video, view, frame, dim], frame_index [video, view, frame].
 
@@ -148,7 +138,7 @@ class StoreWriter:
                 name = chunk_name(array, unit.block, view)
                 files[name] = encode_chunk(array, values[:, i], self.plan.block_videos)
         _write(self.path, files)
-        facts = {name: fact_of(name, data) for name, data in files.items()}
+        facts = {name: fingerprint_of(name, data) for name, data in files.items()}
         views = {v: {n: facts[n] for n in view_files(unit.block, v)} for v in unit.views}
         append_record(self._journal, make_record(self._identity, unit.block, views))
         self._committed |= {(unit.block, view): files for view, files in views.items()}
@@ -204,7 +194,7 @@ class StoreWriter:
         unit: Unit,
         features: NDArray[np.float16],
         frame_index: NDArray[np.int32],
-        rows: Sequence[Row],
+        rows: Sequence[VideoStatus],
     ) -> None:
         shape = (unit.stop - unit.start, len(unit.views), self.plan.frames)
         if features.shape != (*shape, self.plan.dim) or features.dtype != np.float16:
@@ -233,7 +223,7 @@ class StoreWriter:
                     f"{self.path / name} changed on disk since it was written; check the disk, "
                     "then run tgdfer extract again to redo it"
                 )
-        files |= fixed_facts(self.path)
+        files |= fixed_fingerprints(self.path)
         expected = {
             "text.safetensors": self.plan.identity.encoder.text_sha256,
             "truth.npy": self.plan.videos.truth_sha256,
@@ -246,50 +236,6 @@ class StoreWriter:
                     "run tgdfer extract again to write it anew"
                 )
         return dict(sorted(files.items()))
-
-
-def fixed_facts(root: Path) -> Files:
-    """Sizes and sha256 of the files beside the chunks, of those that are there."""
-    with storage_errors(root, "read"):
-        found = [name for name in FIXED if (root / name).is_file()]
-        return {name: fact_of(name, (root / name).read_bytes()) for name in found}
-
-
-def make_manifest(root: Path, plan: Plan, files: Files) -> dict[str, Any]:
-    """What ``manifest.json`` holds of a store whose files are ``files``; reads the rows."""
-    missing: dict[str, str] = {}
-    for unit in plan.units():
-        for view in unit.views:
-            for row in json.loads((root / rows_name(unit.block, view)).read_bytes()):
-                if row["status"] == "failed":
-                    missing.setdefault(row["id"], row["reason"])
-    manifest = {
-        "schema_version": plan.schema_version,
-        "identity": plan.identity.digest,
-        "counts": {"videos": len(plan.videos.ids), "missing": len(missing)},
-        "missing": missing,
-        "files": files,
-    }
-    return manifest | {"digest": sha256(canonical_json(manifest))}
-
-
-def read_manifest(root: StorePath) -> dict[str, Any]:
-    """``manifest.json`` of a store; raises DamagedError unless it is, to the byte, as written."""
-    file = root / "manifest.json"
-    with storage_errors(file, "read"):
-        data = file.read_bytes()
-    try:
-        manifest: dict[str, Any] = json.loads(data)
-        content = {name: value for name, value in manifest.items() if name != "digest"}
-        whole = (
-            sha256(canonical_json(content)) == manifest["digest"]
-            and canonical_json(manifest) + b"\n" == data
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        whole = False
-    if not whole:
-        raise DamagedError(f"{file} is damaged: {repair_hint(root)}")
-    return manifest
 
 
 def write_journal(root: Path, plan: Plan, commits: Commits) -> None:
@@ -357,9 +303,9 @@ def _write(root: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    fact: Fact = [len(data), sha256(data)]
+    fact: Fingerprint = [len(data), sha256(data)]
     return is_unchanged(path, fact)
 
 
-def encode_rows(rows: Sequence[Row]) -> bytes:
+def encode_rows(rows: Sequence[VideoStatus]) -> bytes:
     return canonical_json([row.model_dump(mode="json") for row in rows]) + b"\n"

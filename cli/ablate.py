@@ -55,9 +55,9 @@ def ablate(
     """
     from cache.errors import RefusedError
     from cache.store import open_store
+    from pipeline.config import load_method
     from pipeline.report.ablation import collect, facts_of, write_tables
-    from pipeline.train.config import load_method
-    from pipeline.train.tables import find_tables, runs_of, vary
+    from pipeline.report.tables import find_tables, runs_of, vary
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:

@@ -36,13 +36,13 @@ def compare(
     - On the embedded faces:  tgdfer compare
     """
     from cache.store import open_store
+    from pipeline.config import load_method
+    from pipeline.evaluate.baselines import logistic_regression, zero_shot
+    from pipeline.evaluate.localisation import localisation_table, localise
     from pipeline.report.ablation import facts_of
     from pipeline.report.comparison import comparison_table, of_runs, write_comparison
-    from pipeline.report.localisation import localisation_table, localise
-    from pipeline.train.baselines import logistic_regression, zero_shot
-    from pipeline.train.config import load_method
+    from pipeline.report.tables import runs_of
     from pipeline.train.records import read_result
-    from pipeline.train.tables import runs_of
 
     opened = open_store(store)
     method = load_method(config, settings)

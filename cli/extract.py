@@ -17,8 +17,8 @@ from cli.profile import ProfileOption, show_profile
 from cli.show import show
 
 if TYPE_CHECKING:
-    from pipeline.datasets.video import VideoList
-    from pipeline.extract.encoder import EncoderFiles
+    from pipeline.datasets.videos import VideoList
+    from pipeline.encoders.clip import EncoderFiles
     from pipeline.extract.loop import Progress, Summary
     from pipeline.extract.planning import ExtractSettings
 
@@ -206,7 +206,7 @@ def open_source(
 
 def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
     """The encoder, with open_clip's models from the weights openai if none are named."""
-    from pipeline.extract.encoder import find_encoder
+    from pipeline.encoders.clip import find_encoder
 
     on_its_own = name == "mini" or name.startswith("local-dir:")
     return find_encoder(name, pretrained or (None if on_its_own else "openai"))
@@ -217,7 +217,7 @@ def read_list(dataset: str, root: Path, annotation: Path | None) -> "VideoList":
     from cache.errors import RefusedError
 
     if dataset == "faces":
-        from pipeline.datasets.faces import ensure_faces
+        from pipeline.demo.faces import ensure_faces
 
         print(f"the embedded faces: {show(root)} (made if they are not there)", file=sys.stderr)
         return ensure_faces(root)

@@ -23,8 +23,8 @@ from cli.show import show
 if TYPE_CHECKING:
     from cache.check import Finding, Inspection
     from cache.plan import Plan
-    from pipeline.datasets.video import VideoList
-    from pipeline.extract.encoder import EncoderFiles
+    from pipeline.datasets.videos import VideoList
+    from pipeline.encoders.clip import EncoderFiles
 
 FINDINGS = 3
 SHOWN = 20  # rows of a long list
@@ -244,7 +244,7 @@ def import_(
     if is_export(source):
         digest = import_store(source, path)
     else:
-        from pipeline.extract.encoder import Encoder
+        from pipeline.encoders.clip import Encoder
         from pipeline.extract.imported import import_videos
 
         videos = read_list(dataset, root or Path("data") / dataset, annotation)
@@ -288,8 +288,8 @@ def _sing(
 ) -> bool:
     """Print the canary's cosines; False where one is low or a video can no longer be read."""
     from cache.store import open_store
+    from pipeline.encoders.clip import Encoder
     from pipeline.extract.canary import LOWEST_COSINE, canary
-    from pipeline.extract.encoder import Encoder
     from pipeline.extract.planning import parse_precision
 
     opened = open_store(store)

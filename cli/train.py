@@ -34,9 +34,9 @@ from cli.training import (
 
 if TYPE_CHECKING:
     from cache.store import Store
-    from pipeline.datasets.video import VideoList
-    from pipeline.extract.encoder import EncoderFiles
-    from pipeline.train.config import MethodConfig, Run
+    from pipeline.config import MethodConfig, Run
+    from pipeline.datasets.videos import VideoList
+    from pipeline.encoders.clip import EncoderFiles
     from pipeline.train.stack import TrainingData
 
 PROFILED_STEPS = 8
@@ -84,8 +84,8 @@ def train(
     - Where the time of a step goes:  tgdfer train --cached --profile trace.json
     """
     from cache.store import open_store
-    from pipeline.train.config import load_method
-    from pipeline.train.tables import runs_of
+    from pipeline.config import load_method
+    from pipeline.report.tables import runs_of
 
     method = load_method(config, settings)
     if cached:

@@ -13,7 +13,7 @@ from pipeline.train.grid import Progress
 
 if TYPE_CHECKING:
     from cache.store import Store
-    from pipeline.train.config import Run
+    from pipeline.config import Run
     from pipeline.train.stack import TrainingData
 
 StoreOption = Annotated[

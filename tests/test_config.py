@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from cache.errors import RefusedError
-from pipeline.train.config import PRESETS, MethodConfig, Run, known_keys, load_method
+from pipeline.config import PRESETS, MethodConfig, Run, known_keys, load_method
 
 
 def test_paper_preset_states_every_setting_and_equals_the_defaults() -> None:
     import tomllib
     from importlib.resources import files
 
-    text = files("pipeline.train").joinpath("presets/paper.toml").read_text()
+    text = files("pipeline").joinpath("presets/paper.toml").read_text()
     written = tomllib.loads(text)
     flat = {f"{table}.{key}" for table, values in written.items() for key in values}
     assert flat == set(known_keys())

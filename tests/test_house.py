@@ -16,22 +16,23 @@ ORDER = [
     "cache/plan.py",
     "cache/chunks.py",
     "cache/journal.py",
+    "cache/manifest.py",
     "cache/writer.py",
     "cache/store.py",
     "cache/check.py",
     "cache/hdf5.py",
+    "pipeline/config.py",
     "pipeline/device.py",
     "pipeline/profile.py",
-    "pipeline/datasets/video.py",
+    "pipeline/datasets/texts.py",
+    "pipeline/datasets/videos.py",
     "pipeline/datasets/dfew.py",
-    "pipeline/datasets/face.py",
-    "pipeline/datasets/faces.py",
-    "pipeline/extract/sampling.py",
-    "pipeline/extract/frames.py",
-    "pipeline/extract/apart.py",
-    "pipeline/extract/augmentation.py",
-    "pipeline/extract/views.py",
-    "pipeline/extract/encoder.py",
+    "pipeline/video/sampling.py",
+    "pipeline/video/frames.py",
+    "pipeline/video/isolated.py",
+    "pipeline/video/augmentation.py",
+    "pipeline/video/views.py",
+    "pipeline/encoders/clip.py",
     "pipeline/extract/planning.py",
     "pipeline/extract/block.py",
     "pipeline/extract/loop.py",
@@ -45,7 +46,6 @@ ORDER = [
     "pipeline/kernels/windows.py",
     "pipeline/kernels/head_triton.py",
     "pipeline/kernels/head.py",
-    "pipeline/model/config.py",
     "pipeline/model/layers.py",
     "pipeline/model/temporal.py",
     "pipeline/model/packing.py",
@@ -54,23 +54,24 @@ ORDER = [
     "pipeline/model/label.py",
     "pipeline/model/bag.py",
     "pipeline/model/tgdfer.py",
-    "pipeline/extract/train_mini.py",
-    "pipeline/report/metrics.py",
-    "pipeline/report/influence.py",
-    "pipeline/train/config.py",
-    "pipeline/train/tables.py",
+    "pipeline/evaluate/metrics.py",
+    "pipeline/evaluate/influence.py",
+    "pipeline/evaluate/baselines.py",
+    "pipeline/evaluate/localisation.py",
     "pipeline/train/batches.py",
     "pipeline/train/sgd.py",
     "pipeline/train/step.py",
     "pipeline/train/selection.py",
     "pipeline/train/stack.py",
     "pipeline/train/records.py",
-    "pipeline/train/resume.py",
+    "pipeline/train/state.py",
     "pipeline/train/grid.py",
-    "pipeline/train/baselines.py",
+    "pipeline/report/tables.py",
     "pipeline/report/ablation.py",
     "pipeline/report/comparison.py",
-    "pipeline/report/localisation.py",
+    "pipeline/demo/face.py",
+    "pipeline/demo/faces.py",
+    "pipeline/demo/train_mini.py",
     "cli/show.py",
     "cli/profile.py",
     "cli/training.py",
@@ -81,12 +82,14 @@ ORDER = [
     "cli/compare.py",
     "cli/bench.py",
     "cli/main.py",
+    "tgdfer.py",
 ]
 
 
 def files_on_disk() -> set[str]:
     found = [path for room in ("cache", "pipeline", "cli") for path in (ROOT / room).rglob("*.py")]
-    return {path.relative_to(ROOT).as_posix() for path in found if path.name != "__init__.py"}
+    names = {path.relative_to(ROOT).as_posix() for path in found if path.name != "__init__.py"}
+    return {*names, "tgdfer.py"}
 
 
 def imports_of(path: str) -> set[str]:
@@ -108,7 +111,10 @@ def test_every_file_has_its_place() -> None:
 def test_files_import_only_files_above_them() -> None:
     place = {path: number for number, path in enumerate(ORDER)}
     # A type of the file below may be named in a hint; the import then never runs.
-    allowed = {("pipeline/train/records.py", "pipeline/train/stack.py")}
+    allowed = {
+        ("pipeline/train/records.py", "pipeline/train/stack.py"),
+        ("pipeline/evaluate/localisation.py", "pipeline/train/records.py"),
+    }
     downward = [
         (path, other)
         for path in ORDER

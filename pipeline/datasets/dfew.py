@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from cache.errors import RefusedError
-from pipeline.datasets.video import (
+from pipeline.datasets.videos import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
     Fold,

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import RefusedError
-from cache.plan import Plan, Row, Unit
-from pipeline.extract.encoder import Encoder
+from cache.plan import Plan, Unit, VideoStatus
+from pipeline.encoders.clip import Encoder
 from pipeline.profile import stage
 
 
@@ -18,7 +18,7 @@ from pipeline.profile import stage
 class Decoded:
     """One video as its decode thread hands it over; no views where it failed."""
 
-    row: Row
+    row: VideoStatus
     seconds: float
     views_VTCHW: torch.Tensor | None = None
     frame_index_VT: NDArray[np.int32] | None = None
@@ -33,7 +33,7 @@ class Block:
 
     def __init__(self, unit: Unit, plan: Plan, encoder: Encoder, executor: Executor) -> None:
         self.unit = unit
-        self.rows: list[Row] = []
+        self.rows: list[VideoStatus] = []
         self.encode_seconds = 0.0
         self._plan, self._encoder, self._executor = plan, encoder, executor
         shape = (unit.stop - unit.start, len(unit.views), plan.frames)

@@ -12,10 +12,10 @@ import torch
 from cache.errors import RefusedError
 from cache.identity import differences, side_by_side
 from cache.store import Store
-from pipeline.datasets.video import Video, VideoList
-from pipeline.extract.encoder import Encoder
-from pipeline.extract.frames import BadVideoError, read_frames
-from pipeline.extract.views import ViewMaker
+from pipeline.datasets.videos import Video, VideoList
+from pipeline.encoders.clip import Encoder
+from pipeline.video.frames import BadVideoError, read_frames
+from pipeline.video.views import ViewMaker
 
 # Measured with the bundled encoder on 480 frames: bfloat16 against float32 at least 0.9997; another
 # interpolation of the resize down to 0.972, other pixel statistics down to 0.09.

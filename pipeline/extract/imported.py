@@ -7,8 +7,8 @@ from cache.errors import RefusedError
 from cache.hdf5 import import_features
 from cache.identity import EncoderIdentity, Preprocessing
 from cache.plan import Plan
-from pipeline.datasets.video import VideoList
-from pipeline.extract.encoder import Encoder
+from pipeline.datasets.videos import VideoList
+from pipeline.encoders.clip import Encoder
 from pipeline.extract.planning import ExtractSettings, make_plan
 
 UNKNOWN = "unknown (imported)"

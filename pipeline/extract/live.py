@@ -14,12 +14,12 @@ from torch import Tensor
 
 from cache.errors import RefusedError
 from cache.store import Store
-from pipeline.datasets.video import Video, VideoList
-from pipeline.extract.encoder import Encoder, EncoderFiles
-from pipeline.extract.frames import BadVideoError, read_frames
+from pipeline.datasets.videos import Video, VideoList
+from pipeline.encoders.clip import Encoder, EncoderFiles
 from pipeline.extract.loop import completed_plan
 from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
-from pipeline.extract.views import ViewMaker
+from pipeline.video.frames import BadVideoError, read_frames
+from pipeline.video.views import ViewMaker
 
 # View numbers to draw from: every step shows a video anew.
 FRESH_VIEWS = 1 << 31

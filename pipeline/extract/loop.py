@@ -29,19 +29,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.files import storage_errors
-from cache.plan import Plan, Row, Unit, read_plan
+from cache.plan import Plan, Unit, VideoStatus, read_plan
 from cache.store import create_store, open_store
 from cache.writer import StoreWriter, check_same
-from pipeline.datasets.video import Video, VideoList
-from pipeline.extract.apart import DecoderDeathError, read_frames_apart
-from pipeline.extract.encoder import EncoderFiles
-from pipeline.extract.frames import BadVideoError, Found, read_frames
+from pipeline.datasets.videos import Video, VideoList
+from pipeline.encoders.clip import EncoderFiles
 from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
 from pipeline.profile import stage
+from pipeline.video.frames import BadVideoError, Found, read_frames
+from pipeline.video.isolated import DecoderDeathError, read_frames_apart
 
 if TYPE_CHECKING:
+    from pipeline.encoders.clip import Encoder
     from pipeline.extract.block import Block, Decoded
-    from pipeline.extract.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def extract(
         if (store_path / "manifest.json").is_file() and stored.views >= plan.views:
             return _finished_summary(store_path)
 
-    from pipeline.extract.encoder import Encoder
+    from pipeline.encoders.clip import Encoder
 
     loaded = Encoder(encoder, settings.device, settings.precision)
     plan = completed_plan(plan, loaded, settings)
@@ -267,7 +267,7 @@ class _Run:
 
     def _decode(self, row: int, views: tuple[int, ...]) -> "Decoded":
         from pipeline.extract.block import Decoded
-        from pipeline.extract.views import ViewMaker
+        from pipeline.video.views import ViewMaker
 
         started = time.perf_counter()
         video, settings = self._videos[row], self._settings
@@ -287,7 +287,7 @@ class _Run:
                 views_VTCHW = maker.finish()
         except BadVideoError as error:
             died = isinstance(error, DecoderDeathError)  # its mark stays, for when it is repaired
-            failed = Row(id=video.id, status="failed", reason=str(error))
+            failed = VideoStatus(id=video.id, status="failed", reason=str(error))
             return Decoded(failed, time.perf_counter() - started)
         except Exception as error:
             error.add_note(f"while decoding video {video.id} ({video.path})")
@@ -298,7 +298,9 @@ class _Run:
         flags = found.flags + (
             ("repeats its last frame",) if found.frames < settings.frames else ()
         )
-        ok = Row(id=video.id, status="ok", frames=found.frames, flags=flags, sha256=found.sha256)
+        ok = VideoStatus(
+            id=video.id, status="ok", frames=found.frames, flags=flags, sha256=found.sha256
+        )
         return Decoded(ok, time.perf_counter() - started, views_VTCHW, maker.frame_index_VT)
 
     def _note(self, decoded: "Decoded") -> None:

@@ -10,12 +10,12 @@ import numpy as np
 from cache.errors import RefusedError
 from cache.files import sha256
 from cache.identity import Identity
-from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoFacts, encode_truth
-from pipeline.datasets.video import Video, VideoList
-from pipeline.extract.augmentation import VIEW_RULE
-from pipeline.extract.encoder import EncoderFiles, Precision
-from pipeline.extract.frames import decoder_name
-from pipeline.extract.sampling import EVALUATION_RULE, TRAINING_RULE
+from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoTable, encode_truth
+from pipeline.datasets.videos import Video, VideoList
+from pipeline.encoders.clip import EncoderFiles, Precision
+from pipeline.video.augmentation import VIEW_RULE
+from pipeline.video.frames import decoder_name
+from pipeline.video.sampling import EVALUATION_RULE, TRAINING_RULE
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,14 @@ def make_plan(
     return plan, truth
 
 
-def _facts(video_list: VideoList, videos: Sequence[Video], truth: bytes | None) -> VideoFacts:
+def _facts(video_list: VideoList, videos: Sequence[Video], truth: bytes | None) -> VideoTable:
     """What the store keeps of the list; folds and subsets lose the videos that ``limit`` cuts."""
     row_of = {video.id: row for row, video in enumerate(videos)}
 
     def rows(ids: Iterable[str]) -> tuple[int, ...]:
         return tuple(sorted(row_of[video_id] for video_id in ids if video_id in row_of))
 
-    return VideoFacts(
+    return VideoTable(
         name=video_list.name,
         ids=tuple(row_of),
         labels=tuple(video.label for video in videos),

@@ -5,9 +5,9 @@ from dataclasses import replace
 from cache.check import Repair
 from cache.plan import Plan
 from cache.writer import check_same
-from pipeline.datasets.video import VideoList
+from pipeline.datasets.videos import VideoList
 from pipeline.device import choose_device
-from pipeline.extract.encoder import EncoderFiles
+from pipeline.encoders.clip import EncoderFiles
 from pipeline.extract.loop import OnProgress, Summary, extract
 from pipeline.extract.planning import ExtractSettings, make_plan, parse_precision
 

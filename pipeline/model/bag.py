@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from pipeline.config import LabelConfig
 from pipeline.kernels.head import frame_logits
-from pipeline.model.config import LabelConfig
 from pipeline.model.layers import Linear
 
 

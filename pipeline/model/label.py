@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from pipeline.config import LabelConfig
 from pipeline.kernels.head import frame_logits, visual_prompt, weighted_sum
-from pipeline.model.config import LabelConfig
 from pipeline.model.layers import Linear
 from pipeline.model.prompts import Prompts
 

@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Generator, Tensor, nn
 
+from pipeline.config import TemporalConfig
 from pipeline.kernels.windows import window_attention
-from pipeline.model.config import TemporalConfig
 from pipeline.model.layers import Linear, TransformerLayer, normal, per_run
 
 POSITION_STD = 0.02

@@ -7,17 +7,18 @@ import torch
 from torch import Generator, Tensor, nn
 
 from cache.errors import RefusedError
+from pipeline.config import LabelConfig, PromptConfig, TemporalConfig
+from pipeline.datasets.texts import ClassTexts
 from pipeline.kernels.head import frame_logits
 from pipeline.model.bag import BagPooling
-from pipeline.model.config import LabelConfig, PromptConfig, TemporalConfig
 from pipeline.model.label import LabelHead
-from pipeline.model.prompts import ClassTexts, Prompts
+from pipeline.model.prompts import Prompts
 from pipeline.model.temporal import TemporalNetwork
 from pipeline.model.text_tower import TextTower
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Output:
     """What the network says of B videos in R runs."""
 
     logits_RBK: Tensor  # bag logits; softmax over K gives eq. 11
@@ -65,12 +66,12 @@ class TGDFER(nn.Module):
         self.label = LabelHead(generators, size, label)
         self.bag = BagPooling(generators, size, label)
 
-    def forward(self, features_RBTD: Tensor) -> Prediction:
-        """Features as the image encoder gives them (not normalised) -> Prediction."""
+    def forward(self, features_RBTD: Tensor) -> Output:
+        """Features as the image encoder gives them (not normalised) -> Output."""
         instances_RBTD = self.temporal(features_RBTD)
         labels_RBKD, attention_RBTK = self.label(
             instances_RBTD, self.fine, self.coarse, self.temperature_R
         )
         frame_logits_RBTK = frame_logits(instances_RBTD, labels_RBKD, self.temperature_R)
         logits_RBK = self.bag(instances_RBTD, labels_RBKD, frame_logits_RBTK, self.temperature_R)
-        return Prediction(logits_RBK, frame_logits_RBTK, attention_RBTK)
+        return Output(logits_RBK, frame_logits_RBTK, attention_RBTK)

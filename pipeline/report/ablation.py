@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from cache.files import make_directories, write_files
 from cache.store import Store
-from pipeline.report.influence import repool
-from pipeline.report.metrics import Interval, bootstrap_difference, confusion, uar, war
-from pipeline.train.config import MethodConfig
+from pipeline.config import MethodConfig
+from pipeline.evaluate.influence import repool
+from pipeline.evaluate.metrics import Interval, bootstrap_difference, confusion, uar, war
+from pipeline.report.tables import FrameChoice, Table, TableRow, runs_of
 from pipeline.train.records import Result, read_result
-from pipeline.train.tables import FrameChoice, Row, Table, runs_of
 
 REPORTED = "as reported in the paper for DFEW"
 SELECTION = {
@@ -44,10 +44,10 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class TableRow:
+class FilledRow:
     """One line of a finished table."""
 
-    row: Row
+    row: TableRow
     uar: Cell
     war: Cell
     done: int
@@ -76,7 +76,7 @@ def collect(
     seeds: Sequence[int],
     store: Store,
     runs_root: Path,
-) -> list[TableRow]:
+) -> list[FilledRow]:
     """Read the records of a table's runs; ``base`` is the setting that its rows change."""
     main_runs = runs_of(table.main.method(base), folds, seeds)
     known = [read_result(runs_root, run, store) for run in main_runs]
@@ -92,7 +92,7 @@ def collect(
         scores = [_score(*guess[1:], len(store.classes)) for guess in guesses]
         complete = len(good) == len(runs) == len(main)
         rows.append(
-            TableRow(
+            FilledRow(
                 row=row,
                 uar=_cell([score[0] for score in scores]),
                 war=_cell([score[1] for score in scores]),
@@ -107,7 +107,7 @@ def collect(
 
 
 def write_tables(
-    tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str, str], out: Path
+    tables: Sequence[tuple[Table, list[FilledRow]]], facts: Mapping[str, str], out: Path
 ) -> list[Path]:
     """Write ``ablation.md``, ``.csv`` and ``.tex`` to ``out``; returns their paths.
 
@@ -187,7 +187,7 @@ def _cell(values: Sequence[float]) -> Cell:
     )
 
 
-def _markdown(tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str, str]) -> str:
+def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], facts: Mapping[str, str]) -> str:
     lines = ["# Ablation tables", "", *[f"- {name}: {text}" for name, text in facts.items()]]
     for table, rows in tables:
         header = ["", *table.columns, "UAR", "WAR", "n", f"WAR − {table.main.name} [95 %]"]
@@ -202,7 +202,7 @@ def _markdown(tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str
     return "\n".join(lines) + "\n"
 
 
-def _reported(line: TableRow, metric: str) -> str:
+def _reported(line: FilledRow, metric: str) -> str:
     return f"{line.reported[metric]:.2f}" if line.reported else "–"
 
 
@@ -210,7 +210,7 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _frame(tables: Sequence[tuple[Table, list[TableRow]]]) -> Any:
+def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
     import pandas as pd
 
     records = []
@@ -231,7 +231,7 @@ def _frame(tables: Sequence[tuple[Table, list[TableRow]]]) -> Any:
     return pd.DataFrame(records)
 
 
-def _latex(tables: Sequence[tuple[Table, list[TableRow]]], facts: Mapping[str, str]) -> str:
+def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], facts: Mapping[str, str]) -> str:
     import pandas as pd
 
     parts = [f"% {name}: {text}" for name, text in facts.items()]

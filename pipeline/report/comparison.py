@@ -1,4 +1,4 @@
-"""Predictions of several methods on one store -> one table with 95 % bootstrap intervals."""
+"""PredictedLabels of several methods on one store -> one table with 95 % bootstrap intervals."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +7,12 @@ import numpy as np
 
 from cache.files import make_directories, write_files
 from cache.store import Store
-from pipeline.report.metrics import Interval, bootstrap
-from pipeline.train.baselines import Predictions
+from pipeline.evaluate.baselines import PredictedLabels
+from pipeline.evaluate.metrics import Interval, bootstrap
 from pipeline.train.records import Result
 
 
-def of_runs(name: str, results: Sequence[Result], store: Store) -> Predictions:
+def of_runs(name: str, results: Sequence[Result], store: Store) -> PredictedLabels:
     """Test predictions of runs over all folds and seeds."""
     row_of = {video_id: row for row, video_id in enumerate(store.ids)}
     rows, predicted = [], []
@@ -21,10 +21,12 @@ def of_runs(name: str, results: Sequence[Result], store: Store) -> Predictions:
         rows += [row_of[video_id] for video_id in ids]
         predicted.append(guesses)
     seeds = len({result.run.seed for result in results})
-    return Predictions(name, np.array(rows), np.concatenate(predicted), seeds)
+    return PredictedLabels(name, np.array(rows), np.concatenate(predicted), seeds)
 
 
-def comparison_table(store: Store, methods: Sequence[Predictions], facts: Mapping[str, str]) -> str:
+def comparison_table(
+    store: Store, methods: Sequence[PredictedLabels], facts: Mapping[str, str]
+) -> str:
     """Markdown: UAR and WAR in per cent, [95 % interval], n.
 
     The folds are pooled, so every video counts once per seed. Whoever is seen in several videos is

@@ -18,10 +18,10 @@ from cache.errors import RefusedError
 from cache.identity import flatten, side_by_side
 from cache.remote import RemotePath, StorePath
 from cache.store import Store, open_store
-from pipeline.train.config import Run, stack_key
+from pipeline.config import Run, stack_key
 from pipeline.train.records import read_result, run_folder, write_outcome
-from pipeline.train.resume import NAME as STATE
-from pipeline.train.resume import begun_epochs, read_state, write_state
+from pipeline.train.state import NAME as STATE
+from pipeline.train.state import begun_epochs, read_state, write_state
 
 if TYPE_CHECKING:
     from pipeline.train.stack import TrainingData

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from cache.files import make_directories, sha256, write_files
 from cache.store import Store
-from pipeline.report.influence import influence
-from pipeline.report.metrics import confusion, recalls, uar, war
-from pipeline.train.config import Run
+from pipeline.config import Run
+from pipeline.evaluate.influence import influence
+from pipeline.evaluate.metrics import confusion, recalls, uar, war
 
 if TYPE_CHECKING:
     from pipeline.train.stack import Outcome

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import RefusedError
-from pipeline.train.config import SelectionConfig
+from pipeline.config import SelectionConfig
 
 Rows = NDArray[np.int64]
 

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cache.store import Store
+from pipeline.config import OptimiserConfig, Run, stack_key
+from pipeline.datasets.texts import class_texts
+from pipeline.evaluate.metrics import confusion, uar, war
 from pipeline.kernels.gather import gather
-from pipeline.model.prompts import class_texts
 from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.model.tgdfer import TGDFER
 from pipeline.profile import stage
-from pipeline.report.metrics import confusion, uar, war
 from pipeline.train.batches import epoch_batches
-from pipeline.train.config import OptimiserConfig, Run, stack_key
 from pipeline.train.selection import better, hold_out
 from pipeline.train.sgd import StackedSGD
 from pipeline.train.step import Batch, ReplayedStep, cross_entropy
@@ -103,7 +103,7 @@ class Outcome:
     train_rows: NDArray[np.int64]
     test_rows: NDArray[np.int64]
     epoch: int  # the one that is reported, counted from 1
-    predicted: "Predicted"  # of the test videos after that epoch, in their order
+    predicted: "Predictions"  # of the test videos after that epoch, in their order
     state: dict[str, Tensor]  # the run's own parameters after that epoch, without the run axis
     encoder_files: dict[str, bytes]  # the encoder after that epoch, if it was trained
 
@@ -346,11 +346,11 @@ class _Record:
         self.data, self.run, self.split = data, run, split
         self.epochs: list[dict[str, float]] = []
         self.best = -1
-        self.predicted: Predicted | None = None
+        self.predicted: Predictions | None = None
         self.state: dict[str, Tensor] = {}
         self.encoder_files: dict[str, bytes] = {}
 
-    def add(self, loss: float, predicted: "Predicted", state: Callable[[], Any]) -> None:
+    def add(self, loss: float, predicted: "Predictions", state: Callable[[], Any]) -> None:
         tests = len(self.split.test)
         row = {"epoch": len(self.epochs) + 1, "train_loss": loss}
         row |= self._metrics("test", self.split.test, predicted.logits_NK[:tests])
@@ -380,7 +380,7 @@ class _Record:
         self.epochs, self.best = list(state.facts["epochs"]), state.facts["best"]
         if self.best >= 0:
             arrays = {n: t.numpy() for n, t in _under("predicted/", state.tensors).items()}
-            self.predicted = Predicted(**arrays)
+            self.predicted = Predictions(**arrays)
             self.state = _under("best/", state.tensors)
 
     def outcome(self) -> Outcome:
@@ -405,23 +405,23 @@ class _Record:
 
 
 @dataclass(frozen=True)
-class Predicted:
+class Predictions:
     """What a network says of N videos; attention is NaN where there is no visual prompt."""
 
     logits_NK: NDArray[np.float32]
     frame_logits_NTK: NDArray[np.float32]
     attention_NTK: NDArray[np.float32]
 
-    def first(self, count: int) -> "Predicted":
+    def first(self, count: int) -> "Predictions":
         """The first ``count`` videos."""
-        return Predicted(
+        return Predictions(
             self.logits_NK[:count], self.frame_logits_NTK[:count], self.attention_NTK[:count]
         )
 
 
 def predict(
     data: TrainingData, model: TGDFER, rows: Sequence[NDArray[np.int64]]
-) -> list[Predicted]:
+) -> list[Predictions]:
     """What every run says of its own ``rows``, from the test view."""
     longest = max(len(own) for own in rows)
     padded_RN = np.stack([np.resize(own, longest) for own in rows])
@@ -436,7 +436,7 @@ def predict(
                 attention_RBTK = torch.full_like(out.frame_logits_RBTK, float("nan"))
             parts.append((out.logits_RBK, out.frame_logits_RBTK, attention_RBTK))
     arrays = [torch.cat(same, dim=1).cpu().numpy() for same in zip(*parts, strict=True)]
-    return [Predicted(*(array[r, : len(own)] for array in arrays)) for r, own in enumerate(rows)]
+    return [Predictions(*(array[r, : len(own)] for array in arrays)) for r, own in enumerate(rows)]
 
 
 def state_of_run(model: TGDFER, run: int) -> dict[str, Tensor]:

@@ -1,0 +1,347 @@
+"""Every setting: TOML and KEY=VALUE -> the frozen configuration of a method and of a run.
+
+The defaults are the paper's values; see docs/method.md.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cache.errors import RefusedError
+
+CONFIG_BYTES_MAX = 1 << 20
+
+
+class Settings(BaseModel):
+    """Base of every table of settings: unknown keys, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TemporalConfig(Settings):
+    """The multi-grained temporal network (eqs. 2-5)."""
+
+    fine_depth: int = Field(1, ge=0, le=12, description="encoder layers inside windows; 0: none")
+    coarse_depth: int = Field(1, ge=0, le=12, description="encoder layers over all frames; 0: none")
+    window: int = Field(4, ge=1, description="frames in a window of the fine module")
+    stride: int = Field(1, ge=1, description="frames between the starts of two windows")
+    positions: Literal["shared", "per_window"] = Field(
+        "shared", description="one positional table for all windows, or one for each"
+    )
+    merge: Literal["average", "last"] = Field(
+        "average", description="a frame's output: over the windows that hold it, or the last one's"
+    )
+    norm: Literal["pre", "post"] = Field("pre", description="where a layer normalises")
+    head_size: int = Field(64, ge=1, description="features in an attention head; 8 heads at D=512")
+    mlp_ratio: float = Field(2.0, gt=0, description="hidden width of the layers' MLP over D")
+    residual: bool = Field(False, description="add the frame features to the network's output")
+
+    def heads(self, size: int) -> int:
+        """Attention heads at feature size D; one head where D is smaller than a head.
+
+        Raises RefusedError where the head size does not divide D.
+        """
+        head_size = min(self.head_size, size)
+        if size % head_size:
+            raise RefusedError(
+                f"temporal.head_size={self.head_size} does not divide {size} features; "
+                "choose a divisor"
+            )
+        return size // head_size
+
+    def window_starts(self, frames: int) -> list[int]:
+        """First frame of every window: N = (T - w) // s + 1 of them (eq. 3).
+
+        >>> TemporalConfig(window=4, stride=3).window_starts(16)
+        [0, 3, 6, 9, 12]
+
+        Raises RefusedError where the windows would leave a frame uncovered.
+        """
+        window, stride = self.window, self.stride
+        if window > frames or stride > window or (frames - window) % stride:
+            raise RefusedError(
+                f"windows of {window} frames at stride {stride} do not cover {frames} frames "
+                "without gaps; choose temporal.window and temporal.stride so that stride <= "
+                "window <= frames and (frames - window) is a multiple of stride"
+            )
+        return list(range(0, frames - window + 1, stride))
+
+    def tokens(self, frames: int) -> int:
+        """Positions that pass through encoder layers for one video: the cost of a step."""
+        windows = len(self.window_starts(frames)) if self.fine_depth else 0
+        return self.fine_depth * windows * self.window + self.coarse_depth * frames
+
+
+class PromptConfig(Settings):
+    """Fine and coarse text of a class (eq. 6)."""
+
+    fine_text: Literal["class", "descriptors"] = "class"
+    fine_learnable: bool = True
+    coarse_text: Literal["class", "descriptors"] = "class"
+    coarse_learnable: bool = False
+    context_length: int = Field(8, ge=1, le=64, description="learnable tokens beside the text (M)")
+    context: Literal["class_specific", "shared"] = "class_specific"
+    position: Literal["end", "middle", "front"] = Field(
+        "end", description="where the text stands among the context tokens"
+    )
+
+
+class LabelConfig(Settings):
+    """The enriched label and the bag prediction (eqs. 7-11)."""
+
+    visual_prompt: Literal["none", "add", "prepend", "concat"] = Field(
+        "add", description="how the visual prompt meets the fine text"
+    )
+    weighting: Literal["softmax", "linear"] = Field(
+        "softmax", description="frame weights of the visual prompt: softmax of cosines, or cosines"
+    )
+    scope: Literal["per_class", "shared"] = Field(
+        "per_class", description="one visual prompt for each class, or one for all"
+    )
+    fusion: Literal["mlp", "none"] = Field(
+        "mlp", description="MLP(enriched) + coarse text, or the enriched fine text as it is"
+    )
+    pooling: Literal[
+        "mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"
+    ] = Field("mean_logits", description="frames -> bag prediction")
+    top_k: int = Field(4, ge=1, description="frames that count where pooling is top_k")
+    temperature: float = Field(0.01, gt=0, description="tau of every cosine")
+
+    @model_validator(mode="after")
+    def _refuse_concat_without_mlp(self) -> "LabelConfig":
+        if self.visual_prompt == "concat" and self.fusion == "none":
+            raise ValueError("visual_prompt concat needs fusion mlp, which brings 2D back to D")
+        return self
+
+
+class OptimiserConfig(Settings):
+    """SGD with momentum and a multi-step schedule (§4.2 of the paper)."""
+
+    epochs: int = Field(50, ge=1)
+    batch: int = Field(48, ge=1, description="videos in a step")
+    lr: float = Field(1e-2, gt=0, description="temporal network, MLP and joining layer")
+    lr_prompts: float = Field(1e-3, gt=0, description="learnable context tokens")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    milestones: tuple[int, ...] = Field((30, 40), description="epochs after which lr shrinks")
+    gamma: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    augment: bool = Field(True, description="train on augmented views; else on the test view")
+    views: int = Field(0, ge=0, description="augmented views to train on; 0: all of the store's")
+    micro_batch: int = Field(
+        0, ge=0, description="videos whose gradients are computed at once; 0: the whole batch"
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of matrix products in training; auto: bf16 on a GPU, else fp32"
+    )
+    lr_encoder: float = Field(
+        0.0, ge=0, description="image encoder; 0: frozen. Above 0 only with --no-cached"
+    )
+
+
+class SelectionConfig(Settings):
+    """Which epoch of a run is reported.
+
+    ``best_on_test`` is the field's habit; its figures are optimistic, and tables say so.
+    """
+
+    rule: Literal["last", "best_on_val", "best_on_test"] = "last"
+    validation_share: float = Field(
+        0.1, gt=0, le=0.5, description="of the training videos, held out where rule is best_on_val"
+    )
+
+
+# A setting of ``store`` -> the field of the store's identity that it asks for.
+IDENTITY_FIELDS = {
+    "encoder": "encoder.name",
+    "weights_sha256": "encoder.weights_sha256",
+    "activation": "encoder.activation",
+    "size_px": "preprocessing.size_px",
+    "resize": "preprocessing.resize",
+    "interpolation": "preprocessing.interpolation",
+    "mean": "preprocessing.mean",
+    "std": "preprocessing.std",
+    "frames": "frames",
+    "evaluation_frames": "evaluation_frames",
+    "training_frames": "training_frames",
+    "view_rule": "view_rule",
+    "precision": "precision",
+    "videos": "videos",
+}
+
+
+class StoreConfig(Settings):
+    """What the features must have been made from; "", 0 and []: anything."""
+
+    encoder: str = ""
+    weights_sha256: str = ""
+    activation: str = ""
+    size_px: int = 0
+    resize: str = ""
+    interpolation: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    frames: int = 0
+    evaluation_frames: str = ""
+    training_frames: str = ""
+    view_rule: str = ""
+    precision: str = ""
+    videos: str = Field("", description="digest of the video list")
+
+    def asked(self) -> dict[str, Any]:
+        """Fields of an identity, with dotted names -> the value asked for."""
+        settings = self.model_dump(mode="json")
+        return {IDENTITY_FIELDS[name]: value for name, value in settings.items() if value}
+
+
+class MethodConfig(Settings):
+    """Everything that defines a training but its fold and its seed."""
+
+    temporal: TemporalConfig = TemporalConfig()
+    prompts: PromptConfig = PromptConfig()
+    label: LabelConfig = LabelConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    selection: SelectionConfig = SelectionConfig()
+    store: StoreConfig = StoreConfig()
+
+
+class Run(Settings):
+    """One training: a configuration, a fold of the data set and a seed."""
+
+    method: MethodConfig
+    fold: str
+    seed: int = Field(ge=0)
+
+    def digest(self, store_digest: str, version: str) -> str:
+        """Name of the run's folder: 16 hexadecimal digits of what its result depends on."""
+        # What was asked of the store is answered by the store's own digest.
+        run = self.model_dump(mode="json", exclude={"method": {"store"}})
+        content = {"run": run, "store": store_digest, "version": version}
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# What may differ between runs that train as one program: it changes no shape and no operation.
+_OF_A_RUN: dict[str, Any] = {
+    "optimiser": {
+        "lr",
+        "lr_prompts",
+        "momentum",
+        "weight_decay",
+        "milestones",
+        "gamma",
+        "label_smoothing",
+        "augment",
+        "views",
+    },
+    "label": {"temperature"},
+    "selection": True,
+    "store": True,
+}
+
+
+def stack_key(method: MethodConfig) -> str:
+    """Equal for methods whose runs can be stacked, as HFTA partitions a grid (Wang et al. 2021)."""
+    return method.model_dump_json(exclude=_OF_A_RUN)
+
+
+PRESETS = ("paper", "equations", "dfer-clip")
+
+
+def load_method(config: Path | str = "paper", overrides: Sequence[str] = ()) -> MethodConfig:
+    """A preset by name or a TOML file, then ``KEY=VALUE`` overrides with dotted keys.
+
+    Raises RefusedError for a file that cannot be read, an unknown key (with the nearest known one)
+    and a value out of range.
+    """
+    settings = _read_toml(config)
+    for override in overrides:
+        _apply(settings, override)
+    return method_from(settings, str(config))
+
+
+def method_from(settings: Mapping[str, Any], where: str) -> MethodConfig:
+    """Nested settings -> MethodConfig; ``where`` names their origin in error messages."""
+    try:
+        return MethodConfig.model_validate(settings)
+    except ValidationError as error:
+        raise RefusedError(_explain(error, where)) from None
+
+
+def known_keys() -> list[str]:
+    """Every dotted key that ``--set`` and TOML files may use."""
+    return list(_keys(MethodConfig, ""))
+
+
+def _read_toml(config: Path | str) -> dict[str, Any]:
+    if config in PRESETS:
+        preset = files("pipeline").joinpath(f"presets/{config}.toml")
+        return tomllib.loads(preset.read_text())
+    try:
+        data = Path(config).read_bytes()
+        if len(data) > CONFIG_BYTES_MAX:
+            raise RefusedError(f"{config}: {len(data)} bytes, expected at most {CONFIG_BYTES_MAX}")
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except OSError as error:
+        raise RefusedError(
+            f"{config}: cannot be read ({error.strerror}); expected a TOML file or one of the "
+            f"presets {', '.join(PRESETS)}"
+        ) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RefusedError(f"{config}: not valid TOML: {error}") from None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE`` -> (dotted key, value as TOML has it); a bare word is a string."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise RefusedError(f"{text}: expected KEY=VALUE, e.g. --set temporal.window=8")
+    return key.strip(), _parse_value(value.strip())
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    key, value = parse_setting(override)
+    *path, last = key.split(".")
+    table = settings
+    for name in path:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise RefusedError(f"--set {override}: {name} is a value, not a table of settings")
+    table[last] = value
+
+
+def _parse_value(text: str) -> Any:
+    # A bare word is taken as a string, so that --set prompts.context=shared needs no quotes.
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known_keys())}"
+            lines.append(f"unknown setting {key}{hint}")
+        else:
+            lines.append(f"{key} = {problem['input']!r}: {problem['msg']}")
+    return f"{where}: " + "; ".join(lines)
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, info in model.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from _keys(annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

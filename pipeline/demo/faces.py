@@ -1,0 +1,427 @@
+"""A specification -> the embedded face set on disk, in DFEW's own layout, and read back.
+
+Every video goes from neutral over onset and apex to offset of one expression at a random place,
+and shows another expression, weaker, somewhere else: one label, many frames that do not show it.
+
+    frame       0 1 2 3 4 5 6 7 8 9
+    expression  . . h H H h . s s .     label happiness: four frames of ten show it
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cache.errors import RefusedError
+from pipeline.datasets.dfew import CLASSES, read_dfew
+from pipeline.datasets.videos import VideoList
+from pipeline.demo.face import (
+    UNITS,
+    Person,
+    Scene,
+    draw_occluder,
+    draw_person,
+    expression_units,
+    render_face,
+)
+
+# Raise it whenever the same specification gives other pixels, lists or truth.
+FORMAT = 5
+FOLDS = 5
+DFEW_COUNTS = (2445, 1894, 2669, 2173, 1469, 145, 902)  # in the order of CLASSES
+MIN_FRAMES, MAX_FRAMES = 11, 60
+# Under this intensity a frame's expression cannot be seen: its truth is neutral.
+VISIBLE = 0.2
+NEUTRAL = CLASSES.index("neutral")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class FacesSpec:
+    """What determines the set: the same specification gives the same pixels of every frame.
+
+    ``easy`` (the demonstration): peaks .7 to 1, distractors at most .4 of the peak. ``mid`` (the
+    stress set): peaks .4 to 1, distractors .3 to .7 of the peak. The marked subset low_intensity
+    has .6 of that peak.
+    """
+
+    videos: int = 700
+    setting: Literal["easy", "mid"] = "easy"
+    seed: int = 0
+    size_px: int = 112
+
+    def __post_init__(self) -> None:
+        if self.videos < 2 * len(CLASSES):
+            raise RefusedError(f"faces: {self.videos} videos, needs {2 * len(CLASSES)} or more")
+        if self.setting not in ("easy", "mid"):
+            raise RefusedError(f"faces: setting {self.setting!r}, expected 'easy' or 'mid'")
+        if self.size_px < 32 or self.size_px % 2:
+            raise RefusedError(f"faces: size_px {self.size_px}, expected an even number from 32 on")
+
+    def digest(self) -> str:
+        """sha256 of the specification and of the format's version."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class PlannedVideo:
+    """One video before it is drawn: who, which label, in which test fold, which subsets."""
+
+    index: int
+    label: int
+    fold: int
+    subject: int
+    subsets: tuple[str, ...]
+
+    @property
+    def id(self) -> str:
+        return f"{self.index + 1:05d}"
+
+
+@dataclass(frozen=True)
+class Script:
+    """Everything that a video's pixels follow from, and the truth of every frame (see Video)."""
+
+    person: Person
+    units_TU: NDArray[np.float64]
+    scenes: tuple[Scene, ...]
+    labels_T: NDArray[np.int8]
+    intensities_T: NDArray[np.float32]
+
+
+def write_faces(
+    root: Path,
+    spec: FacesSpec | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write the set under ``root`` in DFEW's layout; finished videos are kept.
+
+    ``progress(done, total)`` is called after each video. ``workers`` defaults to the CPU count and
+    changes no byte. Raises RefusedError if ``root`` holds anything but this specification's set.
+    """
+    spec = spec or FacesSpec()
+    lists = root / "EmoLabel_DataSplit"
+    if _claim(root, lists, spec):
+        return
+    plan = plan_videos(spec)
+    write = partial(_write_video, root, spec)
+    for done in _count_finished(write, plan, workers or os.cpu_count() or 1):
+        if progress is not None:
+            progress(done, len(plan))
+    _write_lists(lists, plan)
+    _write_truth(lists, spec, plan)
+    os.replace(lists / "faces.partial.json", lists / "faces.json")
+
+
+def ensure_faces(
+    root: Path,
+    spec: FacesSpec | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> VideoList:
+    """The set under ``root``, written first if it is missing or unfinished."""
+    write_faces(root, spec, workers, progress)
+    return read_faces(root)
+
+
+def read_faces(root: Path, source: str = "auto") -> VideoList:
+    """Read a written set through the DFEW adapter; RefusedError if it was never finished."""
+    if not (root / "EmoLabel_DataSplit" / "faces.json").is_file():
+        raise RefusedError(f"{root}: no finished face set here; write it with write_faces first")
+    return replace(read_dfew(root, source=source), name="faces")
+
+
+def plan_videos(spec: FacesSpec) -> list[PlannedVideo]:
+    """Labels, test folds disjoint by subject, subsets; in the order of the ids."""
+    rng = np.random.default_rng([spec.seed, 1])
+    subjects_per_fold = max(1, round(spec.videos / 7 / FOLDS))
+    labels = np.repeat(np.arange(len(CLASSES)), _class_counts(spec.videos))
+    # Dealing the sorted labels out like cards gives every fold its share of every class.
+    folds = np.arange(spec.videos) % FOLDS
+    order = rng.permutation(spec.videos)
+    plan = []
+    for index, card in enumerate(order):
+        fold = int(folds[card])
+        subject = fold * subjects_per_fold + int(rng.integers(subjects_per_fold))
+        label = int(labels[card])
+        plan.append(PlannedVideo(index, label, fold, subject, _draw_subsets(rng, label)))
+    return plan
+
+
+def render_video(spec: FacesSpec, video: PlannedVideo) -> NDArray[np.uint8]:
+    """All frames of a planned video, uint8 RGB [T, H, W, 3]; a pure function of its arguments."""
+    script = write_script(spec, video)
+    frames = zip(script.units_TU, script.scenes, strict=True)
+    return np.stack([render_face(script.person, u, scene, spec.size_px) for u, scene in frames])
+
+
+def write_script(spec: FacesSpec, video: PlannedVideo) -> Script:
+    """What happens in a planned video, before any pixel is drawn."""
+    rng = np.random.default_rng([spec.seed, 2, video.index])
+    frames = int(np.clip(MIN_FRAMES + rng.gamma(2.0, 9.8), MIN_FRAMES, MAX_FRAMES))
+    intensities_TK = _draw_course(rng, spec, video, frames)
+    strongest_T = intensities_TK.max(1)
+    return Script(
+        person=draw_person(np.random.default_rng([spec.seed, 3, video.subject])),
+        units_TU=draw_units(rng, intensities_TK),
+        scenes=tuple(draw_scenes(rng, frames, video.subsets)),
+        labels_T=np.where(strongest_T >= VISIBLE, intensities_TK.argmax(1), NEUTRAL).astype(
+            np.int8
+        ),
+        intensities_T=strongest_T.astype(np.float32),
+    )
+
+
+def draw_scenes(
+    rng: np.random.Generator, frames: int, subsets: tuple[str, ...] = ()
+) -> list[Scene]:
+    """The scene of every frame: one camera and light, a head that drifts."""
+    clock_T = np.linspace(0, 1, frames)
+    turn = rng.uniform(0.45, 0.7) * rng.choice((-1, 1)) if "extreme_pose" in subsets else 0.0
+    yaw_T = turn + rng.normal(0, 0.18) + _drift(rng, clock_T, 0.12)
+    pitch_T = rng.normal(0, 0.09) + _drift(rng, clock_T, 0.06)
+    roll_T = rng.normal(0, 0.1) + _drift(rng, clock_T, 0.05)
+    shift_x_T = rng.normal(0, 0.025) + _drift(rng, clock_T, 0.015)
+    shift_y_T = rng.normal(0, 0.012) + _drift(rng, clock_T, 0.01)
+    scale_T = rng.uniform(0.8, 1.05) + _drift(rng, clock_T, 0.025)
+    camera = Scene(
+        light=rng.uniform(0, 0.55),
+        light_angle=rng.uniform(-np.pi, np.pi),
+        gain=tuple((rng.uniform(0.5, 1.1) * rng.uniform(0.92, 1.08, 3)).tolist()),
+        blur_px=rng.uniform(0.0, 1.6),
+        noise=rng.uniform(0, 10),
+        occluder=draw_occluder(rng) if "occluded" in subsets else None,
+    )
+    noise_seed = int(rng.integers(2**31))
+    return [
+        replace(
+            camera,
+            yaw=float(yaw_T[t]),
+            pitch=float(pitch_T[t]),
+            roll=float(roll_T[t]),
+            shift_x=float(shift_x_T[t]),
+            shift_y=float(shift_y_T[t]),
+            scale=float(scale_T[t]),
+            noise_seed=noise_seed + t,
+        )
+        for t in range(frames)
+    ]
+
+
+def draw_units(
+    rng: np.random.Generator, intensities_TK: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Action units [T, U] of class intensities [T, K]; each call draws one manner and habits."""
+    prototypes_KU = np.stack([expression_units(name) for name in CLASSES]).astype(np.float64)
+    manner_KU = rng.uniform(0.6, 1.1, prototypes_KU.shape)
+    units_TU = intensities_TK @ (prototypes_KU * manner_KU)
+    habit_U = rng.uniform(0, 0.2, len(UNITS)) * (rng.random(len(UNITS)) < 0.3)
+    units_TU = np.clip(units_TU + habit_U, 0, 1)
+    frames = len(units_TU)
+    blink_T = np.zeros(frames)
+    for frame in np.flatnonzero(rng.random(frames) < 0.03):
+        blink_T[frame : frame + 2] = (1.0, 0.6)[: frames - frame]
+    units_TU[:, UNITS.index(45)] = blink_T
+    return units_TU
+
+
+def _class_counts(videos: int) -> list[int]:
+    """DFEW's imbalance, with at least one video a fold (where there are enough) and 20 disgust."""
+    floor = min(FOLDS, videos // len(CLASSES))
+    floors = [floor] * len(CLASSES)
+    floors[CLASSES.index("disgust")] = max(floor, min(20, videos // 35))
+    total = sum(DFEW_COUNTS)
+    counts = [
+        max(least, round(Fraction(videos * count, total)))
+        for count, least in zip(DFEW_COUNTS, floors, strict=True)
+    ]
+    while sum(counts) != videos:
+        step = 1 if sum(counts) < videos else -1
+        counts[int(np.argmax(counts))] += step
+    return counts
+
+
+def _draw_subsets(rng: np.random.Generator, label: int) -> tuple[str, ...]:
+    chances = (("occluded", 0.12), ("extreme_pose", 0.1), ("low_intensity", 0.08))
+    drawn = [name for name, chance in chances if rng.random() < chance]
+    # A neutral video has no intensity that could be low.
+    return tuple(name for name in drawn if label != NEUTRAL or name != "low_intensity")
+
+
+def _drift(
+    rng: np.random.Generator, clock_T: NDArray[np.float64], size: float
+) -> NDArray[np.float64]:
+    """A slow wave of at most ``size``."""
+    wave_T = np.sin(2 * np.pi * (rng.uniform(0.3, 1.2) * clock_T + rng.random()))
+    return rng.uniform(0.3, 1.0) * size * wave_T
+
+
+def _draw_course(
+    rng: np.random.Generator, spec: FacesSpec, video: PlannedVideo, frames: int
+) -> NDArray[np.float64]:
+    """Intensity of every class in every frame: the label's own course and its distractors."""
+    course_TK = np.zeros((frames, len(CLASSES)))
+    peak = rng.uniform(0.7, 1.0) if spec.setting == "easy" else rng.uniform(0.4, 1.0)
+    if "low_intensity" in video.subsets:
+        peak *= 0.6
+    length = rng.uniform(0.38, 0.72) * frames
+    start = rng.uniform(-0.05, 1.05) * (frames - length)
+    if video.label != NEUTRAL:
+        course_TK[:, video.label] = peak * _pulse(rng, frames, start, length)
+    others = [k for k in range(len(CLASSES)) if k not in (video.label, NEUTRAL)]
+    low, high = (0.15, 0.4) if spec.setting == "easy" else (0.3, 0.7)
+    for _ in range(int(rng.integers(1, 4))):
+        other = int(rng.choice(others))
+        room_before, room_after = start, frames - start - length
+        side_length = rng.uniform(0.15, 0.35) * frames
+        middle = (
+            start / 2
+            if rng.random() * (room_before + room_after) < room_before
+            else (frames - room_after / 2)
+        )
+        pulse_T = _pulse(rng, frames, middle - side_length / 2, side_length)
+        strength = peak * rng.uniform(low, high)
+        course_TK[:, other] = np.maximum(course_TK[:, other], strength * pulse_T)
+    # Two expressions fade into each other: what the label's own course leaves is the others'.
+    own_T = course_TK[:, video.label].copy()
+    course_TK *= (1 - own_T / peak)[:, None]
+    course_TK[:, video.label] = own_T
+    return course_TK
+
+
+def _pulse(
+    rng: np.random.Generator, frames: int, start: float, length: float
+) -> NDArray[np.float64]:
+    """Onset, apex, offset in [0, 1]: smooth steps up and down, flat between."""
+    onset, offset = rng.uniform(0.15, 0.4, 2) * length
+    frame_T = np.arange(frames) + 0.5
+    up_T = np.clip((frame_T - start) / onset, 0, 1)
+    down_T = np.clip((start + length - frame_T) / offset, 0, 1)
+    value_T = np.minimum(up_T, down_T)
+    smooth_T: NDArray[np.float64] = value_T**2 * (3 - 2 * value_T)
+    return smooth_T
+
+
+def _claim(root: Path, lists: Path, spec: FacesSpec) -> bool:
+    """Mark ``root`` as this specification's; True if its set is already finished."""
+    for name in ("faces.json", "faces.partial.json"):
+        if not (lists / name).is_file():
+            continue
+        found = json.loads((lists / name).read_text())
+        if found["digest"] != spec.digest():
+            raise RefusedError(
+                f"{root}: holds the face set {found['spec']} (format {found['format']}), "
+                f"asked for {asdict(spec)} (format {FORMAT}); choose another root, or delete it"
+            )
+        return name == "faces.json"
+    if root.is_dir() and any(root.iterdir()):
+        raise RefusedError(f"{root}: holds other files and no face set; choose an empty folder")
+    lists.mkdir(parents=True, exist_ok=True)
+    record = {"format": FORMAT, "spec": asdict(spec), "digest": spec.digest()}
+    _replace_text(lists / "faces.partial.json", json.dumps(record, indent=1) + "\n")
+    return False
+
+
+def _count_finished(
+    write: Callable[[PlannedVideo], None], plan: list[PlannedVideo], workers: int
+) -> Iterator[int]:
+    """1, 2, … as videos are finished; one worker means this process."""
+    if workers == 1:
+        for done, video in enumerate(plan, start=1):
+            write(video)
+            yield done
+        return
+    # Spawned, not forked: a caller's torch threads must not be copied into a worker.
+    with ProcessPoolExecutor(min(workers, len(plan)), get_context("spawn")) as pool:
+        for done, _ in enumerate(pool.map(write, plan, chunksize=4), start=1):
+            yield done
+
+
+def _write_video(root: Path, spec: FacesSpec, video: PlannedVideo) -> None:
+    """One mp4 and one folder of jpg frames, each under its own name only when it is complete."""
+    mp4 = root / "Clip" / "original" / f"{video.id}.mp4"
+    folder = root / "Clip" / "clip_224x224" / video.id
+    if mp4.is_file() and folder.is_dir():
+        return
+    frames_THWC = render_video(spec, video)
+    mp4.parent.mkdir(parents=True, exist_ok=True)
+    partial_mp4 = mp4.with_name(f".{video.id}.partial.mp4")
+    _encode_mp4(partial_mp4, frames_THWC)
+    os.replace(partial_mp4, mp4)
+    partial_folder = folder.with_name(f".{video.id}.partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial_folder.mkdir(parents=True)
+    for number, frame_HWC in enumerate(frames_THWC, start=1):
+        name = f"{video.id}_{number:05d}.jpg"
+        Image.fromarray(frame_HWC).save(partial_folder / name, quality=95)
+    os.replace(partial_folder, folder)
+
+
+def _encode_mp4(path: Path, frames_THWC: NDArray[np.uint8]) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = frames_THWC.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        # Without cpu-independent, x264 gave other bytes from one call to the next.
+        exact = "cpu-independent=1:threads=1:lookahead-threads=1"
+        stream.options = {"crf": "12", "preset": "veryfast", "x264-params": exact}
+        for frame_HWC in frames_THWC:
+            frame = av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def _write_lists(lists: Path, plan: list[PlannedVideo]) -> None:
+    """DFEW's official split: unpadded ids, labels from 1."""
+    for number in range(FOLDS):
+        parts = {
+            "train": [video for video in plan if video.fold != number],
+            "test": [video for video in plan if video.fold == number],
+        }
+        for part, videos in parts.items():
+            rows = "".join(f"{video.index + 1},{video.label + 1}\n" for video in videos)
+            path = lists / f"{part}(single-labeled)" / f"set_{number + 1}.csv"
+            path.parent.mkdir(exist_ok=True)
+            _replace_text(path, "video_name,label\n" + rows)
+
+
+def _write_truth(lists: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
+    """What the official files do not hold: subjects, subsets, and the truth of every frame."""
+    names = sorted({name for video in plan for name in video.subsets})
+    truth = {
+        "subjects": {video.id: f"s{video.subject:03d}" for video in plan},
+        "subsets": {name: [v.id for v in plan if name in v.subsets] for name in names},
+    }
+    _replace_text(lists / "truth.json", json.dumps(truth, indent=1) + "\n")
+    rows = ["video_name,frame,label,intensity"]
+    for video in plan:
+        script = write_script(spec, video)
+        frames = zip(script.labels_T, script.intensities_T, strict=True)
+        rows += [
+            f"{video.id},{t},{label + 1},{value:.4f}" for t, (label, value) in enumerate(frames, 1)
+        ]
+    _replace_text(lists / "frames.csv", "\n".join(rows) + "\n")
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,68 @@
+"""Records of runs and frame-level truth -> how well rankings find the frames that show the label.
+
+Only data sets that know the truth of every frame can be measured so; no real DFER set does.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.store import Store
+from pipeline.evaluate.influence import average_precision, influence
+from pipeline.train.records import Result
+
+Array = NDArray[np.float64]
+
+
+def localise(results: Sequence[Result], store: Store) -> dict[str, tuple[NDArray[np.int64], Array]]:
+    """Ranking -> (labels, average precision) of the test videos of all runs; {} without truth.
+
+    A frame counts where its true expression is the video's label. ``influence`` ranks by the logit
+    of the predicted class, ``attention`` by the visual prompt's weights of that class; ``random``
+    and ``uniform`` know nothing. NaN where all frames show the label or none does.
+    """
+    truth = store.frame_truth()
+    if truth is None:
+        return {}
+    row_of = {video_id: row for row, video_id in enumerate(store.ids)}
+    generator = np.random.default_rng(0)
+    labels: list[NDArray[np.int64]] = []
+    found: dict[str, list[Array]] = {}
+    for result in results:
+        ids, own, predicted = result.predictions()
+        shows_NT = truth[0][[row_of[video_id] for video_id in ids]] == own[:, None]
+        rankings = {
+            "influence": influence(result.frame_logits(), predicted),
+            "attention": influence(result.attention(), predicted),
+            "random": generator.random(shows_NT.shape),
+            "uniform": np.zeros(shows_NT.shape),
+        }
+        labels.append(own)
+        for name, scores_NT in rankings.items():
+            if np.isfinite(scores_NT).all():
+                found.setdefault(name, []).append(average_precision(scores_NT, shows_NT))
+    gathered = np.concatenate(labels)
+    return {name: (gathered, np.concatenate(parts)) for name, parts in found.items()}
+
+
+def localisation_table(
+    found: Mapping[str, tuple[NDArray[np.int64], Array]], classes: Sequence[str]
+) -> str:
+    """Markdown: mean average precision of every ranking, over all videos and for each class."""
+    lines = ["", "## Which frames show the label", ""]
+    lines += [
+        "Mean average precision over test videos in which some frames show it and some do not."
+    ]
+    lines += ["", "| ranking | all | " + " | ".join(classes) + " | videos |"]
+    lines.append("| --- " * (len(classes) + 3) + "|")
+    for name, (labels, precision) in found.items():
+        known = np.isfinite(precision)
+        cells = [_mean(precision[known])]
+        cells += [_mean(precision[known & (labels == k)]) for k in range(len(classes))]
+        lines.append(f"| {name} | {' | '.join(cells)} | {int(known.sum())} |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean(values: Array) -> str:
+    return f"{values.mean():.3f}" if len(values) else "–"

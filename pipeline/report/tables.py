@@ -1,0 +1,168 @@
+"""Ablation tables of the paper as Python lists of rows: what each row changes in the method."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal
+
+from cache.errors import RefusedError
+from pipeline.config import MethodConfig, Run, method_from, parse_setting
+
+
+@dataclass(frozen=True)
+class FrameChoice:
+    """Predict from few frames of a trained run: those of most or of least influence."""
+
+    influence: Literal["highest", "lowest"]
+    frames: int
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One row: its name in the paper, the cells that describe it, the settings it changes."""
+
+    name: str
+    cells: tuple[str, ...]
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    choice: FrameChoice | None = None  # None: all frames, as trained
+
+    def method(self, base: MethodConfig) -> MethodConfig:
+        """``base`` with this row's settings."""
+        merged = base.model_dump()
+        for table, values in self.settings.items():
+            merged[table] = {**merged[table], **values}
+        return method_from(merged, f"row {self.name}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the paper, or one of ours where nothing is reported."""
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[TableRow, ...]
+    main: TableRow = TableRow("main setting", ())  # what the rows' differences are taken from
+
+
+DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+DEPTHS += [(1, 7), (7, 1), (7, 7)]
+
+TABLE3 = Table(
+    "table3",
+    "Depths of the multi-grained temporal network (Table 3 of the paper)",
+    ("fine", "coarse"),
+    tuple(
+        TableRow(
+            letter,
+            (str(fine or "none"), str(coarse or "none")),
+            {"temporal": {"fine_depth": fine, "coarse_depth": coarse}},
+        )
+        for letter, (fine, coarse) in zip("abcdefghijkl", DEPTHS, strict=True)
+    ),
+)
+
+# (width, stride); "stride X" of the paper means windows side by side.
+WINDOWS = [(2, 2), (4, 4), (8, 8), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (4, 3)]
+
+TABLE4 = Table(
+    "table4",
+    "Stride and width of the windows (Table 4 of the paper)",
+    ("stride", "window width"),
+    tuple(
+        TableRow(
+            f"w{width} s{stride}",
+            ("side by side" if stride == width else str(stride), str(width)),
+            {"temporal": {"window": width, "stride": stride}},
+        )
+        for width, stride in WINDOWS
+    ),
+)
+
+TEXTS = [
+    (("[learnable] " if learnable else "") + text, text, learnable)
+    for learnable in (False, True)
+    for text in ("class", "descriptors")
+]
+PROMPTS = [(*text, visual) for text in TEXTS for visual in ("none", "add", "prepend")]
+
+TABLE5 = Table(
+    "table5",
+    "Visual prompt with different fine texts (Table 5 of the paper)",
+    ("text prompt", "visual prompt"),
+    tuple(
+        TableRow(
+            letter,
+            (shown, visual),
+            {
+                "prompts": {"fine_text": text, "fine_learnable": learnable},
+                "label": {"visual_prompt": visual},
+            },
+        )
+        for letter, (shown, text, learnable, visual) in zip("abcdefghijkl", PROMPTS, strict=True)
+    ),
+)
+
+TABLE6 = Table(
+    "table6",
+    "Output from the frames of highest and lowest influence (Table 6 of the paper)",
+    ("influence", "frames"),
+    tuple(
+        TableRow(f"{influence} {count}", (influence, str(count)), {}, FrameChoice(influence, count))
+        for influence in ("highest", "lowest")
+        for count in (1, 2, 3)
+    ),
+)
+
+ONE_VIEW = TableRow("one view", ("1",), {"optimiser": {"views": 1}})
+
+VIEWS = Table(
+    "views",
+    "Augmented views of a video to train on (not in the paper)",
+    ("views",),
+    (
+        ONE_VIEW,
+        *(TableRow(f"{n} views", (str(n),), {"optimiser": {"views": n}}) for n in (2, 4, 8)),
+    ),
+    main=ONE_VIEW,
+)
+
+TABLES = {table.name: table for table in (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS)}
+
+
+def find_tables(names: Sequence[str]) -> list[Table]:
+    """The named tables; raises RefusedError for a name that is not known."""
+    for name in names:
+        if name not in TABLES:
+            raise RefusedError(f"no table {name}; there are: {', '.join(TABLES)}")
+    return [TABLES[name] for name in names]
+
+
+def vary(settings: Sequence[str]) -> Table:
+    """A table of every combination of values, from ``KEY=[VALUE, ...]`` texts.
+
+    Raises RefusedError where there is no list of values, or no dotted key.
+    """
+    names, choices = [], []
+    for text in settings:
+        name, values = parse_setting(text)
+        if not isinstance(values, list) or not values or name.count(".") != 1:
+            raise RefusedError(
+                f"--vary {text}: expected KEY=[VALUE, VALUE, ...], e.g. "
+                "--vary optimiser.lr=[0.003,0.01,0.03]"
+            )
+        names.append(name)
+        choices.append(values)
+    rows = []
+    for number, values in enumerate(product(*choices), 1):
+        row: dict[str, dict[str, Any]] = {}
+        for name, value in zip(names, values, strict=True):
+            table, _, key = name.partition(".")
+            row.setdefault(table, {})[key] = value
+        rows.append(TableRow(str(number), tuple(map(str, values)), row))
+    return Table("varied", "Settings varied (not in the paper)", tuple(names), tuple(rows))
+
+
+def runs_of(method: MethodConfig, folds: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+    """One run per fold and seed."""
+    return [Run(method=method, fold=fold, seed=seed) for seed in seeds for fold in folds]

@@ -1,0 +1,108 @@
+"""A video that may kill or hang its decoder -> its frames, decoded in a process of its own.
+
+The process writes JSON lines: how many frames there are, and, after being told which are wanted,
+each of them followed by its bytes.  It is its own clock, so that nothing outlives the limit.
+"""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pipeline.video.frames import BadVideoError, Choose, Found, Take, read_frames
+
+
+class DecoderDeathError(BadVideoError):
+    """The decoder of a video died or did not come to an end."""
+
+
+def read_frames_apart(path: Path, choose: Choose, take: Take, seconds_max: float) -> Found:
+    """``read_frames`` in a process of its own, for at most ``seconds_max`` seconds.
+
+    Raises DecoderDeathError where that process dies or hangs, else what ``read_frames`` raises.
+    """
+    command = [sys.executable, "-m", "pipeline.video.isolated", str(path), str(seconds_max)]
+    # A session of its own: Ctrl-C is not the decoder's death.
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            found = _converse(child.stdin, child.stdout, choose, take)
+        except BrokenPipeError:
+            found = None
+        except BaseException:
+            child.kill()
+            raise
+    if found is not None:
+        return found
+    code = child.returncode
+    if code == -signal.SIGALRM:
+        raise DecoderDeathError(f"hangs its decoder: no end after {seconds_max:g} seconds")
+    if code < 0:
+        raise DecoderDeathError(f"kills its decoder ({signal.Signals(-code).name})")
+    raise RuntimeError(f"the process that decoded {path} ended with exit code {code}")
+
+
+def _converse(ask: IO[bytes], answer: IO[bytes], choose: Choose, take: Take) -> Found | None:
+    """What the other process found; None where it ended in the middle."""
+    while line := answer.readline():
+        kind, value = json.loads(line)
+        if kind == "choose":
+            ask.write(json.dumps(sorted(choose(value))).encode() + b"\n")
+            ask.flush()
+        elif kind == "take":
+            index, shape = value
+            size = math.prod(shape)
+            data = bytearray(answer.read(size))
+            if len(data) < size:
+                return None
+            take(index, np.frombuffer(data, np.uint8).reshape(shape))
+        elif kind == "bad":
+            raise BadVideoError(value)
+        else:
+            frames, sha256, flags = value
+            return Found(frames, sha256, tuple(flags))
+    return None
+
+
+def main(path: Path, seconds_max: float) -> None:
+    """The other process: decode ``path`` and tell what is found on standard output."""
+    signal.setitimer(signal.ITIMER_REAL, seconds_max)
+    # Libraries that print must not disturb the conversation.
+    with os.fdopen(os.dup(1), "wb") as answer:
+        os.dup2(2, 1)
+
+        def tell(kind: str, value: Any, data: bytes = b"") -> None:
+            try:
+                answer.write(json.dumps([kind, value]).encode() + b"\n" + data)
+                answer.flush()
+            except BrokenPipeError:
+                os._exit(0)  # nobody listens any more
+
+        def choose(frames: int) -> list[int]:
+            tell("choose", frames)
+            line = sys.stdin.buffer.readline()
+            if not line:
+                os._exit(0)
+            return list(json.loads(line))
+
+        try:
+            found = read_frames(
+                path, choose, lambda i, rgb: tell("take", [i, rgb.shape], rgb.tobytes())
+            )
+        except BadVideoError as error:
+            tell("bad", str(error))
+        else:
+            tell("found", [found.frames, found.sha256, found.flags])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), float(sys.argv[2]))

@@ -1,0 +1,263 @@
+"""Stores behind a URL, in memory, in an archive, on a web server: the same checks and runs."""
+
+import functools
+import json
+import pickle
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from cache.check import diff, inspect, plan_repair, verify
+from cache.errors import DamagedError, RefusedError, StorageError
+from cache.hdf5 import export_store
+from cache.remote import store_path
+from cache.store import Store, create_store, open_store, status
+from pipeline.config import Run, load_method
+from pipeline.train.grid import Place, train_runs
+from pipeline.train.records import read_result
+from support.commands import SMALL, tgdfer
+from support.stores import random_store
+from support.tiny import TEXT, fill, fixed_files, flip, kinds, make_plan, make_store
+
+
+class WebServer(ThreadingHTTPServer):
+    """Serves a folder, and tells what was asked of it."""
+
+    request_queue_size = 64
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), functools.partial(_Handler, directory=str(folder)))
+        self.asked: list[tuple[str, str]] = []
+        self.before_chunk: Callable[[], object] = lambda: None
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    server: WebServer
+
+    def log_message(self, *arguments: object) -> None:
+        self.server.asked.append((self.command, self.path))
+
+    def do_GET(self) -> None:
+        if "/c." in self.path:
+            self.server.before_chunk()
+        super().do_GET()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("remote") / "s", failed=(70,))
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    server = WebServer(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "zip", "http"])
+def url(request: pytest.FixtureRequest, whole: Store, web: WebServer, tmp_path: Path) -> str:
+    """A copy of the store ``whole``."""
+    return copy_of(whole.path, request.param, web, tmp_path)
+
+
+def copy_of(source: Path, kind: str, web: WebServer, folder: Path) -> str:
+    if kind == "memory":
+        memory, root = fsspec.url_to_fs("memory://copies/s.zarr")
+        if memory.exists(root):
+            memory.rm(root, recursive=True)
+        memory.put(str(source), root, recursive=True)
+        return "memory://copies/s.zarr"
+    shutil.copytree(source, folder / "s.zarr")
+    if kind == "http":
+        return f"{web.url}/s.zarr"
+    shutil.make_archive(str(folder / "s"), "zip", folder, "s.zarr")
+    return f"zip://s.zarr::{folder}/s.zip"
+
+
+def test_copy_behind_a_url_reads_as_the_store_itself(whole: Store, url: str) -> None:
+    copy = open_store(url)
+    assert (copy.digest, copy.plan, copy.missing) == (whole.digest, whole.plan, whole.missing)
+    np.testing.assert_array_equal(copy.load_features(), whole.load_features())
+    np.testing.assert_array_equal(copy.load_features([1]), whole.load_features([1]))
+    np.testing.assert_array_equal(copy.load_frame_index(), whole.load_frame_index())
+    assert (copy.text_weights, copy.text_config) == (TEXT, whole.text_config)
+    assert status(url).finished
+    assert pickle.loads(pickle.dumps(copy)).load_features().shape == (150, 2, 4, 8)
+
+
+def test_copy_behind_a_url_is_inspected_verified_compared_and_exported(
+    whole: Store, url: str, tmp_path: Path
+) -> None:
+    assert verify(url) == verify(url, deep=True) == []
+    found = inspect(url)
+    assert (found.digest, found.status.total) == (whole.digest, 3)
+    assert found.size_bytes == sum(size for size, *_ in whole.manifest["files"].values())
+    assert diff(url, whole.path).same_digest
+    assert export_store(url, tmp_path / "s.h5") == whole.digest
+
+
+def test_damage_on_a_web_server_is_found(whole: Store, web: WebServer, tmp_path: Path) -> None:
+    url, folder = copy_of(whole.path, "http", web, tmp_path), tmp_path / "s.zarr"
+    flip(folder / "features/c.1.0.0.0")
+    with pytest.raises(DamagedError, match=rf"{url}/features/c\.1\.0\.0\.0 is damaged .*copy"):
+        open_store(url).load_features()
+    flip(folder / "text.safetensors", 3)
+    with pytest.raises(DamagedError, match="safetensors changed since extraction"):
+        _ = open_store(url).text_weights
+    damaged = [("content", "features/c.1.0.0.0"), ("content", "text.safetensors")]
+    assert kinds(verify(url, deep=True)) == damaged
+    assert verify(url) == []
+    with (folder / "rows/0.1").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(DamagedError, match=r"rows/0\.1 has \d+ bytes, expected"):
+        open_store(url)
+    (folder / "frame_index/c.0.1.0").unlink()
+    with pytest.raises(DamagedError, match=r"frame_index/c\.0\.1\.0 is missing"):
+        open_store(url)
+    assert kinds(verify(url)) == [("missing", "frame_index/c.0.1.0"), ("size", "rows/0.1")]
+    flip(folder / "zarr.json", 3)
+    assert ("content", "zarr.json") in kinds(verify(url))
+
+
+def test_damaged_copy_in_memory_is_refused(whole: Store, web: WebServer, tmp_path: Path) -> None:
+    url = copy_of(whole.path, "memory", web, tmp_path)
+    memory = fsspec.filesystem("memory")
+    chunk = "/copies/s.zarr/features/c.2.1.0.0"
+    memory.pipe(chunk, memory.cat(chunk)[::-1])
+    with pytest.raises(DamagedError, match=r"c\.2\.1\.0\.0 is damaged"):
+        open_store(url).load_features()
+    memory.rm(chunk)
+    with pytest.raises(DamagedError, match=r"c\.2\.1\.0\.0 is missing"):
+        open_store(url)
+
+
+def test_chunks_come_from_a_web_server_at_the_same_time_and_once(
+    whole: Store, web: WebServer, tmp_path: Path
+) -> None:
+    store = open_store(copy_of(whole.path, "http", web, tmp_path))
+    web.asked.clear()
+    # Nobody is served before all six have asked.
+    web.before_chunk = threading.Barrier(6, timeout=20).wait
+    store.load_features()
+    asked = [("GET", f"/s.zarr/features/c.{b}.{v}.0.0") for b in range(3) for v in range(2)]
+    assert sorted(web.asked) == asked
+
+
+def test_server_that_goes_away_is_no_damage(whole: Store, web: WebServer, tmp_path: Path) -> None:
+    url = copy_of(whole.path, "http", web, tmp_path)
+    store = open_store(url)
+    web.stop()
+    for read in (store.load_features, lambda: open_store(url), lambda: verify(url)):
+        with pytest.raises(StorageError, match=rf"cannot read {url}/.*check the address"):
+            read()
+    with pytest.raises(StorageError, match="cannot read"):
+        (store_path(url) / "plan.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("memory://nothing.zarr", "no store at memory://nothing.zarr: there is no plan.json"),
+        ("zip://s.zarr::nothing.zip", "no store at zip://s.zarr::nothing.zip"),
+        ("nonsense://s.zarr", "cannot open nonsense://s.zarr: Protocol not known: nonsense"),
+        ("oci://bucket/s.zarr", "cannot open oci://bucket/s.zarr: .*ocifs.* with pip install"),
+    ],
+)
+def test_url_without_a_store_is_refused(url: str, message: str) -> None:
+    with pytest.raises(RefusedError, match=message):
+        open_store(url)
+
+
+def test_archive_that_is_none_is_a_failure_of_the_storage(tmp_path: Path) -> None:
+    (tmp_path / "s.zip").write_bytes(b"no archive")
+    with pytest.raises(StorageError, match=r"cannot read zip://s\.zarr::.*not a zip file"):
+        open_store(f"zip://s.zarr::{tmp_path}/s.zip")
+
+
+def test_unfinished_copy_is_refused(tmp_path: Path, web: WebServer) -> None:
+    writer = create_store(tmp_path / "s.zarr", make_plan(), fixed_files())
+    fill(writer, only=1)
+    for read in (open_store, status, inspect, verify):
+        with pytest.raises(RefusedError, match=r"unfinished: it has no manifest\.json; finish"):
+            read(f"{web.url}/s.zarr")
+
+
+def test_names_inside_a_chained_url_keep_its_end() -> None:
+    chained = store_path("zip://s.zarr::https://host/s.zip") / "rows/0.1"
+    assert str(chained) == "zip://s.zarr/rows/0.1::https://host/s.zip"
+    assert str(chained.parent.parent) == "zip://s.zarr::https://host/s.zip"
+    assert str(store_path("simplecache::s3://b/s/") / "a") == "simplecache::s3://b/s/a"
+    assert store_path("data/s.zarr") == Path("data/s.zarr")
+
+
+def test_nothing_is_written_behind_a_url(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="memory://s can only be read; write the store to a fo"):
+        create_store("memory://s", make_plan(), fixed_files())
+    with pytest.raises(RefusedError, match="can only be read"):
+        plan_repair("memory://s")
+    (tmp_path / "features").mkdir()
+    for command in (
+        ["extract", "--store", "s3://bucket/s.zarr"],
+        ["store", "repair", "s3://bucket/s.zarr"],
+        ["store", "import", "features", "s3://bucket/s.zarr"],
+    ):
+        done = tgdfer(*command, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "error: s3://bucket/s.zarr can only be read; write the store to a" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["features"]
+
+
+def test_training_from_an_archive_or_a_web_server_leaves_the_same_files(
+    tmp_path: Path, web: WebServer
+) -> None:
+    local = random_store(tmp_path / "local.zarr", videos=14)
+    urls = [copy_of(local.path, kind, web, tmp_path / kind) for kind in ("zip", "http")]
+    urls[1] = urls[1].replace("/s.zarr", "/http/s.zarr")
+    results = []
+    for number, store in enumerate([local.path, *urls]):
+        options = ["--store", store, "--runs", f"runs{number}", "--workers", 1, *SMALL]
+        done = tgdfer("train", "--fold", 1, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (result,) = (tmp_path / f"runs{number}").glob("*/result.json")
+        results.append((result.parent.name, json.loads(result.read_text())["sha256"]))
+    assert results[0] == results[1] == results[2]
+    assert "checkpoint.safetensors" in results[0][1]
+
+    command = ["train", "--store", urls[1], "--runs", "again", *SMALL]
+    flip(tmp_path / "http/s.zarr/features/c.0.0.0.0")
+    done = tgdfer(*command, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert f"error: {urls[1]}/features/c.0.0.0.0 is damaged (crc32c)" in done.stderr
+    shutil.rmtree(tmp_path / "http")
+    done = tgdfer(*command, cwd=tmp_path)
+    assert (done.returncode, f"no store at {urls[1]}:" in done.stderr) == (2, True), done.stderr
+    web.stop()
+    done = tgdfer(*command, cwd=tmp_path)
+    assert (done.returncode, f"cannot read {urls[1]}" in done.stderr) == (5, True), done.stderr
+
+
+def test_store_in_memory_is_trained_in_this_process(tmp_path: Path, web: WebServer) -> None:
+    local = random_store(tmp_path / "local.zarr", videos=14)
+    copy = store_path(copy_of(local.path, "memory", web, tmp_path))
+    method = load_method("paper", ["optimiser.epochs=1", "optimiser.milestones=[]"])
+    runs = [Run(method=method, fold=fold, seed=0) for fold in "12"]
+    scores = []
+    for name, store in (("local", local.path), ("memory", copy)):
+        train_runs(runs, Place(store, tmp_path / name, "cpu"), workers=2)
+        results = [read_result(tmp_path / name, run, local) for run in runs]
+        scores.append([result.summary["war"] for result in results if result])
+    assert len(scores[0]) == 2
+    assert scores[0] == scores[1]

@@ -1,0 +1,174 @@
+"""The commands as users type them, in real processes, from files on disk to the tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cache.store import open_store
+from pipeline.demo.faces import FacesSpec, write_faces
+from support.commands import SMALL, tgdfer
+from support.stores import random_store
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user's, with a small face set in DFEW's layout."""
+    folder = tmp_path_factory.mktemp("user")
+    write_faces(folder / "DFEW", FacesSpec(videos=70), workers=2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extracted(place: Path) -> Path:
+    options = ["--root", "DFEW", "--encoder", "mini", "--views", 2]
+    done = tgdfer("extract", "--dataset", "dfew", *options, cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "bottleneck" in done.stdout
+    return place
+
+
+def test_from_videos_to_the_ablation_table(extracted: Path) -> None:
+    store = open_store(extracted / "data/dfew.zarr")
+    assert (len(store.ids), store.views, len(store.folds)) == (70, 2, 5)
+    arguments = ["ablate", "table3", "--store", store.path, *SMALL]
+    first = tgdfer(*arguments, cwd=extracted)
+    assert first.returncode == 0, first.stderr
+    assert "60 runs trained, 0 already there" in first.stdout
+    table = (extracted / "reports/ablation.md").read_bytes()
+    assert table.count(b"| 5 |") == 12
+    assert (extracted / "reports/ablation.tex").exists()
+    second = tgdfer(*arguments, cwd=extracted)
+    assert "0 runs trained, 60 already there" in second.stdout
+    assert (extracted / "reports/ablation.md").read_bytes() == table
+
+
+def test_varied_settings_become_a_table(extracted: Path) -> None:
+    arguments = ["ablate", "--store", "data/dfew.zarr", *SMALL, "--out", "varied"]
+    done = tgdfer(*arguments, "--vary", "optimiser.lr=[0.01,0.02]", cwd=extracted)
+    assert done.returncode == 0, done.stderr
+    assert "| 1 | 0.01 |" in done.stdout
+    assert "| 2 | 0.02 |" in done.stdout
+    nothing = tgdfer(*arguments, cwd=extracted)
+    assert (nothing.returncode, "such as table3" in nothing.stderr) == (2, True)
+
+
+def test_train_reports_every_fold_and_repeats_nothing(extracted: Path) -> None:
+    arguments = ["train", "--cached", "--store", "data/dfew.zarr", *SMALL, "--seeds", 2]
+    first = tgdfer(*arguments, cwd=extracted)
+    assert first.returncode == 0, first.stderr
+    assert "mean ± sd" in first.stdout
+    assert "n=10" in first.stdout
+    assert "0 runs trained, 10 already there" in tgdfer(*arguments, cwd=extracted).stdout
+
+
+def test_profile_names_the_bottleneck_and_leaves_a_trace(extracted: Path) -> None:
+    source = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--views", 1]
+    ways = {
+        "train": (["--store", "data/dfew.zarr", "--fold", 1, "--set", "optimiser.batch=20"], 4),
+        "extract": ([*source, "--limit", 8, "--store", "data/profiled.zarr"], 3),
+    }
+    before = {path.name for path in extracted.iterdir()} | {"train.json", "extract.json"}
+    for command, (options, stages) in ways.items():
+        done = tgdfer(command, *options, "--profile", f"{command}.json", cwd=extracted)
+        assert done.returncode == 0, done.stderr
+        assert "% of the time of all stages)" in done.stdout
+        trace = json.loads((extracted / f"{command}.json").read_text())
+        names = {event["name"] for event in trace["traceEvents"]}
+        assert len([name for name in names if name.startswith("stage: ")]) == stages
+        assert any(name.startswith("aten::") for name in names)
+    assert {path.name for path in extracted.iterdir()} == before
+    assert not (extracted / "data/profiled.zarr").exists()
+
+
+def test_compare_sets_the_methods_side_by_side(extracted: Path) -> None:
+    arguments = ["compare", "--store", "data/dfew.zarr", *SMALL, "--seeds", 1]
+    done = tgdfer(*arguments, cwd=extracted)
+    assert done.returncode == 0, done.stderr
+    names = ["zero-shot, class names", "logistic regression, mean+max+std", "TG-DFER"]
+    for name in [*names, "influence", "attention", "random", "uniform"]:
+        assert f"| {name}" in done.stdout
+
+
+def test_finished_store_is_not_extracted_again(extracted: Path) -> None:
+    before = open_store(extracted / "data/dfew.zarr").digest
+    options = ["--root", "DFEW", "--encoder", "mini", "--views", 2]
+    done = tgdfer("extract", "--dataset", "dfew", *options, cwd=extracted)
+    assert done.returncode == 0
+    assert "0 done now" in done.stdout
+    assert before in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["extract", "--dataset", "dfew", "--root", "nowhere"], "nowhere"),
+        (["extract", "--dataset", "dfew", "--root", "empty"], "empty"),
+        (["extract", "--dataset", "dfwe"], "--dataset dfwe: expected faces or dfew"),
+        (["train", "--store", "none.zarr"], "no store at none.zarr; make one with: tgdfer extract"),
+        (
+            ["train", "--store", "s.zarr", "--set", "temporal.windw=3"],
+            "did you mean temporal.window",
+        ),
+        (["train", "--store", "s.zarr", "--fold", "8"], "has no fold 8; it has 1, 2, 3, 4, 5"),
+        (["train", "--store", "s.zarr", "--device", "tpu"], "expected auto, cpu or cuda"),
+        (["ablate", "table33", "--store", "s.zarr"], "no table table33; there are: table3, table4"),
+        (["train", "--store", "missing.zarr"], "1 of 14 videos have no features"),
+    ],
+)
+def test_wrong_use_ends_with_code_2_and_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, arguments: list[str], message: str
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "wrong"
+    if not folder.exists():
+        (folder / "empty").mkdir(parents=True)
+        random_store(folder / "s.zarr", videos=14)
+        random_store(folder / "missing.zarr", videos=14, missing=(3,))
+    done = tgdfer(*arguments, cwd=folder)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "runs").exists()
+
+
+def test_store_of_another_encoder_is_refused_with_the_fields_side_by_side(
+    extracted: Path,
+) -> None:
+    options = ["--root", "DFEW", "--encoder", "mini", "--views", 2, "--frames", 8]
+    done = tgdfer("extract", "--dataset", "dfew", *options, cwd=extracted)
+    assert done.returncode == 2
+    assert "in the store" in done.stderr
+    assert "asked for" in done.stderr
+
+
+def test_unreadable_video_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    write_faces(tmp_path / "DFEW", FacesSpec(videos=35), workers=2)
+    video = sorted((tmp_path / "DFEW/Clip/original").glob("*.mp4"))[3]
+    video.write_bytes(b"")
+    for folder in (tmp_path / "DFEW/Clip").iterdir():
+        if folder.name != "original":
+            folder.rename(tmp_path / folder.name)
+    options = ["--root", "DFEW", "--encoder", "mini", "--views", 1]
+    done = tgdfer("extract", "--dataset", "dfew", *options, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    listed = (tmp_path / "data/dfew.failed.txt").read_text().splitlines()
+    assert len(listed) == 1
+    assert listed[0].startswith(video.stem)
+    assert done.stdout.rstrip().endswith("data/dfew.failed.txt")
+    assert list(open_store(tmp_path / "data/dfew.zarr").missing) == [video.stem]
+    refused = tgdfer("train", "--store", "data/dfew.zarr", *SMALL, cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--allow-missing" in refused.stderr
+    options = ["--store", "data/dfew.zarr", "--fold", "1", "--allow-missing"]
+    assert tgdfer("train", *options, *SMALL, cwd=tmp_path).returncode == 0
+
+
+def test_training_without_a_store_from_the_command_line(place: Path) -> None:
+    options = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--fold", "1"]
+    done = tgdfer("train", "--no-cached", *options, *SMALL, "--runs", "live", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "1 runs trained, 0 already there" in done.stdout
+    tuned = [*SMALL, "--set", "optimiser.lr_encoder=1e-5", "--set", "optimiser.micro_batch=12"]
+    done = tgdfer("train", "--no-cached", *options, *tuned, "--runs", "live", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert len(list((place / "live").glob("*/encoder/open_clip_model.safetensors"))) == 1

@@ -1,0 +1,171 @@
+"""``tgdfer store`` as users type it, on a store extracted from real videos."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cache.store import open_store
+from cli.main import run
+from pipeline.demo.faces import FacesSpec, write_faces
+from support.tiny import flip, store_bytes
+
+Tgdfer = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user's, with a small face set in DFEW's layout."""
+    folder = tmp_path_factory.mktemp("commands")
+    write_faces(folder / "DFEW", FacesSpec(videos=70), workers=2)
+    return folder
+
+
+@pytest.fixture
+def tgdfer(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Tgdfer:
+    """Run a command in ``place``; returns its exit code, stdout and stderr."""
+    monkeypatch.chdir(place)
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["tgdfer", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            run()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def store(place: Path, tgdfer: Tgdfer) -> Path:
+    """A store of the face set; extracted once, copied for each test."""
+    whole = place / "whole.zarr"
+    if not whole.exists():
+        options = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--views", 1]
+        assert tgdfer("extract", *options, "--store", whole)[0] == 0
+    shutil.rmtree(place / "s.zarr", ignore_errors=True)
+    return Path(shutil.copytree(whole, place / "s.zarr"))
+
+
+def test_inspect_prints_the_identity(store: Path, tgdfer: Tgdfer) -> None:
+    code, out, _ = tgdfer("store", "inspect", store)
+    assert code == 0
+    opened = open_store(store)
+    for fact in (opened.digest, opened.identity.digest, "dfew: 70 videos", "in 2 blocks"):
+        assert fact in out
+    assert f"encoder.weights_sha256       {opened.identity.encoder.weights_sha256}" in out
+
+
+def test_verify_is_silent_about_nothing(store: Path, tgdfer: Tgdfer) -> None:
+    assert tgdfer("store", "verify", "--deep", store)[0] == 0
+    flip(store / "features/c.1.0.0.0")
+    assert tgdfer("store", "verify", store)[0] == 0
+    code, out, _ = tgdfer("store", "verify", "--deep", store)
+    assert code == 3
+    assert "content     features/c.1.0.0.0: is not what was committed (sha256)" in out
+
+
+def test_canary_of_the_same_machine_is_identical(store: Path, tgdfer: Tgdfer) -> None:
+    code, out, err = tgdfer("store", "verify", store, "--canary", 3, "--root", "DFEW")
+    assert code == 0, err
+    assert out.count(": identical") == 3
+
+
+def test_canary_finds_videos_that_changed(store: Path, place: Path, tgdfer: Tgdfer) -> None:
+    shutil.copytree(place / "DFEW", place / "turned")
+    clips = place / "turned/Clip/original"
+    names = sorted(path.name for path in clips.iterdir())
+    for ours, theirs in zip(names, reversed(names), strict=True):
+        shutil.copy(place / "DFEW/Clip/original" / theirs, clips / ours)
+    for folder in (place / "turned/Clip").iterdir():
+        if folder.name != "original":
+            shutil.rmtree(folder)
+    code, out, err = tgdfer("store", "verify", store, "--canary", 4, "--root", "turned")
+    assert code == 3, err
+    assert "cosine 0." in out
+
+
+def test_canary_of_another_encoder_is_refused(store: Path, place: Path, tgdfer: Tgdfer) -> None:
+    from support.sources import write_encoder
+
+    other = write_encoder(place / "other")
+    arguments = ["--canary", 1, "--root", "DFEW", "--encoder", other]
+    code, _, err = tgdfer("store", "verify", store, *arguments)
+    assert code == 2
+    assert "was made with another encoder" in err
+    assert "local-dir:other" in err
+
+
+def test_repair_says_first_and_then_does(store: Path, place: Path, tgdfer: Tgdfer) -> None:
+    flip(store / "features/c.1.0.0.0")
+    before = store_bytes(store)
+    code, out, _ = tgdfer("store", "repair", "--dry-run", store)
+    assert code == 3
+    assert "remove features/c.1.0.0.0" in out
+    assert "extract again: view 0 of block 1" in out
+    assert store_bytes(store) == before
+    code, out, err = tgdfer("store", "repair", store, "--root", "DFEW")
+    assert code == 0, err
+    assert "6 done now" in out
+    assert store_bytes(store) == store_bytes(place / "whole.zarr")
+    code, out, _ = tgdfer("store", "repair", store, "--root", "DFEW")
+    assert (code, "nothing to repair" in out) == (0, True)
+
+
+def test_repair_with_other_videos_is_refused_before_anything_is_removed(
+    store: Path, place: Path, tgdfer: Tgdfer
+) -> None:
+    flip(store / "features/c.1.0.0.0")
+    before = store_bytes(store)
+    write_faces(place / "few", FacesSpec(videos=35), workers=2)
+    code, _, err = tgdfer("store", "repair", store, "--root", "few")
+    assert code == 2
+    assert "number of ids" in err
+    assert store_bytes(store) == before
+
+
+def test_repair_without_extraction_needs_no_videos(
+    store: Path, place: Path, tgdfer: Tgdfer
+) -> None:
+    flip(store / "manifest.json")
+    assert tgdfer("store", "repair", store, "--root", "nowhere")[0] == 0
+    assert store_bytes(store) == store_bytes(place / "whole.zarr")
+
+
+def test_diff_of_two_stores(store: Path, place: Path, tgdfer: Tgdfer) -> None:
+    assert tgdfer("store", "diff", store, place / "whole.zarr")[:2] == (
+        0,
+        "the same store: equal digests\n",
+    )
+    options = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--views", 1]
+    tgdfer("extract", *options, "--limit", 20, "--precision", "fp32", "--store", "few.zarr")
+    code, out, _ = tgdfer("store", "diff", store, "few.zarr")
+    assert code == 3
+    assert "number of ids" in out
+    assert "50 videos only in" in out
+
+
+def test_mended_video_is_taken_in_by_repair(store: Path, place: Path, tgdfer: Tgdfer) -> None:
+    shutil.copytree(place / "DFEW/EmoLabel_DataSplit", place / "bad/EmoLabel_DataSplit")
+    shutil.copytree(place / "DFEW/Clip/original", place / "bad/Clip/original")
+    video = sorted((place / "bad/Clip/original").iterdir())[3]
+    good = video.read_bytes()
+    video.write_bytes(b"")
+    options = ["--dataset", "dfew", "--root", "bad", "--encoder", "mini", "--views", 1]
+    assert tgdfer("extract", *options, "--store", "bad.zarr")[0] == 3
+    code, out, _ = tgdfer("store", "repair", "bad.zarr", "--root", "bad")
+    assert (code, "1 without features" in out) == (3, True)
+    assert (place / "bad.failed.txt").read_text().startswith(video.stem)
+    video.write_bytes(good)
+    assert tgdfer("store", "repair", "bad.zarr", "--root", "bad")[0] == 0
+    assert not open_store(place / "bad.zarr").missing
+    assert not (place / "bad.failed.txt").exists()
+
+
+def test_help_shows_every_command_with_an_example(tgdfer: Tgdfer) -> None:
+    for command in ("inspect", "verify", "repair", "diff", "export", "import"):
+        code, out, _ = tgdfer("store", command, "--help")
+        assert code == 0
+        assert f"tgdfer store {command}" in " ".join(out.split())

@@ -1,0 +1,187 @@
+"""The embedded set: what is written, that it is the same everywhere, and that it reads back."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from cache.errors import RefusedError
+from pipeline.datasets.dfew import CLASSES
+from pipeline.demo.faces import (
+    FOLDS,
+    NEUTRAL,
+    FacesSpec,
+    ensure_faces,
+    plan_videos,
+    read_faces,
+    render_video,
+    write_faces,
+    write_script,
+)
+
+SMALL = FacesSpec(videos=35, seed=5)
+TINY = FacesSpec(videos=14, seed=5)
+
+
+@pytest.fixture(scope="module")
+def small_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("faces") / "set"
+    write_faces(root, SMALL, workers=2)
+    return root
+
+
+def digests(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_default_plan_has_dfews_imbalance_and_at_least_twenty_of_disgust() -> None:
+    plan = plan_videos(FacesSpec())
+    counts = np.bincount([video.label for video in plan])
+    assert counts.tolist() == [146, 113, 149, 130, 88, 20, 54]
+    assert len({video.subject for video in plan}) == 100
+
+
+@pytest.mark.parametrize("videos", [35, 140, 700])
+def test_every_class_is_in_every_test_fold_and_no_subject_is_in_two(videos: int) -> None:
+    plan = plan_videos(FacesSpec(videos=videos))
+    for fold in range(FOLDS):
+        inside = [video for video in plan if video.fold == fold]
+        assert {video.label for video in inside} == set(range(len(CLASSES)))
+        subjects = {video.subject for video in inside}
+        assert not subjects & {video.subject for video in plan if video.fold != fold}
+
+
+def test_lengths_are_those_of_short_dfew_videos() -> None:
+    spec = FacesSpec()
+    lengths = [len(write_script(spec, video).labels_T) for video in plan_videos(spec)]
+    assert min(lengths) >= 11
+    assert max(lengths) <= 60
+    assert 27 < np.mean(lengths) < 33
+
+
+@pytest.mark.parametrize(("setting", "share"), [("easy", 0.4), ("mid", 0.7)])
+def test_another_expression_never_comes_near_the_videos_own_peak(
+    setting: str, share: float
+) -> None:
+    spec = FacesSpec(setting=setting)
+    for video in plan_videos(spec)[:100]:
+        script = write_script(spec, video)
+        own_T = script.labels_T == video.label
+        if video.label == NEUTRAL:
+            assert script.intensities_T.max() <= share
+        else:
+            peak = script.intensities_T[own_T].max()
+            assert peak <= 1.0
+            assert script.intensities_T[~own_T].max(initial=0) <= share * peak / 0.9
+
+
+def test_every_video_shows_its_label_and_most_show_something_else_too() -> None:
+    spec = FacesSpec()
+    shares = []
+    for video in plan_videos(spec)[:200]:
+        labels_T = write_script(spec, video).labels_T
+        shares.append(float((labels_T == video.label).mean()))
+    assert min(shares) > 0
+    assert 0.3 < np.mean(shares) < 0.7
+
+
+def test_the_worker_count_changes_no_byte_of_any_file(tmp_path: Path) -> None:
+    write_faces(tmp_path / "one", TINY, workers=1)
+    write_faces(tmp_path / "two", TINY, workers=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_another_seed_gives_other_pixels() -> None:
+    other = FacesSpec(videos=14, seed=6)
+    first = render_video(TINY, plan_videos(TINY)[0])
+    assert not np.array_equal(first[0], render_video(other, plan_videos(other)[0])[0])
+
+
+def test_the_set_reads_back_as_a_dfew_tree_with_the_truth_of_every_frame(small_root: Path) -> None:
+    videos = read_faces(small_root)
+    plan = plan_videos(SMALL)
+    assert videos.name == "faces"
+    assert videos.source == "Clip/clip_224x224"
+    assert [video.id for video in videos.videos] == [video.id for video in plan]
+    for video, planned in zip(videos.videos, plan, strict=True):
+        script = write_script(SMALL, planned)
+        assert video.label == planned.label
+        assert video.subject == f"s{planned.subject:03d}"
+        assert video.frame_labels is not None
+        assert video.frame_intensities is not None
+        np.testing.assert_array_equal(video.frame_labels, script.labels_T)
+        np.testing.assert_allclose(video.frame_intensities, script.intensities_T, atol=1e-4)
+        assert len(list(video.path.iterdir())) == len(script.labels_T)
+    for name, ids in videos.subsets.items():
+        assert ids == {video.id for video in plan if name in video.subsets}
+    assert [len(fold.test) for fold in videos.folds] == [7] * 5
+
+
+@pytest.mark.parametrize("source", ["original", "clip_224x224"])
+def test_frames_survive_compression_in_both_forms(small_root: Path, source: str) -> None:
+    video = read_faces(small_root, source).videos[3]
+    drawn = render_video(SMALL, plan_videos(SMALL)[3]).astype(int)
+    if source == "original":
+        with av.open(str(video.path)) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    else:
+        frames = [np.asarray(Image.open(path)) for path in sorted(video.path.iterdir())]
+    assert len(frames) == len(drawn)
+    assert np.abs(np.stack(frames) - drawn).mean() < 4  # grey levels
+
+
+def test_a_finished_set_is_left_alone_and_an_interrupted_one_is_completed(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    write_faces(root, TINY, workers=1)
+    before = digests(root)
+    lists = root / "EmoLabel_DataSplit"
+    (lists / "faces.json").rename(lists / "faces.partial.json")
+    (root / "Clip/original/00003.mp4").unlink()
+    kept = root / "Clip/original/00001.mp4"
+    stamp = kept.stat().st_mtime_ns
+    with pytest.raises(RefusedError, match="no finished face set"):
+        read_faces(root)
+    ensure_faces(root, TINY, workers=1)
+    assert digests(root) == before
+    assert kept.stat().st_mtime_ns == stamp
+    write_faces(root, TINY, progress=lambda done, total: pytest.fail("nothing was left to do"))
+
+
+def test_a_root_of_another_specification_is_refused_with_both_named(small_root: Path) -> None:
+    with pytest.raises(RefusedError, match=r"'seed': 5.*'seed': 6"):
+        write_faces(small_root, FacesSpec(videos=35, seed=6))
+
+
+def test_a_root_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "holiday.mp4").write_bytes(b"")
+    with pytest.raises(RefusedError, match="holds other files"):
+        write_faces(tmp_path, TINY)
+
+
+def test_the_marker_holds_nothing_of_this_machine(small_root: Path) -> None:
+    marker = json.loads((small_root / "EmoLabel_DataSplit/faces.json").read_text())
+    assert marker["digest"] == SMALL.digest()
+    for name in ("faces.json", "truth.json", "frames.csv"):
+        text = (small_root / "EmoLabel_DataSplit" / name).read_text()
+        assert str(small_root) not in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"videos": 13}, "13 videos"),
+        ({"setting": "hard"}, "expected 'easy' or 'mid'"),
+        ({"size_px": 111}, "even number"),
+    ],
+)
+def test_a_specification_that_cannot_be_written_is_refused(fields: dict, message: str) -> None:
+    with pytest.raises(RefusedError, match=message):
+        FacesSpec(**fields)

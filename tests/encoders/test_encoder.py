@@ -1,0 +1,139 @@
+"""The frozen encoder: what it computes, and what it refuses to load."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from safetensors.torch import load as load_tensors
+
+from cache.errors import RefusedError
+from pipeline.encoders.clip import Encoder, find_encoder
+from support.sources import SIZE_PX, write_encoder
+
+
+@pytest.fixture(scope="module")
+def name(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def noise(count: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+
+
+def test_features_are_those_of_open_clips_encode_image(name: str) -> None:
+    frames = noise(5)
+    model = open_clip.create_model(name)
+    mean = torch.tensor(open_clip.OPENAI_DATASET_MEAN).view(3, 1, 1)
+    std = torch.tensor(open_clip.OPENAI_DATASET_STD).view(3, 1, 1)
+    pixels = (torch.from_numpy(frames).permute(0, 3, 1, 2) / 255 - mean) / std
+    with torch.inference_mode():
+        expected = model.eval().encode_image(pixels)
+    ours = Encoder(find_encoder(name), "cpu", "fp32").encode_array(frames)
+    assert ours.dtype == np.float16
+    np.testing.assert_allclose(ours, expected.numpy(), atol=2e-3)
+    assert np.abs(np.linalg.norm(ours.astype(float), axis=1) - 1).min() > 0.01  # not normalised
+
+
+def test_low_precision_stays_close_to_float32(name: str) -> None:
+    frames = noise(8)
+    exact = Encoder(find_encoder(name), "cpu", "fp32").encode_array(frames).astype(float)
+    low = Encoder(find_encoder(name), "cpu", "bf16").encode_array(frames).astype(float)
+    cosine = (exact * low).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(low, axis=1)
+    assert cosine.min() > 0.999
+    assert not np.array_equal(exact, low)
+
+
+def test_a_row_does_not_depend_on_the_others_of_its_batch(name: str) -> None:
+    encoder = Encoder(find_encoder(name), "cpu", "auto")
+    frames = noise(16)
+    others = np.concatenate([frames[:4], noise(12, seed=1)])
+    assert np.array_equal(encoder.encode_array(frames)[:4], encoder.encode_array(others)[:4])
+
+
+def test_text_tower_alone_gives_the_models_text_features(name: str) -> None:
+    encoder = Encoder(find_encoder(name), "cpu", "fp32")
+    weights, config = load_tensors(encoder.text_weights), json.loads(encoder.text_config)
+    tower = open_clip.transformer.TextTransformer(
+        output_dim=config["embed_dim"],
+        act_layer=open_clip.transformer.QuickGELU,
+        **config["text_cfg"],
+    )
+    tower.load_state_dict(weights)
+    tokens = open_clip.tokenize(["a happy face", "a sad face"])
+    with torch.inference_mode():
+        expected = open_clip.create_model(name).eval().encode_text(tokens)
+        assert torch.allclose(tower.eval()(tokens), expected, atol=1e-5)
+
+
+def test_identity_follows_the_weights(name: str, tmp_path: Path) -> None:
+    files = find_encoder(name)
+    same = find_encoder(write_encoder(tmp_path / Path(name).name))
+    other = find_encoder(write_encoder(tmp_path / "other", dim=8))
+    assert files.identity == same.identity
+    assert files.identity.weights_sha256 != other.identity.weights_sha256
+    assert files.identity.activation == "QuickGELU"
+    assert Encoder(files, "cpu", "fp32").identity.text_sha256
+
+
+def test_finding_an_encoder_does_not_import_torch(name: str) -> None:
+    code = (
+        "import sys; from pipeline.encoders.clip import find_encoder\n"
+        f"find_encoder({name!r}).identity; import pipeline.extract.loop\n"
+        "assert 'torch' not in sys.modules and 'open_clip' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_openai_weights_need_quickgelu() -> None:
+    with pytest.raises(RefusedError, match="use --encoder ViT-B-32-quickgelu"):
+        find_encoder("ViT-B-32", "openai")
+
+
+def test_activation_other_than_configured_is_refused(name: str) -> None:
+    files = find_encoder(name)
+    files.config["quick_gelu"] = False  # the model on disk has it
+    with pytest.raises(RefusedError, match="was built with QuickGELU"):
+        Encoder(files, "cpu", "fp32")
+
+
+def test_unknown_encoders_tags_and_files_are_refused(tmp_path: Path) -> None:
+    for arguments, message in {
+        ("ViT-Z-1", "openai"): "has no encoder ViT-Z-1",
+        ("ViT-B-32-quickgelu", "nonsense"): "known tags: openai",
+        ("ViT-B-32-quickgelu", None): "needs weights",
+        ("ViT-B-32-quickgelu", str(tmp_path / "w.safetensors")): "no weights at",
+        (f"local-dir:{tmp_path}", None): "needs open_clip_config.json",
+    }.items():
+        with pytest.raises(RefusedError, match=message):
+            find_encoder(*arguments)
+
+
+def test_pickled_code_in_weights_is_not_run(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",))
+
+    path = tmp_path / "weights.pt"
+    torch.save({"visual.proj": Bomb()}, path)
+    with pytest.raises(RefusedError, match="do not load"):
+        Encoder(find_encoder("ViT-B-32-quickgelu", str(path)), "cpu", "fp32")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_model_are_refused(name: str) -> None:
+    weights = find_encoder(name).weights_path
+    with pytest.raises(RefusedError, match="do not load into ViT-B-32-quickgelu"):
+        Encoder(find_encoder("ViT-B-32-quickgelu", str(weights)), "cpu", "fp32")
+
+
+def test_cuda_is_refused_where_there_is_none(name: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(RefusedError, match="no CUDA device"):
+        Encoder(find_encoder(name), "cuda", "auto")

@@ -1,0 +1,63 @@
+"""Methods without a temporal network, and the table that sets them beside TG-DFER."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.datasets.texts import class_texts
+from pipeline.evaluate.baselines import PredictedLabels, logistic_regression, zero_shot
+from pipeline.model.text_tower import load_text_tower
+from pipeline.report.comparison import comparison_table
+from support.stores import CLASSES, random_store, text_config, text_weights, write_store
+
+
+def test_zero_shot_finds_the_text_that_the_frames_point_to(tmp_path: Path) -> None:
+    tower = load_text_tower(text_weights(text_config(16)), text_config(16))
+    for kind in ("class", "descriptors"):
+        texts = tower.encode_texts(class_texts(CLASSES).of(kind)).numpy()
+        labels = np.arange(21) % 7
+        noise = np.random.default_rng(0).standard_normal((21, 1, 4, 16)) * 0.01
+        features = 5 * texts[labels][:, None, None] + noise
+        store = write_store(tmp_path / f"{kind}.zarr", features, labels)
+        result = zero_shot(store, kind)
+        assert (result.predicted == store.labels[result.rows]).all()
+        assert sorted(result.rows) == list(range(21))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean+max+std"])
+def test_logistic_regression_learns_and_tests_every_video_once(
+    tmp_path: Path, pooling: str
+) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=70, views=2, missing=(5,))
+    result = logistic_regression(store, pooling)
+    assert sorted(result.rows) == [row for row in range(70) if row != 5]
+    assert (result.predicted == store.labels[result.rows]).mean() > 0.9
+
+
+def test_only_differences_in_spread_are_seen_by_std_pooling_alone(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(100) % 2
+    noise = generator.standard_normal((100, 1, 16, 8))
+    noise -= noise.mean(2, keepdims=True)
+    features = noise * np.where(labels, 3.0, 1.0)[:, None, None, None]
+    store = write_store(tmp_path / "s.zarr", features, labels, classes=CLASSES[:2])
+    accuracy = {
+        pooling: (result.predicted == store.labels[result.rows]).mean()
+        for pooling in ("mean", "mean+max+std")
+        for result in [logistic_regression(store, pooling)]
+    }
+    assert accuracy["mean+max+std"] > 0.95
+    assert accuracy["mean"] < 0.75
+
+
+def test_comparison_counts_videos_and_seeds_and_resamples_people(tmp_path: Path) -> None:
+    people = tuple(f"person {n % 10}" for n in range(40))
+    store = random_store(tmp_path / "s.zarr", videos=40, subjects=people)
+    rows = np.arange(40)
+    right = PredictedLabels("right", np.tile(rows, 2), np.tile(store.labels, 2), seeds=2)
+    wrong = PredictedLabels("wrong", rows, (store.labels + 1) % 7)
+    text = comparison_table(store, [right, wrong], {"data": "test"})
+    assert "| right | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | 40 | 2 |" in text
+    assert "| wrong | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 40 | 1 |" in text
+    assert "resamples of people" in text

@@ -1,0 +1,51 @@
+"""How well the influence of frames finds those that show the label."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import Run, load_method
+from pipeline.evaluate.localisation import localisation_table, localise
+from pipeline.train.records import Result, read_result, write_outcome
+from pipeline.train.stack import load_training_data, train_stack
+from support.stores import CLASSES, random_store, write_store
+
+CLASS_COUNT = 2
+
+
+def results_of(store, root: Path) -> list[Result]:
+    settings = ["optimiser.epochs=15", "optimiser.batch=10", "temporal.fine_depth=0"]
+    method = load_method("paper", [*settings, "temporal.coarse_depth=0"])
+    data = load_training_data(store, torch.device("cpu"))
+    runs = [Run(method=method, fold=fold, seed=0) for fold in ("1", "2")]
+    for outcome in train_stack(data, runs):
+        write_outcome(root, outcome, store, seconds=1.0)
+    return [result for run in runs if (result := read_result(root, run, store)) is not None]
+
+
+def test_influence_finds_the_frames_that_show_the_label(tmp_path: Path) -> None:
+    """Half of each video's frames point to its class; without temporal layers they stay apart."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(40) % CLASS_COUNT
+    shows = generator.permuted(np.tile(np.arange(16) < 8, (40, 1)), axis=1)
+    centres = 4 * generator.standard_normal((CLASS_COUNT, 16))
+    features = generator.standard_normal((40, 16, 16)) + shows[..., None] * centres[labels][:, None]
+    truth = np.where(shows, labels[:, None], -1)
+    classes = CLASSES[:CLASS_COUNT]
+    path = tmp_path / "s.zarr"
+    store = write_store(path, features[:, None], labels, classes=classes, truth_NT=truth)
+    found = localise(results_of(store, tmp_path / "runs"), store)
+    mean = {name: precision.mean() for name, (_, precision) in found.items()}
+    assert mean["influence"] > mean["random"] + 0.15
+    assert mean["uniform"] == pytest.approx(0.5)
+    assert 0.45 < mean["random"] < 0.75
+    table = localisation_table(found, classes)
+    assert f"| influence | {mean['influence']:.3f} |" in table
+    assert "| 16 |" in table
+
+
+def test_without_truth_nothing_is_measured(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=10)
+    assert localise([], store) == {}

@@ -1,0 +1,262 @@
+"""Stage one as a whole: exact, resumable, and honest about what it could not read."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from cache.errors import RefusedError
+from cache.plan import VideoStatus
+from cache.store import open_store, status
+from cli.extract import extract as extract_command
+from pipeline.datasets.videos import Video, VideoList
+from pipeline.encoders.clip import Encoder, find_encoder
+from pipeline.extract.loop import Summary, extract
+from pipeline.extract.planning import ExtractSettings, default_shard, parse_shard
+from pipeline.video.frames import read_frames
+from pipeline.video.sampling import middle_of_segments
+from pipeline.video.views import fit_for_evaluation
+from support.commands import environment
+from support.sources import listed, write_encoder, write_list
+from support.tiny import store_bytes
+
+COUNT = 70  # two blocks
+SETTINGS = ExtractSettings(views=2, batch_frames=64, device="cpu", workers=2)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 70 videos and an encoder."""
+    folder = tmp_path_factory.mktemp("extract")
+    (folder / "videos").mkdir()
+    write_list(folder / "videos", COUNT)
+    write_encoder(folder / "encoder")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def videos(here: Path) -> VideoList:
+    return listed(here)
+
+
+@pytest.fixture(scope="module")
+def whole(here: Path, videos: VideoList) -> Path:
+    """A store made without interruption."""
+    run(here, videos, here / "whole.zarr")
+    return here / "whole.zarr"
+
+
+def run(
+    here: Path, videos: VideoList, store: Path, settings: ExtractSettings = SETTINGS
+) -> Summary:
+    return extract(videos, store, find_encoder(f"local-dir:{here / 'encoder'}"), settings)
+
+
+def test_cached_features_equal_features_computed_directly(
+    here: Path, videos: VideoList, whole: Path
+) -> None:
+    """mp4 and jpg folders by turns; the plain loop has no threads, views, blocks or store."""
+    encoder = Encoder(find_encoder(f"local-dir:{here / 'encoder'}"), "cpu", "auto")
+    store = open_store(whole)
+    cached, index = store.load_features([0])[:, 0], store.load_frame_index()[:, 0]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for first in range(0, 64, 4):  # 4 videos x 16 frames = one batch of 64
+        batch = []
+        for row in range(first, first + 4):
+            frames: dict[int, np.ndarray] = {}
+            found = read_frames(videos.videos[row].path, range, frames.__setitem__)
+            chosen = middle_of_segments(found.frames, 16)
+            np.testing.assert_array_equal(index[row], chosen)
+            for i in chosen:
+                image_CHW = torch.from_numpy(frames[i].copy()).permute(2, 0, 1)
+                batch.append(fit_for_evaluation(image_CHW, encoder.files.preprocessing))
+        direct = encoder.encode(torch.stack(batch)).numpy().reshape(4, 16, -1)
+        np.testing.assert_array_equal(cached[first : first + 4], direct)
+    torch.set_num_threads(threads)
+
+
+def test_store_knows_the_list_the_encoder_and_the_sources(whole: Path, videos: VideoList) -> None:
+    store = open_store(whole)
+    assert store.ids == tuple(video.id for video in videos.videos)
+    assert store.load_features().shape == (COUNT, 2, 16, 16)
+    assert np.isfinite(store.load_features()).all()
+    assert not np.array_equal(store.load_features([0]), store.load_features([1]))
+    assert store.identity.encoder.activation == "QuickGELU"
+    rows = [
+        VideoStatus.model_validate(row) for row in json.loads((whole / "rows" / "0.0").read_bytes())
+    ]
+    assert len({row.sha256 for row in rows}) == 64
+    assert store.text_config["text_cfg"]["width"] == 8
+
+
+def test_finished_store_is_returned_without_torch(here: Path, whole: Path) -> None:
+    code = SCRIPT + "\nassert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run(command(here, whole, code), check=True, env=environment())
+
+
+def test_workers_shards_and_order_do_not_change_the_store(
+    here: Path, videos: VideoList, whole: Path
+) -> None:
+    other = here / "shards.zarr"
+    for i in (1, 0):
+        summary = run(here, videos, other, replace(SETTINGS, shard=(i, 2), workers=1 + 2 * i))
+        assert (summary.digest is None) == (i == 1)
+    assert store_bytes(other) == store_bytes(whole)
+
+
+def test_views_added_later_equal_views_made_at_once(
+    here: Path, videos: VideoList, whole: Path
+) -> None:
+    other = here / "grown.zarr"
+    run(here, videos, other, replace(SETTINGS, views=1))
+    run(here, videos, other)
+    ours, theirs = open_store(other), open_store(whole)
+    assert np.array_equal(ours.load_features(), theirs.load_features())
+    assert np.array_equal(ours.load_frame_index(), theirs.load_frame_index())
+
+
+def test_failed_video_is_recorded_once_and_leaves_the_others_alone(
+    here: Path, videos: VideoList, whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"<html>404</html>")
+    broken = list(videos.videos)
+    broken[5] = replace(broken[5], path=tmp_path / "bad.mp4")
+    summary = run(here, replace(videos, videos=tuple(broken)), tmp_path / "s.zarr")
+    assert list(summary.failures) == [broken[5].id]
+    store = open_store(tmp_path / "s.zarr")
+    assert store.missing == summary.failures
+    assert "not a video" in store.missing[broken[5].id]
+    kept = np.arange(COUNT) != 5
+    np.testing.assert_array_equal(
+        store.load_features()[kept], open_store(whole).load_features()[kept]
+    )
+    assert np.isnan(store.load_features()[5]).all()
+
+
+def test_annotation_of_another_length_is_a_failure(
+    here: Path, videos: VideoList, tmp_path: Path
+) -> None:
+    first = replace(videos.videos[0], frame_labels=np.zeros(3, np.int8))
+    summary = run(here, replace(videos, videos=(first, *videos.videos[1:3])), tmp_path / "s.zarr")
+    assert "its annotation describes 3" in summary.failures[first.id]
+
+
+def test_store_of_other_settings_is_refused_side_by_side(
+    here: Path, videos: VideoList, whole: Path
+) -> None:
+    with pytest.raises(RefusedError, match=r"batch_frames +64 +32"):
+        run(here, videos, whole, replace(SETTINGS, batch_frames=32))
+    files = find_encoder(f"local-dir:{here / 'encoder'}")
+    pixels = files.preprocessing.model_copy(update={"interpolation": "bilinear"})
+    with pytest.raises(RefusedError) as refused:
+        extract(videos, whole, replace(files, preprocessing=pixels), SETTINGS)
+    assert "preprocessing.interpolation  bicubic" in str(refused.value)
+    assert "encoder" not in str(refused.value)
+    other = find_encoder(write_encoder(here / "other", dim=8))
+    with pytest.raises(RefusedError, match=r"(?s)encoder.name +local-dir:encoder +local-dir:other"):
+        extract(videos, whole, other, SETTINGS)
+
+
+def test_limit_is_part_of_the_plan(here: Path, videos: VideoList, tmp_path: Path) -> None:
+    run(here, videos, tmp_path / "s.zarr", replace(SETTINGS, limit=3))
+    assert len(open_store(tmp_path / "s.zarr").ids) == 3
+    with pytest.raises(RefusedError, match=r"number of ids +3 +4"):
+        run(here, videos, tmp_path / "s.zarr", replace(SETTINGS, limit=4))
+
+
+def test_settings_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(RefusedError, match="multiple of frames"):
+        ExtractSettings(batch_frames=50)
+    with pytest.raises(RefusedError, match="0 <= I < N"):
+        ExtractSettings(shard=parse_shard("4/4"))
+    with pytest.raises(RefusedError, match="--shard half"):
+        parse_shard("half")
+
+
+def test_shard_comes_from_a_slurm_array_or_from_torchrun() -> None:
+    slurm = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4"}
+    assert default_shard(slurm | {"RANK": "1", "WORLD_SIZE": "3"}) == "2/4"
+    assert default_shard({"RANK": "1", "WORLD_SIZE": "3"}) == "1/3"
+    assert default_shard({"SLURM_ARRAY_TASK_ID": "2"}) == "0/1"
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from support.sources import listed
+from pipeline.encoders.clip import find_encoder
+from pipeline.extract.loop import extract
+from pipeline.extract.planning import ExtractSettings
+here = Path(sys.argv[1])
+settings = ExtractSettings(views=2, batch_frames=64, device="cpu", workers=2)
+say = lambda progress: print(progress.videos, flush=True)
+encoder = find_encoder(f"local-dir:{here / 'encoder'}")
+summary = extract(listed(here), Path(sys.argv[2]), encoder, settings, say)
+"""
+
+
+def command(here: Path, store: Path, code: str = SCRIPT) -> list[str]:
+    return [sys.executable, "-c", code, str(here), str(store)]
+
+
+def start(here: Path, store: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(here, store), stdout=subprocess.PIPE, text=True, env=environment()
+    )
+
+
+def lines(process: subprocess.Popen[str]) -> Iterator[int]:
+    assert process.stdout is not None
+    for line in process.stdout:
+        yield int(line)
+
+
+def test_first_signal_finishes_the_block(here: Path, whole: Path) -> None:
+    other = here / "stopped.zarr"
+    process = start(here, other)
+    next(done for done in lines(process) if done >= 10)
+    process.send_signal(signal.SIGTERM)
+    rest = list(lines(process))
+    assert process.wait() == 0
+    assert rest[-1] == 64
+    assert status(other).done == 1
+    run(here, listed(here), other)
+    assert store_bytes(other) == store_bytes(whole)
+
+
+def test_command_exits_3_and_lists_what_failed_last(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A name that would clear the terminal, and one that is rich markup.
+    ids = ("good", "evil\x1b[2J", "[/b]")
+    good = listed(here).videos[0].path
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    paths = (good, tmp_path / "empty.mp4", tmp_path / "none.mp4")
+    videos = tuple(Video(name, path, 0) for name, path in zip(ids, paths, strict=True))
+    monkeypatch.setattr(
+        "pipeline.datasets.dfew.read_dfew", lambda *_: VideoList("test", ("a",), videos, ())
+    )
+    app = typer.Typer()
+    app.command()(extract_command)
+    store = tmp_path / "s.zarr"
+    options = ["--dataset", "dfew", "--encoder", f"local-dir:{here / 'encoder'}", "--views", "1"]
+    result = CliRunner().invoke(app, [*options, "--store", str(store)])
+    assert result.exit_code == 3, result.output
+    assert "2 without features" in result.stdout
+    assert result.stdout.splitlines()[-1].endswith(str(tmp_path / "s.failed.txt"))
+    listed_failures = (tmp_path / "s.failed.txt").read_text().splitlines()
+    assert listed_failures[0] == "evil\\x1b[2J\t0 bytes"
+    assert listed_failures[1].startswith("[/b]\tFileNotFoundError")
+    assert "\x1b[2J" not in result.output
+    again = CliRunner().invoke(app, [*options, "--store", str(store)])
+    assert again.exit_code == 3

@@ -1,0 +1,229 @@
+"""The network against a slow float64 oracle written from the equations, outputs and gradients."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import RefusedError
+from pipeline.config import LabelConfig, PromptConfig, TemporalConfig
+from pipeline.datasets.texts import class_texts
+from pipeline.model.text_tower import TextTower, load_text_tower
+from pipeline.model.tgdfer import TGDFER
+from support import oracle
+from support.stores import CLASSES, text_config, text_weights
+
+T, D, B, R = 16, 12, 2, 2
+HEADS, TAU = 3, 0.1
+# (window, stride) of the paper's Table 4; "stride X" means windows side by side.
+WINDOWS = [(2, 2), (4, 4), (8, 8), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (4, 3)]
+DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+
+
+@pytest.fixture(scope="module")
+def tower() -> TextTower:
+    config = text_config(D)
+    return load_text_tower(text_weights(config), config).double()
+
+
+def make_model(
+    tower: TextTower,
+    seeds: tuple[int, ...] = (0, 1),
+    temporal: Mapping[str, Any] | None = None,
+    label: Mapping[str, Any] | None = None,
+) -> TGDFER:
+    model = TGDFER(
+        [torch.Generator().manual_seed(seed) for seed in seeds],
+        tower,
+        class_texts(CLASSES),
+        T,
+        D,
+        TemporalConfig(head_size=D // HEADS, **(temporal or {})),
+        PromptConfig(context_length=2),
+        LabelConfig(temperature=TAU, **(label or {})),
+    ).double()
+    with torch.no_grad():  # far from the special values that layers start at
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                torch.manual_seed(len(name))
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(R, B, T, D, generator=generator, dtype=torch.float64)
+    return features, torch.tensor([[0, 6], [3, 2]])
+
+
+def weights_of(model: TGDFER, run: int) -> dict[str, np.ndarray]:
+    learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    return {name: value.detach()[run].numpy().copy() for name, value in learned.items()}
+
+
+def texts_of(model: TGDFER, run: int) -> tuple[np.ndarray, np.ndarray]:
+    with torch.no_grad():
+        return model.fine()[run].numpy(), model.coarse()[0].numpy()
+
+
+def encoder_of(model: TGDFER, run: int) -> Any:
+    """Text features with a visual token, from the tower that test_packing compares with CLIP's."""
+
+    def encode(k: int, visual: np.ndarray) -> np.ndarray:
+        visual_RBKD = torch.zeros(R, 1, len(CLASSES), D, dtype=torch.float64)
+        visual_RBKD[run, 0, k] = torch.from_numpy(visual)
+        with torch.no_grad():
+            return model.fine.with_visual(visual_RBKD)[run, 0, k].numpy()
+
+    return encode
+
+
+def oracle_loss(
+    weights: dict[str, np.ndarray], model: TGDFER, run: int, options: oracle.Options
+) -> float:
+    features, targets = inputs()
+    fine, coarse = texts_of(model, run)
+    losses = [
+        oracle.cross_entropy(
+            oracle.tgdfer(features[run, b].numpy(), fine, coarse, weights, options)[0],
+            int(targets[run, b]),
+        )
+        for b in range(B)
+    ]
+    return sum(losses)
+
+
+def check_model(model: TGDFER, options: oracle.Options) -> None:
+    """Outputs of both runs; gradients of one, by differences of the oracle."""
+    features, targets = inputs()
+    out = model(features)
+    logits = out.logits_RBK.flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum").backward()
+    for r in range(R):
+        options = replace(options, encode=encoder_of(model, r))
+        texts, weights = texts_of(model, r), weights_of(model, r)
+        for b in range(B):
+            bag, frames = oracle.tgdfer(features[r, b].numpy(), *texts, weights, options)
+            np.testing.assert_allclose(out.logits_RBK[r, b].detach(), bag, atol=1e-9)
+            np.testing.assert_allclose(out.frame_logits_RBTK[r, b].detach(), frames, atol=1e-9)
+    check_gradients(model, R - 1, options)
+
+
+def check_gradients(model: TGDFER, run: int, options: oracle.Options) -> None:
+    """Central differences of the oracle along one random direction of every parameter."""
+    generator = np.random.default_rng(0)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        direction = torch.from_numpy(generator.standard_normal(parameter.shape[1:]))
+        direction /= direction.norm()
+        losses = []
+        for step in (1e-5, -1e-5):
+            with torch.no_grad():
+                parameter[run] += step * direction
+                losses.append(oracle_loss(weights_of(model, run), model, run, options))
+                parameter[run] -= step * direction
+        assert parameter.grad is not None, name
+        got = float((parameter.grad[run] * direction).sum())
+        expected = (losses[0] - losses[1]) / 2e-5
+        assert got == pytest.approx(expected, rel=1e-5, abs=1e-7), name
+
+
+@pytest.mark.parametrize(("window", "stride"), WINDOWS)
+def test_every_window_of_table_4_equals_the_oracle(
+    tower: TextTower, window: int, stride: int
+) -> None:
+    model = make_model(tower, temporal={"window": window, "stride": stride})
+    check_model(model, oracle.Options(heads=HEADS, tau=TAU, window=window, stride=stride))
+
+
+@pytest.mark.parametrize("depths", DEPTHS)
+def test_every_depth_equals_the_oracle(tower: TextTower, depths: tuple[int, int]) -> None:
+    model = make_model(tower, temporal={"fine_depth": depths[0], "coarse_depth": depths[1]})
+    check_model(model, oracle.Options(heads=HEADS, tau=TAU, depths=depths))
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"positions": "per_window"},
+        {"merge": "last"},
+        {"merge": "last", "window": 4, "stride": 3},
+        {"norm": "post"},
+        {"residual": True},
+    ],
+    ids=str,
+)
+def test_every_switch_of_the_temporal_network_equals_the_oracle(
+    tower: TextTower, switch: dict[str, Any]
+) -> None:
+    model = make_model(tower, temporal=switch)
+    check_model(model, oracle.Options(heads=HEADS, tau=TAU, **switch))
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [{"visual_prompt": kind} for kind in ("none", "prepend", "concat")]
+    + [{"weighting": "linear"}, {"scope": "shared"}, {"weighting": "linear", "scope": "shared"}]
+    + [{"visual_prompt": "prepend", "scope": "shared"}]
+    + [{"fusion": "none"}, {"fusion": "none", "visual_prompt": "none"}]
+    + [
+        {"pooling": kind}
+        for kind in ("mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention")
+    ],
+    ids=str,
+)
+def test_every_switch_of_the_label_equals_the_oracle(
+    tower: TextTower, switch: dict[str, Any]
+) -> None:
+    options = {name.replace("visual_prompt", "visual"): value for name, value in switch.items()}
+    model = make_model(tower, label=switch)
+    check_model(model, oracle.Options(heads=HEADS, tau=TAU, **options))
+
+
+def test_a_run_in_a_stack_equals_the_same_run_alone(tower: TextTower) -> None:
+    features, _ = inputs()
+    stack = make_model(tower, seeds=(5, 6))(features).logits_RBK
+    # make_model shakes every parameter alike, so only the seeds tell the runs apart.
+    for r, seed in enumerate((5, 6)):
+        alone = make_alone(tower, seed, r)(features[r : r + 1]).logits_RBK
+        np.testing.assert_allclose(stack[r].detach(), alone[0].detach(), atol=1e-11)
+    assert not torch.allclose(stack[0], stack[1])
+
+
+def make_alone(tower: TextTower, seed: int, run: int) -> TGDFER:
+    model = make_model(tower, seeds=(seed,))
+    pair = make_model(tower, seeds=(5, 6))
+    with torch.no_grad():
+        for own, both in zip(model.parameters(), pair.parameters(), strict=True):
+            if own.requires_grad:
+                own.copy_(both[run : run + 1])
+    return model
+
+
+def test_initial_weights_do_not_depend_on_the_stack(tower: TextTower) -> None:
+    def weights(*seeds: int) -> dict[str, torch.Tensor]:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        texts, config = class_texts(CLASSES), TemporalConfig(head_size=4)
+        model = TGDFER(generators, tower, texts, T, D, config, PromptConfig(), LabelConfig())
+        return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+    alone, stack = weights(7), weights(3, 7, 9)
+    for name, value in alone.items():
+        assert torch.equal(value[0], stack[name][1]), name
+
+
+@pytest.mark.parametrize(("window", "stride"), [(5, 2), (17, 1), (4, 5), (6, 4)])
+def test_windows_that_leave_gaps_are_refused(window: int, stride: int) -> None:
+    with pytest.raises(RefusedError, match=r"do not cover 16 frames.*temporal\.stride"):
+        TemporalConfig(window=window, stride=stride).window_starts(16)
+
+
+def test_head_size_that_does_not_divide_the_features_is_refused() -> None:
+    assert TemporalConfig().heads(512) == 8
+    assert TemporalConfig().heads(32) == 1
+    with pytest.raises(RefusedError, match=r"head_size=64 does not divide 100"):
+        TemporalConfig().heads(100)

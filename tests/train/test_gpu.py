@@ -1,0 +1,49 @@
+"""The same training on a GPU and on the CPU; ``make test-gpu``."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import Run, load_method
+from pipeline.train.stack import load_training_data, train_stack
+from support.stores import random_store
+
+# Seven steps an epoch: the first run as they are, the others are replayed as a CUDA graph.
+SETTINGS = ["optimiser.epochs=2", "optimiser.batch=4", "temporal.head_size=8"]
+
+
+def runs(*settings: str) -> list[Run]:
+    method = load_method("paper", [*SETTINGS, *settings])
+    return [Run(method=method, fold=fold, seed=seed) for fold in "12" for seed in range(2)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-2), ("bf16", 1e-1)])
+def test_a_stack_trains_on_the_gpu_as_on_the_cpu(
+    gpu: torch.device, tmp_path: Path, precision: str, tolerance: float
+) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=35)
+    on_gpu = train_stack(load_training_data(store, gpu), runs(f"optimiser.precision={precision}"))
+    on_cpu = train_stack(load_training_data(store, torch.device("cpu")), runs())
+    for one, other in zip(on_gpu, on_cpu, strict=True):
+        for ours, theirs in zip(one.epochs, other.epochs, strict=True):
+            assert ours["train_loss"] == pytest.approx(
+                theirs["train_loss"], rel=tolerance, abs=tolerance
+            )
+        logits = one.predicted.logits_NK, other.predicted.logits_NK
+        np.testing.assert_allclose(*logits, atol=50 * tolerance)
+
+
+@pytest.mark.gpu
+def test_a_stack_on_the_gpu_equals_its_runs_trained_alone(
+    gpu: torch.device, tmp_path: Path
+) -> None:
+    data = load_training_data(random_store(tmp_path / "s.zarr", videos=35), gpu)
+    for outcome in train_stack(data, runs("optimiser.precision=fp32")):
+        (alone,) = train_stack(data, [outcome.run])
+        assert outcome.epochs[-1]["train_loss"] == pytest.approx(
+            alone.epochs[-1]["train_loss"], rel=1e-2
+        )
+        np.testing.assert_allclose(outcome.predicted.logits_NK, alone.predicted.logits_NK, atol=0.5)

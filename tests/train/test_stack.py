@@ -1,0 +1,200 @@
+"""Training R runs as one program."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cache.store import Store
+from pipeline.config import MethodConfig, Run, load_method
+from pipeline.train.stack import (
+    RunState,
+    TrainingData,
+    build_model,
+    load_training_data,
+    train_stack,
+)
+from support.stores import random_store
+
+FAST = ["optimiser.epochs=3", "optimiser.batch=10", "temporal.head_size=8"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    # 43 videos: folds of 34 and 35 training videos, so a stack's runs differ in their steps.
+    return random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=43)
+
+
+@pytest.fixture(scope="module")
+def data(store: Store) -> TrainingData:
+    return load_training_data(store, torch.device("cpu"))
+
+
+def run(fold: str, seed: int, *settings: str) -> Run:
+    return Run(method=load_method("paper", [*FAST, *settings]), fold=fold, seed=seed)
+
+
+def check_equal_alone(data: TrainingData, runs: list[Run]) -> None:
+    """Losses, predictions and parameters of a stack against every run trained alone."""
+    for outcome in train_stack(data, runs):
+        (alone,) = train_stack(data, [outcome.run])
+        np.testing.assert_allclose(
+            outcome.predicted.logits_NK, alone.predicted.logits_NK, atol=2e-2
+        )
+        for name, value in alone.state.items():
+            torch.testing.assert_close(outcome.state[name], value, atol=1e-4, rtol=1e-3)
+        for ours, theirs in zip(outcome.epochs, alone.epochs, strict=True):
+            assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
+            assert ours["test_war"] == pytest.approx(theirs["test_war"], abs=1e-9)
+
+
+def test_a_stack_of_five_folds_and_three_seeds_equals_fifteen_single_runs(
+    data: TrainingData,
+) -> None:
+    # Batches of 17: folds with 34 training videos need 2 steps, those with 35 need 3.
+    sizes = {len(train) for _, train, _ in data.store.folds}
+    assert sizes == {34, 35}
+    runs = [run(fold, seed, "optimiser.batch=17") for fold in "12345" for seed in range(3)]
+    check_equal_alone(data, runs)
+
+
+def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_selection_and_temperature(
+    data: TrainingData,
+) -> None:
+    settings = [
+        [],
+        ["optimiser.lr=0.03", "optimiser.momentum=0.5"],
+        ["optimiser.lr_prompts=0.1", "optimiser.weight_decay=0.1"],
+        ["optimiser.milestones=[1]", "optimiser.gamma=0.5"],
+        ["optimiser.label_smoothing=0.3", "optimiser.augment=false"],
+        ["optimiser.views=1", "selection.rule=best_on_test"],
+        ["selection.rule=best_on_val", "selection.validation_share=0.25"],
+        ["label.temperature=0.07"],
+    ]
+    check_equal_alone(data, [run("1", 0, *own) for own in settings])
+
+
+def test_products_in_bfloat16_keep_parameters_logits_and_the_curve(data: TrainingData) -> None:
+    runs = [run("3", 0, f"optimiser.precision={kind}") for kind in ("fp32", "bf16")]
+    whole, half = (train_stack(data, [one])[0] for one in runs)
+    assert all(value.dtype == torch.float32 for value in half.state.values())
+    assert half.predicted.logits_NK.dtype == np.float32
+    for ours, theirs in zip(half.epochs, whole.epochs, strict=True):
+        assert ours["train_loss"] != theirs["train_loss"]
+        # tau = 0.01 makes large logits of small differences.
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.02, abs=0.1)
+
+
+def test_stack_goes_on_from_its_states_as_if_nothing_had_happened(data: TrainingData) -> None:
+    rules = ("last", "best_on_test", "best_on_val")
+    settings = ["optimiser.epochs=5", "selection.validation_share=0.25"]
+    runs = [run("2", 3, *settings, f"selection.rule={rule}") for rule in rules]
+    whole = train_stack(data, runs)
+    kept: list[list[RunState]] = []
+    train_stack(data, runs, keep=lambda stack: kept.append([stack.state(r) for r in range(3)]))
+    assert [states[0].epoch for states in kept] == [1, 2, 3, 4, 5]
+    done: list[int] = []
+    resumed = train_stack(data, runs, done.append, begun=kept[1])
+    assert done == [2, 1, 1, 1]
+    for ours, theirs in zip(resumed, whole, strict=True):
+        assert ours.epochs == theirs.epochs
+        assert ours.epoch == theirs.epoch
+        np.testing.assert_array_equal(ours.predicted.logits_NK, theirs.predicted.logits_NK)
+        assert all(torch.equal(ours.state[name], value) for name, value in theirs.state.items())
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not(data: TrainingData) -> None:
+    first, second, other = (train_stack(data, [run("2", seed)])[0] for seed in (0, 0, 1))
+    assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
+    np.testing.assert_array_equal(first.predicted.logits_NK, second.predicted.logits_NK)
+    assert not np.array_equal(first.predicted.logits_NK, other.predicted.logits_NK)
+
+
+def test_network_learns_what_can_be_learned(data: TrainingData) -> None:
+    (outcome,) = train_stack(data, [run("1", 0, "optimiser.epochs=30")])
+    assert outcome.epochs[-1]["train_loss"] < 0.05
+    assert outcome.epochs[-1]["test_war"] > 0.9
+    assert outcome.predicted.logits_NK.shape == (9, 7)
+    assert len(outcome.train_rows) == 34
+
+
+POOLINGS = ["mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"]
+VISUAL_PROMPTS = ["none", "add", "prepend", "concat"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [f"label.pooling={kind}" for kind in POOLINGS]
+    + [f"label.visual_prompt={kind}" for kind in VISUAL_PROMPTS]
+    + ["label.weighting=linear", "label.scope=shared"],
+)
+def test_one_batch_is_learned_to_zero_loss(data: TrainingData, setting: str) -> None:
+    # All 34 training videos in one batch, the same view every time.
+    same = ["optimiser.batch=34", "optimiser.augment=false", "optimiser.milestones=[]"]
+    (outcome,) = train_stack(data, [run("1", 0, *same, "optimiser.epochs=80", setting)])
+    assert outcome.epochs[0]["train_loss"] > 1
+    assert outcome.epochs[-1]["train_loss"] < 0.02
+
+
+def test_schedule_shrinks_the_learning_rate_after_each_milestone(data: TrainingData) -> None:
+    # With a factor of almost nothing, training stands still after the first milestone.
+    still = ["optimiser.milestones=[1, 2]", "optimiser.gamma=1e-9"]
+    (short,) = train_stack(data, [run("1", 0, *still, "optimiser.epochs=1")])
+    (long,) = train_stack(data, [run("1", 0, *still)])
+    (free,) = train_stack(data, [run("1", 0)])
+    name = "temporal.join.weight_RIO"
+    assert (long.state[name] - short.state[name]).abs().max() < 1e-6
+    assert (free.state[name] - short.state[name]).abs().max() > 1e-3
+
+
+def test_prompts_and_network_have_their_own_learning_rates(data: TrainingData) -> None:
+    settings = ["optimiser.epochs=1", "optimiser.lr_prompts=1e-12", "optimiser.weight_decay=0"]
+    (outcome,) = train_stack(data, [run("1", 0, *settings)])
+    start = build_model(data, [outcome.run])
+    assert torch.allclose(outcome.state["fine.context_RCW"], start.fine.context_RCW[0], atol=1e-9)
+    weight = start.temporal.join.weight_RIO[0]
+    assert not torch.allclose(outcome.state["temporal.join.weight_RIO"], weight, atol=1e-3)
+
+
+def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=20)
+    data = load_training_data(store, torch.device("cpu"))
+    (outcome,) = train_stack(data, [run("1", 0, "optimiser.lr=1e12", "optimiser.epochs=6")])
+    assert outcome.diverged
+
+
+def test_runs_of_different_methods_are_not_stacked(data: TrainingData) -> None:
+    with pytest.raises(ValueError, match="must share all that shapes"):
+        train_stack(data, [run("1", 0), Run(method=MethodConfig(), fold="1", seed=0)])
+
+
+def test_selection_reports_the_network_of_its_epoch(data: TrainingData) -> None:
+    settings = ["optimiser.epochs=6", "optimiser.lr=0.1"]
+    (best,) = train_stack(data, [run("1", 0, *settings, "selection.rule=best_on_test")])
+    scores = [epoch["test_war"] for epoch in best.epochs]
+    assert best.epoch == 1 + int(np.argmax(scores))
+    labels = data.store.labels[best.test_rows]
+    assert (best.predicted.logits_NK.argmax(1) == labels).mean() == pytest.approx(max(scores))
+    (last,) = train_stack(data, [run("1", 0, *settings)])
+    assert last.epoch == 6
+    assert last.epochs == best.epochs
+
+
+def test_validation_videos_are_not_trained_on(data: TrainingData) -> None:
+    settings = ["selection.rule=best_on_val", "selection.validation_share=0.25"]
+    (outcome,) = train_stack(data, [run("1", 0, *settings)])
+    train, test = data.store.folds[0][1:]
+    assert set(outcome.train_rows) < set(train)
+    assert 6 <= len(train) - len(outcome.train_rows) <= 11
+    assert outcome.test_rows.tolist() == test.tolist()
+    assert {"val_uar", "val_war"} <= set(outcome.epochs[0])
+
+
+def test_label_smoothing_and_fewer_views_change_the_training(data: TrainingData) -> None:
+    (plain,) = train_stack(data, [run("1", 0)])
+    (smooth,) = train_stack(data, [run("1", 0, "optimiser.label_smoothing=0.2")])
+    assert smooth.epochs[0]["train_loss"] != plain.epochs[0]["train_loss"]
+    assert data.store.views == 2
+    (one,) = train_stack(data, [run("1", 0, "optimiser.views=1")])
+    np.testing.assert_array_equal(one.predicted.logits_NK, plain.predicted.logits_NK)

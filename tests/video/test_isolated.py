@@ -1,0 +1,141 @@
+"""Videos that kill or hang their decoder: found, left out with their reason, and nothing else."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.check import plan_repair, verify
+from cache.store import open_store
+from pipeline.video.frames import BadVideoError, read_frames
+from pipeline.video.isolated import DecoderDeathError, read_frames_apart
+from support.commands import ROOT, python
+from support.sources import pictures, write_encoder, write_folder, write_video
+
+# Python runs this in every process before anything else: a decoder with two faults.
+FAULTY_DECODER = """
+import os, time, av
+sound = av.open
+def opened(path, *arguments, **options):
+    if "killer" in path:
+        os.abort()
+    if "sleeper" in path:
+        time.sleep(3600)
+    return sound(path, *arguments, **options)
+av.open = opened
+"""
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "faulty").mkdir()
+    (tmp_path / "faulty" / "sitecustomize.py").write_text(FAULTY_DECODER)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'faulty'}:{ROOT}")
+
+
+def frames_of(read: object, path: Path, **options: float) -> tuple[object, list[np.ndarray]]:
+    taken: dict[int, np.ndarray] = {}
+    found = read(path, lambda n: range(0, n, 2), taken.__setitem__, **options)  # type: ignore[operator]
+    return found, [taken[index] for index in sorted(taken)]
+
+
+def test_frames_decoded_apart_are_the_same(tmp_path: Path) -> None:
+    sources = [
+        write_video(tmp_path / "v.mp4", pictures(9)),
+        write_folder(tmp_path / "f", pictures(5)),
+    ]
+    for path in sources:
+        found, frames = frames_of(read_frames, path)
+        same, apart = frames_of(read_frames_apart, path, seconds_max=60)
+        assert same == found
+        np.testing.assert_array_equal(np.stack(apart), np.stack(frames))
+
+
+def test_bad_video_has_the_same_reason_apart(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"<html>")
+    with pytest.raises(BadVideoError, match="not a video: begins with b'<html>'"):
+        frames_of(read_frames_apart, tmp_path / "v.mp4", seconds_max=60)
+
+
+@pytest.mark.usefixtures("faulty")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("killer", r"kills its decoder \(SIGABRT\)"), ("sleeper", "hangs .* no end after 5 seconds")],
+)
+def test_death_and_endless_decoding_are_told_apart(tmp_path: Path, name: str, reason: str) -> None:
+    path = write_video(tmp_path / f"{name}.mp4", pictures(3))
+    with pytest.raises(DecoderDeathError, match=reason):
+        frames_of(read_frames_apart, path, seconds_max=5)
+
+
+EXTRACT = """
+import sys
+from pathlib import Path
+from support.sources import listed
+from pipeline.encoders.clip import find_encoder
+from pipeline.extract.loop import extract
+from pipeline.extract.planning import ExtractSettings
+
+if __name__ == "__main__":
+    here, encoder, isolate = Path(sys.argv[1]), find_encoder(sys.argv[2]), sys.argv[3] == "isolated"
+    settings = ExtractSettings(
+        views=1, frames=4, device="cpu", batch_frames=8, workers=2, isolate=isolate,
+        decode_seconds=8,
+    )
+    extract(listed(here), here / "s.zarr", encoder, settings)
+"""
+
+
+def extract(here: Path, encoder: str, *mode: str) -> subprocess.CompletedProcess[str]:
+    return python("-c", EXTRACT, here, encoder, *(mode or ("",)), timeout=120)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """Six videos, one of which kills its decoder, and one hangs it."""
+    (tmp_path / "videos").mkdir()
+    names = ("a", "b-killer", "c", "d", "e-sleeper", "f")
+    for seed, name in enumerate(names):
+        write_video(tmp_path / f"videos/{name}.mp4", pictures(6, seed=seed))
+    return tmp_path
+
+
+def test_video_that_kills_or_hangs_its_decoder_is_left_out_at_the_second_attempt(
+    here: Path, faulty: None
+) -> None:
+    encoder = write_encoder(here / "encoder")
+    first = extract(here, encoder)
+    assert first.returncode == -signal.SIGABRT
+    second = extract(here, encoder)
+    assert second.returncode == 1
+    assert "video e-sleeper hangs its decoder" in second.stderr
+    assert "run the same command again" in second.stderr
+    third = extract(here, encoder)
+    assert third.returncode == 0, third.stderr
+    store = open_store(here / "s.zarr")
+    assert store.missing == {
+        "b-killer": "kills its decoder (SIGABRT)",
+        "e-sleeper": "hangs its decoder: no end after 8 seconds",
+    }
+    assert np.isfinite(store.load_features()[[0, 2, 3, 5]]).all()
+    assert verify(store.path, deep=True) == []
+    # Redone by repair, they are decoded apart at once.
+    begin_repair(store.path)
+    again = extract(here, encoder)
+    assert again.returncode == 0, again.stderr
+    assert open_store(store.path).digest == store.digest
+
+
+def test_isolated_decoding_survives_both_at_once(here: Path, faulty: None) -> None:
+    encoder = write_encoder(here / "encoder")
+    done = extract(here, encoder, "isolated")
+    assert done.returncode == 0, done.stderr
+    assert sorted(open_store(here / "s.zarr").missing) == ["b-killer", "e-sleeper"]
+
+
+def begin_repair(path: Path) -> None:
+    planned = plan_repair(path)
+    planned.begin()
+    assert planned.extraction
