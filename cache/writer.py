@@ -55,7 +55,7 @@ def create_store(path: Path | str, plan: Plan, fixed: Mapping[str, bytes]) -> "S
     ``path`` is a URL.
     """
     path = local_path(path)
-    _refuse_foreign_directory(path)
+    refuse_foreign(path)
     make_directories(*(path / name for name in DIRECTORIES))
     with locked(path / "locks" / "plan", wait=True):
         if (path / "plan.json").exists():
@@ -64,6 +64,20 @@ def create_store(path: Path | str, plan: Plan, fixed: Mapping[str, bytes]) -> "S
         if not (path / "plan.json").exists():
             _write(path, {"plan.json": encode_plan(plan)})
     return StoreWriter(path, plan)
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse a path that cannot become a store: a file, or a folder that holds other things."""
+    lowest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not lowest.is_dir():
+        raise RefusedError(f"{lowest} is a file, expected a directory for the store; check --store")
+    if path.is_dir() and not (path / "plan.json").exists():
+        strange = sorted({p.name for p in path.iterdir()} - _own_names())
+        if strange:
+            raise RefusedError(
+                f"{path} is not a feature store and is not empty (it has {strange[0]}); "
+                "choose another --store"
+            )
 
 
 def write_beside(path: Path, plan: Plan, fixed: Mapping[str, bytes]) -> None:
@@ -279,18 +293,6 @@ def _video_differences(stored: Plan, asked: Plan) -> list[tuple[str, str, str]]:
             rows.append((f"video {index}", a, b))
             break
     return rows
-
-
-def _refuse_foreign_directory(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise RefusedError(f"{path} is a file, expected a directory for the store; check --store")
-    if path.is_dir() and not (path / "plan.json").exists():
-        strange = sorted({p.name for p in path.iterdir()} - _own_names())
-        if strange:
-            raise RefusedError(
-                f"{path} is not a feature store and is not empty (it has {strange[0]}); "
-                "choose another --store"
-            )
 
 
 def _own_names() -> set[str]:

@@ -3,16 +3,16 @@
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cache.errors import RefusedError
 from cache.remote import StorePath, local_path, store_path
+from cli.bar import counting
 from cli.profile import ProfileOption, show_profile
 from cli.show import show
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from pipeline.extract.loop import Progress, Summary
     from pipeline.extract.planning import ExtractSettings
 
+DATASETS = ("faces", "dfew")
 DONE_WITH_FAILURES = 3
-SECONDS_BETWEEN_LINES = 10.0
 PROFILED_VIDEOS = 128
 
 # These stand in other commands as well.
 DatasetOption = Annotated[
-    str, typer.Option("--dataset", help="faces (embedded, made on first use) or dfew.")
+    str, typer.Option("--dataset", help="faces (embedded, rendered on first use) or dfew.")
 ]
 EncoderOption = Annotated[
     str | None,
@@ -44,7 +44,11 @@ LimitOption = Annotated[
 ]
 RootOption = Annotated[
     Path | None,
-    typer.Option("--root", help="Folder of the data set.", show_default="data/DATASET"),
+    typer.Option(
+        "--root",
+        help="Folder of the data set.",
+        show_default="data/DATASET; the faces are kept in the user's cache folder",
+    ),
 ]
 AnnotationOption = Annotated[
     Path | None, typer.Option("--annotation", help="Annotation, where not found in the root.")
@@ -140,6 +144,8 @@ def extract(
 
     - Where the time goes, on the first 128 videos:  tgdfer extract --profile trace.json
     """
+    from cache.writer import refuse_foreign
+    from pipeline.device import choose_device
     from pipeline.extract.loop import extract as extract_videos
     from pipeline.extract.planning import (
         ExtractSettings,
@@ -152,7 +158,6 @@ def extract(
         views=views,
         frames=frames,
         batch_frames=batch_frames,
-        limit=limit,
         fold=fold,
         seed=seed,
         device=device,
@@ -163,9 +168,14 @@ def extract(
         shard=parse_shard(shard or default_shard(os.environ)),
     )
     path = local_path(store or Path("data") / f"{dataset}.zarr")
-    videos, files = open_source(dataset, root, annotation, encoder, pretrained)
+    refuse_foreign(path)
+    if device != "auto":
+        choose_device(device)
     if profile is not None:
-        _profile(videos, files, replace(settings, limit=limit or PROFILED_VIDEOS), profile)
+        limit = limit or PROFILED_VIDEOS
+    videos, files = open_source(dataset, root, annotation, encoder, pretrained, limit)
+    if profile is not None:
+        _profile(videos, files, settings, profile)
         return
     with shown_progress() as on_progress:
         summary = extract_videos(videos, path, files, settings, on_progress)
@@ -197,11 +207,15 @@ def open_source(
     annotation: Path | None,
     encoder: str | None,
     pretrained: str | None,
+    limit: int | None = None,
 ) -> "tuple[VideoList, EncoderFiles]":
-    """The videos and the encoder that the options name, with their defaults."""
-    videos = read_list(dataset, root or Path("data") / dataset, annotation)
+    """The first videos, or all, and the encoder that the options name, with their defaults."""
+    check_dataset(dataset)
     name = encoder or ("mini" if dataset == "faces" else "ViT-B-32-quickgelu")
-    return videos, find_files(name, pretrained)
+    if dataset != "faces":
+        return read_list(dataset, root, annotation, limit), find_files(name, pretrained)
+    files = find_files(name, pretrained)  # before the faces are rendered, which takes minutes
+    return read_list(dataset, root, annotation, limit), files
 
 
 def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
@@ -212,49 +226,39 @@ def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
     return find_encoder(name, pretrained or (None if on_its_own else "openai"))
 
 
-def read_list(dataset: str, root: Path, annotation: Path | None) -> "VideoList":
-    """The videos of a data set under ``root``; the embedded one is made first."""
-    from cache.errors import RefusedError
+def check_dataset(dataset: str) -> None:
+    """Refuse a data set that nothing here can read."""
+    if dataset not in DATASETS:
+        raise RefusedError(f"--dataset {dataset}: expected {' or '.join(DATASETS)}")
 
-    if dataset == "faces":
-        from pipeline.demo.faces import ensure_faces
 
-        print(f"the embedded faces: {show(root)} (made if they are not there)", file=sys.stderr)
-        return ensure_faces(root)
+def read_list(
+    dataset: str, root: Path | None, annotation: Path | None, limit: int | None = None
+) -> "VideoList":
+    """The first videos of a data set, or all; those of the embedded one are rendered first."""
+    check_dataset(dataset)
     if dataset == "dfew":
         from pipeline.datasets.dfew import read_dfew
 
-        return read_dfew(root, annotation)
-    raise RefusedError(f"--dataset {dataset}: expected faces or dfew")
+        return read_dfew(root or Path("data/dfew"), annotation, limit=limit)
+    from pipeline.demo.faces import ensure_faces, faces_folder
+
+    root = root or faces_folder()
+    with counting("rendering faces", "videos") as on_count:
+
+        def on_video(done: int, total: int) -> None:
+            if not done:
+                print(f"rendering {total} videos of faces into {show(root)}", file=sys.stderr)
+            on_count(done, total, "")
+
+        return ensure_faces(root, on_video=on_video, limit=limit)
 
 
 @contextmanager
 def shown_progress() -> Iterator[Callable[["Progress"], None]]:
     """A bar on a terminal; elsewhere a plain line now and then.  Both on stderr."""
-    if not sys.stderr.isatty():
-        yield _plain_lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("extract"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Bar(*columns, TextColumn("{task.description}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda p: bar.update(task, total=p.total, completed=p.videos, description=_rates(p))
-
-
-def _plain_lines() -> Callable[["Progress"], None]:
-    state = {"said": time.monotonic()}
-
-    def say(progress: "Progress") -> None:
-        now = time.monotonic()
-        if now - state["said"] >= SECONDS_BETWEEN_LINES:
-            state["said"] = now
-            done = f"extract: {progress.videos} of {progress.total} videos, "
-            print(done + _rates(progress), file=sys.stderr)
-
-    return say
+    with counting("extract", "videos") as on_count:
+        yield lambda p: on_count(p.videos, p.total, _rates(p))
 
 
 def _rates(progress: "Progress") -> str:

@@ -247,9 +247,9 @@ def import_(
         from pipeline.encoders.clip import Encoder
         from pipeline.extract.imported import import_videos
 
-        videos = read_list(dataset, root or Path("data") / dataset, annotation)
-        loaded = Encoder(find_files(encoder, pretrained), "cpu", "fp32")
-        digest = import_videos(source, path, videos, loaded)
+        files = find_files(encoder, pretrained)
+        videos = read_list(dataset, root, annotation)
+        digest = import_videos(source, path, videos, Encoder(files, "cpu", "fp32"))
     print(f"{show(store)}: digest {digest}")
 
 
@@ -316,8 +316,8 @@ def _sources(
     if encoder is None and name.startswith("local-dir:"):
         raise RefusedError(f"the store's encoder is {name}: say where it is with --encoder")
     dataset = dataset or plan.videos.name
-    videos = read_list(dataset, root or Path("data") / dataset, annotation)
-    return videos, find_files(name, pretrained)
+    files = find_files(name, pretrained)
+    return read_list(dataset, root, annotation, len(plan.videos.ids)), files
 
 
 def _some(ids: "list[str] | dict[str, float]") -> str:

@@ -96,8 +96,8 @@ def train(
             return
         trained = train_pending(wanted, opened, runs, device, workers, allow_missing)
     else:
-        source = open_source(dataset, root, annotation, encoder, pretrained)
-        data = _open_live(*source, method, device, precision, limit)
+        source = open_source(dataset, root, annotation, encoder, pretrained, limit)
+        data = _open_live(*source, method, device, precision)
         opened = data.store
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
         trained = train_live(wanted, data, runs)
@@ -136,7 +136,6 @@ def _open_live(
     method: "MethodConfig",
     device: str,
     precision: str,
-    limit: int | None,
 ) -> "TrainingData":
     import numpy as np
     import torch
@@ -148,7 +147,7 @@ def _open_live(
     from pipeline.train.stack import TrainingData
 
     place = torch.device(choose_device(device))
-    settings = ExtractSettings(device=place.type, precision=parse_precision(precision), limit=limit)
+    settings = ExtractSettings(device=place.type, precision=parse_precision(precision))
     trained = method.optimiser.lr_encoder > 0
     store, features, weights, text = open_live(videos, files, settings, trained)
     return TrainingData(

@@ -8,12 +8,12 @@ def choose_device(device: str) -> str:
 
     Raises RefusedError for a device that is not at hand.
     """
+    if device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+        raise RefusedError(f"--device {device}: expected auto, cpu or cuda")
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.partition(":")[0] not in ("cpu", "cuda"):
-        raise RefusedError(f"--device {device}: expected auto, cpu or cuda")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RefusedError(f"--device {device}: no CUDA device here; use --device cpu or auto")
     return device

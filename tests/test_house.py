@@ -74,6 +74,7 @@ ORDER = [
     "pipeline/demo/faces.py",
     "pipeline/demo/train_mini.py",
     "cli/show.py",
+    "cli/bar.py",
     "cli/profile.py",
     "cli/training.py",
     "cli/extract.py",

@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from pipeline.datasets.videos import (
     Fold,
     Video,
     VideoList,
+    cut_folds,
 )
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
@@ -93,22 +95,29 @@ class _Survey:
     labels: Mapping[str, int]  # id -> label from 0, in the order of the rows
     source: str
     paths: Mapping[str, Path]
-    missing: tuple[str, ...]
     lists: Path
 
+    def missing(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``ids`` that have no frames."""
+        return tuple(video_id for video_id in ids if video_id not in self.paths)
 
-def read_dfew(root: Path, annotation: Path | None = None, source: str = "auto") -> VideoList:
-    """Read the official split under ``root`` and find every listed video.
+
+def read_dfew(
+    root: Path, annotation: Path | None = None, source: str = "auto", limit: int | None = None
+) -> VideoList:
+    """Read the official split under ``root`` and find the first ``limit`` listed videos, or all.
 
     ``annotation`` is the folder of the lists if it is not below ``root``. ``source`` names the
     root of frames or videos to use ("clip_224x224", "original", …); "auto" prefers frame folders.
     Raises RefusedError for anything that is missing, doubled or contradictory: nothing is dropped.
     """
     survey = _survey(root, annotation, source)
-    if survey.missing:
+    kept = dict(islice(survey.labels.items(), limit))
+    missing = survey.missing(kept)
+    if missing:
         raise RefusedError(
-            f"{root}: {len(survey.missing)} of {len(survey.labels)} listed videos have no frames "
-            f"in {survey.source}: {_some(survey.missing)}; complete the copy, "
+            f"{root}: {len(missing)} of {len(kept)} listed videos have no frames "
+            f"in {survey.source}: {_some(missing)}; complete the copy, "
             "or take the ids out of the lists"
         )
     subjects, subsets = _read_truth(survey.lists, survey.labels)
@@ -121,9 +130,11 @@ def read_dfew(root: Path, annotation: Path | None = None, source: str = "auto") 
             subjects.get(video_id),
             *frames.get(video_id, (None, None)),
         )
-        for video_id, label in survey.labels.items()
+        for video_id, label in kept.items()
     )
-    return VideoList("dfew", CLASSES, videos, survey.folds, subsets, survey.source)
+    folds = cut_folds(survey.folds, kept)
+    cut = {name: ids & kept.keys() for name, ids in subsets.items()}
+    return VideoList("dfew", CLASSES, videos, folds, cut, survey.source)
 
 
 def account_dfew(root: Path, annotation: Path | None = None, source: str = "auto") -> Accounting:
@@ -132,7 +143,7 @@ def account_dfew(root: Path, annotation: Path | None = None, source: str = "auto
     Unlike ``read_dfew`` it does not refuse a tree with missing videos: it shows them.
     """
     survey = _survey(root, annotation, source)
-    missing = set(survey.missing)
+    missing = set(survey.missing(survey.labels))
     counts = []
     for fold in survey.folds:
         for part, ids in (("train", fold.train), ("test", fold.test)):
@@ -142,7 +153,7 @@ def account_dfew(root: Path, annotation: Path | None = None, source: str = "auto
                 found = listed[k] - lost[k]
                 used = 0 if missing else found
                 counts.append(Count(fold.name, part, name, listed[k], found, lost[k], used))
-    return Accounting(survey.source, tuple(counts), survey.missing)
+    return Accounting(survey.source, tuple(counts), survey.missing(survey.labels))
 
 
 def _survey(root: Path, annotation: Path | None, source: str) -> _Survey:
@@ -153,8 +164,7 @@ def _survey(root: Path, annotation: Path | None, source: str) -> _Survey:
     labels = _merge_labels(rows, base)
     folds = _make_folds(rows)
     name, paths = _find_videos(root, source, labels)
-    missing = tuple(video_id for video_id in labels if video_id not in paths)
-    return _Survey(folds, labels, name, paths, missing, lists)
+    return _Survey(folds, labels, name, paths, lists)
 
 
 def _refuse_empty(root: Path) -> None:

@@ -1,8 +1,8 @@
 """Annotation files -> VideoList: the videos of a data set with their labels and folds."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +65,22 @@ class VideoList:
                 )
         for fold in self.folds:
             _check_fold(fold, known, self.name)
+
+    def first(self, count: int | None) -> "VideoList":
+        """The list of the first ``count`` videos, or of all; folds and subsets are cut as well."""
+        videos = self.videos[:count]
+        ids = {video.id for video in videos}
+        subsets = {name: found & ids for name, found in self.subsets.items()}
+        return replace(self, videos=videos, folds=cut_folds(self.folds, ids), subsets=subsets)
+
+
+def cut_folds(folds: Iterable[Fold], ids: Collection[str]) -> tuple[Fold, ...]:
+    """What the folds keep of ``ids``; one without any training or test videos is left out."""
+    cut = (
+        Fold(fold.name, *(tuple(i for i in part if i in ids) for part in (fold.train, fold.test)))
+        for fold in folds
+    )
+    return tuple(fold for fold in cut if fold.train and fold.test)
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import platformdirs
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -45,8 +47,9 @@ MIN_FRAMES, MAX_FRAMES = 11, 60
 # Under this intensity a frame's expression cannot be seen: its truth is neutral.
 VISIBLE = 0.2
 NEUTRAL = CLASSES.index("neutral")
+LISTS = "EmoLabel_DataSplit"
 
-Progress = Callable[[int, int], None]
+OnVideo = Callable[[int, int], None]  # (videos rendered, to render in all)
 
 
 @dataclass(frozen=True)
@@ -103,47 +106,56 @@ class Script:
     intensities_T: NDArray[np.float32]
 
 
+def faces_folder(spec: FacesSpec | None = None) -> Path:
+    """Where the set is kept: in ``TGDFER_CACHE``, else in the user's cache folder."""
+    named = os.environ.get("TGDFER_CACHE")
+    cache = Path(named) if named else platformdirs.user_cache_path("tgdfer")
+    return cache / f"faces-{(spec or FacesSpec()).digest()[:12]}"
+
+
 def write_faces(
     root: Path,
     spec: FacesSpec | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    on_video: OnVideo | None = None,
+    limit: int | None = None,
 ) -> None:
-    """Write the set under ``root`` in DFEW's layout; finished videos are kept.
+    """Write the lists and the first ``limit`` videos, or all, under ``root`` in DFEW's layout.
 
-    ``progress(done, total)`` is called after each video. ``workers`` defaults to the CPU count and
-    changes no byte. Raises RefusedError if ``root`` holds anything but this specification's set.
+    What is there is kept, and several processes may write at once.  ``on_video(done, total)`` is
+    called before the first and after every video that was missing.  ``workers`` defaults to one
+    per core and changes no byte.  Raises RefusedError if ``root`` holds anything but this set.
     """
     spec = spec or FacesSpec()
-    lists = root / "EmoLabel_DataSplit"
-    if _claim(root, lists, spec):
-        return
     plan = plan_videos(spec)
+    _claim(root, spec, plan)
+    missing = [video for video in plan[:limit] if not all(p.exists() for p in _paths(root, video))]
+    if not missing:
+        return
+    on_video = on_video or (lambda done, total: None)
+    on_video(0, len(missing))
     write = partial(_write_video, root, spec)
-    for done in _count_finished(write, plan, workers or os.cpu_count() or 1):
-        if progress is not None:
-            progress(done, len(plan))
-    _write_lists(lists, plan)
-    _write_truth(lists, spec, plan)
-    os.replace(lists / "faces.partial.json", lists / "faces.json")
+    for done in _count_finished(write, missing, workers or len(os.sched_getaffinity(0))):
+        on_video(done, len(missing))
 
 
 def ensure_faces(
     root: Path,
     spec: FacesSpec | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    on_video: OnVideo | None = None,
+    limit: int | None = None,
 ) -> VideoList:
-    """The set under ``root``, written first if it is missing or unfinished."""
-    write_faces(root, spec, workers, progress)
-    return read_faces(root)
+    """The first ``limit`` videos under ``root``, or all; those that are missing are written."""
+    write_faces(root, spec, workers, on_video, limit)
+    return read_faces(root, limit=limit)
 
 
-def read_faces(root: Path, source: str = "auto") -> VideoList:
-    """Read a written set through the DFEW adapter; RefusedError if it was never finished."""
-    if not (root / "EmoLabel_DataSplit" / "faces.json").is_file():
-        raise RefusedError(f"{root}: no finished face set here; write it with write_faces first")
-    return replace(read_dfew(root, source=source), name="faces")
+def read_faces(root: Path, source: str = "auto", limit: int | None = None) -> VideoList:
+    """Read a written set, or its first videos, through the DFEW adapter."""
+    if not (root / LISTS / "faces.json").is_file():
+        raise RefusedError(f"{root}: no face set here; write it with write_faces first")
+    return replace(read_dfew(root, source=source, limit=limit), name="faces")
 
 
 def plan_videos(spec: FacesSpec) -> list[PlannedVideo]:
@@ -317,24 +329,26 @@ def _pulse(
     return smooth_T
 
 
-def _claim(root: Path, lists: Path, spec: FacesSpec) -> bool:
-    """Mark ``root`` as this specification's; True if its set is already finished."""
-    for name in ("faces.json", "faces.partial.json"):
-        if not (lists / name).is_file():
-            continue
-        found = json.loads((lists / name).read_text())
-        if found["digest"] != spec.digest():
-            raise RefusedError(
-                f"{root}: holds the face set {found['spec']} (format {found['format']}), "
-                f"asked for {asdict(spec)} (format {FORMAT}); choose another root, or delete it"
-            )
-        return name == "faces.json"
-    if root.is_dir() and any(root.iterdir()):
-        raise RefusedError(f"{root}: holds other files and no face set; choose an empty folder")
-    lists.mkdir(parents=True, exist_ok=True)
-    record = {"format": FORMAT, "spec": asdict(spec), "digest": spec.digest()}
-    _replace_text(lists / "faces.partial.json", json.dumps(record, indent=1) + "\n")
-    return False
+def _claim(root: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
+    """Write the lists and the truth, unless they are there; refuse anything else in ``root``."""
+    marker = root / LISTS / "faces.json"
+    if not marker.is_file():
+        others = [path for path in root.glob("*") if not path.name.startswith(f".{LISTS}.")]
+        if others and not marker.is_file():  # another process may have written them meanwhile
+            raise RefusedError(f"{root}: holds other files and no face set; choose an empty folder")
+        scratch = _scratch(root / LISTS)
+        scratch.mkdir(parents=True)
+        _write_lists(scratch, plan)
+        _write_truth(scratch, spec, plan)
+        record = {"format": FORMAT, "spec": asdict(spec), "digest": spec.digest()}
+        (scratch / "faces.json").write_text(json.dumps(record, indent=1) + "\n")
+        _put_folder(scratch, root / LISTS)
+    found = json.loads(marker.read_text())
+    if found["digest"] != spec.digest():
+        raise RefusedError(
+            f"{root}: holds the face set {found['spec']} (format {found['format']}), "
+            f"asked for {asdict(spec)} (format {FORMAT}); choose another root, or delete it"
+        )
 
 
 def _count_finished(
@@ -354,23 +368,37 @@ def _count_finished(
 
 def _write_video(root: Path, spec: FacesSpec, video: PlannedVideo) -> None:
     """One mp4 and one folder of jpg frames, each under its own name only when it is complete."""
-    mp4 = root / "Clip" / "original" / f"{video.id}.mp4"
-    folder = root / "Clip" / "clip_224x224" / video.id
-    if mp4.is_file() and folder.is_dir():
-        return
+    mp4, folder = _paths(root, video)
     frames_THWC = render_video(spec, video)
     mp4.parent.mkdir(parents=True, exist_ok=True)
-    partial_mp4 = mp4.with_name(f".{video.id}.partial.mp4")
-    _encode_mp4(partial_mp4, frames_THWC)
-    os.replace(partial_mp4, mp4)
-    partial_folder = folder.with_name(f".{video.id}.partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial_folder.mkdir(parents=True)
+    scratch_mp4, scratch = _scratch(mp4), _scratch(folder)
+    _encode_mp4(scratch_mp4, frames_THWC)
+    os.replace(scratch_mp4, mp4)
+    scratch.mkdir(parents=True)
     for number, frame_HWC in enumerate(frames_THWC, start=1):
         name = f"{video.id}_{number:05d}.jpg"
-        Image.fromarray(frame_HWC).save(partial_folder / name, quality=95)
-    os.replace(partial_folder, folder)
+        Image.fromarray(frame_HWC).save(scratch / name, quality=95)
+    _put_folder(scratch, folder)
+
+
+def _paths(root: Path, video: PlannedVideo) -> tuple[Path, Path]:
+    clip = root / "Clip"
+    return clip / "original" / f"{video.id}.mp4", clip / "clip_224x224" / video.id
+
+
+def _scratch(path: Path) -> Path:
+    """A hidden name beside ``path`` that no other process uses."""
+    return path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+
+
+def _put_folder(scratch: Path, folder: Path) -> None:
+    """Move a complete folder to its place, unless another process was there first."""
+    try:
+        os.replace(scratch, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        shutil.rmtree(scratch)
 
 
 def _encode_mp4(path: Path, frames_THWC: NDArray[np.uint8]) -> None:
@@ -400,7 +428,7 @@ def _write_lists(lists: Path, plan: list[PlannedVideo]) -> None:
             rows = "".join(f"{video.index + 1},{video.label + 1}\n" for video in videos)
             path = lists / f"{part}(single-labeled)" / f"set_{number + 1}.csv"
             path.parent.mkdir(exist_ok=True)
-            _replace_text(path, "video_name,label\n" + rows)
+            path.write_text("video_name,label\n" + rows)
 
 
 def _write_truth(lists: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
@@ -410,7 +438,7 @@ def _write_truth(lists: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None
         "subjects": {video.id: f"s{video.subject:03d}" for video in plan},
         "subsets": {name: [v.id for v in plan if name in v.subsets] for name in names},
     }
-    _replace_text(lists / "truth.json", json.dumps(truth, indent=1) + "\n")
+    (lists / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
     rows = ["video_name,frame,label,intensity"]
     for video in plan:
         script = write_script(spec, video)
@@ -418,10 +446,4 @@ def _write_truth(lists: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None
         rows += [
             f"{video.id},{t},{label + 1},{value:.4f}" for t, (label, value) in enumerate(frames, 1)
         ]
-    _replace_text(lists / "frames.csv", "\n".join(rows) + "\n")
-
-
-def _replace_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    (lists / "frames.csv").write_text("\n".join(rows) + "\n")

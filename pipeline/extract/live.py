@@ -112,5 +112,5 @@ def open_live(
     plan = completed_plan(plan, encoder, settings)
     digest = f"live-{plan.identity.digest}"
     store = Store(Path(video_list.name), digest, plan, {"missing": {}, "files": {}})
-    features = LiveFeatures(video_list.videos[: settings.limit], encoder, settings, trained)
+    features = LiveFeatures(video_list.videos, encoder, settings, trained)
     return store, features, encoder.text_weights, json.loads(encoder.text_config)

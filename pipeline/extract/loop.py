@@ -105,7 +105,6 @@ def extract(
     something else, StorageError where it cannot be written.
     """
     settings = settings or ExtractSettings()
-    videos = video_list.videos[: settings.limit]
     plan, truth = make_plan(video_list, encoder, settings)
     if (store_path / "plan.json").is_file():
         stored = read_plan(store_path)
@@ -123,7 +122,7 @@ def extract(
     writer = create_store(store_path, plan, fixed)
     writer.note(**_provenance(settings, loaded))
     with stop_on_signal("the current block") as stop:
-        run = _Run(writer, loaded, settings, videos, on_progress)
+        run = _Run(writer, loaded, settings, video_list.videos, on_progress)
         run.work(stop)
         digest = None if stop.signal else writer.finalise()
     failures = open_store(store_path).missing if digest else run.failures

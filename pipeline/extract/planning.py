@@ -25,7 +25,6 @@ class ExtractSettings:
     views: int = 5
     frames: int = 16
     batch_frames: int | None = None  # None: what suits the device
-    limit: int | None = None  # only the first videos of the list
     seed: int = 0
     device: str = "auto"
     precision: Precision = "auto"
@@ -39,7 +38,7 @@ class ExtractSettings:
         i, n = self.shard
         if not 0 <= i < n:
             raise RefusedError(f"shard {i}/{n}: expected I/N with 0 <= I < N, such as 0/4")
-        for name in ("views", "frames", "batch_frames", "limit", "workers"):
+        for name in ("views", "frames", "batch_frames", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise RefusedError(f"{name} is {value}, expected 1 or more")
@@ -63,11 +62,10 @@ def make_plan(
     video_list: VideoList, encoder: EncoderFiles, settings: ExtractSettings
 ) -> tuple[Plan, bytes | None]:
     """(the plan of a store, the bytes of its ``truth.npy`` if there is such truth); no torch."""
-    videos = video_list.videos[: settings.limit]
-    if not videos:
+    if not video_list.videos:
         raise RefusedError(f"{video_list.name}: the list holds no videos")
-    truth = _truth(videos)
-    facts = _facts(video_list, videos, truth)
+    truth = _truth(video_list.videos)
+    table = _table(video_list, truth)
     known = encoder.identity
     identity = Identity(
         encoder=known,
@@ -79,14 +77,14 @@ def make_plan(
         seed=settings.seed,
         decoder=decoder_name(),
         batch_frames=settings.batch_frames,
-        videos=facts.digest,
+        videos=table.digest,
         fold=settings.fold,
         precision=None if settings.precision == "auto" else settings.precision,
         device=None if settings.device == "auto" else settings.device.partition(":")[0],
     )
     plan = Plan(
         identity=identity,
-        videos=facts,
+        videos=table,
         views=settings.views,
         frames=settings.frames,
         dim=known.dim,
@@ -94,12 +92,13 @@ def make_plan(
     return plan, truth
 
 
-def _facts(video_list: VideoList, videos: Sequence[Video], truth: bytes | None) -> VideoTable:
-    """What the store keeps of the list; folds and subsets lose the videos that ``limit`` cuts."""
+def _table(video_list: VideoList, truth: bytes | None) -> VideoTable:
+    """What the store keeps of the list."""
+    videos = video_list.videos
     row_of = {video.id: row for row, video in enumerate(videos)}
 
     def rows(ids: Iterable[str]) -> tuple[int, ...]:
-        return tuple(sorted(row_of[video_id] for video_id in ids if video_id in row_of))
+        return tuple(sorted(row_of[video_id] for video_id in ids))
 
     return VideoTable(
         name=video_list.name,

@@ -12,7 +12,7 @@ from pipeline.extract.loop import OnProgress, Summary, extract
 from pipeline.extract.planning import ExtractSettings, make_plan, parse_precision
 
 
-def settings_of(plan: Plan, listed: int, settings: ExtractSettings) -> ExtractSettings:
+def settings_of(plan: Plan, settings: ExtractSettings) -> ExtractSettings:
     """The settings that ``plan`` was made with; only the workers are those of ``settings``."""
     identity = plan.identity
     precision = parse_precision(identity.precision or "auto")
@@ -22,7 +22,6 @@ def settings_of(plan: Plan, listed: int, settings: ExtractSettings) -> ExtractSe
         views=plan.views,
         frames=plan.frames,
         batch_frames=identity.batch_frames,
-        limit=len(plan.videos.ids) if len(plan.videos.ids) < listed else None,
         seed=identity.seed,
         precision=precision,
         device=settings.device if settings.device.startswith(device) else device,
@@ -40,7 +39,8 @@ def repair_store(
 
     Raises RefusedError, before anything is removed, where the list or the encoder are others.
     """
-    settings = settings_of(repair.plan, len(video_list.videos), settings)
+    settings = settings_of(repair.plan, settings)
+    video_list = video_list.first(len(repair.plan.videos.ids))
     asked, _ = make_plan(video_list, encoder, settings)
     check_same(repair.path, repair.plan, asked)
     choose_device(settings.device)

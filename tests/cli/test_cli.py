@@ -1,13 +1,14 @@
 """The commands as users type them, in real processes, from files on disk to the tables."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cache.store import open_store
 from pipeline.demo.faces import FacesSpec, write_faces
-from support.commands import SMALL, tgdfer
+from support.commands import SMALL, python, tgdfer
 from support.stores import random_store
 
 
@@ -88,6 +89,32 @@ def test_compare_sets_the_methods_side_by_side(extracted: Path) -> None:
     names = ["zero-shot, class names", "logistic regression, mean+max+std", "TG-DFER"]
     for name in [*names, "influence", "attention", "random", "uniform"]:
         assert f"| {name}" in done.stdout
+
+
+def test_only_the_faces_asked_for_are_rendered_and_none_before_the_options_are_valid(
+    tmp_path: Path,
+) -> None:
+    def extract(*options: object) -> subprocess.CompletedProcess[str]:
+        command = ["-m", "tgdfer", "extract", "--limit", 15, "--views", 1, *options]
+        return python(*command, cwd=tmp_path, TGDFER_CACHE=str(tmp_path / "cache"))
+
+    (tmp_path / "file").write_text("")
+    wrong = (["--encoder", "ViT-B-23"], ["--store", "file/s.zarr"], ["--device", "tpu"])
+    for options in wrong:
+        refused = extract(*options)
+        assert refused.returncode == 2, refused.stderr
+        assert "rendering" not in refused.stderr
+        assert not (tmp_path / "cache").exists()
+    done = extract()
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "cache").glob("faces-*")
+    assert f"rendering 15 videos of faces into {folder}" in done.stderr
+    assert len(list((folder / "Clip/original").iterdir())) == 15
+    assert "rendering" not in extract().stderr
+    canary = ["store", "verify", "data/faces.zarr", "--canary", 2]
+    again = python("-m", "tgdfer", *canary, cwd=tmp_path, TGDFER_CACHE=str(tmp_path / "cache"))
+    assert again.stdout.count(": identical") == 2, again.stderr
+    assert len(list((folder / "Clip/original").iterdir())) == 15
 
 
 def test_finished_store_is_not_extracted_again(extracted: Path) -> None:

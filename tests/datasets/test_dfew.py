@@ -1,6 +1,7 @@
 """DFEW trees as users have them: every spelling read the same, every contradiction refused."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -187,6 +188,17 @@ def test_every_missing_video_is_counted_and_the_first_ten_are_named(tmp_path: Pa
     assert sum(count.listed for count in accounting.counts) == 30
     assert sum(count.missing for count in accounting.counts) == 12
     assert sum(count.used for count in accounting.counts) == 0
+
+
+def test_limit_keeps_the_first_videos_and_asks_only_for_their_frames(tmp_path: Path) -> None:
+    write_lists(tmp_path)
+    write_frames(tmp_path)
+    shutil.rmtree(tmp_path / "Clip/clip_224x224/16372")
+    few = read_dfew(tmp_path, limit=4)
+    assert [int(video.id) for video in few.videos] == sorted(LABELS)[:4]
+    assert [fold.test for fold in few.folds] == [("00001", "00008"), ("00002", "00003")]
+    with pytest.raises(RefusedError, match="1 of 8 listed videos have no frames"):
+        read_dfew(tmp_path, limit=8)
 
 
 def test_accounting_of_a_complete_tree_adds_up(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -16,12 +18,14 @@ from pipeline.demo.faces import (
     NEUTRAL,
     FacesSpec,
     ensure_faces,
+    faces_folder,
     plan_videos,
     read_faces,
     render_video,
     write_faces,
     write_script,
 )
+from support.commands import environment
 
 SMALL = FacesSpec(videos=35, seed=5)
 TINY = FacesSpec(videos=14, seed=5)
@@ -138,21 +142,62 @@ def test_frames_survive_compression_in_both_forms(small_root: Path, source: str)
     assert np.abs(np.stack(frames) - drawn).mean() < 4  # grey levels
 
 
-def test_a_finished_set_is_left_alone_and_an_interrupted_one_is_completed(tmp_path: Path) -> None:
+def test_what_is_there_is_left_alone_and_what_is_missing_is_rendered(tmp_path: Path) -> None:
     root = tmp_path / "set"
+    with pytest.raises(RefusedError, match="no face set here"):
+        read_faces(root)
     write_faces(root, TINY, workers=1)
     before = digests(root)
-    lists = root / "EmoLabel_DataSplit"
-    (lists / "faces.json").rename(lists / "faces.partial.json")
     (root / "Clip/original/00003.mp4").unlink()
     kept = root / "Clip/original/00001.mp4"
     stamp = kept.stat().st_mtime_ns
-    with pytest.raises(RefusedError, match="no finished face set"):
-        read_faces(root)
-    ensure_faces(root, TINY, workers=1)
+    counts: list[tuple[int, int]] = []
+    ensure_faces(root, TINY, 1, lambda done, total: counts.append((done, total)))
+    assert counts == [(0, 1), (1, 1)]
     assert digests(root) == before
     assert kept.stat().st_mtime_ns == stamp
-    write_faces(root, TINY, progress=lambda done, total: pytest.fail("nothing was left to do"))
+    write_faces(root, TINY, on_video=lambda done, total: pytest.fail("nothing was left to do"))
+
+
+def test_only_the_first_videos_are_rendered_where_only_they_are_asked_for(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    few = ensure_faces(root, TINY, workers=1, limit=3)
+    assert [video.id for video in few.videos] == ["00001", "00002", "00003"]
+    assert sorted(path.stem for path in (root / "Clip/original").iterdir()) == [
+        video.id for video in few.videos
+    ]
+    with pytest.raises(RefusedError, match="11 of 14 listed videos have no frames"):
+        read_faces(root)
+    whole = ensure_faces(root, TINY, workers=1)
+    assert whole.first(3) == few
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from pipeline.demo.faces import FacesSpec, write_faces
+write_faces(Path(sys.argv[1]), FacesSpec(videos=14, seed=5), workers=1)
+"""
+
+
+def test_processes_that_render_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITE, str(tmp_path / "both")]
+    writers = [subprocess.Popen(command, env=environment()) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    write_faces(tmp_path / "one", TINY, workers=1)
+    assert digests(tmp_path / "both") == digests(tmp_path / "one")
+
+
+def test_set_is_kept_in_the_users_cache_folder_or_where_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"faces-{SMALL.digest()[:12]}"
+    monkeypatch.delenv("TGDFER_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert faces_folder(SMALL) == tmp_path / "xdg/tgdfer" / name
+    monkeypatch.setenv("TGDFER_CACHE", str(tmp_path / "mine"))
+    assert faces_folder(SMALL) == tmp_path / "mine" / name
+    assert faces_folder() != faces_folder(SMALL)
 
 
 def test_a_root_of_another_specification_is_refused_with_both_named(small_root: Path) -> None:

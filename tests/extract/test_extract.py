@@ -167,11 +167,13 @@ def test_store_of_other_settings_is_refused_side_by_side(
         extract(videos, whole, other, SETTINGS)
 
 
-def test_limit_is_part_of_the_plan(here: Path, videos: VideoList, tmp_path: Path) -> None:
-    run(here, videos, tmp_path / "s.zarr", replace(SETTINGS, limit=3))
+def test_number_of_videos_is_part_of_the_plan(
+    here: Path, videos: VideoList, tmp_path: Path
+) -> None:
+    run(here, videos.first(3), tmp_path / "s.zarr")
     assert len(open_store(tmp_path / "s.zarr").ids) == 3
     with pytest.raises(RefusedError, match=r"number of ids +3 +4"):
-        run(here, videos, tmp_path / "s.zarr", replace(SETTINGS, limit=4))
+        run(here, videos.first(4), tmp_path / "s.zarr")
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
@@ -244,7 +246,7 @@ def test_command_exits_3_and_lists_what_failed_last(
     paths = (good, tmp_path / "empty.mp4", tmp_path / "none.mp4")
     videos = tuple(Video(name, path, 0) for name, path in zip(ids, paths, strict=True))
     monkeypatch.setattr(
-        "pipeline.datasets.dfew.read_dfew", lambda *_: VideoList("test", ("a",), videos, ())
+        "pipeline.datasets.dfew.read_dfew", lambda *_, limit: VideoList("test", ("a",), videos, ())
     )
     app = typer.Typer()
     app.command()(extract_command)
