@@ -116,14 +116,14 @@ def extract(
         typer.Option("--decode-seconds", min=0.1, help="A video that takes longer is left out."),
     ] = 600.0,
     shard: Annotated[
-        str | None,
+        str,
         typer.Option(
             "--shard",
-            metavar="I/N",
-            help="Do only every N-th block, from block I on.",
-            show_default="from SLURM_ARRAY_TASK_ID/COUNT or RANK/WORLD_SIZE, else 0/1",
+            metavar="I/N|auto",
+            help="Do only every N-th block, from block I on; auto: as a SLURM array or torchrun "
+            "numbers this process.",
         ),
-    ] = None,
+    ] = "0/1",
     limit: LimitOption = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training views.")] = 0,
     profile: ProfileOption = None,
@@ -147,12 +147,7 @@ def extract(
     from cache.writer import refuse_foreign
     from pipeline.device import choose_device
     from pipeline.extract.loop import extract as extract_videos
-    from pipeline.extract.planning import (
-        ExtractSettings,
-        default_shard,
-        parse_precision,
-        parse_shard,
-    )
+    from pipeline.extract.planning import ExtractSettings, parse_precision, parse_shard
 
     settings = ExtractSettings(
         views=views,
@@ -165,7 +160,7 @@ def extract(
         workers=workers,
         isolate=isolate,
         decode_seconds=decode_seconds,
-        shard=parse_shard(shard or default_shard(os.environ)),
+        shard=parse_shard(shard, os.environ),
     )
     path = local_path(store or Path("data") / f"{dataset}.zarr")
     refuse_foreign(path)
@@ -277,7 +272,7 @@ def _print_summary(summary: "Summary") -> None:
     table = Table(show_header=False, box=None)
     rows = {
         "store": str(summary.store),
-        "digest": summary.digest or _unfinished(summary.store),
+        "digest": summary.digest or _unfinished(summary),
         "videos": f"{progress.videos} done now, {len(summary.failures)} without features",
     }
     if progress.videos:
@@ -295,10 +290,13 @@ def _print_summary(summary: "Summary") -> None:
     Console().print(table)
 
 
-def _unfinished(store: Path) -> str:
+def _unfinished(summary: "Summary") -> str:
     from cache.store import status
 
-    state = status(store)
+    state = status(summary.store)
+    if summary.shard_done and not summary.stopped_by:
+        missing = state.total - state.done
+        return f"this shard is done; {missing} of {state.total} blocks of the store are missing"
     return f"unfinished: {state.done} of {state.total} blocks; run the same command again"
 
 

@@ -32,7 +32,7 @@ from cache.store import create_store, open_store
 from cache.writer import StoreWriter, check_same
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import EncoderFiles
-from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
+from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch, suited_block
 from pipeline.interrupt import Stop, stop_on_signal
 from pipeline.profile import stage
 from pipeline.video.frames import BadVideoError, Found, read_frames
@@ -70,6 +70,7 @@ class Summary:
     device: str = ""
     precision: str = ""
     stopped_by: int | None = None  # the signal
+    shard_done: bool = True  # nothing is left of the blocks that were this process's to do
 
     @property
     def bottleneck(self) -> str:
@@ -134,6 +135,7 @@ def extract(
         str(loaded.device),
         loaded.precision,
         stop.signal,
+        not writer.todo(settings.shard),
     )
 
 
@@ -320,7 +322,12 @@ def completed_plan(plan: Plan, encoder: "Encoder", settings: ExtractSettings) ->
         "precision": encoder.precision,
         "device": encoder.device.type,
     }
-    return plan.model_copy(update={"identity": plan.identity.model_copy(update=found)})
+    return plan.model_copy(
+        update={
+            "identity": plan.identity.model_copy(update=found),
+            "block_videos": suited_block(len(plan.videos.ids), batch // settings.frames),
+        }
+    )
 
 
 def _finished_summary(store_path: Path) -> Summary:

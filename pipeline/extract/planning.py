@@ -58,6 +58,12 @@ def suited_batch(frames: int, device: str) -> int:
     return frames * max(1, near // frames)
 
 
+def suited_block(videos: int, batch_videos: int) -> int:
+    """Videos in a block: whole batches, near 64, or near 16 so that a small set spreads as well."""
+    near = 64 if videos >= 1024 else 16
+    return batch_videos * max(1, near // batch_videos)
+
+
 def make_plan(
     video_list: VideoList, encoder: EncoderFiles, settings: ExtractSettings
 ) -> tuple[Plan, bytes | None]:
@@ -88,6 +94,7 @@ def make_plan(
         views=settings.views,
         frames=settings.frames,
         dim=known.dim,
+        block_videos=suited_block(len(table.ids), 1),
     )
     return plan, truth
 
@@ -128,24 +135,35 @@ def _truth(videos: Sequence[Video]) -> bytes | None:
     return encode_truth(np.concatenate(parts)) if parts else None
 
 
-# (index, count) of the environments that start one process a share: SLURM's arrays, torchrun.
-_SHARES = (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("RANK", "WORLD_SIZE"))
+def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
+    """``I/N``, or ``auto`` for this task of a SLURM array or process of torchrun -> (i, n).
 
-
-def default_shard(environment: Mapping[str, str]) -> str:
-    """``I/N`` as a SLURM array (from 0 on) or torchrun says it, else ``0/1``."""
-    for index, count in _SHARES:
-        if index in environment and count in environment:
-            return f"{environment[index]}/{environment[count]}"
-    return "0/1"
-
-
-def parse_shard(text: str) -> tuple[int, int]:
-    """``I/N`` -> (i, n); raises RefusedError for anything else."""
+    Raises RefusedError for anything else, and for ``auto`` where there is neither.
+    """
+    if text == "auto":
+        text = _own_shard(environment)
     found = re.fullmatch(r"(\d+)/(\d+)", text)
-    if found is None:
-        raise RefusedError(f"--shard {text}: expected I/N with 0 <= I < N, such as 0/4")
+    if found is None or not int(found[1]) < int(found[2]):
+        raise RefusedError(f"--shard {text}: expected I/N with 0 <= I < N, such as 0/4, or auto")
     return int(found[1]), int(found[2])
+
+
+def _own_shard(environment: Mapping[str, str]) -> str:
+    if "SLURM_ARRAY_TASK_COUNT" in environment:
+        task, low, high, step = (
+            int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
+            for name, default in (("ID", 0), ("MIN", 0), ("MAX", 0), ("STEP", 1))
+        )
+        count = int(environment["SLURM_ARRAY_TASK_COUNT"])
+        if high and (high - low) // step + 1 != count:
+            raise RefusedError("--shard auto: the SLURM array has gaps; give --shard I/N")
+        return f"{(task - low) // step}/{count}"
+    if "WORLD_SIZE" in environment:
+        return f"{environment.get('RANK', 0)}/{environment['WORLD_SIZE']}"
+    raise RefusedError(
+        "--shard auto: this is neither a task of a SLURM array nor a process of torchrun "
+        "(no SLURM_ARRAY_TASK_COUNT and no WORLD_SIZE is set); give --shard I/N"
+    )
 
 
 def parse_precision(text: str) -> Precision:

@@ -117,6 +117,19 @@ def test_only_the_faces_asked_for_are_rendered_and_none_before_the_options_are_v
     assert len(list((folder / "Clip/original").iterdir())) == 15
 
 
+def test_only_a_shard_asked_for_is_a_shard_and_a_finished_one_says_so(place: Path) -> None:
+    source = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--views", 1]
+    command = ["-m", "tgdfer", "extract", *source, "--limit", 20, "--store", "shards.zarr"]
+    slurm = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+    for _ in range(2):  # the second time there is nothing left to do
+        done = python(*command, "--shard", "auto", cwd=place, **slurm)
+        assert done.returncode == 0, done.stderr
+        assert "this shard is done; 1 of 2 blocks of the store are missing" in done.stdout
+    whole = python(*command, cwd=place, **slurm)
+    assert whole.returncode == 0, whole.stderr
+    assert open_store(place / "shards.zarr").digest in whole.stdout
+
+
 def test_finished_store_is_not_extracted_again(extracted: Path) -> None:
     before = open_store(extracted / "data/dfew.zarr").digest
     options = ["--root", "DFEW", "--encoder", "mini", "--views", 2]

@@ -21,7 +21,7 @@ from cli.extract import extract as extract_command
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, find_encoder
 from pipeline.extract.loop import Summary, extract
-from pipeline.extract.planning import ExtractSettings, default_shard, parse_shard
+from pipeline.extract.planning import ExtractSettings, parse_shard, suited_block
 from pipeline.video.frames import read_frames
 from pipeline.video.sampling import middle_of_segments
 from pipeline.video.views import fit_for_evaluation
@@ -29,7 +29,7 @@ from support.commands import environment
 from support.sources import listed, write_encoder, write_list
 from support.tiny import store_bytes
 
-COUNT = 70  # two blocks
+COUNT = 70  # five blocks
 SETTINGS = ExtractSettings(views=2, batch_frames=64, device="cpu", workers=2)
 
 
@@ -95,7 +95,7 @@ def test_store_knows_the_list_the_encoder_and_the_sources(whole: Path, videos: V
     rows = [
         VideoStatus.model_validate(row) for row in json.loads((whole / "rows" / "0.0").read_bytes())
     ]
-    assert len({row.sha256 for row in rows}) == 64
+    assert len({row.sha256 for row in rows}) == 16
     assert store.text_config["text_cfg"]["width"] == 8
 
 
@@ -109,8 +109,11 @@ def test_workers_shards_and_order_do_not_change_the_store(
 ) -> None:
     other = here / "shards.zarr"
     for i in (1, 0):
-        summary = run(here, videos, other, replace(SETTINGS, shard=(i, 2), workers=1 + 2 * i))
-        assert (summary.digest is None) == (i == 1)
+        settings = replace(SETTINGS, shard=(i, 2), workers=1 + 2 * i)
+        for _ in range(2):  # the second time there is nothing left to do
+            summary = run(here, videos, other, settings)
+            assert (summary.digest is None) == (i == 1)
+            assert summary.shard_done
     assert store_bytes(other) == store_bytes(whole)
 
 
@@ -179,17 +182,43 @@ def test_number_of_videos_is_part_of_the_plan(
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(RefusedError, match="multiple of frames"):
         ExtractSettings(batch_frames=50)
-    with pytest.raises(RefusedError, match="0 <= I < N"):
-        ExtractSettings(shard=parse_shard("4/4"))
-    with pytest.raises(RefusedError, match="--shard half"):
-        parse_shard("half")
+    for text in ("4/4", "half", "-1/2"):
+        with pytest.raises(RefusedError, match=f"--shard {text}: expected I/N with 0 <= I < N"):
+            parse_shard(text, {})
 
 
-def test_shard_comes_from_a_slurm_array_or_from_torchrun() -> None:
+def test_shard_is_taken_from_the_environment_only_where_asked_to() -> None:
     slurm = {"SLURM_ARRAY_TASK_ID": "2", "SLURM_ARRAY_TASK_COUNT": "4"}
-    assert default_shard(slurm | {"RANK": "1", "WORLD_SIZE": "3"}) == "2/4"
-    assert default_shard({"RANK": "1", "WORLD_SIZE": "3"}) == "1/3"
-    assert default_shard({"SLURM_ARRAY_TASK_ID": "2"}) == "0/1"
+    assert parse_shard("0/1", slurm) == (0, 1)
+    assert parse_shard("auto", slurm | {"RANK": "1", "WORLD_SIZE": "3"}) == (2, 4)
+    assert parse_shard("auto", {"RANK": "1", "WORLD_SIZE": "3"}) == (1, 3)
+    from_one = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_MAX": "4"}
+    assert parse_shard("auto", slurm | from_one) == (1, 4)
+    by_twos = {"SLURM_ARRAY_TASK_MAX": "6", "SLURM_ARRAY_TASK_STEP": "2"}
+    assert parse_shard("auto", slurm | by_twos) == (1, 4)
+    with pytest.raises(RefusedError, match="the SLURM array has gaps; give --shard I/N"):
+        parse_shard("auto", slurm | {"SLURM_ARRAY_TASK_MAX": "9"})
+    with pytest.raises(RefusedError, match="neither a task of a SLURM array nor a process"):
+        parse_shard("auto", {"SLURM_ARRAY_TASK_ID": "2"})
+
+
+def test_blocks_hold_whole_batches_and_small_sets_spread_over_several() -> None:
+    assert [suited_block(videos, 2) for videos in (60, 1023, 1024)] == [16, 16, 64]
+    assert suited_block(60, 32) == 32
+    assert suited_block(5000, 3) == 63
+
+
+def test_store_keeps_the_block_size_it_was_begun_with(
+    here: Path, videos: VideoList, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.extract.loop.suited_block", lambda videos, batch: 32)
+    run(here, videos, here / "large.zarr", replace(SETTINGS, views=1))
+    monkeypatch.undo()
+    run(here, videos, here / "large.zarr")
+    large, small = open_store(here / "large.zarr"), open_store(whole)
+    assert (large.plan.block_videos, small.plan.block_videos) == (32, 16)
+    assert large.identity == small.identity
+    np.testing.assert_array_equal(large.load_features(), small.load_features())
 
 
 SCRIPT = """
@@ -230,7 +259,7 @@ def test_first_signal_finishes_the_block(here: Path, whole: Path) -> None:
     process.send_signal(signal.SIGTERM)
     rest = list(lines(process))
     assert process.wait() == 0
-    assert rest[-1] == 64
+    assert rest[-1] == 16
     assert status(other).done == 1
     run(here, listed(here), other)
     assert store_bytes(other) == store_bytes(whole)
