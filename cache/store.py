@@ -47,13 +47,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, repair_hint
+from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, repair_hint, rows_name
 from cache.errors import DamagedError, RefusedError
 from cache.files import sha256, sha256_file, storage_errors
 from cache.identity import Identity
 from cache.journal import read_commits
 from cache.manifest import read_manifest
-from cache.plan import TRUTH_DTYPE, Plan, Unit, read_plan
+from cache.plan import TRUTH_DTYPE, Plan, Unit, VideoStatus, read_plan
 from cache.remote import StorePath, sizes_of, store_path, threads_of
 from cache.writer import StoreWriter, create_store
 
@@ -173,9 +173,16 @@ class Store:
         """
         return self._load("features", views)
 
-    def load_frame_index(self) -> NDArray[np.int32]:
+    def load_frame_index(self, views: Sequence[int] | None = None) -> NDArray[np.int32]:
         """Which source frame each row shows, int32 [video, view, frame]; -1 where missing."""
-        return self._load("frame_index", None)
+        return self._load("frame_index", views)
+
+    def load_rows(self, view: int) -> list[VideoStatus]:
+        """How every video fared in a view; raises RefusedError where a record changed."""
+        names = [rows_name(block, view) for block in range(self.plan.blocks)]
+        with ThreadPoolExecutor(threads_of(self.path)) as pool:
+            records = list(pool.map(self._unchanged, names))
+        return [VideoStatus.model_validate(row) for data in records for row in json.loads(data)]
 
     def frame_truth(self) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
         """(labels int8, intensities float32), both [video, frame], of the frames view 0 shows.
@@ -187,7 +194,7 @@ class Store:
             return None
         data = io.BytesIO(self._unchanged("truth.npy"))
         truth = np.load(data, allow_pickle=False).astype(TRUTH_DTYPE)
-        index_BT = self._load("frame_index", [0])[:, 0]
+        index_BT = self.load_frame_index([0])[:, 0]
         first_B, end_B = (
             np.searchsorted(truth["video"], np.arange(len(self.ids)), side)[:, None]
             for side in ("left", "right")

@@ -92,16 +92,20 @@ def check_same(path: Path, stored: Plan, asked: Plan) -> None:
     How it is cut into blocks changes no feature: the store's own way is kept.
     """
     rows = differences(stored.identity, asked.identity)
+    remedy = "choose another --store, or ask for the same"
+    count = len(stored.videos.ids)
+    if [name for name, *_ in rows] == ["videos"] and stored.videos.ids == asked.videos.ids[:count]:
+        remedy = (
+            f"it holds the first {count} of these videos; to take their features over, run the "
+            f"same command with --store OTHER --reuse {path}"
+        )
     for name in ("frames", "dim"):
         if getattr(stored, name) != getattr(asked, name):
             rows.append((name, str(getattr(stored, name)), str(getattr(asked, name))))
     if stored.videos != asked.videos:
         rows += _video_differences(stored, asked)
     if rows:
-        raise RefusedError(
-            f"{path} was made from something else:\n{side_by_side(rows)}\n"
-            "choose another --store, or ask for the same"
-        )
+        raise RefusedError(f"{path} was made from something else:\n{side_by_side(rows)}\n{remedy}")
 
 
 class StoreWriter:

@@ -79,7 +79,7 @@ def extract(
             parser=store_path,
             metavar="PATH",
             help="Feature store.",
-            show_default="data/DATASET.zarr",
+            show_default="data/DATASET-ENCODER.zarr, with --limit N …-firstN.zarr",
         ),
     ] = None,
     encoder: EncoderOption = None,
@@ -125,6 +125,15 @@ def extract(
         ),
     ] = "0/1",
     limit: LimitOption = None,
+    reuse: Annotated[
+        StorePath | None,
+        typer.Option(
+            "--reuse",
+            parser=store_path,
+            metavar="STORE",
+            help="Finished store of the same settings: copy its blocks of unchanged videos.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training views.")] = 0,
     profile: ProfileOption = None,
 ) -> None:
@@ -142,12 +151,21 @@ def extract(
 
     - Two machines, one store:  tgdfer extract --shard 0/2  and  tgdfer extract --shard 1/2
 
+    - A trial, then all of it:  tgdfer extract --limit 100  and  tgdfer extract --reuse
+    data/faces-mini-first100.zarr
+
     - Where the time goes, on the first 128 videos:  tgdfer extract --profile trace.json
     """
+    from cache.store import open_store
     from cache.writer import refuse_foreign
     from pipeline.device import choose_device
     from pipeline.extract.loop import extract as extract_videos
-    from pipeline.extract.planning import ExtractSettings, parse_precision, parse_shard
+    from pipeline.extract.planning import (
+        ExtractSettings,
+        default_store,
+        parse_precision,
+        parse_shard,
+    )
 
     settings = ExtractSettings(
         views=views,
@@ -162,8 +180,13 @@ def extract(
         decode_seconds=decode_seconds,
         shard=parse_shard(shard, os.environ),
     )
-    path = local_path(store or Path("data") / f"{dataset}.zarr")
+    check_dataset(dataset)
+    encoder = encoder or default_encoder(dataset)
+    path = local_path(store or default_store(dataset, encoder, limit))
     refuse_foreign(path)
+    reused = None if reuse is None else open_store(reuse)
+    if reuse is None and limit is None:
+        _hint_at_shorter(path)
     if device != "auto":
         choose_device(device)
     if profile is not None:
@@ -173,8 +196,16 @@ def extract(
         _profile(videos, files, settings, profile)
         return
     with shown_progress() as on_progress:
-        summary = extract_videos(videos, path, files, settings, on_progress)
+        summary = extract_videos(videos, path, files, settings, on_progress, reused)
     finish(summary)
+
+
+def _hint_at_shorter(path: Path) -> None:
+    """Name a finished store of the first videos, where that of all of them is yet to be made."""
+    if not path.exists():
+        for shorter in path.parent.glob(f"{path.stem}-first*.zarr"):
+            if (shorter / "manifest.json").is_file():
+                print(f"--reuse {show(shorter)} would take its features over", file=sys.stderr)
 
 
 def _profile(
@@ -206,11 +237,16 @@ def open_source(
 ) -> "tuple[VideoList, EncoderFiles]":
     """The first videos, or all, and the encoder that the options name, with their defaults."""
     check_dataset(dataset)
-    name = encoder or ("mini" if dataset == "faces" else "ViT-B-32-quickgelu")
+    name = encoder or default_encoder(dataset)
     if dataset != "faces":
         return read_list(dataset, root, annotation, limit), find_files(name, pretrained)
     files = find_files(name, pretrained)  # before the faces are rendered, which takes minutes
     return read_list(dataset, root, annotation, limit), files
+
+
+def default_encoder(dataset: str) -> str:
+    """The encoder of a data set where none is named."""
+    return "mini" if dataset == "faces" else "ViT-B-32-quickgelu"
 
 
 def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
@@ -273,7 +309,8 @@ def _print_summary(summary: "Summary") -> None:
     rows = {
         "store": str(summary.store),
         "digest": summary.digest or _unfinished(summary),
-        "videos": f"{progress.videos} done now, {len(summary.failures)} without features",
+        "videos": f"{progress.videos} done now, {summary.reused} reused, "
+        f"{len(summary.failures)} without features",
     }
     if progress.videos:
         busy = progress.decode_seconds + progress.encode_seconds + progress.write_seconds

@@ -45,7 +45,11 @@ MissingOption = Annotated[
 ]
 OutOption = Annotated[Path, typer.Option("--out", help="Folder for the tables.")]
 
-DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = Path("data/faces.zarr"), Path("runs"), Path("reports")
+DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
+    Path("data/faces-mini.zarr"),
+    Path("runs"),
+    Path("reports"),
+)
 
 
 def train_pending(

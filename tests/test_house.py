@@ -35,6 +35,7 @@ ORDER = [
     "pipeline/video/views.py",
     "pipeline/encoders/clip.py",
     "pipeline/extract/planning.py",
+    "pipeline/extract/reuse.py",
     "pipeline/extract/block.py",
     "pipeline/extract/loop.py",
     "pipeline/extract/live.py",

@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any
 
 from cache.files import storage_errors
 from cache.plan import Plan, Unit, VideoStatus, read_plan
-from cache.store import create_store, open_store
+from cache.store import Store, create_store, open_store
 from cache.writer import StoreWriter, check_same
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import EncoderFiles
 from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch, suited_block
+from pipeline.extract.reuse import refuse_other, reuse_features
 from pipeline.interrupt import Stop, stop_on_signal
 from pipeline.profile import stage
 from pipeline.video.frames import BadVideoError, Found, read_frames
@@ -70,6 +71,7 @@ class Summary:
     device: str = ""
     precision: str = ""
     stopped_by: int | None = None  # the signal
+    reused: int = 0  # videos whose features came from another store
     shard_done: bool = True  # nothing is left of the blocks that were this process's to do
 
     @property
@@ -97,13 +99,15 @@ def extract(
     encoder: EncoderFiles,
     settings: ExtractSettings | None = None,
     on_progress: OnProgress = lambda progress: None,
+    reuse: Store | None = None,
 ) -> Summary:
     """Fill the store at ``store_path`` with the features of ``video_list``, or go on filling it.
 
-    A finished store of the same plan is returned at once, without importing torch.  Videos that
-    cannot be read stay NaN, with one reason each.  The first SIGINT or SIGTERM ends the work after
-    the current block, the second at once.  Raises RefusedError where the store was made from
-    something else, StorageError where it cannot be written.
+    A finished store of the same plan is returned at once, without importing torch.  Blocks that
+    ``reuse`` holds are copied.  Videos that cannot be read stay NaN, with one reason each.  The
+    first SIGINT or SIGTERM ends the work after the current block, the second at once.  Raises
+    RefusedError where the store or ``reuse`` was made from something else, StorageError where the
+    store cannot be written.
     """
     settings = settings or ExtractSettings()
     plan, truth = make_plan(video_list, encoder, settings)
@@ -117,13 +121,17 @@ def extract(
 
     loaded = Encoder(encoder, settings.device, settings.precision)
     plan = completed_plan(plan, loaded, settings)
+    if reuse is not None:
+        refuse_other(reuse, plan)
     fixed = {"text.safetensors": loaded.text_weights, "text.json": loaded.text_config}
     if truth is not None:
         fixed["truth.npy"] = truth
     writer = create_store(store_path, plan, fixed)
     writer.note(**_provenance(settings, loaded))
     with stop_on_signal("the current block") as stop:
-        run = _Run(writer, loaded, settings, video_list.videos, on_progress)
+        shard, videos = settings.shard, video_list.videos
+        reused = reuse_features(writer, reuse, videos, shard) if reuse is not None else 0
+        run = _Run(writer, loaded, settings, videos, on_progress)
         run.work(stop)
         digest = None if stop.signal else writer.finalise()
     failures = open_store(store_path).missing if digest else run.failures
@@ -135,6 +143,7 @@ def extract(
         str(loaded.device),
         loaded.precision,
         stop.signal,
+        reused,
         not writer.todo(settings.shard),
     )
 

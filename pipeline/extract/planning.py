@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
@@ -12,7 +13,7 @@ from cache.files import sha256
 from cache.identity import Identity
 from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoTable, encode_truth
 from pipeline.datasets.videos import Video, VideoList
-from pipeline.encoders.clip import EncoderFiles, Precision
+from pipeline.encoders.clip import LOCAL_DIR, EncoderFiles, Precision
 from pipeline.video.augmentation import VIEW_RULE
 from pipeline.video.frames import decoder_name
 from pipeline.video.sampling import EVALUATION_RULE, TRAINING_RULE
@@ -46,6 +47,14 @@ class ExtractSettings:
             raise RefusedError(
                 f"batch_frames is {self.batch_frames}, expected a multiple of frames, {self.frames}"
             )
+
+
+def default_store(dataset: str, encoder: str, limit: int | None) -> Path:
+    """Where the features of a data set, or of its first videos, by an encoder are kept."""
+    if encoder.startswith(LOCAL_DIR):
+        encoder = Path(encoder.removeprefix(LOCAL_DIR)).resolve().name
+    name = re.sub(r"[^\w.-]", "-", f"{dataset}-{encoder}")
+    return Path("data") / (name + ("" if limit is None else f"-first{limit}") + ".zarr")
 
 
 def suited_batch(frames: int, device: str) -> int:

@@ -88,6 +88,16 @@ def read_frames(path: Path, choose: Choose, take: Take) -> Found:
         raise BadVideoError(f"{type(error).__name__}: {error.strerror or error}") from error
 
 
+def source_sha256(path: Path) -> str:
+    """sha256 of a video file, or of the names and bytes of a folder's images, as in ``Found``."""
+    if not path.is_dir():
+        return sha256_file(path)
+    digest = hashlib.sha256()
+    for image in list_images(path):
+        _add_image(digest, image, image.read_bytes())
+    return digest.hexdigest()
+
+
 def list_images(folder: Path) -> list[Path]:
     """The images of a folder in natural order; thumbnails and hidden files are passed over."""
     images = [
@@ -154,10 +164,14 @@ def _read_folder(folder: Path, choose: Choose, take: Take) -> Found:
         if not path.is_file():
             raise BadVideoError(f"{path.name}: not a regular file")
         data = path.read_bytes()
-        digest.update(path.name.encode() + b"\0" + hashlib.sha256(data).digest())
+        _add_image(digest, path, data)
         if index in wanted:
             take(index, _named(path.name, data, flags))
     return Found(len(images), digest.hexdigest(), tuple(sorted(flags)))
+
+
+def _add_image(digest: "hashlib._Hash", path: Path, data: bytes) -> None:
+    digest.update(path.name.encode() + b"\0" + hashlib.sha256(data).digest())
 
 
 def _named(name: str, data: bytes, flags: set[str]) -> NDArray[np.uint8]:
@@ -183,7 +197,7 @@ def _read_file(path: Path, choose: Choose, take: Take) -> Found:
     if decoded != promised:
         flags |= {f"header promises {promised} frames"}
         _decode_pass(path, demuxer, set(choose(decoded)), take)
-    return Found(decoded, sha256_file(path), tuple(sorted(flags)))
+    return Found(decoded, source_sha256(path), tuple(sorted(flags)))
 
 
 def _demuxer(path: Path) -> str:

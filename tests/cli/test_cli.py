@@ -1,6 +1,7 @@
 """The commands as users type them, in real processes, from files on disk to the tables."""
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def extracted(place: Path) -> Path:
 
 
 def test_from_videos_to_the_ablation_table(extracted: Path) -> None:
-    store = open_store(extracted / "data/dfew.zarr")
+    store = open_store(extracted / "data/dfew-mini.zarr")
     assert (len(store.ids), store.views, len(store.folds)) == (70, 2, 5)
     arguments = ["ablate", "table3", "--store", store.path, *SMALL]
     first = tgdfer(*arguments, cwd=extracted)
@@ -45,7 +46,7 @@ def test_from_videos_to_the_ablation_table(extracted: Path) -> None:
 
 
 def test_varied_settings_become_a_table(extracted: Path) -> None:
-    arguments = ["ablate", "--store", "data/dfew.zarr", *SMALL, "--out", "varied"]
+    arguments = ["ablate", "--store", "data/dfew-mini.zarr", *SMALL, "--out", "varied"]
     done = tgdfer(*arguments, "--vary", "optimiser.lr=[0.01,0.02]", cwd=extracted)
     assert done.returncode == 0, done.stderr
     assert "| 1 | 0.01 |" in done.stdout
@@ -55,7 +56,7 @@ def test_varied_settings_become_a_table(extracted: Path) -> None:
 
 
 def test_train_reports_every_fold_and_repeats_nothing(extracted: Path) -> None:
-    arguments = ["train", "--cached", "--store", "data/dfew.zarr", *SMALL, "--seeds", 2]
+    arguments = ["train", "--cached", "--store", "data/dfew-mini.zarr", *SMALL, "--seeds", 2]
     first = tgdfer(*arguments, cwd=extracted)
     assert first.returncode == 0, first.stderr
     assert "mean ± sd" in first.stdout
@@ -66,7 +67,10 @@ def test_train_reports_every_fold_and_repeats_nothing(extracted: Path) -> None:
 def test_profile_names_the_bottleneck_and_leaves_a_trace(extracted: Path) -> None:
     source = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--views", 1]
     ways = {
-        "train": (["--store", "data/dfew.zarr", "--fold", 1, "--set", "optimiser.batch=20"], 4),
+        "train": (
+            ["--store", "data/dfew-mini.zarr", "--fold", 1, "--set", "optimiser.batch=20"],
+            4,
+        ),
         "extract": ([*source, "--limit", 8, "--store", "data/profiled.zarr"], 3),
     }
     before = {path.name for path in extracted.iterdir()} | {"train.json", "extract.json"}
@@ -83,12 +87,27 @@ def test_profile_names_the_bottleneck_and_leaves_a_trace(extracted: Path) -> Non
 
 
 def test_compare_sets_the_methods_side_by_side(extracted: Path) -> None:
-    arguments = ["compare", "--store", "data/dfew.zarr", *SMALL, "--seeds", 1]
+    arguments = ["compare", "--store", "data/dfew-mini.zarr", *SMALL, "--seeds", 1]
     done = tgdfer(*arguments, cwd=extracted)
     assert done.returncode == 0, done.stderr
     names = ["zero-shot, class names", "logistic regression, mean+max+std", "TG-DFER"]
     for name in [*names, "influence", "attention", "random", "uniform"]:
         assert f"| {name}" in done.stdout
+
+
+def test_trial_of_the_first_videos_is_reused_by_all_of_them(extracted: Path) -> None:
+    options = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--views", 2]
+    trial = Path("data/dfew-mini-first20.zarr")
+    shutil.move(extracted / "data/dfew-mini.zarr", extracted / "kept.zarr")
+    assert tgdfer("extract", *options, "--limit", 20, cwd=extracted).returncode == 0
+    assert len(open_store(extracted / trial).ids) == 20
+    plain = tgdfer("extract", *options, cwd=extracted)
+    assert f"--reuse {trial} would take its features over" in plain.stderr
+    reusing = ["--reuse", trial, "--store", "again.zarr"]
+    again = tgdfer("extract", *options, *reusing, cwd=extracted)
+    assert "54 done now, 16 reused" in again.stdout, again.stderr
+    digests = {open_store(extracted / n).digest for n in ("again.zarr", "kept.zarr")}
+    assert digests == {open_store(extracted / "data/dfew-mini.zarr").digest}
 
 
 def test_only_the_faces_asked_for_are_rendered_and_none_before_the_options_are_valid(
@@ -111,7 +130,7 @@ def test_only_the_faces_asked_for_are_rendered_and_none_before_the_options_are_v
     assert f"rendering 15 videos of faces into {folder}" in done.stderr
     assert len(list((folder / "Clip/original").iterdir())) == 15
     assert "rendering" not in extract().stderr
-    canary = ["store", "verify", "data/faces.zarr", "--canary", 2]
+    canary = ["store", "verify", "data/faces-mini-first15.zarr", "--canary", 2]
     again = python("-m", "tgdfer", *canary, cwd=tmp_path, TGDFER_CACHE=str(tmp_path / "cache"))
     assert again.stdout.count(": identical") == 2, again.stderr
     assert len(list((folder / "Clip/original").iterdir())) == 15
@@ -131,7 +150,7 @@ def test_only_a_shard_asked_for_is_a_shard_and_a_finished_one_says_so(place: Pat
 
 
 def test_finished_store_is_not_extracted_again(extracted: Path) -> None:
-    before = open_store(extracted / "data/dfew.zarr").digest
+    before = open_store(extracted / "data/dfew-mini.zarr").digest
     options = ["--root", "DFEW", "--encoder", "mini", "--views", 2]
     done = tgdfer("extract", "--dataset", "dfew", *options, cwd=extracted)
     assert done.returncode == 0
@@ -191,15 +210,15 @@ def test_unreadable_video_is_named_and_the_others_are_kept(tmp_path: Path) -> No
     options = ["--root", "DFEW", "--encoder", "mini", "--views", 1]
     done = tgdfer("extract", "--dataset", "dfew", *options, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
-    listed = (tmp_path / "data/dfew.failed.txt").read_text().splitlines()
+    listed = (tmp_path / "data/dfew-mini.failed.txt").read_text().splitlines()
     assert len(listed) == 1
     assert listed[0].startswith(video.stem)
-    assert done.stdout.rstrip().endswith("data/dfew.failed.txt")
-    assert list(open_store(tmp_path / "data/dfew.zarr").missing) == [video.stem]
-    refused = tgdfer("train", "--store", "data/dfew.zarr", *SMALL, cwd=tmp_path)
+    assert done.stdout.rstrip().endswith("data/dfew-mini.failed.txt")
+    assert list(open_store(tmp_path / "data/dfew-mini.zarr").missing) == [video.stem]
+    refused = tgdfer("train", "--store", "data/dfew-mini.zarr", *SMALL, cwd=tmp_path)
     assert refused.returncode == 2
     assert "--allow-missing" in refused.stderr
-    options = ["--store", "data/dfew.zarr", "--fold", "1", "--allow-missing"]
+    options = ["--store", "data/dfew-mini.zarr", "--fold", "1", "--allow-missing"]
     assert tgdfer("train", *options, *SMALL, cwd=tmp_path).returncode == 0
 
 

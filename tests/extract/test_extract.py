@@ -21,7 +21,7 @@ from cli.extract import extract as extract_command
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, find_encoder
 from pipeline.extract.loop import Summary, extract
-from pipeline.extract.planning import ExtractSettings, parse_shard, suited_block
+from pipeline.extract.planning import ExtractSettings, default_store, parse_shard, suited_block
 from pipeline.video.frames import read_frames
 from pipeline.video.sampling import middle_of_segments
 from pipeline.video.views import fit_for_evaluation
@@ -175,8 +175,69 @@ def test_number_of_videos_is_part_of_the_plan(
 ) -> None:
     run(here, videos.first(3), tmp_path / "s.zarr")
     assert len(open_store(tmp_path / "s.zarr").ids) == 3
-    with pytest.raises(RefusedError, match=r"number of ids +3 +4"):
+    with pytest.raises(RefusedError, match=r"number of ids +3 +4") as refused:
         run(here, videos.first(4), tmp_path / "s.zarr")
+    assert f"same command with --store OTHER --reuse {tmp_path / 's.zarr'}" in str(refused.value)
+    with pytest.raises(RefusedError, match="choose another --store, or ask for the same"):
+        run(here, videos.first(2), tmp_path / "s.zarr")
+
+
+def test_blocks_of_another_store_are_reused_and_give_the_same_store(
+    here: Path, videos: VideoList, whole: Path, tmp_path: Path
+) -> None:
+    files = find_encoder(f"local-dir:{here / 'encoder'}")
+    few = replace(SETTINGS, views=1)
+    run(here, videos.first(50), tmp_path / "few.zarr", few)
+    shorter = open_store(tmp_path / "few.zarr")
+    summary = extract(videos, tmp_path / "s.zarr", files, SETTINGS, reuse=shorter)
+    # Three whole blocks of 16, of which view 1 is still to be extracted.
+    assert (summary.reused, summary.progress.videos) == (48, COUNT)
+    assert store_bytes(tmp_path / "s.zarr") == store_bytes(whole)
+    summary = extract(videos, tmp_path / "t.zarr", files, SETTINGS, reuse=open_store(whole))
+    assert (summary.reused, summary.progress.videos) == (COUNT, 0)
+    assert store_bytes(tmp_path / "t.zarr") == store_bytes(whole)
+
+
+def test_only_features_that_would_be_the_same_are_reused(
+    here: Path, videos: VideoList, whole: Path, tmp_path: Path
+) -> None:
+    files = find_encoder(f"local-dir:{here / 'encoder'}")
+
+    def reused(store: str, listed: tuple[Video, ...]) -> int:
+        other = replace(videos, videos=listed)
+        return extract(other, tmp_path / store, files, SETTINGS, reuse=open_store(whole)).reused
+
+    # Four videos make a batch; moved by four, each keeps its place in one.
+    assert reused("batch", videos.videos[4:20]) == 16
+    assert reused("place", videos.videos[1:17]) == 0
+    changed = list(videos.videos[:32])
+    changed[3] = replace(changed[3], path=videos.videos[5].path)
+    assert reused("bytes", tuple(changed)) == 16
+    changed[20] = replace(changed[20], path=here / "gone.mp4")
+    assert reused("gone", tuple(changed)) == 0
+    longer = replace(videos.videos[0], frame_labels=np.zeros(3, np.int8))
+    assert reused("truth", (longer, *videos.videos[1:16])) == 0
+
+
+def test_store_of_other_settings_is_not_reused(
+    here: Path, videos: VideoList, whole: Path, tmp_path: Path
+) -> None:
+    files = find_encoder(f"local-dir:{here / 'encoder'}")
+    other = replace(SETTINGS, seed=1)
+    with pytest.raises(RefusedError, match=r"(?s)--reuse .*seed +0 +1"):
+        extract(videos, tmp_path / "s.zarr", files, other, reuse=open_store(whole))
+    assert not (tmp_path / "s.zarr").exists()
+
+
+def test_store_is_named_by_data_set_encoder_and_number_of_videos() -> None:
+    names = {
+        ("faces", "mini", None): "faces-mini",
+        ("dfew", "ViT-B-32-quickgelu", 100): "dfew-ViT-B-32-quickgelu-first100",
+        ("dfew", "local-dir:/x/foo/", None): "dfew-foo",
+        ("dfew", "hf-hub:a/b", None): "dfew-hf-hub-a-b",
+    }
+    for asked, name in names.items():
+        assert default_store(*asked) == Path(f"data/{name}.zarr")
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
