@@ -1,5 +1,6 @@
 """Arrays <-> the bytes of the store's chunk files, and the metadata that lets Zarr read them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import DamagedError
-from cache.files import storage_errors
+from cache.files import canonical_json, storage_errors
 from cache.plan import Plan
 from cache.remote import StorePath
 
@@ -89,7 +90,22 @@ def zarr_metadata(plan: Plan) -> dict[str, bytes]:
             chunk_key_encoding={"name": "default", "separator": "."},
             dimension_names=("video", "view", "frame", "dim")[: len(shape)],
         )
-    return {name: data.to_bytes() for name, data in memory._store_dict.items()}
+    files = {name: data.to_bytes() for name, data in memory._store_dict.items()}
+    if plan.schema_version > 1:
+        files["zarr.json"] = _describe_all(json.loads(files["zarr.json"]), files, plan)
+    return files
+
+
+def _describe_all(group: dict[str, Any], files: dict[str, bytes], plan: Plan) -> bytes:
+    """The group's ``zarr.json`` with the videos as attributes, and the arrays' metadata inside.
+
+    Finding the arrays there, Zarr does not look for them among files that are not its own.
+    """
+    videos = plan.videos
+    group["attributes"] = {"ids": videos.ids, "labels": videos.labels, "classes": videos.classes}
+    arrays = {array: json.loads(files[f"{array}/zarr.json"]) for array in DTYPES}
+    inline = {"kind": "inline", "must_understand": False, "metadata": arrays}
+    return canonical_json(group | {"consolidated_metadata": inline}) + b"\n"
 
 
 def repair_hint(path: StorePath) -> str:

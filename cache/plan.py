@@ -15,7 +15,7 @@ from cache.files import canonical_json, sha256
 from cache.identity import Identity
 from cache.remote import StorePath
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB a chunk
 
 # One row per source frame of every video, in the order of the videos.

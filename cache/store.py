@@ -1,38 +1,15 @@
 """The feature store: a directory that stage one fills and stage two reads.
 
-The format, schema version 1.  A store is a directory that Zarr (format 3) can open as a group::
+``docs/store.md`` specifies the format; in short::
 
     store.zarr/
-      plan.json            what the store will hold; immutable but for `views`, which may grow
-      zarr.json            group
-      features/zarr.json   float16 [video, view, frame, dim], fill NaN
-      features/c.B.V.0.0   one chunk: block B of 64 videos, view V
-      frame_index/...      int32 [video, view, frame], fill -1, the same chunks
-      rows/B.V             JSON list: how each video of block B fared in view V
-      text.safetensors     the encoder's frozen text tower, float32
-      text.json            its configuration: text_cfg, embed_dim, quick_gelu, logit_scale
-      truth.npy            optional: (video, label, intensity) of every source frame
-      journal/W.jsonl      lines `<crc32> {json}`, one a commit, of worker W; `final` once finished
-      locks/  .tmp/        for writers alone; empty of meaning to readers
-      manifest.json        written last: sizes, sha256, crc32c, failures, the store's digest
-      provenance.jsonl     times, hosts, versions; not part of the digest
-
-- A chunk MUST be the little-endian C-order bytes of [64, 1, frame(, dim)], uncompressed, followed
-  by their crc32c.  The last block MUST be filled up with the fill value.
-- A video's features MUST be finite throughout a view, or NaN throughout it; then `rows/` gives the
-  reason, and the manifest lists the video as missing.
-- View 0 MUST be the evaluation view.  `frame_index` MUST name the source frame each row shows.
-- Views of a block MUST be committed in this order: chunks and rows each to `.tmp/`, fsync, rename,
-  fsync of the directory; only then their journal record, fsynced, which names the identity.
-- A reader MUST NOT take a file's existence for completion.  A writer MUST NOT adopt a file that no
-  journal record of its identity names with its size and sha256.
-- `manifest.json` MUST be written last and MUST NOT hold times, hosts or paths outside the store.
-  Its `files` lists every file above it but journals, locks and provenance; its `digest` is the
-  sha256 of the canonical JSON of all the rest of it.
-- A reader MUST refuse a store without manifest, with a newer schema version, or with a file of
-  another size than the manifest says, or a chunk of another crc32c.  It takes no locks and writes
-  nothing.
-- A reader MAY read the arrays with any Zarr library; this one reads the chunks itself.
+      plan.json                   what the store will hold
+      zarr.json, features/, frame_index/   what any Zarr library reads: a chunk a block and view
+      rows/                       how each video fared
+      text.safetensors, text.json, truth.npy   the text tower; the truth of every source frame
+      journal/                    what was committed
+      manifest.json               written last: every file's size and sha256, the store's digest
+      provenance.jsonl, locks/, .tmp/   for people and for writers; empty of meaning to readers
 """
 
 import io

@@ -81,7 +81,13 @@ def refuse_foreign(path: Path) -> None:
 
 
 def write_beside(path: Path, plan: Plan, fixed: Mapping[str, bytes]) -> None:
-    """Write the files beside the chunks that are not there as they must be."""
+    """Write the files beside the chunks that are not there as they must be.
+
+    Those of a finished store are left as they are: its manifest holds their sha256, and another
+    version of zarr may spell ``zarr.json`` another way.
+    """
+    if (path / "manifest.json").exists():
+        return
     beside = {**fixed, **zarr_metadata(plan)}
     _write(path, {n: d for n, d in beside.items() if not _holds(path / n, d)})
 

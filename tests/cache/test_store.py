@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import zarr
 
+from cache.check import plan_repair
 from cache.errors import RefusedError
-from cache.files import read_records
+from cache.files import canonical_json, read_records, sha256
+from cache.journal import fingerprint_of
 from cache.plan import TRUTH_DTYPE, encode_truth
 from cache.store import create_store, open_store, status
-from support.commands import environment
+from support.commands import environment, python
 from support.tiny import (
     DIM,
     FRAMES,
@@ -46,6 +48,54 @@ def test_plain_zarr_reads_the_same_arrays(tmp_path: Path) -> None:
     group = zarr.open_group(store.path, mode="r")
     np.testing.assert_array_equal(group["features"][:], store.load_features())
     np.testing.assert_array_equal(group["frame_index"][:], store.load_frame_index())
+
+
+def test_plain_zarr_lists_what_a_store_holds_without_a_warning(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    code = (
+        "import sys, zarr; group = zarr.open(sys.argv[1], mode='r')\n"
+        "print(*sorted(name for name, _ in group.members()), group['features'].shape)\n"
+        "attributes = dict(group.attrs)\n"
+        "print(len(attributes['ids']), attributes['labels'][:4], attributes['classes'])"
+    )
+    done = python("-W", "error", "-c", code, store.path)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == [
+        f"features frame_index (150, 2, {FRAMES}, {DIM})",
+        "150 [0, 1, 2, 0] ['happy', 'sad', 'angry']",
+    ]
+
+
+def test_store_of_version_1_is_finished_read_and_repaired_as_such(tmp_path: Path) -> None:
+    first = make_plan().model_copy(update={"schema_version": 1})
+    fill(create_store(tmp_path / "s", first, fixed_files()), only=1)
+    writer = create_store(tmp_path / "s", make_plan(), fixed_files())
+    fill(writer)
+    assert writer.finalise()
+    before = store_bytes(tmp_path / "s")
+    group = json.loads(before["zarr.json"])
+    assert (group["attributes"], "consolidated_metadata" in group) == ({}, False)
+    assert json.loads(before["manifest.json"])["schema_version"] == 1
+    assert open_store(tmp_path / "s").load_features().shape[0] == 150
+    (tmp_path / "s/zarr.json").unlink()
+    plan_repair(tmp_path / "s").begin()
+    assert store_bytes(tmp_path / "s") == before
+
+
+def test_files_beside_a_finished_store_are_never_written_again(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "s")
+    group = store.path / "zarr.json"
+    group.write_bytes(group.read_bytes() + b" ")  # as another version of zarr might spell it
+    manifest = json.loads((store.path / "manifest.json").read_bytes())
+    del manifest["digest"]
+    manifest["files"]["zarr.json"] = fingerprint_of("zarr.json", group.read_bytes())
+    manifest["digest"] = sha256(canonical_json(manifest))
+    (store.path / "manifest.json").write_bytes(canonical_json(manifest) + b"\n")
+    before = store_bytes(store.path)
+    create_store(store.path, make_plan(), fixed_files())
+    (store.path / ".tmp/litter").write_bytes(b"of a killed writer")
+    plan_repair(store.path).begin()
+    assert store_bytes(store.path) == before
 
 
 def test_zarr_itself_writes_the_same_bytes(tmp_path: Path) -> None:
@@ -162,6 +212,7 @@ import sys
 from pathlib import Path
 from cache.store import create_store
 from support.tiny import fixed_files, make_plan, values_of
+from cache.check import plan_repair
 from cache.errors import RefusedError
 try:
     writer = create_store(Path(sys.argv[1]), make_plan(seed=int(sys.argv[2])), fixed_files())
@@ -202,8 +253,8 @@ def test_missing_foreign_and_newer_stores_are_refused(tmp_path: Path) -> None:
         create_store(tmp_path / "f", make_plan(), fixed_files())
     store = make_store(tmp_path / "s")
     plan = json.loads((store.path / "plan.json").read_bytes())
-    (store.path / "plan.json").write_text(json.dumps(plan | {"schema_version": 2}))
-    with pytest.raises(RefusedError, match="schema version 2"):
+    (store.path / "plan.json").write_text(json.dumps(plan | {"schema_version": 3}))
+    with pytest.raises(RefusedError, match="schema version 3"):
         open_store(store.path)
 
 
