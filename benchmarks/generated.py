@@ -55,7 +55,7 @@ def text_files(text: dict[str, int], dim: int) -> dict[str, bytes]:
 def plan_of(videos: int, views: int, dim: int, fixed: dict[str, bytes]) -> Plan:
     """The plan of a generated store; video n is tested in fold n % 5 + 1."""
     rows = range(videos)
-    facts = VideoTable(
+    table = VideoTable(
         name="generated",
         ids=tuple(f"{n:05d}" for n in rows),
         labels=tuple(n // FOLDS % len(CLASSES) for n in rows),
@@ -86,10 +86,10 @@ def plan_of(videos: int, views: int, dim: int, fixed: dict[str, bytes]) -> Plan:
         frames=FRAMES,
         seed=0,
         batch_frames=FRAMES,
-        videos=facts.digest,
+        videos=table.digest,
         **dict.fromkeys(names, "generated"),
     )
-    return Plan(identity=identity, videos=facts, views=views, frames=FRAMES, dim=dim)
+    return Plan(identity=identity, videos=table, views=views, frames=FRAMES, dim=dim)
 
 
 def _commit(writer: StoreWriter, unit: Unit, features: np.ndarray) -> None:

@@ -198,7 +198,7 @@ class _Check:
     findings: list[Finding] = field(default_factory=list)
     plan: Plan | None = None  # None where it is lost
     manifest: dict[str, Any] | None = None  # None where it is lost or not yet written
-    expected: Files = field(default_factory=dict)  # an empty fact: any content
+    expected: Files = field(default_factory=dict)  # an empty fingerprint: any content
 
     def __post_init__(self) -> None:
         with storage_errors(self.path, "read"):
@@ -252,16 +252,16 @@ class _Check:
         with ThreadPoolExecutor(threads_of(self.path)) as pool:
             self.findings += filter(None, pool.map(check, self.expected))
 
-    def _check_file(self, name: str, fact: Fingerprint, size: int | None) -> Finding | None:
+    def _check_file(self, name: str, known: Fingerprint, size: int | None) -> Finding | None:
         path = self.path / name
         kind: Kind = "plan" if name == "plan.json" else "content"
         if isinstance(path, Path) and path.is_symlink():
             return Finding(kind, name, "is a link, expected a file")
         if size is None:
             return Finding("missing", name, "is missing")
-        if fact and size != fact[0]:
-            return Finding("size", name, f"has {size} bytes, expected {fact[0]}")
-        if fact and (self.deep or name.endswith(".json")) and sha256_file(path) != fact[1]:
+        if known and size != known[0]:
+            return Finding("size", name, f"has {size} bytes, expected {known[0]}")
+        if known and (self.deep or name.endswith(".json")) and sha256_file(path) != known[1]:
             return Finding(kind, name, "is not what was committed (sha256)")
         return None
 
@@ -381,18 +381,18 @@ def diff(path_a: StorePath | str, path_b: StorePath | str) -> Difference:
 
 
 def _field_differences(a: Store, b: Store) -> list[tuple[str, str, str]]:
-    ours, theirs = (_facts(store.plan, store.identity) for store in (a, b))
+    ours, theirs = (_compared(store.plan, store.identity) for store in (a, b))
     names = sorted(ours.keys() | theirs.keys())
     rows = [(name, str(ours.get(name, "")), str(theirs.get(name, ""))) for name in names]
     return [row for row in rows if row[1] != row[2]]
 
 
-def _facts(plan: Plan, identity: Identity) -> dict[str, Any]:
-    facts = flatten(identity.model_dump(mode="json"))
-    facts |= {name: getattr(plan, name) for name in ("views", "frames", "dim", "block_videos")}
+def _compared(plan: Plan, identity: Identity) -> dict[str, Any]:
+    fields = flatten(identity.model_dump(mode="json"))
+    fields |= {name: getattr(plan, name) for name in ("views", "frames", "dim", "block_videos")}
     videos = plan.videos
     counts = {f"number of {n}": len(getattr(videos, n)) for n in ("ids", "folds", "subsets")}
-    return facts | counts | {"data set": videos.name, "classes": ", ".join(videos.classes)}
+    return fields | counts | {"data set": videos.name, "classes": ", ".join(videos.classes)}
 
 
 def _feature_differences(

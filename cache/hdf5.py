@@ -151,10 +151,10 @@ def _write_hdf5(store: Store, out: h5py.File) -> None:
                 shape = (-1, *data.shape[2:])
                 rows = values.reshape(shape)[: unit.stop - unit.start]
                 data[unit.start : unit.stop, view] = rows
-    for name, fact in store.manifest["files"].items():
+    for name, (_, expected, *_) in store.manifest["files"].items():
         if not is_chunk(name):
             content = (store.path / name).read_bytes()
-            if sha256(content) != fact[1]:
+            if sha256(content) != expected:
                 raise DamagedError(
                     f"{store.path / name} is damaged; see tgdfer store verify --deep"
                 )

@@ -11,11 +11,13 @@ from pydantic import BaseModel, ConfigDict
 from cache.files import canonical_json, sha256
 
 
-class _Frozen(BaseModel):
+class FrozenModel(BaseModel):
+    """Fields that never change, and no others."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class EncoderIdentity(_Frozen):
+class EncoderIdentity(FrozenModel):
     """The frozen CLIP model whose image tower made the features."""
 
     name: str  # open_clip's model name, or the bundled encoder's
@@ -26,7 +28,7 @@ class EncoderIdentity(_Frozen):
     text_sha256: str | None = None
 
 
-class Preprocessing(_Frozen):
+class Preprocessing(FrozenModel):
     """Pixels as the encoder wants them."""
 
     size_px: int
@@ -36,7 +38,7 @@ class Preprocessing(_Frozen):
     std: tuple[float, float, float]
 
 
-class Identity(_Frozen):
+class Identity(FrozenModel):
     """Everything that decides a feature's value.
 
     A request may leave ``batch_frames``, ``precision``, ``device`` and ``encoder.text_sha256`` open

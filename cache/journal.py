@@ -39,22 +39,22 @@ def place_of(name: str) -> Place | None:
     return place if place and name in view_files(*place) else None
 
 
-def is_unchanged(path: Path, fact: Fingerprint) -> bool:
+def is_unchanged(path: Path, fingerprint: Fingerprint) -> bool:
     """Whether the file is there with the size and sha256 that were recorded."""
     try:
-        return path.stat().st_size == fact[0] and sha256_file(path) == fact[1]
+        return path.stat().st_size == fingerprint[0] and sha256_file(path) == fingerprint[1]
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
 
 
 def all_unchanged(root: Path, files: Files) -> bool:
     """Whether all files of a commit are, byte for byte, as it says."""
-    return all(is_unchanged(root / name, fact) for name, fact in files.items())
+    return all(is_unchanged(root / name, found) for name, found in files.items())
 
 
 def make_record(identity: str, block: int, views: Mapping[int, Files]) -> dict[str, Any]:
     """The journal record of some views of a block."""
-    files = {name: fact for view in views.values() for name, fact in view.items()}
+    files = {name: found for view in views.values() for name, found in view.items()}
     return {"identity": identity, "block": block, "views": sorted(views), "files": files}
 
 

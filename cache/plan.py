@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256
-from cache.identity import Identity
+from cache.identity import FrozenModel, Identity
 from cache.remote import StorePath
 
 SCHEMA_VERSION = 2
@@ -22,11 +22,7 @@ BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB a ch
 TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")])
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PlanFold(_Frozen):
+class PlanFold(FrozenModel):
     """One split; rows of the store to train on and to test on."""
 
     name: str
@@ -34,7 +30,7 @@ class PlanFold(_Frozen):
     test: tuple[int, ...]
 
 
-class VideoTable(_Frozen):
+class VideoTable(FrozenModel):
     """What stage two needs to know of the videos besides their features."""
 
     name: str
@@ -52,7 +48,7 @@ class VideoTable(_Frozen):
         return sha256(canonical_json(self.model_dump(mode="json")))
 
 
-class VideoStatus(_Frozen):
+class VideoStatus(FrozenModel):
     """How one video fared: what its decoder found, or why there is nothing."""
 
     id: str
@@ -73,7 +69,7 @@ class Unit:
     views: tuple[int, ...]
 
 
-class Plan(_Frozen):
+class Plan(FrozenModel):
     """The immutable part of a store, kept as ``plan.json``; only ``views`` may grow."""
 
     schema_version: int = SCHEMA_VERSION

@@ -122,7 +122,7 @@ class RemotePath:
             # Not everybody who may read the files may list them; each is then asked for its size.
             return {}
         prefix = f"{place}/" if place else ""
-        sizes = {name.removeprefix(prefix): fact["size"] for name, fact in found.items()}
+        sizes = {name.removeprefix(prefix): about["size"] for name, about in found.items()}
         return {name: size for name, size in sizes.items() if size is not None}
 
     def _opened(self) -> tuple[Any, str]:

@@ -31,7 +31,6 @@ from cache.journal import (
     FINAL,
     Commits,
     Files,
-    Fingerprint,
     all_unchanged,
     encode_journal,
     fingerprint_of,
@@ -165,8 +164,8 @@ class StoreWriter:
                 name = chunk_name(array, unit.block, view)
                 files[name] = encode_chunk(array, values[:, i], self.plan.block_videos)
         _write(self.path, files)
-        facts = {name: fingerprint_of(name, data) for name, data in files.items()}
-        views = {v: {n: facts[n] for n in view_files(unit.block, v)} for v in unit.views}
+        prints = {name: fingerprint_of(name, data) for name, data in files.items()}
+        views = {v: {n: prints[n] for n in view_files(unit.block, v)} for v in unit.views}
         append_record(self._journal, make_record(self._identity, unit.block, views))
         self._committed |= {(unit.block, view): files for view, files in views.items()}
 
@@ -200,10 +199,10 @@ class StoreWriter:
         """
         return self.path / "locks" / f"decoding.{row}"
 
-    def note(self, **facts: Any) -> None:
+    def note(self, **details: Any) -> None:
         """Append a line to ``provenance.jsonl``: when, where, with what; not part of the digest."""
         host = {"time": time.time(), "host": platform.node(), "python": platform.python_version()}
-        append_record(self.path / "provenance.jsonl", host | facts)
+        append_record(self.path / "provenance.jsonl", host | details)
 
     def _rest(self, unit: Unit) -> Unit:
         views = tuple(view for view in unit.views if (unit.block, view) not in self._committed)
@@ -244,8 +243,8 @@ class StoreWriter:
         for unit in self.plan.units():
             for view in unit.views:
                 files |= self._committed[unit.block, view]
-        for name, fact in files.items():
-            if not is_unchanged(self.path / name, fact):
+        for name, fingerprint in files.items():
+            if not is_unchanged(self.path / name, fingerprint):
                 raise StorageError(
                     f"{self.path / name} changed on disk since it was written; check the disk, "
                     "then run tgdfer extract again to redo it"
@@ -318,8 +317,7 @@ def _write(root: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    fact: Fingerprint = [len(data), sha256(data)]
-    return is_unchanged(path, fact)
+    return is_unchanged(path, [len(data), sha256(data)])
 
 
 def encode_rows(rows: Sequence[VideoStatus]) -> bytes:

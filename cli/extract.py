@@ -19,7 +19,7 @@ from cli.show import show
 if TYPE_CHECKING:
     from pipeline.datasets.videos import VideoList
     from pipeline.encoders.clip import EncoderFiles
-    from pipeline.extract.loop import Progress, Summary
+    from pipeline.extract.loop import ExtractProgress, Summary
     from pipeline.extract.planning import ExtractSettings
 
 DATASETS = ("faces", "dfew")
@@ -286,13 +286,13 @@ def read_list(
 
 
 @contextmanager
-def shown_progress() -> Iterator[Callable[["Progress"], None]]:
+def shown_progress() -> Iterator[Callable[["ExtractProgress"], None]]:
     """A bar on a terminal; elsewhere a plain line now and then.  Both on stderr."""
     with counting("extract", "videos") as on_count:
         yield lambda p: on_count(p.videos, p.total, _rates(p))
 
 
-def _rates(progress: "Progress") -> str:
+def _rates(progress: "ExtractProgress") -> str:
     seconds = max(progress.seconds, 1e-9)
     failed = f", {progress.failed} failed" if progress.failed else ""
     videos, frames = progress.videos / seconds, progress.frames / seconds

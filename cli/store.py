@@ -68,7 +68,7 @@ def inspect(store: StoreArgument) -> None:
     from cache.check import inspect as look
 
     found = look(store)
-    rows = _facts(found) | {name: str(value) for name, value in found.identity.items()}
+    rows = _summary(found) | {name: str(value) for name, value in found.identity.items()}
     width = max(map(len, rows))
     for name, value in rows.items():
         print(f"{name:<{width}}  {show(value)}")
@@ -107,7 +107,7 @@ def verify(
     _print_findings(findings)
     if not findings:
         print(f"{show(store)}: every file is as it was committed" + (" (sha256)" if deep else ""))
-        if count and not _sing(
+        if count and not _compare_reencoded(
             store, count, (dataset, root, annotation), encoder, pretrained, device
         ):
             raise typer.Exit(FINDINGS)
@@ -253,11 +253,11 @@ def import_(
     print(f"{show(store)}: digest {digest}")
 
 
-def _facts(found: "Inspection") -> dict[str, str]:
+def _summary(found: "Inspection") -> dict[str, str]:
     plan, state = found.plan, found.status
     videos = plan.videos
     done = "finished" if state.finished else f"unfinished: {state.done} of {state.total} blocks"
-    facts = {
+    rows = {
         "store": f"{found.path} ({done})",
         "digest": found.digest or "none yet",
         "data set": f"{videos.name}: {len(videos.ids)} videos, {len(videos.classes)} classes",
@@ -269,8 +269,8 @@ def _facts(found: "Inspection") -> dict[str, str]:
     if found.history:
         last = found.history[-1]
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["time"]))
-        facts["last written"] = f"{when} on {last['host']}"
-    return facts
+        rows["last written"] = f"{when} on {last['host']}"
+    return rows
 
 
 def _print_findings(findings: "list[Finding]") -> None:
@@ -278,7 +278,7 @@ def _print_findings(findings: "list[Finding]") -> None:
         print(f"{finding.kind:<10}  {show(finding.file)}: {show(finding.message)}")
 
 
-def _sing(
+def _compare_reencoded(
     store: StorePath,
     count: int,
     source: tuple[str | None, Path | None, Path | None],
@@ -286,20 +286,20 @@ def _sing(
     pretrained: str | None,
     device: str,
 ) -> bool:
-    """Print the canary's cosines; False where one is low or a video can no longer be read."""
+    """Encode some videos again and print how close they come; False where one does not."""
     from cache.store import open_store
     from pipeline.encoders.clip import Encoder
-    from pipeline.extract.canary import LOWEST_COSINE, canary
     from pipeline.extract.planning import parse_precision
+    from pipeline.extract.reencode import LOWEST_COSINE, compare_reencoded
 
     opened = open_store(store)
     videos, files = _sources(opened.plan, source, encoder, pretrained)
     loaded = Encoder(files, device, parse_precision(opened.identity.precision or "auto"))
-    songs = canary(opened, videos, loaded, count)
-    for sung in songs:
-        same = "identical" if sung.identical else f"cosine {sung.cosine:.6f}"
-        print(f"canary {show(sung.id)}: {show(sung.reason) or same}")
-    return all(sung.cosine >= LOWEST_COSINE for sung in songs)
+    again = compare_reencoded(opened, videos, loaded, count)
+    for video in again:
+        close = "identical" if video.identical else f"cosine {video.cosine:.6f}"
+        print(f"encoded again, {show(video.id)}: {show(video.reason) or close}")
+    return all(video.cosine >= LOWEST_COSINE for video in again)
 
 
 def _sources(

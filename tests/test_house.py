@@ -40,7 +40,7 @@ ORDER = [
     "pipeline/extract/loop.py",
     "pipeline/extract/live.py",
     "pipeline/extract/repair.py",
-    "pipeline/extract/canary.py",
+    "pipeline/extract/reencode.py",
     "pipeline/extract/imported.py",
     "pipeline/kernels/gather_triton.py",
     "pipeline/kernels/gather.py",

@@ -18,8 +18,8 @@ from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, EncoderFiles
 from pipeline.extract.loop import completed_plan
 from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
-from pipeline.video.frames import BadVideoError, read_frames
-from pipeline.video.views import ViewMaker
+from pipeline.video.frames import BadVideoError
+from pipeline.video.views import decode_views
 
 # View numbers to draw from: every step shows a video anew.
 FRESH_VIEWS = 1 << 31
@@ -83,17 +83,15 @@ class LiveFeatures:
 
     def _decode(self, row: int, view: int) -> Tensor:
         video, settings = self._videos[row], self._settings
-        maker = ViewMaker(
-            video.id, (view,), settings.frames, settings.seed, self._encoder.files.preprocessing
-        )
+        pixels = self._encoder.files.preprocessing
         try:
-            read_frames(video.path, maker.choose, maker.take)
+            made = decode_views(video, (view,), settings.frames, settings.seed, pixels)
         except BadVideoError as error:
             raise RefusedError(
                 f"video {video.id}: {error}; mend it or take it out of the list (tgdfer extract "
                 "leaves such videos out and lists them)"
             ) from error
-        return maker.finish()[0]
+        return made.views_VTCHW[0]
 
 
 def _pairs(video_RB: Tensor, view_RB: Tensor) -> list[tuple[int, int]]:

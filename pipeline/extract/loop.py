@@ -37,7 +37,7 @@ from pipeline.extract.reuse import refuse_other, reuse_features
 from pipeline.interrupt import Stop, stop_on_signal
 from pipeline.profile import stage
 from pipeline.video.frames import BadVideoError, Found, read_frames
-from pipeline.video.isolated import DecoderDeathError, read_frames_apart
+from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
 
 if TYPE_CHECKING:
     from pipeline.encoders.clip import Encoder
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ExtractProgress:
     """Where a running extraction stands; busy times are in seconds."""
 
     videos: int = 0  # finished in this run
@@ -66,7 +66,7 @@ class Summary:
 
     store: Path
     digest: str | None
-    progress: Progress
+    progress: ExtractProgress
     failures: dict[str, str]  # of the whole store once finished, else of this run
     device: str = ""
     precision: str = ""
@@ -90,7 +90,7 @@ class Summary:
 # While one waits for its features to come back, the other starts its batch.
 _CUDA_ENCODERS = 2
 
-OnProgress = Callable[[Progress], None]
+OnProgress = Callable[[ExtractProgress], None]
 
 
 def extract(
@@ -203,9 +203,9 @@ class _Run:
                 for claim in [job.claim for job in ahead] + [claim for _, claim in unfinished]:
                     claim.close()
 
-    def progress(self) -> Progress:
+    def progress(self) -> ExtractProgress:
         """Where this run stands."""
-        return Progress(
+        return ExtractProgress(
             videos=self._done,
             total=sum(unit.stop - unit.start for unit in self._units),
             failed=len(self.failures),
@@ -269,24 +269,21 @@ class _Run:
 
     def _decode(self, row: int, views: tuple[int, ...]) -> "Decoded":
         from pipeline.extract.block import Decoded
-        from pipeline.video.views import ViewMaker
+        from pipeline.video.views import decode_views
 
         started = time.perf_counter()
         video, settings = self._videos[row], self._settings
         pixels = self._encoder.files.preprocessing
-        maker = ViewMaker(video.id, views, settings.frames, settings.seed, pixels)
         read: Callable[..., Found] = read_frames
         mark = self._writer.decoding_mark(row)
         if settings.isolate or mark.exists():
-            read = partial(read_frames_apart, seconds_max=settings.decode_seconds)
+            read = partial(read_frames_isolated, seconds_max=settings.decode_seconds)
         with storage_errors(mark):
             mark.touch()
         died = False
         try:
             with stage("decode"):
-                found = read(video.path, maker.choose, maker.take)
-                _check_truth(video, found.frames)
-                views_VTCHW = maker.finish()
+                made = decode_views(video, views, settings.frames, settings.seed, pixels, read)
         except BadVideoError as error:
             died = isinstance(error, DecoderDeathError)  # its mark stays, for when it is repaired
             failed = VideoStatus(id=video.id, status="failed", reason=str(error))
@@ -297,13 +294,17 @@ class _Run:
         finally:
             if not died:
                 mark.unlink(missing_ok=True)
-        flags = found.flags + (
-            ("repeats its last frame",) if found.frames < settings.frames else ()
-        )
+        found = made.found
+        short = ("repeats its last frame",) if found.frames < settings.frames else ()
         ok = VideoStatus(
-            id=video.id, status="ok", frames=found.frames, flags=flags, sha256=found.sha256
+            id=video.id,
+            status="ok",
+            frames=found.frames,
+            flags=found.flags + short,
+            sha256=found.sha256,
         )
-        return Decoded(ok, time.perf_counter() - started, views_VTCHW, maker.frame_index_VT)
+        seconds = time.perf_counter() - started
+        return Decoded(ok, seconds, made.views_VTCHW, made.frame_index_VT)
 
     def _note(self, decoded: "Decoded") -> None:
         self._seconds["decode"] += decoded.seconds
@@ -313,13 +314,6 @@ class _Run:
         if decoded.row.status == "failed":
             self.failures[decoded.row.id] = decoded.row.reason
         self._on_progress(self.progress())
-
-
-def _check_truth(video: Video, decoded: int) -> None:
-    if video.frame_labels is not None and len(video.frame_labels) != decoded:
-        raise BadVideoError(
-            f"decoded {decoded} frames, its annotation describes {len(video.frame_labels)}"
-        )
 
 
 def completed_plan(plan: Plan, encoder: "Encoder", settings: ExtractSettings) -> Plan:
@@ -341,7 +335,7 @@ def completed_plan(plan: Plan, encoder: "Encoder", settings: ExtractSettings) ->
 
 def _finished_summary(store_path: Path) -> Summary:
     store = open_store(store_path)
-    return Summary(store_path, store.digest, Progress(), store.missing)
+    return Summary(store_path, store.digest, ExtractProgress(), store.missing)
 
 
 def _provenance(settings: ExtractSettings, encoder: "Encoder") -> dict[str, Any]:

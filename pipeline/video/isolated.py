@@ -22,7 +22,7 @@ class DecoderDeathError(BadVideoError):
     """The decoder of a video died or did not come to an end."""
 
 
-def read_frames_apart(path: Path, choose: Choose, take: Take, seconds_max: float) -> Found:
+def read_frames_isolated(path: Path, choose: Choose, take: Take, seconds_max: float) -> Found:
     """``read_frames`` in a process of its own, for at most ``seconds_max`` seconds.
 
     Raises DecoderDeathError where that process dies or hangs, else what ``read_frames`` raises.

@@ -1,6 +1,7 @@
 """Frames of a video, one at a time -> its views: T frames each, cropped, resized and augmented."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,8 +10,40 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from cache.identity import Preprocessing
+from pipeline.datasets.videos import Video
 from pipeline.video.augmentation import Augmentation, crop_box, view_rule
+from pipeline.video.frames import BadVideoError, Found, read_frames
 from pipeline.video.sampling import at_moments
+
+
+@dataclass(frozen=True)
+class DecodedViews:
+    """The views of one video, and what its source is."""
+
+    views_VTCHW: torch.Tensor  # uint8
+    frame_index_VT: NDArray[np.int32]
+    found: Found
+
+
+def decode_views(
+    video: Video,
+    views: tuple[int, ...],
+    frames: int,
+    seed: int,
+    pixels: Preprocessing,
+    read: Callable[..., Found] = read_frames,
+) -> DecodedViews:
+    """Decode a video once, by ``read``, and make ``views`` of ``frames`` frames each.
+
+    Raises BadVideoError where it cannot be read, or has another length than its annotation says.
+    """
+    maker = ViewMaker(video.id, views, frames, seed, pixels)
+    found = read(video.path, maker.choose, maker.take)
+    if video.frame_labels is not None and len(video.frame_labels) != found.frames:
+        raise BadVideoError(
+            f"decoded {found.frames} frames, its annotation describes {len(video.frame_labels)}"
+        )
+    return DecodedViews(maker.finish(), maker.frame_index_VT, found)
 
 
 class ViewMaker:

@@ -55,7 +55,7 @@ def write_store(
         )
         for fold in range(folds)
     )
-    facts = VideoTable(
+    table = VideoTable(
         name="test",
         ids=tuple(f"{n:05d}" for n in rows),
         labels=tuple(int(label) for label in labels),
@@ -85,11 +85,11 @@ def write_store(
         seed=0,
         decoder="none",
         batch_frames=frames,
-        videos=facts.digest,
+        videos=table.digest,
         precision="fp32",
         device="cpu",
     )
-    plan = Plan(identity=identity, videos=facts, views=views, frames=frames, dim=dim)
+    plan = Plan(identity=identity, videos=table, views=views, frames=frames, dim=dim)
     fixed = {"text.safetensors": weights, "text.json": canonical_json(config)}
     if truth_NT is not None:
         fixed["truth.npy"] = _truth(truth_NT)
@@ -107,7 +107,7 @@ def write_store(
                 index[n - unit.start][:] = -1 if failed else index[n - unit.start]
                 status, reason = ("failed", "0 bytes") if failed else ("ok", "")
                 records.append(
-                    VideoStatus(id=facts.ids[n], status=status, reason=reason, frames=frames)
+                    VideoStatus(id=table.ids[n], status=status, reason=reason, frames=frames)
                 )
             writer.commit(unit, block, index, records)
     writer.finalise()

@@ -14,7 +14,7 @@ FRAMES, DIM = 4, 8
 TEXT = b"weights of the text tower"
 
 
-def make_identity(facts: VideoTable, **changes: object) -> Identity:
+def make_identity(table: VideoTable, **changes: object) -> Identity:
     encoder = EncoderIdentity(
         name="tiny", weights_sha256="ab", activation="QuickGELU", dim=DIM, text_sha256=sha256(TEXT)
     )
@@ -31,7 +31,7 @@ def make_identity(facts: VideoTable, **changes: object) -> Identity:
         "seed": 0,
         "decoder": "test 1",
         "batch_frames": 8,
-        "videos": facts.digest,
+        "videos": table.digest,
         "precision": "fp32",
         "device": "cpu",
     }
@@ -41,7 +41,7 @@ def make_identity(facts: VideoTable, **changes: object) -> Identity:
 def make_plan(
     videos: int = 150, views: int = 2, truth: bytes | None = None, **changes: object
 ) -> Plan:
-    facts = VideoTable(
+    table = VideoTable(
         name="test",
         ids=tuple(f"video {i}" for i in range(videos)),
         labels=tuple(i % 3 for i in range(videos)),
@@ -51,8 +51,8 @@ def make_plan(
         subsets={"dark": (1, 2)},
         truth_sha256=sha256(truth) if truth else None,
     )
-    identity = make_identity(facts, **changes)
-    return Plan(identity=identity, videos=facts, views=views, frames=FRAMES, dim=DIM)
+    identity = make_identity(table, **changes)
+    return Plan(identity=identity, videos=table, views=views, frames=FRAMES, dim=DIM)
 
 
 def fixed_files(truth: bytes | None = None) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import pytest
 from cache.check import plan_repair, verify
 from cache.store import open_store
 from pipeline.video.frames import BadVideoError, read_frames
-from pipeline.video.isolated import DecoderDeathError, read_frames_apart
+from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
 from support.commands import ROOT, python
 from support.sources import pictures, write_encoder, write_folder, write_video
 
@@ -41,22 +41,22 @@ def frames_of(read: object, path: Path, **options: float) -> tuple[object, list[
     return found, [taken[index] for index in sorted(taken)]
 
 
-def test_frames_decoded_apart_are_the_same(tmp_path: Path) -> None:
+def test_frames_decoded_in_isolation_are_the_same(tmp_path: Path) -> None:
     sources = [
         write_video(tmp_path / "v.mp4", pictures(9)),
         write_folder(tmp_path / "f", pictures(5)),
     ]
     for path in sources:
         found, frames = frames_of(read_frames, path)
-        same, apart = frames_of(read_frames_apart, path, seconds_max=60)
+        same, isolated = frames_of(read_frames_isolated, path, seconds_max=60)
         assert same == found
-        np.testing.assert_array_equal(np.stack(apart), np.stack(frames))
+        np.testing.assert_array_equal(np.stack(isolated), np.stack(frames))
 
 
-def test_bad_video_has_the_same_reason_apart(tmp_path: Path) -> None:
+def test_bad_video_has_the_same_reason_in_isolation(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(b"<html>")
     with pytest.raises(BadVideoError, match="not a video: begins with b'<html>'"):
-        frames_of(read_frames_apart, tmp_path / "v.mp4", seconds_max=60)
+        frames_of(read_frames_isolated, tmp_path / "v.mp4", seconds_max=60)
 
 
 @pytest.mark.usefixtures("faulty")
@@ -67,7 +67,7 @@ def test_bad_video_has_the_same_reason_apart(tmp_path: Path) -> None:
 def test_death_and_endless_decoding_are_told_apart(tmp_path: Path, name: str, reason: str) -> None:
     path = write_video(tmp_path / f"{name}.mp4", pictures(3))
     with pytest.raises(DecoderDeathError, match=reason):
-        frames_of(read_frames_apart, path, seconds_max=5)
+        frames_of(read_frames_isolated, path, seconds_max=5)
 
 
 EXTRACT = """
@@ -121,7 +121,7 @@ def test_video_that_kills_or_hangs_its_decoder_is_left_out_at_the_second_attempt
     }
     assert np.isfinite(store.load_features()[[0, 2, 3, 5]]).all()
     assert verify(store.path, deep=True) == []
-    # Redone by repair, they are decoded apart at once.
+    # Redone by repair, they are decoded in isolation at once.
     begin_repair(store.path)
     again = extract(here, encoder)
     assert again.returncode == 0, again.stderr

@@ -14,8 +14,8 @@ from cache.identity import differences, side_by_side
 from cache.store import Store
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder
-from pipeline.video.frames import BadVideoError, read_frames
-from pipeline.video.views import ViewMaker
+from pipeline.video.frames import BadVideoError
+from pipeline.video.views import decode_views
 
 # Measured with the bundled encoder on 480 frames: bfloat16 against float32 at least 0.9997; another
 # interpolation of the resize down to 0.972, other pixel statistics down to 0.09.
@@ -23,7 +23,7 @@ LOWEST_COSINE = 0.999
 
 
 @dataclass(frozen=True)
-class Sung:
+class Reencoded:
     """One video's evaluation view, encoded again."""
 
     id: str
@@ -32,7 +32,9 @@ class Sung:
     reason: str = ""
 
 
-def canary(store: Store, video_list: VideoList, encoder: Encoder, count: int) -> list[Sung]:
+def compare_reencoded(
+    store: Store, video_list: VideoList, encoder: Encoder, count: int
+) -> list[Reencoded]:
     """Encode view 0 of ``count`` videos, evenly spread over the store, again.
 
     Raises RefusedError where ``encoder`` is not the store's, or the list lacks one of the videos.
@@ -47,7 +49,7 @@ def canary(store: Store, video_list: VideoList, encoder: Encoder, count: int) ->
             f"{store.path}: {video_list.name} has no video {unknown[0]}; check --dataset and --root"
         )
     kept_NTD = store.load_features([0])[:, 0]
-    return [_sing(store, paths[store.ids[row]], encoder, kept_NTD[row]) for row in chosen]
+    return [_reencode(store, paths[store.ids[row]], encoder, kept_NTD[row]) for row in chosen]
 
 
 def _refuse_other_encoder(store: Store, encoder: Encoder) -> None:
@@ -62,21 +64,20 @@ def _refuse_other_encoder(store: Store, encoder: Encoder) -> None:
         )
 
 
-def _sing(store: Store, video: Video, encoder: Encoder, kept_TD: np.ndarray) -> Sung:
+def _reencode(store: Store, video: Video, encoder: Encoder, kept_TD: np.ndarray) -> Reencoded:
     identity = store.identity
-    maker = ViewMaker(video.id, (0,), store.frames, identity.seed, identity.preprocessing)
     try:
-        read_frames(video.path, maker.choose, maker.take)
-        view_TCHW = maker.finish()[0]
+        made = decode_views(video, (0,), store.frames, identity.seed, identity.preprocessing)
     except BadVideoError as error:
-        return Sung(video.id, float("nan"), False, str(error))
+        return Reencoded(video.id, float("nan"), False, str(error))
+    view_TCHW = made.views_VTCHW[0]
     # Bits depend on the number of frames in a call, so the batch is filled up as extraction's is.
     assert identity.batch_frames is not None
     batch_NCHW = torch.zeros((identity.batch_frames, *view_TCHW.shape[1:]), dtype=torch.uint8)
     batch_NCHW[: store.frames] = view_TCHW
     again_TD = encoder.encode(batch_NCHW)[: store.frames].cpu().numpy()
     cosine_T = _cosines(again_TD.astype(np.float64), kept_TD.astype(np.float64))
-    return Sung(video.id, float(cosine_T.min()), bool(np.array_equal(again_TD, kept_TD)))
+    return Reencoded(video.id, float(cosine_T.min()), bool(np.array_equal(again_TD, kept_TD)))
 
 
 def _cosines(a_TD: np.ndarray, b_TD: np.ndarray) -> np.ndarray:
