@@ -23,6 +23,7 @@ ORDER = [
     "cache/hdf5.py",
     "pipeline/config.py",
     "pipeline/device.py",
+    "pipeline/interrupt.py",
     "pipeline/profile.py",
     "pipeline/datasets/texts.py",
     "pipeline/datasets/videos.py",

@@ -14,14 +14,12 @@ video are a function of the plan alone, to the bit.
 import importlib.metadata
 import os
 import platform
-import signal
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -35,6 +33,7 @@ from cache.writer import StoreWriter, check_same
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import EncoderFiles
 from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
+from pipeline.interrupt import Stop, stop_on_signal
 from pipeline.profile import stage
 from pipeline.video.frames import BadVideoError, Found, read_frames
 from pipeline.video.isolated import DecoderDeathError, read_frames_apart
@@ -123,7 +122,7 @@ def extract(
         fixed["truth.npy"] = truth
     writer = create_store(store_path, plan, fixed)
     writer.note(**_provenance(settings, loaded))
-    with _stop_after_block() as stop:
+    with stop_on_signal("the current block") as stop:
         run = _Run(writer, loaded, settings, videos, on_progress)
         run.work(stop)
         digest = None if stop.signal else writer.finalise()
@@ -137,13 +136,6 @@ def extract(
         loaded.precision,
         stop.signal,
     )
-
-
-@dataclass
-class _Stop:
-    """Which signal asked the work to end, if any."""
-
-    signal: int | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +168,7 @@ class _Run:
         self._seconds = dict.fromkeys(("decode", "encode", "write"), 0.0)
         self._done = self._frames = 0
 
-    def work(self, stop: _Stop) -> None:
+    def work(self, stop: Stop) -> None:
         """Do all units of this shard that nobody else does, until told to stop."""
         self._on_progress(self.progress())
         with ExitStack() as pools:
@@ -355,26 +347,3 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
     # One torch thread each: the threads of the pool are the parallelism.
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-
-
-@contextmanager
-def _stop_after_block() -> Iterator[_Stop]:
-    """The first SIGINT or SIGTERM is noted, and the second acts as it always did."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _frame: object) -> None:
-        stop.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

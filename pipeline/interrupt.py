@@ -1,0 +1,56 @@
+"""SIGINT or SIGTERM -> the work in hand is finished; a second one stops at once."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+
+@dataclass
+class Stop:
+    """Which signal asked the work to end, if any."""
+
+    signal: int | None = None
+
+
+@contextmanager
+def stop_on_signal(doing: str) -> Iterator[Stop]:
+    """Note the first SIGINT or SIGTERM, and say that ``doing`` is being finished.
+
+    The second one acts as it did before.  Outside the main thread nothing is noted.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _frame: object) -> None:
+        stop.signal = number
+        _restore(before)
+        _say(
+            f"finishing {doing}; press Ctrl-C again to stop at once. "
+            "Run the same command again to go on."
+        )
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield stop
+    finally:
+        _restore(before)
+
+
+def _restore(handlers: "dict[signal.Signals, signal._HANDLER]") -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    # The handler may interrupt a print, and Python's own streams cannot be written to twice.
+    start = "\n" if sys.stderr.isatty() else ""
+    with suppress(OSError):
+        os.write(2, f"{start}{text}\n".encode())
