@@ -55,9 +55,11 @@ def ablate(
     """
     from cache.errors import RefusedError
     from cache.store import open_store
-    from pipeline.config import load_method
-    from pipeline.report.ablation import collect, facts_of, write_tables
-    from pipeline.report.tables import find_tables, runs_of, vary
+    from pipeline.config import load_method, runs_of
+    from pipeline.device import device_kind
+    from pipeline.report.ablation import collect, header_of, write_tables
+    from pipeline.report.tables import find_tables, vary
+    from pipeline.train.records import Records
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:
@@ -67,9 +69,10 @@ def ablate(
     folds = [name for name, _, _ in opened.folds]
     methods = [row.method(base) for table in chosen for row in (table.main, *table.rows)]
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
-    trained = train_pending(wanted, opened, runs, device, workers, allow_missing)
-    filled = [(t, collect(t, base, folds, range(seeds), opened, runs)) for t in chosen]
-    paths = write_tables(filled, facts_of(opened, base, len(folds), seeds), out)
+    records = Records(runs, opened, device_kind(device))
+    trained = train_pending(wanted, records, device, workers, allow_missing)
+    filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
+    paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)
     print(paths[0].read_text())
     print(f"{trained} runs trained, {len(set(wanted)) - trained} already there.")
     print("written: " + ", ".join(str(path) for path in paths))

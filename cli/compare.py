@@ -36,21 +36,22 @@ def compare(
     - On the embedded faces:  tgdfer compare
     """
     from cache.store import open_store
-    from pipeline.config import load_method
+    from pipeline.config import load_method, runs_of
+    from pipeline.device import device_kind
     from pipeline.evaluate.baselines import logistic_regression, zero_shot
     from pipeline.evaluate.localisation import localisation_table, localise
-    from pipeline.report.ablation import facts_of
+    from pipeline.report.ablation import header_of
     from pipeline.report.comparison import comparison_table, of_runs, write_comparison
-    from pipeline.report.tables import runs_of
-    from pipeline.train.records import read_result
+    from pipeline.train.records import Records
 
     opened = open_store(store)
     method = load_method(config, settings)
     folds = [name for name, _, _ in opened.folds]
     wanted = runs_of(method, folds, range(seeds))
-    train_pending(wanted, opened, runs, device, workers, allow_missing)
-    results = [read_result(runs, run, opened) for run in wanted]
-    good = [result for result in results if result is not None and result.ok]
+    records = Records(runs, opened, device_kind(device))
+    train_pending(wanted, records, device, workers, allow_missing)
+    found = [records.find(run) for run in wanted]
+    good = [record for record in found if record is not None and record.ok]
     methods = [
         zero_shot(opened, "class"),
         zero_shot(opened, "descriptors"),
@@ -58,11 +59,10 @@ def compare(
         logistic_regression(opened, "mean+max+std"),
         of_runs("TG-DFER", good, opened),
     ]
-    facts = facts_of(opened, method, len(folds), seeds)
-    text = comparison_table(opened, methods, facts)
-    found = localise(good, opened)
-    if found:
-        text += localisation_table(found, opened.classes)
+    header = header_of(opened, method, len(folds), seeds)
+    text = comparison_table(opened, methods, header)
+    if located := localise(good, opened):
+        text += localisation_table(located, opened.classes)
     path = write_comparison(text, out)
     print(path.read_text())
     print(f"written: {path}")

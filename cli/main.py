@@ -12,6 +12,7 @@ from cli.extract import extract
 from cli.show import show
 from cli.store import store_app
 from cli.train import train
+from pipeline.interrupt import StoppedError
 
 REFUSED, STORAGE_FAILED = 2, 5
 
@@ -40,6 +41,8 @@ def run() -> None:
         _fail(str(error), REFUSED)
     except StorageError as error:
         _fail(str(error), STORAGE_FAILED)
+    except StoppedError as error:
+        raise SystemExit(128 + error.signal) from None
 
 
 def _fail(message: str, code: int) -> None:

@@ -28,8 +28,8 @@ from cli.training import (
     SetOption,
     StoreOption,
     WorkersOption,
-    train_live,
     train_pending,
+    train_pending_live,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from pipeline.config import MethodConfig, Run
     from pipeline.datasets.videos import VideoList
     from pipeline.encoders.clip import EncoderFiles
-    from pipeline.train.stack import TrainingData
+    from pipeline.train.features import TrainingData
+    from pipeline.train.records import Records
 
 PROFILED_STEPS = 8
 
@@ -84,8 +85,9 @@ def train(
     - Where the time of a step goes:  tgdfer train --cached --profile trace.json
     """
     from cache.store import open_store
-    from pipeline.config import load_method
-    from pipeline.report.tables import runs_of
+    from pipeline.config import load_method, runs_of
+    from pipeline.device import device_kind
+    from pipeline.train.records import Records
 
     method = load_method(config, settings)
     if cached:
@@ -94,14 +96,16 @@ def train(
         if profile is not None:
             _profile(wanted, opened, device, allow_missing, profile)
             return
-        trained = train_pending(wanted, opened, runs, device, workers, allow_missing)
+        records = Records(runs, opened, device_kind(device))
+        trained = train_pending(wanted, records, device, workers, allow_missing)
     else:
         source = open_source(dataset, root, annotation, encoder, pretrained)
         data = _open_live(*source, method, device, precision, limit)
         opened = data.store
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
-        trained = train_live(wanted, data, runs)
-    _print(wanted, opened, runs, trained)
+        records = Records(runs, opened, device_kind(data.device.type))
+        trained = train_pending_live(wanted, data, records)
+    _print(wanted, records, trained)
 
 
 def _profile(
@@ -112,8 +116,9 @@ def _profile(
 
     from pipeline.device import choose_device
     from pipeline.profile import profiled
+    from pipeline.train.features import load_training_data
     from pipeline.train.grid import check_runs
-    from pipeline.train.stack import Stack, load_training_data
+    from pipeline.train.stack import Stack
 
     check_runs(runs, store, allow_missing=allow_missing)
     stack = Stack(load_training_data(store, torch.device(choose_device(device))), runs)
@@ -145,7 +150,7 @@ def _open_live(
     from pipeline.extract.live import open_live
     from pipeline.extract.planning import ExtractSettings, parse_precision
     from pipeline.model.text_tower import load_text_tower
-    from pipeline.train.stack import TrainingData
+    from pipeline.train.features import TrainingData
 
     place = torch.device(choose_device(device))
     settings = ExtractSettings(device=place.type, precision=parse_precision(precision), limit=limit)
@@ -160,25 +165,21 @@ def _open_live(
     )
 
 
-def _print(wanted, opened, root: Path, trained: int) -> None:  # type: ignore[no-untyped-def]
+def _print(wanted: "list[Run]", records: "Records", trained: int) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
     from pipeline.report.ablation import SELECTION
-    from pipeline.train.records import read_result, run_folder
 
     table = Table("fold", "seed", "UAR %", "WAR %", Column("record", no_wrap=True))
     scores = []
     for run in wanted:
-        result = read_result(root, run, opened)
-        assert result is not None
-        summary = result.summary
-        cells = ["diverged", ""]
-        if result.ok:
-            scores.append((100 * summary["uar"], 100 * summary["war"]))
+        record = records.find(run)
+        cells = ["–", "–"] if record is None else ["diverged", ""]
+        if record is not None and record.result is not None and record.ok:
+            scores.append((100 * record.result["uar"], 100 * record.result["war"]))
             cells = [f"{score:.2f}" for score in scores[-1]]
-        folder = str(run_folder(root, run, opened))
-        table.add_row(run.fold, str(run.seed), *cells, folder)
+        table.add_row(run.fold, str(run.seed), *cells, str(records.folder(run)))
     if len(scores) > 1:
         cells = [
             f"{statistics.fmean(s):.2f} ± {statistics.stdev(s):.2f}"

@@ -1,7 +1,7 @@
 """What train, ablate and compare share: options, and training with a progress bar."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cache.remote import StorePath, store_path
-from pipeline.train.grid import Progress
 
 if TYPE_CHECKING:
-    from cache.store import Store
     from pipeline.config import Run
-    from pipeline.train.stack import TrainingData
+    from pipeline.train.features import TrainingData
+    from pipeline.train.records import Records
 
 StoreOption = Annotated[
     StorePath,
@@ -50,42 +49,60 @@ DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = Path("data/faces.zarr"), Path("runs")
 
 def train_pending(
     runs: Sequence["Run"],
-    store: "Store",
-    root: Path,
+    records: "Records",
     device: str,
     workers: int | None,
     allow_missing: bool,
 ) -> int:
     """Train the runs without a record, with a progress bar; returns how many there were."""
     from pipeline.device import choose_device
-    from pipeline.train.grid import Place, check_runs, pending_runs, train_runs
+    from pipeline.train.grid import check_runs, train_runs
 
-    check_runs(runs, store, allow_missing=allow_missing)
-    pending = pending_runs(runs, store, root)
+    check_runs(runs, records.store, allow_missing=allow_missing)
+    pending = records.pending(runs)
+    _print_others(runs, records)
     if not pending:
         return 0
-    place = Place(store.path, root, choose_device(device))
+    device = choose_device(device)
     epochs = sum(run.method.optimiser.epochs for run in pending)
     with _progress(f"training {len(pending)} runs", epochs) as advance:
-        train_runs(pending, place, advance, workers)
+        train_runs(pending, records, device, advance, workers)
+    _print_claimed(pending, records)
     return len(pending)
 
 
-def train_live(runs: Sequence["Run"], data: "TrainingData", root: Path) -> int:
+def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Records") -> int:
     """Train the runs without a record one after the other in this process; returns how many."""
-    from pipeline.train.grid import check_shapes, pending_runs, train_and_record
+    from pipeline.train.grid import check_shapes, train_live
 
     check_shapes(runs, data.store)
-    pending = pending_runs(runs, data.store, root)
+    pending = records.pending(runs)
+    _print_others(runs, records)
     epochs = sum(run.method.optimiser.epochs for run in pending)
     with _progress(f"training {len(pending)} runs without a cache", epochs) as advance:
-        for run in pending:
-            train_and_record(data, [run], root, advance)
+        train_live(pending, data, records, advance)
     return len(pending)
+
+
+def _print_others(runs: Sequence["Run"], records: "Records") -> None:
+    from pipeline.train.records import describe_others
+
+    for line in describe_others(records.others(runs)):
+        print(f"not used: {line} (they stay in {records.root}; see tgdfer runs)", file=sys.stderr)
+
+
+def _print_claimed(runs: Sequence["Run"], records: "Records") -> None:
+    left = len(records.pending(runs))
+    if left:
+        print(
+            f"{left} runs are being trained by another process; run the same command again when "
+            "it is done",
+            file=sys.stderr,
+        )
 
 
 @contextmanager
-def _progress(title: str, total: int) -> Iterator[Progress]:
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal; a plain line at every tenth of the work elsewhere."""
     if sys.stderr.isatty():
         from rich.console import Console
