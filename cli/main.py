@@ -6,7 +6,6 @@ import typer
 
 from cache.errors import RefusedError, StorageError
 from cli.ablate import ablate
-from cli.bench import bench
 from cli.compare import compare
 from cli.extract import extract
 from cli.show import show
@@ -27,7 +26,7 @@ app = typer.Typer(
         "**tgdfer train --cached**"
     ),
 )
-for command in (extract, train, ablate, compare, bench):
+for command in (extract, train, ablate, compare):
     app.command()(command)
 app.add_typer(store_app, name="store")
 

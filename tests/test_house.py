@@ -80,7 +80,6 @@ ORDER = [
     "cli/train.py",
     "cli/ablate.py",
     "cli/compare.py",
-    "cli/bench.py",
     "cli/main.py",
     "tgdfer.py",
 ]
