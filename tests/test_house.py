@@ -73,6 +73,8 @@ ORDER = [
     "pipeline/demo/faces.py",
     "pipeline/demo/train_mini.py",
     "cli/show.py",
+    "cli/options.py",
+    "cli/progress.py",
     "cli/profile.py",
     "cli/training.py",
     "cli/extract.py",

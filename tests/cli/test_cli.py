@@ -112,7 +112,7 @@ def test_finished_store_is_not_extracted_again(extracted: Path) -> None:
         ),
         (["train", "--store", "s.zarr", "--fold", "8"], "has no fold 8; it has 1, 2, 3, 4, 5"),
         (["train", "--store", "s.zarr", "--device", "tpu"], "expected auto, cpu or cuda"),
-        (["ablate", "table33", "--store", "s.zarr"], "no table table33; there are: table3, table4"),
+        (["ablate", "table33", "--store", "s.zarr"], "table table33: expected table3, table4"),
         (["train", "--store", "missing.zarr"], "1 of 14 videos have no features"),
     ],
 )
