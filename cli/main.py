@@ -8,6 +8,7 @@ import typer
 from cache.errors import RefusedError, StorageError
 from cli.ablate import ablate
 from cli.compare import compare
+from cli.config import config_app
 from cli.extract import extract
 from cli.show import print_what_the_terminal_can, show
 from cli.store import store_app
@@ -26,6 +27,7 @@ app = typer.Typer(
 for command in (extract, train, ablate, compare):
     app.command()(command)
 app.add_typer(store_app, name="store")
+app.add_typer(config_app, name="config")
 
 
 def _print_version(wanted: bool) -> None:

@@ -65,7 +65,7 @@ def _check_device(value: str) -> str:
     return value
 
 
-def _presets() -> list[str]:
+def complete_presets() -> list[str]:
     from pipeline.config import PRESETS
 
     return list(PRESETS)
@@ -74,7 +74,7 @@ def _presets() -> list[str]:
 def check_config(value: str) -> str:
     """A preset's name or the path of a file; raises RefusedError for what is neither."""
     if not Path(value).exists():
-        expect("--config", value, [*_presets(), "an existing TOML file"])
+        expect("configuration", value, [*complete_presets(), "an existing TOML file"])
     return value
 
 
@@ -182,7 +182,7 @@ ConfigOption = Annotated[
         metavar="PRESET|FILE",
         help="A preset (see tgdfer config list), or a TOML file.",
         callback=check_config,
-        autocompletion=_presets,
+        autocompletion=complete_presets,
     ),
 ]
 SetOption = Annotated[

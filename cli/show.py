@@ -46,6 +46,7 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 def next_step(*words: object) -> None:
     """Name the command that usually follows, on stderr, ready to be copied."""
+    sys.stdout.flush()  # where both go to one file, this is the last line
     print(f"next: {' '.join(shlex.quote(show(word)) for word in words)}", file=sys.stderr)
 
 

@@ -82,6 +82,7 @@ ORDER = [
     "cli/train.py",
     "cli/ablate.py",
     "cli/compare.py",
+    "cli/config.py",
     "cli/main.py",
     "tgdfer.py",
 ]
