@@ -9,6 +9,7 @@ from cache.errors import RefusedError, StorageError
 from cli.ablate import ablate
 from cli.compare import compare
 from cli.config import config_app
+from cli.doctor import doctor
 from cli.extract import extract
 from cli.show import print_what_the_terminal_can, show
 from cli.store import store_app
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, train, ablate, compare):
+for command in (extract, train, ablate, compare, doctor):
     app.command()(command)
 app.add_typer(store_app, name="store")
 app.add_typer(config_app, name="config")

@@ -83,6 +83,7 @@ ORDER = [
     "cli/ablate.py",
     "cli/compare.py",
     "cli/config.py",
+    "cli/doctor.py",
     "cli/main.py",
     "tgdfer.py",
 ]
