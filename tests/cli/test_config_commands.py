@@ -9,7 +9,9 @@ from support.commands import tgdfer
 
 
 def test_list_says_what_each_preset_is(tmp_path: Path) -> None:
-    lines = tgdfer("config", "list", cwd=tmp_path).stdout.splitlines()
+    done = tgdfer("config", "list", cwd=tmp_path)
+    lines = done.stdout.splitlines()
+    assert done.stderr == "next: tgdfer config show paper\n"
     assert [line.split()[0] for line in lines] == list(PRESETS)
     assert lines[0].endswith("arXiv 2511.10958: the setting of its headline result.")
 

@@ -38,6 +38,9 @@ WRONG = {
     "compare --store none.zarr": "no store at none.zarr",
     "compare --store s.zarr --set label.pooling=max": "label.pooling",
     "extract --dataset dfwe": "--dataset dfwe: expected faces or dfew; did you mean dfew?",
+    "extract --dataset dfew --encoder mini --root nowhere": "nowhere",
+    "extract --dataset dfew --encoder mini --root empty": "empty",
+    "extract --device tpu": "--device tpu: expected auto, cpu or cuda",
     "config show papr": "configuration papr: expected paper, equations, dfer-clip or an existing "
     "TOML file; did you mean paper?",
     "config lst": "Did you mean 'list'?",
@@ -78,6 +81,7 @@ def examples(command: Any) -> list[str]:
 
 
 def test_wrong_arguments_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     random_store(tmp_path / "s.zarr", videos=14)
     random_store(tmp_path / "missing.zarr", videos=14, missing=(3,))
     words = json.dumps([wrong.split() for wrong in WRONG])
@@ -89,7 +93,7 @@ def test_wrong_arguments_are_refused_before_torch_is_loaded(tmp_path: Path) -> N
         assert (code, torch_loaded) == (2, False), (wrong, said)
         assert message in said, wrong
         assert "Traceback" not in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["missing.zarr", "s.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "missing.zarr", "s.zarr"]
 
 
 def test_every_example_is_one_line_that_the_command_understands(tmp_path: Path) -> None:
