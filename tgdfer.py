@@ -22,20 +22,25 @@ if TYPE_CHECKING:
 __all__ = ["extract", "load_method", "load_run", "open_store", "read_dataset", "read_runs", "train"]
 
 
-def _refuse_modules_in_the_way() -> None:
+def _module_in_the_way() -> str:
     """Our packages are plain ``cache``, ``pipeline`` and ``cli``; a user's own may hide them."""
     home = Path(__file__).resolve().parent
     for name in ("cache", "pipeline", "cli"):
-        spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
-        origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin is not None and home not in origin.parents:
-            raise ImportError(
-                f"{origin} is in the way: tgdfer has a package {name} of its own; rename that "
-                "file, or start Python in another folder"
+        found = sys.modules.get(name) or find_spec(name)
+        file = getattr(found, "__file__", None) or getattr(found, "origin", None)
+        if file and home not in Path(file).resolve().parents:
+            return (
+                f"{file} is in the way: tgdfer has a package {name} of its own; rename that file, "
+                "or start Python in another folder"
             )
+    return ""
 
 
-_refuse_modules_in_the_way()
+if _IN_THE_WAY := _module_in_the_way():
+    if __name__ == "__main__":
+        print(f"error: {_IN_THE_WAY}", file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(_IN_THE_WAY)
 
 
 def read_dataset(

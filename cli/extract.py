@@ -12,8 +12,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache.remote import StorePath, local_path, store_path
-from cli.profile import ProfileOption, show_profile
+from cache.remote import local_path
+from cli.options import (
+    AnnotationOption,
+    DatasetOption,
+    DeviceOption,
+    EncoderOption,
+    LimitOption,
+    NewStoreOption,
+    PrecisionOption,
+    PretrainedOption,
+    ProfileOption,
+    RootOption,
+    WorkersOption,
+)
+from cli.profile import show_profile
 from cli.show import show
 
 if TYPE_CHECKING:
@@ -26,58 +39,12 @@ DONE_WITH_FAILURES = 3
 SECONDS_BETWEEN_LINES = 10.0
 PROFILED_VIDEOS = 128
 
-# These stand in other commands as well.
-DatasetOption = Annotated[
-    str, typer.Option("--dataset", help="faces (embedded, made on first use) or dfew.")
-]
-EncoderOption = Annotated[
-    str | None,
-    typer.Option(
-        "--encoder",
-        help="mini (bundled), an open_clip model, or local-dir:FOLDER.",
-        show_default="mini for faces, else ViT-B-32-quickgelu",
-    ),
-]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
-LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Only the first videos of the list.")
-]
-RootOption = Annotated[
-    Path | None,
-    typer.Option("--root", help="Folder of the data set.", show_default="data/DATASET"),
-]
-AnnotationOption = Annotated[
-    Path | None, typer.Option("--annotation", help="Annotation, where not found in the root.")
-]
-PretrainedOption = Annotated[
-    str | None,
-    typer.Option(
-        "--pretrained",
-        metavar="TAG|FILE",
-        help="Weights of an open_clip model: a tag, or a file of them.",
-        show_default="openai",
-    ),
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Decode threads; default: one a core.")
-]
-
 
 def extract(
     dataset: DatasetOption = "faces",
     root: RootOption = None,
     annotation: AnnotationOption = None,
-    store: Annotated[
-        StorePath | None,
-        typer.Option(
-            "--store",
-            parser=store_path,
-            metavar="PATH",
-            help="Feature store.",
-            show_default="data/DATASET.zarr",
-        ),
-    ] = None,
+    store: NewStoreOption = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
     fold: Annotated[
@@ -129,16 +96,17 @@ def extract(
     Goes on where an earlier run stopped; on a finished store it returns at once.  Videos that
     cannot be read are left out, and listed with their reasons in a file (exit code 3).
 
-    - The embedded faces with the bundled encoder:  tgdfer extract
-
-    - DFEW:  tgdfer extract --dataset dfew --root /data/DFEW
-
-    - Weights from a file:  tgdfer extract --dataset dfew --root /data/DFEW --pretrained
-    clip.safetensors
-
-    - Two machines, one store:  tgdfer extract --shard 0/2  and  tgdfer extract --shard 1/2
-
-    - Where the time goes, on the first 128 videos:  tgdfer extract --profile trace.json
+    \b
+    The embedded faces with the bundled encoder:
+      tgdfer extract
+    DFEW:
+      tgdfer extract --dataset dfew --root /data/DFEW
+    Weights from a file:
+      tgdfer extract --dataset dfew --root /data/DFEW --pretrained clip.safetensors
+    The first of two machines that share one store:
+      tgdfer extract --shard 0/2
+    Where the time goes, on the first 128 videos:
+      tgdfer extract --profile trace.json
     """
     from pipeline.extract.loop import extract as extract_videos
     from pipeline.extract.planning import (

@@ -1,50 +1,15 @@
-"""What train, ablate and compare share: options, and training with a progress bar."""
+"""What train, ablate and compare share: training with a progress bar."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import typer
-
-from cache.remote import StorePath, store_path
+from cli.progress import progress
 
 if TYPE_CHECKING:
     from pipeline.config import Run
     from pipeline.train.features import TrainingData
     from pipeline.train.records import Records
-
-StoreOption = Annotated[
-    StorePath,
-    typer.Option(
-        "--store",
-        parser=store_path,
-        metavar="PATH|URL",
-        help="Feature store made by extract, also a copy at s3://, https://, zip://.",
-    ),
-]
-ConfigOption = Annotated[
-    str,
-    typer.Option(
-        "--config", metavar="PRESET|FILE", help="paper, equations, dfer-clip, or a TOML file."
-    ),
-]
-SetOption = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")
-]
-SeedsOption = Annotated[int, typer.Option("--seeds", min=1, help="Seeds 0 to N-1 for every fold.")]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds one folder per run.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Processes on the CPU; default: one a core.")
-]
-MissingOption = Annotated[
-    bool, typer.Option("--allow-missing", help="Train without the videos that have no features.")
-]
-OutOption = Annotated[Path, typer.Option("--out", help="Folder for the tables.")]
-
-DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = Path("data/faces.zarr"), Path("runs"), Path("reports")
 
 
 def train_pending(
@@ -65,8 +30,8 @@ def train_pending(
         return 0
     device = choose_device(device)
     epochs = sum(run.method.optimiser.epochs for run in pending)
-    with _progress(f"training {len(pending)} runs", epochs) as advance:
-        train_runs(pending, records, device, advance, workers)
+    with progress(f"training {len(pending)} runs", epochs, "epochs") as shown:
+        train_runs(pending, records, device, shown.advance, workers)
     _print_claimed(pending, records)
     return len(pending)
 
@@ -79,8 +44,8 @@ def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Re
     pending = records.pending(runs)
     _print_others(runs, records)
     epochs = sum(run.method.optimiser.epochs for run in pending)
-    with _progress(f"training {len(pending)} runs without a cache", epochs) as advance:
-        train_live(pending, data, records, advance)
+    with progress(f"training {len(pending)} runs without a cache", epochs, "epochs") as shown:
+        train_live(pending, data, records, shown.advance)
     return len(pending)
 
 
@@ -99,36 +64,3 @@ def _print_claimed(runs: Sequence["Run"], records: "Records") -> None:
             "it is done",
             file=sys.stderr,
         )
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; a plain line at every tenth of the work elsewhere."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-        from rich.progress import Progress as Bar
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        times = (TextColumn("epochs"), TimeElapsedColumn(), TimeRemainingColumn())
-        with Bar(*columns, *times, console=Console(stderr=True)) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda done: bar.advance(task, done)
-        return
-    print(f"{title}: {total} epochs in all", file=sys.stderr)
-    state = {"done": 0, "said": 0}
-
-    def advance(done: int) -> None:
-        state["done"] += done
-        tenth = 10 * state["done"] // max(total, 1)
-        if tenth > state["said"]:
-            state["said"] = tenth
-            print(f"{title}: {state['done']} of {total} epochs", file=sys.stderr)
-
-    yield advance

@@ -80,14 +80,20 @@ class TemporalConfig(Settings):
 class PromptConfig(Settings):
     """Fine and coarse text of a class (eq. 6)."""
 
-    fine_text: Literal["class", "descriptors"] = "class"
-    fine_learnable: bool = True
-    coarse_text: Literal["class", "descriptors"] = "class"
-    coarse_learnable: bool = False
+    fine_text: Literal["class", "descriptors"] = Field(
+        "class", description="fine text: class names, or sentences of facial movements"
+    )
+    fine_learnable: bool = Field(True, description="learnable context around the fine text")
+    coarse_text: Literal["class", "descriptors"] = Field(
+        "class", description="coarse text: class names, or sentences of facial movements"
+    )
+    coarse_learnable: bool = Field(False, description="learnable context around the coarse text")
     context_length: int = Field(8, ge=1, le=64, description="learnable tokens beside the text (M)")
-    context: Literal["class_specific", "shared"] = "class_specific"
+    context: Literal["class_specific", "shared"] = Field(
+        "class_specific", description="learnable tokens of each class, or the same for all"
+    )
     position: Literal["end", "middle", "front"] = Field(
-        "end", description="where the text stands among the context tokens"
+        "end", description="where the text is among the learnable tokens"
     )
 
 
@@ -122,12 +128,12 @@ class LabelConfig(Settings):
 class OptimiserConfig(Settings):
     """SGD with momentum and a multi-step schedule (§4.2 of the paper)."""
 
-    epochs: int = Field(50, ge=1)
+    epochs: int = Field(50, ge=1, description="passes over the training videos")
     batch: int = Field(48, ge=1, description="videos in a step")
     lr: float = Field(1e-2, gt=0, description="temporal network, MLP and joining layer")
     lr_prompts: float = Field(1e-3, gt=0, description="learnable context tokens")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(1e-4, ge=0, description="of SGD, on every parameter")
     milestones: tuple[float, ...] = Field(
         (0.6, 0.8),
         description="when lr shrinks: fractions of the epochs, or whole epochs from 1 on",
@@ -182,7 +188,9 @@ class SelectionConfig(Settings):
     ``best_on_test`` is the field's habit; its figures are optimistic, and tables say so.
     """
 
-    rule: Literal["last", "best_on_val", "best_on_test"] = "last"
+    rule: Literal["last", "best_on_val", "best_on_test"] = Field(
+        "last", description="the epoch that is reported; best_on_test is optimistic"
+    )
     validation_share: float = Field(
         0.1, gt=0, le=0.5, description="of the training videos, held out where rule is best_on_val"
     )

@@ -81,6 +81,8 @@ ORDER = [
     "pipeline/demo/faces.py",
     "pipeline/demo/train_mini.py",
     "cli/show.py",
+    "cli/options.py",
+    "cli/progress.py",
     "cli/profile.py",
     "cli/training.py",
     "cli/extract.py",
@@ -88,7 +90,8 @@ ORDER = [
     "cli/train.py",
     "cli/ablate.py",
     "cli/compare.py",
-    "cli/bench.py",
+    "cli/config.py",
+    "cli/doctor.py",
     "cli/main.py",
     "tgdfer.py",
 ]

@@ -8,7 +8,6 @@ import pytest
 from cache.store import open_store
 from pipeline.demo.faces import FacesSpec, write_faces
 from support.commands import SMALL, tgdfer
-from support.stores import random_store
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +34,7 @@ def test_from_videos_to_the_ablation_table(extracted: Path) -> None:
     first = tgdfer(*arguments, cwd=extracted)
     assert first.returncode == 0, first.stderr
     assert "60 runs trained, 0 already there" in first.stdout
+    assert first.stderr.endswith(f"next: tgdfer compare --store {store.path}\n")
     table = (extracted / "reports/ablation.md").read_bytes()
     assert table.count(b"| 5 |") == 12
     assert (extracted / "reports/ablation.tex").exists()
@@ -59,6 +59,7 @@ def test_train_reports_every_fold_and_repeats_nothing(extracted: Path) -> None:
     assert first.returncode == 0, first.stderr
     assert "mean ± sd" in first.stdout
     assert "n=10" in first.stdout
+    assert "next: tgdfer ablate table3 --store data/dfew.zarr" in first.stderr
     assert "0 runs trained, 10 already there" in tgdfer(*arguments, cwd=extracted).stdout
 
 
@@ -97,38 +98,6 @@ def test_finished_store_is_not_extracted_again(extracted: Path) -> None:
     assert done.returncode == 0
     assert "0 done now" in done.stdout
     assert before in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["extract", "--dataset", "dfew", "--root", "nowhere"], "nowhere"),
-        (["extract", "--dataset", "dfew", "--root", "empty"], "empty"),
-        (["extract", "--dataset", "dfwe"], "--dataset dfwe: expected faces or dfew"),
-        (["train", "--store", "none.zarr"], "no store at none.zarr; make one with: tgdfer extract"),
-        (
-            ["train", "--store", "s.zarr", "--set", "temporal.windw=3"],
-            "did you mean temporal.window",
-        ),
-        (["train", "--store", "s.zarr", "--fold", "8"], "has no fold 8; it has 1, 2, 3, 4, 5"),
-        (["train", "--store", "s.zarr", "--device", "tpu"], "expected auto, cpu or cuda"),
-        (["ablate", "table33", "--store", "s.zarr"], "no table table33; there are: table3, table4"),
-        (["train", "--store", "missing.zarr"], "1 of 14 videos have no features"),
-    ],
-)
-def test_wrong_use_ends_with_code_2_and_one_sentence(
-    tmp_path_factory: pytest.TempPathFactory, arguments: list[str], message: str
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / "wrong"
-    if not folder.exists():
-        (folder / "empty").mkdir(parents=True)
-        random_store(folder / "s.zarr", videos=14)
-        random_store(folder / "missing.zarr", videos=14, missing=(3,))
-    done = tgdfer(*arguments, cwd=folder)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
-    assert not (folder / "runs").exists()
 
 
 def test_store_of_another_encoder_is_refused_with_the_fields_side_by_side(
