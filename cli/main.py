@@ -11,6 +11,7 @@ from cli.compare import compare
 from cli.config import config_app
 from cli.doctor import doctor
 from cli.extract import extract
+from cli.runs import runs_app
 from cli.show import print_what_the_terminal_can, show
 from cli.store import store_app
 from cli.train import train
@@ -29,6 +30,7 @@ app = typer.Typer(
 for command in (extract, train, ablate, compare, doctor):
     app.command()(command)
 app.add_typer(store_app, name="store")
+app.add_typer(runs_app, name="runs")
 app.add_typer(config_app, name="config")
 
 

@@ -90,6 +90,7 @@ ORDER = [
     "cli/train.py",
     "cli/ablate.py",
     "cli/compare.py",
+    "cli/runs.py",
     "cli/config.py",
     "cli/doctor.py",
     "cli/main.py",

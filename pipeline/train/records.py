@@ -11,7 +11,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.files import canonical_json, locked, make_directories, sha256, write_files
+from cache.files import canonical_json, locked, make_directories, remove_file, sha256, write_files
 from cache.identity import flatten
 from cache.store import Store
 from pipeline.config import Run
@@ -33,6 +33,19 @@ if TYPE_CHECKING:
     from pipeline.train.state import RunState
 
 LIBRARIES = ("tgdfer", "torch", "open_clip_torch", "numpy", "zarr")
+# All that a run may leave, in the order in which it is removed.
+FILES = (
+    "result.json",
+    "resume.safetensors",
+    "checkpoint.safetensors",
+    "encoder/open_clip_model.safetensors",
+    "encoder/open_clip_config.json",
+    "attention.npy",
+    "frame_logits.npy",
+    "predictions.csv",
+    "metrics.csv",
+    "run.json",
+)
 DIGITS = 16  # of a folder's name
 
 
@@ -126,8 +139,8 @@ class Records:
     @contextmanager
     def claim(self, runs: Sequence[Run]) -> Iterator[list[Run]]:
         """Own runs while the context lasts: those neither finished nor claimed elsewhere."""
-        make_directories(self.root / ".locks")
-        files = {run: self.root / ".locks" / self.folder(run).name for run in runs}
+        locks_folder = make_locks(self.root)
+        files = {run: locks_folder / self.folder(run).name for run in runs}
         with ExitStack() as locks:
             got = [run for run in runs if locks.enter_context(locked(files[run], wait=False))]
             yield self.pending(got)
@@ -242,6 +255,33 @@ def read_records(root: Path) -> Iterator[Record]:
         record = read_record(folder)
         if record is not None:
             yield record
+
+
+def remove_record(record: Record) -> bool:
+    """Remove a run's files; False where it is in training, or where other files are left.
+
+    ``result.json`` goes first, so that what a kill leaves counts as unfinished.
+    """
+    folder = record.folder
+    locks = make_locks(folder.parent)
+    with locked(locks / folder.name, wait=False) as got:
+        places = [place for place in (folder / "encoder", folder) if place.is_dir()]
+        if not got or any(place.is_symlink() for place in places):
+            return False
+        for name in FILES:
+            if (folder / name).exists():
+                remove_file(folder / name)
+        for place in places:
+            with suppress(OSError):  # other files are in it
+                place.rmdir()
+        (locks / folder.name).unlink(missing_ok=True)
+    return not folder.exists()
+
+
+def make_locks(root: Path) -> Path:
+    """The folder of the locks of runs in training; a lock has the name of its run's folder."""
+    make_directories(root / ".locks")
+    return root / ".locks"
 
 
 def _settings(identity: dict[str, Any]) -> bytes:
