@@ -33,7 +33,7 @@ check: setup  ## formatting, lint and types
 	$(BIN)/mypy
 
 bench: setup  ## measure this machine (half an hour), write benchmarks/*.json and docs/performance.md
-	$(BIN)/tgdfer bench
+	$(BIN)/python -m benchmarks
 
 mini: setup  ## train the bundled mini encoder again (about ten minutes on 2 cores)
 	$(BIN)/python -m pipeline.demo.train_mini

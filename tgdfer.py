@@ -1,24 +1,165 @@
-"""TG-DFER from Python."""
+"""TG-DFER from Python: read videos, extract features, train, and use what was trained.
+
+Every name here has one example; docs/python.md has them in one piece. ``import tgdfer`` is quick:
+what a function needs is imported when it is called. As a program, this is the command line.
+"""
 
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from cache.store import Store
+    from pipeline.config import MethodConfig
+    from pipeline.datasets.videos import VideoList
+    from pipeline.train.records import Record
+    from pipeline.train.trained import TrainedRun
+
+__all__ = ["extract", "load_method", "load_run", "open_store", "read_dataset", "read_runs", "train"]
 
 
-def _refuse_modules_in_the_way() -> None:
+def _module_in_the_way() -> str:
     """Our packages are plain ``cache``, ``pipeline`` and ``cli``; a user's own may hide them."""
     home = Path(__file__).resolve().parent
     for name in ("cache", "pipeline", "cli"):
-        spec = getattr(sys.modules.get(name), "__spec__", None) or find_spec(name)
-        origin = Path(spec.origin).resolve() if spec and spec.origin else None
-        if origin is not None and home not in origin.parents:
-            raise ImportError(
-                f"{origin} is in the way: tgdfer has a package {name} of its own; rename that "
-                "file, or start Python in another folder"
+        found = sys.modules.get(name) or find_spec(name)
+        file = getattr(found, "__file__", None) or getattr(found, "origin", None)
+        if file and home not in Path(file).resolve().parents:
+            return (
+                f"{file} is in the way: tgdfer has a package {name} of its own; rename that file, "
+                "or start Python in another folder"
             )
+    return ""
 
 
-_refuse_modules_in_the_way()
+if _IN_THE_WAY := _module_in_the_way():
+    if __name__ == "__main__":
+        print(f"error: {_IN_THE_WAY}", file=sys.stderr)
+        raise SystemExit(2)
+    raise ImportError(_IN_THE_WAY)
+
+
+def read_dataset(
+    name: str = "faces",
+    root: Path | str | None = None,
+    annotation: Path | str | None = None,
+    limit: int | None = None,
+) -> "VideoList":
+    """The videos of a data set with their labels and folds; ``faces`` are rendered if missing.
+
+    >>> videos = tgdfer.read_dataset("dfew", root="/data/DFEW")
+    """
+    from pipeline.datasets.dfew import read_dfew
+    from pipeline.demo.faces import ensure_faces, faces_folder
+
+    if name == "faces":
+        return ensure_faces(Path(root) if root else faces_folder(), limit=limit)
+    _refuse_unless(name == "dfew", f"no data set {name}; there are: faces, dfew")
+    return read_dfew(Path(root or "data/dfew"), annotation and Path(annotation), limit=limit)
+
+
+def extract(
+    videos: "VideoList",
+    store: Path | str,
+    encoder: str = "mini",
+    pretrained: str | None = None,
+    **settings: Any,
+) -> "Store":
+    """Encode every video once into a feature store, or go on filling it; returns it, open.
+
+    ``settings`` are the fields of ``pipeline.extract.planning.ExtractSettings``.
+
+    >>> store = tgdfer.extract(videos, "data/faces-mini.zarr", encoder="mini", views=5)
+    """
+    from pipeline.encoders.clip import find_encoder
+    from pipeline.extract.loop import extract as fill
+    from pipeline.extract.planning import ExtractSettings
+
+    fill(videos, Path(store), find_encoder(encoder, pretrained), ExtractSettings(**settings))
+    return open_store(store)
+
+
+def open_store(store: Path | str) -> "Store":
+    """A finished store: ``load_features()``, ``labels``, ``folds``, ``ids``, ``classes``, …
+
+    >>> features_NVTD = tgdfer.open_store("data/faces-mini.zarr").load_features()
+    """
+    from cache.store import open_store as opened
+
+    return opened(store)
+
+
+def load_method(config: Path | str = "paper", settings: Sequence[str] = ()) -> "MethodConfig":
+    """A preset or a TOML file, changed by ``KEY=VALUE`` settings.
+
+    >>> method = tgdfer.load_method("paper", ["temporal.window=8", "optimiser.epochs=20"])
+    """
+    from pipeline.config import load_method as loaded
+
+    return loaded(config, settings)
+
+
+def train(
+    store: "Store | Path | str",
+    methods: "Sequence[MethodConfig] | MethodConfig | None" = None,
+    folds: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+    runs: Path | str = "runs",
+    device: str = "auto",
+    workers: int = 0,
+) -> "list[Record]":
+    """Train every method on every fold with every seed; finished runs are only read.
+
+    On a CPU, ``workers`` processes share the work; 0 trains in this process, which a script without
+    ``if __name__ == "__main__"`` needs.
+
+    >>> records = tgdfer.train(store, [tgdfer.load_method("paper")], folds=["1"], seeds=[0, 1])
+    """
+    from pipeline.config import MethodConfig, runs_of
+    from pipeline.device import choose_device, device_kind
+    from pipeline.train.grid import check_runs, train_runs
+    from pipeline.train.records import Records
+
+    store = open_store(store) if isinstance(store, str | Path) else store
+    methods = [methods or MethodConfig()] if not isinstance(methods, Sequence) else methods
+    names = [name for name, _, _ in store.folds] if folds is None else folds
+    wanted = [run for method in methods for run in runs_of(method, names, seeds)]
+    check_runs(wanted, store)
+    records = Records(Path(runs), store, device_kind(device))
+    if pending := records.pending(wanted):
+        train_runs(pending, records, choose_device(device), workers=workers)
+    return [record for run in wanted if (record := records.find(run)) is not None]
+
+
+def load_run(folder: Path | str, store: "Store", device: str = "cpu") -> "TrainedRun":
+    """The network of a finished run: ``predict(features_NTD)`` gives logits and frame logits.
+
+    >>> said = tgdfer.load_run(records[0].folder, store).predict(features_NVTD[:, 0])
+    """
+    from pipeline.train.trained import load_run as loaded
+
+    return loaded(folder, store, device)
+
+
+def read_runs(runs: Path | str = "runs") -> "pd.DataFrame":
+    """All runs as a DataFrame: settings, fold, seed, scores, code.
+
+    >>> tgdfer.read_runs("runs").groupby("temporal.window").war.agg(["mean", "std", "count"])
+    """
+    from pipeline.report.runs import read_runs as read
+
+    return read(runs)
+
+
+def _refuse_unless(condition: bool, message: str) -> None:
+    from cache.errors import RefusedError
+
+    if not condition:
+        raise RefusedError(message)
 
 
 def main() -> None:

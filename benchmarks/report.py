@@ -10,10 +10,11 @@ OUT = HERE.parent / "docs/performance.md"
 
 HEAD = """# Speed, as measured
 
-Made by `python -m benchmarks.report` from `benchmarks/*.json`; `make bench` or `tgdfer bench`
-measure anew. The machines are shared and noisy: what is compared was measured by turns, and ratios
-are what to quote. A floor is the larger of a step's operations over the rate of a large matrix
-product and its unavoidable bytes over the rate of a copy, both measured in the same process.
+Made by `python -m benchmarks.report` from `benchmarks/*.json`; `make bench` measures anew,
+`python -m benchmarks NAME` one of them. The machines are shared and noisy: what is compared was
+measured by turns, and ratios are what to quote. A floor is the larger of a step's operations over
+the rate of a large matrix product and its unavoidable bytes over the rate of a copy, both measured
+in the same process.
 """
 NO_GPU = "\nNothing here was run on a GPU: `benchmarks/stacks-gpu.json` is not there yet.\n"
 

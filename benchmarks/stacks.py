@@ -23,8 +23,9 @@ from benchmarks.machine import arguments, best_device, by_turns, machine, peaks,
 from cache.store import open_store
 from pipeline.config import Run, load_method
 from pipeline.profile import profiled
+from pipeline.train.features import CachedFeatures, TrainingData, load_training_data
 from pipeline.train.grid import KEEP_MEMORY
-from pipeline.train.stack import CachedFeatures, Stack, TrainingData, load_training_data
+from pipeline.train.stack import Stack
 from pipeline.train.step import ReplayedStep
 
 VIDEOS = 700  # the embedded set's

@@ -29,7 +29,8 @@ from pipeline.extract.loop import extract
 from pipeline.extract.planning import ExtractSettings
 from pipeline.model.prompts import Prompts
 from pipeline.model.text_tower import TextTower, load_text_tower
-from pipeline.train.stack import TrainingData, load_training_data, train_stack
+from pipeline.train.features import TrainingData, load_training_data
+from pipeline.train.stack import train_stack
 
 OUT = Path(__file__).with_suffix(".json")
 VIDEOS = 48  # the paper's batch

@@ -1,1 +1,1 @@
-"""One verb a file: parse, call one function, print."""
+"""One command per file: parse, call one function, print."""

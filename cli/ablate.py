@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from cli.training import (
+from cache.errors import RefusedError
+from cli.options import (
     DEFAULT_OUT,
     DEFAULT_RUNS,
     DEFAULT_STORE,
@@ -16,16 +17,15 @@ from cli.training import (
     SeedsOption,
     SetOption,
     StoreOption,
+    TablesArgument,
     WorkersOption,
-    train_pending,
 )
+from cli.show import next_step, show
+from cli.training import train_pending
 
 
 def ablate(
-    tables: Annotated[
-        list[str] | None,
-        typer.Argument(help="table3, table4, table5, table6, views.", show_default=False),
-    ] = None,
+    tables: TablesArgument = None,
     varied: Annotated[
         list[str],
         typer.Option(
@@ -42,34 +42,39 @@ def ablate(
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
 ) -> None:
-    """Run ablation tables over all folds and write reports/ablation.md, .csv and .tex.
+    """Train ablation tables over all folds and write them to reports/.
 
-    Runs that are finished, also those of other tables, are not repeated.
+    Runs that are finished, also those of other tables, are not repeated. The files are
+    ablation.md, ablation.csv and ablation.tex.
 
-    - The paper's Table 3 on the embedded faces:  tgdfer ablate table3
-
-    - On DFEW with three seeds:  tgdfer ablate table3 --store data/dfew.zarr --seeds 3
-
-    - Every combination of some values:  tgdfer ablate --vary optimiser.lr=[0.003,0.01]
-    --vary label.temperature=[0.01,0.07]
+    \b
+    The paper's Table 3 on the embedded faces:
+      tgdfer ablate table3
+    On DFEW with three seeds:
+      tgdfer ablate table3 --store data/dfew.zarr --seeds 3
+    Every combination of some values:
+      tgdfer ablate --vary optimiser.lr=[0.003,0.01] --vary label.temperature=[0.01,0.07]
     """
-    from cache.errors import RefusedError
     from cache.store import open_store
-    from pipeline.config import load_method
-    from pipeline.report.ablation import collect, facts_of, write_tables
-    from pipeline.report.tables import find_tables, runs_of, vary
+    from pipeline.config import load_method, runs_of
+    from pipeline.device import device_kind
+    from pipeline.report.ablation import collect, header_of, write_tables
+    from pipeline.report.tables import find_tables, vary
+    from pipeline.train.records import Records
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:
         raise RefusedError("no table named: give some, such as table3, or --vary KEY=[V1,V2]")
     base = load_method(config, settings)
+    methods = [row.method(base) for table in chosen for row in (table.main, *table.rows)]
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
-    methods = [row.method(base) for table in chosen for row in (table.main, *table.rows)]
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
-    trained = train_pending(wanted, opened, runs, device, workers, allow_missing)
-    filled = [(t, collect(t, base, folds, range(seeds), opened, runs)) for t in chosen]
-    paths = write_tables(filled, facts_of(opened, base, len(folds), seeds), out)
-    print(paths[0].read_text())
+    records = Records(runs, opened, device_kind(device))
+    trained = train_pending(wanted, records, device, workers, allow_missing)
+    filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
+    paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)
+    print(paths[0].read_text(encoding="utf-8"))
     print(f"{trained} runs trained, {len(set(wanted)) - trained} already there.")
-    print("written: " + ", ".join(str(path) for path in paths))
+    print("written: " + ", ".join(show(path) for path in paths))
+    next_step("tgdfer", "compare", "--store", store)

@@ -1,6 +1,6 @@
 """tgdfer compare: TG-DFER beside methods that need no temporal network."""
 
-from cli.training import (
+from cli.options import (
     DEFAULT_OUT,
     DEFAULT_RUNS,
     DEFAULT_STORE,
@@ -13,8 +13,9 @@ from cli.training import (
     SetOption,
     StoreOption,
     WorkersOption,
-    train_pending,
 )
+from cli.show import next_step, show
+from cli.training import train_pending
 
 
 def compare(
@@ -33,24 +34,31 @@ def compare(
     Where the truth of every frame is known, as in the embedded set, also how well the influence of
     a frame finds those that show the label. Writes reports/comparison.md.
 
-    - On the embedded faces:  tgdfer compare
+    \b
+    On the embedded faces:
+      tgdfer compare
+    On DFEW:
+      tgdfer compare --store data/dfew.zarr
     """
     from cache.store import open_store
-    from pipeline.config import load_method
-    from pipeline.evaluate.baselines import logistic_regression, zero_shot
-    from pipeline.evaluate.localisation import localisation_table, localise
-    from pipeline.report.ablation import facts_of
-    from pipeline.report.comparison import comparison_table, of_runs, write_comparison
-    from pipeline.report.tables import runs_of
-    from pipeline.train.records import read_result
+    from pipeline.config import load_method, runs_of
+    from pipeline.device import device_kind
+    from pipeline.report.ablation import header_of
+    from pipeline.train.records import Records
 
-    opened = open_store(store)
     method = load_method(config, settings)
+    opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
     wanted = runs_of(method, folds, range(seeds))
-    train_pending(wanted, opened, runs, device, workers, allow_missing)
-    results = [read_result(runs, run, opened) for run in wanted]
-    good = [result for result in results if result is not None and result.ok]
+    records = Records(runs, opened, device_kind(device))
+    train_pending(wanted, records, device, workers, allow_missing)
+    # These load torch, so they wait until nothing can be refused any more.
+    from pipeline.evaluate.baselines import logistic_regression, zero_shot
+    from pipeline.evaluate.localisation import localisation_table, localise
+    from pipeline.report.comparison import comparison_table, of_runs, write_comparison
+
+    found = [records.find(run) for run in wanted]
+    good = [record for record in found if record is not None and record.ok]
     methods = [
         zero_shot(opened, "class"),
         zero_shot(opened, "descriptors"),
@@ -58,11 +66,11 @@ def compare(
         logistic_regression(opened, "mean+max+std"),
         of_runs("TG-DFER", good, opened),
     ]
-    facts = facts_of(opened, method, len(folds), seeds)
-    text = comparison_table(opened, methods, facts)
-    found = localise(good, opened)
-    if found:
-        text += localisation_table(found, opened.classes)
+    header = header_of(opened, method, len(folds), seeds)
+    text = comparison_table(opened, methods, header)
+    if located := localise(good, opened):
+        text += localisation_table(located, opened.classes)
     path = write_comparison(text, out)
-    print(path.read_text())
-    print(f"written: {path}")
+    print(path.read_text(encoding="utf-8"))
+    print(f"written: {show(path)}")
+    next_step("tgdfer", "ablate", "table3", "--store", store)

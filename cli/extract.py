@@ -12,9 +12,25 @@ import typer
 
 from cache.errors import RefusedError
 from cache.remote import StorePath, local_path, store_path
-from cli.bar import counting
-from cli.profile import ProfileOption, show_profile
-from cli.show import show
+from cli.options import (
+    DATASETS,
+    AnnotationOption,
+    DatasetOption,
+    DeviceOption,
+    EncoderOption,
+    LimitOption,
+    NewStoreOption,
+    PrecisionOption,
+    PretrainedOption,
+    ProfileOption,
+    RootOption,
+    WorkersOption,
+    expect,
+    refuse_unread,
+)
+from cli.profile import show_profile
+from cli.progress import progress
+from cli.show import next_step, show
 
 if TYPE_CHECKING:
     from pipeline.datasets.videos import VideoList
@@ -22,66 +38,16 @@ if TYPE_CHECKING:
     from pipeline.extract.loop import ExtractProgress, Summary
     from pipeline.extract.planning import ExtractSettings
 
-DATASETS = ("faces", "dfew")
 DONE_WITH_FAILURES = 3
 PROFILED_VIDEOS = 128
 
-# These stand in other commands as well.
-DatasetOption = Annotated[
-    str, typer.Option("--dataset", help="faces (embedded, rendered on first use) or dfew.")
-]
-EncoderOption = Annotated[
-    str | None,
-    typer.Option(
-        "--encoder",
-        help="mini (bundled), an open_clip model, or local-dir:FOLDER.",
-        show_default="mini for faces, else ViT-B-32-quickgelu",
-    ),
-]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
-LimitOption = Annotated[
-    int | None, typer.Option("--limit", min=1, help="Only the first videos of the list.")
-]
-RootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--root",
-        help="Folder of the data set.",
-        show_default="data/DATASET; the faces are kept in the user's cache folder",
-    ),
-]
-AnnotationOption = Annotated[
-    Path | None, typer.Option("--annotation", help="Annotation, where not found in the root.")
-]
-PretrainedOption = Annotated[
-    str | None,
-    typer.Option(
-        "--pretrained",
-        metavar="TAG|FILE",
-        help="Weights of an open_clip model: a tag, or a file of them.",
-        show_default="openai",
-    ),
-]
-DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Decode threads; default: one a core.")
-]
-
 
 def extract(
+    context: typer.Context,
     dataset: DatasetOption = "faces",
     root: RootOption = None,
     annotation: AnnotationOption = None,
-    store: Annotated[
-        StorePath | None,
-        typer.Option(
-            "--store",
-            parser=store_path,
-            metavar="PATH",
-            help="Feature store.",
-            show_default="data/DATASET-ENCODER.zarr, with --limit N …-firstN.zarr",
-        ),
-    ] = None,
+    store: NewStoreOption = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
     fold: Annotated[
@@ -142,19 +108,21 @@ def extract(
     Goes on where an earlier run stopped; on a finished store it returns at once.  Videos that
     cannot be read are left out, and listed with their reasons in a file (exit code 3).
 
-    - The embedded faces with the bundled encoder:  tgdfer extract
-
-    - DFEW:  tgdfer extract --dataset dfew --root /data/DFEW
-
-    - Weights from a file:  tgdfer extract --dataset dfew --root /data/DFEW --pretrained
-    clip.safetensors
-
-    - Two machines, one store:  tgdfer extract --shard 0/2  and  tgdfer extract --shard 1/2
-
-    - A trial, then all of it:  tgdfer extract --limit 100  and  tgdfer extract --reuse
-    data/faces-mini-first100.zarr
-
-    - Where the time goes, on the first 128 videos:  tgdfer extract --profile trace.json
+    \b
+    The embedded faces with the bundled encoder:
+      tgdfer extract
+    DFEW:
+      tgdfer extract --dataset dfew --root /data/DFEW
+    Weights from a file:
+      tgdfer extract --dataset dfew --root /data/DFEW --pretrained clip.safetensors
+    The first of two machines that share one store:
+      tgdfer extract --shard 0/2
+    A trial on the first 100 videos:
+      tgdfer extract --limit 100
+    All of them, with what the trial has already done:
+      tgdfer extract --reuse data/faces-mini-first100.zarr
+    Where the time goes, on the first 128 videos:
+      tgdfer extract --profile trace.json
     """
     from cache.store import open_store
     from cache.writer import refuse_foreign
@@ -167,6 +135,9 @@ def extract(
         parse_shard,
     )
 
+    if profile is not None:
+        refuse_unread(context, ("store", "reuse"), "not read with --profile, which keeps no store")
+        limit = limit or PROFILED_VIDEOS
     settings = ExtractSettings(
         views=views,
         frames=frames,
@@ -180,17 +151,14 @@ def extract(
         decode_seconds=decode_seconds,
         shard=parse_shard(shard, os.environ),
     )
-    check_dataset(dataset)
     encoder = encoder or default_encoder(dataset)
     path = local_path(store or default_store(dataset, encoder, limit))
     refuse_foreign(path)
     reused = None if reuse is None else open_store(reuse)
     if reuse is None and limit is None:
         _hint_at_shorter(path)
-    if device != "auto":
+    if device.startswith("cuda"):
         choose_device(device)
-    if profile is not None:
-        limit = limit or PROFILED_VIDEOS
     videos, files = open_source(dataset, root, annotation, encoder, pretrained, limit)
     if profile is not None:
         _profile(videos, files, settings, profile)
@@ -236,7 +204,6 @@ def open_source(
     limit: int | None = None,
 ) -> "tuple[VideoList, EncoderFiles]":
     """The first videos, or all, and the encoder that the options name, with their defaults."""
-    check_dataset(dataset)
     name = encoder or default_encoder(dataset)
     if dataset != "faces":
         return read_list(dataset, root, annotation, limit), find_files(name, pretrained)
@@ -254,33 +221,31 @@ def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
     from pipeline.encoders.clip import find_encoder
 
     on_its_own = name == "mini" or name.startswith("local-dir:")
+    if on_its_own and pretrained is not None:
+        raise RefusedError(f"--pretrained: not read with --encoder {name}, which has its weights")
     return find_encoder(name, pretrained or (None if on_its_own else "openai"))
-
-
-def check_dataset(dataset: str) -> None:
-    """Refuse a data set that nothing here can read."""
-    if dataset not in DATASETS:
-        raise RefusedError(f"--dataset {dataset}: expected {' or '.join(DATASETS)}")
 
 
 def read_list(
     dataset: str, root: Path | None, annotation: Path | None, limit: int | None = None
 ) -> "VideoList":
     """The first videos of a data set, or all; those of the embedded one are rendered first."""
-    check_dataset(dataset)
+    expect("--dataset", dataset, DATASETS)
     if dataset == "dfew":
         from pipeline.datasets.dfew import read_dfew
 
         return read_dfew(root or Path("data/dfew"), annotation, limit=limit)
     from pipeline.demo.faces import ensure_faces, faces_folder
 
+    if annotation is not None:
+        raise RefusedError("--annotation: not read with --dataset faces, which has its own lists")
     root = root or faces_folder()
-    with counting("rendering faces", "videos") as on_count:
+    with progress("rendering faces", None, "videos") as shown:
 
         def on_video(done: int, total: int) -> None:
             if not done:
                 print(f"rendering {total} videos of faces into {show(root)}", file=sys.stderr)
-            on_count(done, total, "")
+            shown.update(done, total)
 
         return ensure_faces(root, on_video=on_video, limit=limit)
 
@@ -288,14 +253,14 @@ def read_list(
 @contextmanager
 def shown_progress() -> Iterator[Callable[["ExtractProgress"], None]]:
     """A bar on a terminal; elsewhere a plain line now and then.  Both on stderr."""
-    with counting("extract", "videos") as on_count:
-        yield lambda p: on_count(p.videos, p.total, _rates(p))
+    with progress("extract", None, "videos") as shown:
+        yield lambda p: shown.update(p.videos, p.total, _rates(p))
 
 
-def _rates(progress: "ExtractProgress") -> str:
-    seconds = max(progress.seconds, 1e-9)
-    failed = f", {progress.failed} failed" if progress.failed else ""
-    videos, frames = progress.videos / seconds, progress.frames / seconds
+def _rates(done: "ExtractProgress") -> str:
+    seconds = max(done.seconds, 1e-9)
+    failed = f", {done.failed} failed" if done.failed else ""
+    videos, frames = done.videos / seconds, done.frames / seconds
     return f"{videos:.1f} videos/s, {frames:.0f} frames/s{failed}"
 
 
@@ -304,21 +269,21 @@ def _print_summary(summary: "Summary") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    progress = summary.progress
+    done = summary.progress
     table = Table(show_header=False, box=None)
     rows = {
         "store": str(summary.store),
         "digest": summary.digest or _unfinished(summary),
-        "videos": f"{progress.videos} done now, {summary.reused} reused, "
+        "videos": f"{done.videos} done now, {summary.reused} reused, "
         f"{len(summary.failures)} without features",
     }
-    if progress.videos:
-        busy = progress.decode_seconds + progress.encode_seconds + progress.write_seconds
-        shares = (progress.decode_seconds, progress.encode_seconds, progress.write_seconds)
+    if done.videos:
+        busy = done.decode_seconds + done.encode_seconds + done.write_seconds
+        shares = (done.decode_seconds, done.encode_seconds, done.write_seconds)
         parts = (100 * share / busy for share in shares)
         rows |= {
             "encoder": f"{summary.precision} on {summary.device}",
-            "rate": f"{_rates(progress)} in {progress.seconds:.0f} s",
+            "rate": f"{_rates(done)} in {done.seconds:.0f} s",
             "work": "decode {:.0f} %, encode {:.0f} %, write {:.0f} %".format(*parts),
             "bottleneck": summary.bottleneck,
         }
@@ -350,3 +315,5 @@ def _leave(summary: "Summary") -> None:
         raise typer.Exit(128 + summary.stopped_by)
     if summary.failures:
         raise typer.Exit(DONE_WITH_FAILURES)
+    if summary.digest:
+        next_step("tgdfer", "train", "--store", summary.store)

@@ -1,45 +1,76 @@
 """tgdfer: the commands and their exit codes."""
 
 import sys
+from typing import Annotated
 
 import typer
 
 from cache.errors import RefusedError, StorageError
 from cli.ablate import ablate
-from cli.bench import bench
 from cli.compare import compare
+from cli.config import config_app
+from cli.doctor import doctor
 from cli.extract import extract
-from cli.show import show
+from cli.runs import runs_app
+from cli.show import print_what_the_terminal_can, show
 from cli.store import store_app
 from cli.train import train
+from pipeline.interrupt import StoppedError
 
 REFUSED, STORAGE_FAILED = 2, 5
 
+# Plain help: Markdown and boxes break the examples, and are slow to load.
 app = typer.Typer(
     name="tgdfer",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    help=(
-        "Dynamic facial expression recognition with text guidance (TG-DFER) from cached CLIP "
-        "features.\n\nWithout data of your own, start with:  **tgdfer extract**, then  "
-        "**tgdfer train --cached**"
-    ),
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, train, ablate, compare, bench):
+for command in (extract, train, ablate, compare, doctor):
     app.command()(command)
 app.add_typer(store_app, name="store")
+app.add_typer(runs_app, name="runs")
+app.add_typer(config_app, name="config")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"tgdfer {version('tgdfer')}")
+        raise typer.Exit
+
+
+@app.callback()
+def tgdfer(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Facial expression recognition in videos with text guidance, from cached CLIP features.
+
+    \b
+    Without data of your own, start with:
+      tgdfer extract
+      tgdfer train --cached
+    """
 
 
 def run() -> None:
     """Entry point: a known failure becomes one sentence on stderr and its exit code."""
+    print_what_the_terminal_can()
     try:
-        app()
+        app(prog_name="tgdfer")
     except RefusedError as error:
         _fail(str(error), REFUSED)
     except StorageError as error:
         _fail(str(error), STORAGE_FAILED)
+    except StoppedError as error:
+        raise SystemExit(128 + error.signal) from None
 
 
 def _fail(message: str, code: int) -> None:

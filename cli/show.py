@@ -1,9 +1,17 @@
-"""Any text -> text that is safe to print: no control, no bidirectional, no broken characters."""
+"""Text -> output that is safe to print and can be printed on every terminal."""
 
+import codecs
+import io
+import shlex
+import sys
 import unicodedata
+from collections.abc import Sequence
 
 # Controls, invisible formatting (bidirectional overrides), halves of characters, line ends.
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+# For terminals that print ASCII alone.
+_PLAIN = {"±": "+-", "–": "-", "−": "-", "—": "-", "…": "...", "×": "x", "→": "->", "§": "section "}
 
 
 def show(text: object) -> str:
@@ -19,6 +27,42 @@ def show(text: object) -> str:
         _escape(letter) if unicodedata.category(letter) in _HIDDEN else letter
         for letter in str(text)
     )
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells -> aligned lines; nothing is cut or wrapped, however narrow the terminal.
+
+    >>> print(columns([("fold", "UAR %"), ("1", "82.86")]))
+    fold  UAR %
+    1     82.86
+    """
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def next_step(*words: object) -> None:
+    """Name the command that usually follows, on stderr, ready to be copied."""
+    sys.stdout.flush()  # where both go to one file, this is the last line
+    print(f"next: {' '.join(shlex.quote(show(word)) for word in words)}", file=sys.stderr)
+
+
+def print_what_the_terminal_can() -> None:
+    """Replace characters that stdout and stderr cannot encode, instead of failing at them."""
+    codecs.register_error("tgdfer", _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="tgdfer")
+
+
+def _replace(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter) or _escape(letter) for letter in letters), error.end
 
 
 def _escape(letter: str) -> str:

@@ -6,17 +6,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache.remote import StorePath, local_path, store_path
-from cli.extract import (
+from cache.remote import StorePath, local_path
+from cli.extract import find_files, finish, read_list, shown_progress
+from cli.options import (
     AnnotationOption,
+    DatasetOption,
     DeviceOption,
+    LocalStoreArgument,
     PretrainedOption,
     RootOption,
+    StoreAArgument,
+    StoreArgument,
+    StoreBArgument,
+    StoresDatasetOption,
+    StoresEncoderOption,
     WorkersOption,
-    find_files,
-    finish,
-    read_list,
-    shown_progress,
+    refuse_unread,
 )
 from cli.show import show
 
@@ -27,43 +32,25 @@ if TYPE_CHECKING:
     from pipeline.encoders.clip import EncoderFiles
 
 FINDINGS = 3
+SOURCE_OPTIONS = ("dataset", "root", "annotation", "encoder", "pretrained", "device")
 SHOWN = 20  # rows of a long list
 
 store_app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     help=(
         "Look at feature stores, check, mend, compare and exchange them.\n\n"
         "Exit codes: 0 all is well; 2 refused; 3 something was found; 5 the disk failed."
     ),
 )
 
-StoreArgument = Annotated[
-    StorePath, typer.Argument(parser=store_path, metavar="STORE", help="Feature store, or its URL.")
-]
-# A URL is parsed as well, so that it is refused and not taken for a relative path.
-LocalStoreArgument = Annotated[
-    StorePath, typer.Argument(parser=store_path, metavar="STORE", help="Feature store.")
-]
-DatasetOption = Annotated[
-    str | None,
-    typer.Option("--dataset", help="faces or dfew.", show_default="the store's own"),
-]
-EncoderOption = Annotated[
-    str | None,
-    typer.Option(
-        "--encoder",
-        help="mini, an open_clip model, or local-dir:FOLDER.",
-        show_default="the store's own",
-    ),
-]
-
 
 @store_app.command()
 def inspect(store: StoreArgument) -> None:
     """What a store is: how far, of which videos, made from what.
 
-    - tgdfer store inspect data/faces.zarr
+    \b
+    tgdfer store inspect data/faces-mini.zarr
     """
     from cache.check import inspect as look
 
@@ -80,15 +67,16 @@ def inspect(store: StoreArgument) -> None:
 
 @store_app.command()
 def verify(
+    context: typer.Context,
     store: StoreArgument,
     deep: Annotated[bool, typer.Option("--deep", help="Read every file: sha256.")] = False,
     count: Annotated[
         int, typer.Option("--canary", metavar="N", min=0, help="Encode N videos again, compare.")
     ] = 0,
-    dataset: DatasetOption = None,
+    dataset: StoresDatasetOption = None,
     root: RootOption = None,
     annotation: AnnotationOption = None,
-    encoder: EncoderOption = None,
+    encoder: StoresEncoderOption = None,
     pretrained: PretrainedOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -96,13 +84,16 @@ def verify(
 
     Without --deep: names, sizes, metadata and journals.  Nothing is changed.
 
-    - tgdfer store verify --deep data/faces.zarr
-
-    - Does this machine still make the same features?  tgdfer store verify --canary 8
-    data/dfew.zarr --root /data/DFEW
+    \b
+    Every byte:
+      tgdfer store verify --deep data/faces-mini.zarr
+    Does this machine still make the same features?
+      tgdfer store verify --canary 8 data/dfew.zarr --root /data/DFEW
     """
     from cache.check import verify as check
 
+    if not count:
+        refuse_unread(context, SOURCE_OPTIONS, "read only with --canary, which decodes videos")
     findings = check(store, deep=deep)
     _print_findings(findings)
     if not findings:
@@ -121,10 +112,10 @@ def repair(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done.")
     ] = False,
-    dataset: DatasetOption = None,
+    dataset: StoresDatasetOption = None,
     root: RootOption = None,
     annotation: AnnotationOption = None,
-    encoder: EncoderOption = None,
+    encoder: StoresEncoderOption = None,
     pretrained: PretrainedOption = None,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
@@ -134,9 +125,9 @@ def repair(
     Only damaged files are removed, and only their blocks extracted again, with the settings the
     store was made with.  Files that are not of the store are left alone.
 
-    - tgdfer store repair --dry-run data/faces.zarr
-
-    - tgdfer store repair data/dfew.zarr --root /data/DFEW --pretrained clip.safetensors
+    \b
+    tgdfer store repair --dry-run data/faces-mini.zarr
+    tgdfer store repair data/dfew.zarr --root /data/DFEW --pretrained clip.safetensors
     """
     from cache.check import plan_repair
 
@@ -165,19 +156,13 @@ def repair(
 
 
 @store_app.command()
-def diff(
-    a: Annotated[
-        StorePath, typer.Argument(parser=store_path, metavar="A", help="Feature store, or its URL.")
-    ],
-    b: Annotated[
-        StorePath, typer.Argument(parser=store_path, metavar="B", help="Feature store, or its URL.")
-    ],
-) -> None:
+def diff(a: StoreAArgument, b: StoreBArgument) -> None:
     """How two finished stores differ: what they were made from, their videos, their features.
 
     Exit code 0 if they hold the same, else 3.
 
-    - tgdfer store diff data/faces.zarr /mnt/copy/faces.zarr
+    \b
+    tgdfer store diff data/faces-mini.zarr /mnt/copy/faces.zarr
     """
     from cache.check import diff as compare
     from cache.identity import side_by_side
@@ -207,7 +192,8 @@ def export_(
 ) -> None:
     """Write a finished store into one HDF5 file, with its identity.
 
-    - tgdfer store export data/faces.zarr faces.h5
+    \b
+    tgdfer store export data/faces-mini.zarr faces.h5
     """
     from cache.hdf5 import export_store
 
@@ -216,11 +202,12 @@ def export_(
 
 @store_app.command(name="import")
 def import_(
+    context: typer.Context,
     source: Annotated[
         Path, typer.Argument(metavar="FILE.h5|DIR", help="Exported store, or features.")
     ],
     store: LocalStoreArgument,
-    dataset: Annotated[str, typer.Option("--dataset", help="faces or dfew.")] = "faces",
+    dataset: DatasetOption = "faces",
     root: RootOption = None,
     annotation: AnnotationOption = None,
     encoder: Annotated[
@@ -233,15 +220,16 @@ def import_(
     Features are [frame, dim] or [view, frame, dim] a video: a folder of ID.npy, an HDF5 file of one
     dataset a video, or one of `features` beside `ids`.  The ids must be those of the data set.
 
-    - tgdfer store import faces.h5 data/faces.zarr
-
-    - tgdfer store import features/ data/dfew.zarr --dataset dfew --root /data/DFEW --encoder
-    ViT-B-32-quickgelu --pretrained openai
+    \b
+    tgdfer store import faces.h5 data/faces-mini.zarr
+    tgdfer store import features/ data/dfew.zarr --dataset dfew --encoder ViT-B-32-quickgelu
     """
     from cache.hdf5 import import_store, is_export
 
     path = local_path(store)
     if is_export(source):
+        why = f"not read, since {show(source)} is an exported store"
+        refuse_unread(context, SOURCE_OPTIONS, why)
         digest = import_store(source, path)
     else:
         from pipeline.encoders.clip import Encoder

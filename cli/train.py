@@ -6,43 +6,47 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.extract import (
-    AnnotationOption,
-    DatasetOption,
-    EncoderOption,
-    LimitOption,
-    PrecisionOption,
-    PretrainedOption,
-    RootOption,
-    open_source,
-)
-from cli.profile import ProfileOption, show_profile
-from cli.training import (
+from cli.extract import open_source
+from cli.options import (
     DEFAULT_RUNS,
     DEFAULT_STORE,
+    AnnotationOption,
     ConfigOption,
+    DatasetOption,
     DeviceOption,
+    EncoderOption,
+    LimitOption,
     MissingOption,
+    PrecisionOption,
+    PretrainedOption,
+    ProfileOption,
+    RootOption,
     RunsOption,
     SeedsOption,
     SetOption,
     StoreOption,
     WorkersOption,
-    train_live,
-    train_pending,
+    refuse_unread,
 )
+from cli.profile import show_profile
+from cli.show import columns, next_step, show
+from cli.training import train_pending, train_pending_live
 
 if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.config import MethodConfig, Run
     from pipeline.datasets.videos import VideoList
     from pipeline.encoders.clip import EncoderFiles
-    from pipeline.train.stack import TrainingData
+    from pipeline.train.features import TrainingData
+    from pipeline.train.records import Records
 
 PROFILED_STEPS = 8
+OF_A_STORE = ("store", "workers", "allow_missing", "profile")
+OF_VIDEOS = ("dataset", "root", "annotation", "encoder", "pretrained", "precision", "limit")
 
 
 def train(
+    context: typer.Context,
     store: StoreOption = DEFAULT_STORE,
     config: ConfigOption = "paper",
     settings: SetOption = [],  # noqa: B006  (typer copies it)
@@ -73,20 +77,22 @@ def train(
     in every step, which takes far longer, and the encoder can be trained as well; --dataset to
     --limit are for that way only.
 
-    - All folds of the embedded faces:  tgdfer train --cached
-
-    - One fold, three seeds, another window:  tgdfer train --cached --fold 1 --seeds 3 --set
-    temporal.window=8
-
-    - With the encoder trained:  tgdfer train --no-cached --fold 1 --set optimiser.lr_encoder=1e-5
-    --set optimiser.micro_batch=4
-
-    - Where the time of a step goes:  tgdfer train --cached --profile trace.json
-    """
+    \b
+    All folds of the embedded faces:
+      tgdfer train --cached
+    One fold, three seeds, another window:
+      tgdfer train --cached --fold 1 --seeds 3 --set temporal.window=8
+    With the encoder trained:
+      tgdfer train --no-cached --fold 1 --set optimiser.lr_encoder=1e-5 --set optimiser.micro_batch=4
+    Where the time of a step goes:
+      tgdfer train --cached --profile trace.json
+    """  # noqa: E501  (an example is one line, to be copied)
     from cache.store import open_store
-    from pipeline.config import load_method
-    from pipeline.report.tables import runs_of
+    from pipeline.config import load_method, runs_of
+    from pipeline.device import device_kind
+    from pipeline.train.records import Records
 
+    _refuse_unread(context, cached, profile)
     method = load_method(config, settings)
     if cached:
         opened = open_store(store)
@@ -94,28 +100,46 @@ def train(
         if profile is not None:
             _profile(wanted, opened, device, allow_missing, profile)
             return
-        trained = train_pending(wanted, opened, runs, device, workers, allow_missing)
+        records = Records(runs, opened, device_kind(device))
+        trained = train_pending(wanted, records, device, workers, allow_missing)
     else:
         source = open_source(dataset, root, annotation, encoder, pretrained, limit)
         data = _open_live(*source, method, device, precision)
         opened = data.store
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
-        trained = train_live(wanted, data, runs)
-    _print(wanted, opened, runs, trained)
+        records = Records(runs, opened, device_kind(data.device.type))
+        trained = train_pending_live(wanted, data, records)
+    _print(wanted, records, trained)
+    if cached:
+        next_step("tgdfer", "ablate", "table3", "--store", store)
+        next_step("tgdfer", "compare", "--store", store)
+
+
+def _refuse_unread(context: typer.Context, cached: bool, profile: Path | None) -> None:
+    if not cached:
+        refuse_unread(context, OF_A_STORE, "not read with --no-cached; read with --cached")
+        return
+    refuse_unread(
+        context, OF_VIDEOS, "not read with --cached, which trains from --store; add --no-cached"
+    )
+    if profile is not None:
+        refuse_unread(context, ("runs", "workers"), "not read with --profile, which keeps no runs")
 
 
 def _profile(
     runs: "list[Run]", store: "Store", device: str, allow_missing: bool, trace: Path
 ) -> None:
     """A few steps of the runs as one stack, and where their time went."""
+    from pipeline.train.grid import check_runs
+
+    check_runs(runs, store, allow_missing=allow_missing)
     import torch
 
     from pipeline.device import choose_device
     from pipeline.profile import profiled
-    from pipeline.train.grid import check_runs
-    from pipeline.train.stack import Stack, load_training_data
+    from pipeline.train.features import load_training_data
+    from pipeline.train.stack import Stack
 
-    check_runs(runs, store, allow_missing=allow_missing)
     stack = Stack(load_training_data(store, torch.device(choose_device(device))), runs)
     first, *rest = stack.steps()
     stack.step(first, stack.factors())
@@ -144,7 +168,7 @@ def _open_live(
     from pipeline.extract.live import open_live
     from pipeline.extract.planning import ExtractSettings, parse_precision
     from pipeline.model.text_tower import load_text_tower
-    from pipeline.train.stack import TrainingData
+    from pipeline.train.features import TrainingData
 
     place = torch.device(choose_device(device))
     settings = ExtractSettings(device=place.type, precision=parse_precision(precision))
@@ -159,34 +183,23 @@ def _open_live(
     )
 
 
-def _print(wanted, opened, root: Path, trained: int) -> None:  # type: ignore[no-untyped-def]
-    from rich.console import Console
-    from rich.table import Column, Table
-
+def _print(wanted: "list[Run]", records: "Records", trained: int) -> None:
     from pipeline.report.ablation import SELECTION
-    from pipeline.train.records import read_result, run_folder
 
-    table = Table("fold", "seed", "UAR %", "WAR %", Column("record", no_wrap=True))
-    scores = []
+    rows, scores = [["fold", "seed", "UAR %", "WAR %", "record"]], []
     for run in wanted:
-        result = read_result(root, run, opened)
-        assert result is not None
-        summary = result.summary
-        cells = ["diverged", ""]
-        if result.ok:
-            scores.append((100 * summary["uar"], 100 * summary["war"]))
+        record = records.find(run)
+        cells = ["–", "–"] if record is None else ["diverged", ""]
+        if record is not None and record.result is not None and record.ok:
+            scores.append((100 * record.result["uar"], 100 * record.result["war"]))
             cells = [f"{score:.2f}" for score in scores[-1]]
-        folder = str(run_folder(root, run, opened))
-        table.add_row(run.fold, str(run.seed), *cells, folder)
+        rows.append([run.fold, str(run.seed), *cells, show(records.folder(run))])
     if len(scores) > 1:
-        cells = [
+        means = [
             f"{statistics.fmean(s):.2f} ± {statistics.stdev(s):.2f}"
             for s in zip(*scores, strict=True)
         ]
-        table.add_section()
-        table.add_row("mean ± sd", f"n={len(scores)}", *cells, "")
-    console = Console()
-    console.print(table)
-    reported = SELECTION[wanted[0].method.selection.rule]
-    console.print(f"{trained} runs trained, {len(wanted) - trained} already there.")
-    console.print(f"Reported: {reported}.")
+        rows.append(["mean ± sd", f"n={len(scores)}", *means, ""])
+    print(columns(rows))
+    print(f"{trained} runs trained, {len(wanted) - trained} already there.")
+    print(f"Reported: {SELECTION[wanted[0].method.selection.rule]}.")

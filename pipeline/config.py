@@ -4,8 +4,6 @@ The defaults are the paper's values; see docs/method.md.
 """
 
 import difflib
-import hashlib
-import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -82,14 +80,20 @@ class TemporalConfig(Settings):
 class PromptConfig(Settings):
     """Fine and coarse text of a class (eq. 6)."""
 
-    fine_text: Literal["class", "descriptors"] = "class"
-    fine_learnable: bool = True
-    coarse_text: Literal["class", "descriptors"] = "class"
-    coarse_learnable: bool = False
+    fine_text: Literal["class", "descriptors"] = Field(
+        "class", description="fine text: class names, or sentences of facial movements"
+    )
+    fine_learnable: bool = Field(True, description="learnable context around the fine text")
+    coarse_text: Literal["class", "descriptors"] = Field(
+        "class", description="coarse text: class names, or sentences of facial movements"
+    )
+    coarse_learnable: bool = Field(False, description="learnable context around the coarse text")
     context_length: int = Field(8, ge=1, le=64, description="learnable tokens beside the text (M)")
-    context: Literal["class_specific", "shared"] = "class_specific"
+    context: Literal["class_specific", "shared"] = Field(
+        "class_specific", description="learnable tokens of each class, or the same for all"
+    )
     position: Literal["end", "middle", "front"] = Field(
-        "end", description="where the text stands among the context tokens"
+        "end", description="where the text is among the learnable tokens"
     )
 
 
@@ -124,13 +128,16 @@ class LabelConfig(Settings):
 class OptimiserConfig(Settings):
     """SGD with momentum and a multi-step schedule (§4.2 of the paper)."""
 
-    epochs: int = Field(50, ge=1)
+    epochs: int = Field(50, ge=1, description="passes over the training videos")
     batch: int = Field(48, ge=1, description="videos in a step")
     lr: float = Field(1e-2, gt=0, description="temporal network, MLP and joining layer")
     lr_prompts: float = Field(1e-3, gt=0, description="learnable context tokens")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    milestones: tuple[int, ...] = Field((30, 40), description="epochs after which lr shrinks")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    weight_decay: float = Field(1e-4, ge=0, description="of SGD, on every parameter")
+    milestones: tuple[float, ...] = Field(
+        (0.6, 0.8),
+        description="when lr shrinks: fractions of the epochs, or whole epochs from 1 on",
+    )
     gamma: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
     augment: bool = Field(True, description="train on augmented views; else on the test view")
@@ -145,6 +152,35 @@ class OptimiserConfig(Settings):
         0.0, ge=0, description="image encoder; 0: frozen. Above 0 only with --no-cached"
     )
 
+    @model_validator(mode="after")
+    def _refuse_milestones_beyond_the_end(self) -> "OptimiserConfig":
+        for milestone in self.milestones:
+            if milestone <= 0 or (milestone > 1 and milestone != int(milestone)):
+                raise ValueError(
+                    f"milestones has {milestone:g}, expected fractions of the epochs between 0 and "
+                    "1, such as 0.6, or whole epochs"
+                )
+            if milestone > max(self.epochs, 1):
+                raise ValueError(
+                    f"milestone {milestone:g} lies beyond the last of {self.epochs} epochs, so the "
+                    "rate would never shrink; use fractions, such as milestones=[0.6, 0.8]"
+                )
+        return self
+
+    def decays(self) -> tuple[int, ...]:
+        """Epochs after which the learning rates shrink.
+
+        >>> OptimiserConfig(epochs=20).decays(), OptimiserConfig(milestones=(30, 40)).decays()
+        ((12, 16), (30, 40))
+        """
+        return tuple(round(m * self.epochs) if m < 1 else int(m) for m in self.milestones)
+
+    def products(self, device: str) -> Literal["fp32", "bf16"]:
+        """What matrix products are computed in on a kind of device: ``cpu`` or ``cuda``."""
+        if self.precision != "auto":
+            return self.precision
+        return "bf16" if device == "cuda" else "fp32"
+
 
 class SelectionConfig(Settings):
     """Which epoch of a run is reported.
@@ -152,53 +188,31 @@ class SelectionConfig(Settings):
     ``best_on_test`` is the field's habit; its figures are optimistic, and tables say so.
     """
 
-    rule: Literal["last", "best_on_val", "best_on_test"] = "last"
+    rule: Literal["last", "best_on_val", "best_on_test"] = Field(
+        "last", description="the epoch that is reported; best_on_test is optimistic"
+    )
     validation_share: float = Field(
         0.1, gt=0, le=0.5, description="of the training videos, held out where rule is best_on_val"
     )
 
 
-# A setting of ``store`` -> the field of the store's identity that it asks for.
-IDENTITY_FIELDS = {
-    "encoder": "encoder.name",
-    "weights_sha256": "encoder.weights_sha256",
-    "activation": "encoder.activation",
-    "size_px": "preprocessing.size_px",
-    "resize": "preprocessing.resize",
-    "interpolation": "preprocessing.interpolation",
-    "mean": "preprocessing.mean",
-    "std": "preprocessing.std",
-    "frames": "frames",
-    "evaluation_frames": "evaluation_frames",
-    "training_frames": "training_frames",
-    "view_rule": "view_rule",
-    "precision": "precision",
-    "videos": "videos",
-}
-
-
 class StoreConfig(Settings):
-    """What the features must have been made from; "", 0 and []: anything."""
+    """What the features must have been made from; "" and 0: anything."""
 
-    encoder: str = ""
-    weights_sha256: str = ""
-    activation: str = ""
-    size_px: int = 0
-    resize: str = ""
-    interpolation: str = ""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    frames: int = 0
-    evaluation_frames: str = ""
-    training_frames: str = ""
-    view_rule: str = ""
-    precision: str = ""
+    encoder: str = Field("", description="name of the encoder, such as ViT-B-32-quickgelu")
+    weights_sha256: str = Field("", description="sha256 of its weights")
+    frames: int = Field(0, ge=0, description="frames of a view")
     videos: str = Field("", description="digest of the video list")
 
     def asked(self) -> dict[str, Any]:
-        """Fields of an identity, with dotted names -> the value asked for."""
-        settings = self.model_dump(mode="json")
-        return {IDENTITY_FIELDS[name]: value for name, value in settings.items() if value}
+        """Fields of a store's identity, with dotted names -> the value asked for."""
+        fields = {
+            "encoder.name": self.encoder,
+            "encoder.weights_sha256": self.weights_sha256,
+            "frames": self.frames,
+            "videos": self.videos,
+        }
+        return {name: value for name, value in fields.items() if value}
 
 
 class MethodConfig(Settings):
@@ -218,14 +232,6 @@ class Run(Settings):
     method: MethodConfig
     fold: str
     seed: int = Field(ge=0)
-
-    def digest(self, store_digest: str, version: str) -> str:
-        """Name of the run's folder: 16 hexadecimal digits of what its result depends on."""
-        # What was asked of the store is answered by the store's own digest.
-        run = self.model_dump(mode="json", exclude={"method": {"store"}})
-        content = {"run": run, "store": store_digest, "version": version}
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 # What may differ between runs that train as one program: it changes no shape and no operation.
@@ -250,6 +256,11 @@ _OF_A_RUN: dict[str, Any] = {
 def stack_key(method: MethodConfig) -> str:
     """Equal for methods whose runs can be stacked, as HFTA partitions a grid (Wang et al. 2021)."""
     return method.model_dump_json(exclude=_OF_A_RUN)
+
+
+def runs_of(method: MethodConfig, folds: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+    """One run per fold and seed."""
+    return [Run(method=method, fold=fold, seed=seed) for seed in seeds for fold in folds]
 
 
 PRESETS = ("paper", "equations", "dfer-clip")
@@ -333,8 +344,9 @@ def _explain(error: ValidationError, where: str) -> str:
             near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.4)
             hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known_keys())}"
             lines.append(f"unknown setting {key}{hint}")
-        else:
-            lines.append(f"{key} = {problem['input']!r}: {problem['msg']}")
+            continue
+        given = "" if isinstance(problem["input"], Mapping) else f" = {problem['input']!r}"
+        lines.append(f"{key}{given}: {problem['msg'].removeprefix('Value error, ')}")
     return f"{where}: " + "; ".join(lines)
 
 

@@ -1,6 +1,17 @@
 """What ``--device`` says -> the device that both stages compute on."""
 
+from typing import Literal
+
 from cache.errors import RefusedError
+
+
+def device_kind(device: str) -> Literal["cpu", "cuda"]:
+    """The kind of device that ``device`` names, whether it is at hand or not."""
+    if device == "auto":
+        device = choose_device(device)
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise RefusedError(f"--device {device}: expected auto, cpu or cuda")
+    return "cuda" if device.startswith("cuda") else "cpu"
 
 
 def choose_device(device: str) -> str:

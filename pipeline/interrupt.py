@@ -4,9 +4,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+
+class StoppedError(Exception):
+    """The work was asked to stop by a signal, and what was done is kept."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.signal = number
 
 
 @dataclass
@@ -17,8 +25,8 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signal(doing: str) -> Iterator[Stop]:
-    """Note the first SIGINT or SIGTERM, and say that ``doing`` is being finished.
+def stop_on_signal(doing: str, tell: Callable[[], None] = lambda: None) -> Iterator[Stop]:
+    """Note the first SIGINT or SIGTERM, ``tell`` it, and say that ``doing`` is being finished.
 
     The second one acts as it did before.  Outside the main thread nothing is noted.
     """
@@ -31,6 +39,7 @@ def stop_on_signal(doing: str) -> Iterator[Stop]:
     def note(number: int, _frame: object) -> None:
         stop.signal = number
         _restore(before)
+        tell()
         _say(
             f"finishing {doing}; press Ctrl-C again to stop at once. "
             "Run the same command again to go on."

@@ -1,14 +1,10 @@
 """What the benchmarks wrote and the page that is made of it; nothing is timed here."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.report import page  # noqa: E402
+from benchmarks.__main__ import BENCHMARKS
+from benchmarks.report import page
+from support.commands import ROOT, python
 
 
 def reports() -> dict[str, object]:
@@ -25,20 +21,21 @@ def test_page_says_what_was_not_measured() -> None:
     assert "## The store" not in page({"extraction": some["extraction"]})
 
 
-def test_every_benchmark_is_named_by_the_command_and_can_be_run() -> None:
-    from cli.bench import BENCHMARKS
-
+def test_every_benchmark_is_named_and_can_be_run() -> None:
     modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
-    assert set(BENCHMARKS) == modules - {"__init__", "generated", "machine", "report"}
+    assert set(BENCHMARKS) == modules - {"__init__", "__main__", "generated", "machine", "report"}
     for name in BENCHMARKS:
-        command = [sys.executable, "-m", f"benchmarks.{name}", "--help"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        done = python("-m", f"benchmarks.{name}", "--help", cwd=ROOT)
         assert done.returncode == 0, done.stderr
         assert "--out" in done.stdout
 
 
 def test_unknown_benchmark_is_refused() -> None:
-    command = [sys.executable, "-m", "cli.main", "bench", "speed"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = python("-m", "benchmarks", "speed", cwd=ROOT)
     assert done.returncode == 2
     assert "no benchmark speed; there are: extraction" in done.stderr
+
+
+def test_make_bench_runs_them_all() -> None:
+    recipe = (ROOT / "Makefile").read_text().partition("\nbench:")[2].splitlines()[1]
+    assert recipe.strip() == "$(BIN)/python -m benchmarks"

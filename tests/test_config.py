@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cache.errors import RefusedError
-from pipeline.config import PRESETS, MethodConfig, Run, known_keys, load_method
+from pipeline.config import PRESETS, MethodConfig, known_keys, load_method
 
 
 def test_paper_preset_states_every_setting_and_equals_the_defaults() -> None:
@@ -61,17 +61,25 @@ def test_config_file_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
         load_method(tmp_path / "none.toml")
 
 
-def test_digest_of_a_run_names_all_that_its_result_depends_on() -> None:
-    run = Run(method=MethodConfig(), fold="1", seed=0)
-    others = [
-        (run.model_copy(update={"seed": 1}), "store", "1"),
-        (run.model_copy(update={"fold": "2"}), "store", "1"),
-        (Run(method=load_method("paper", ["optimiser.epochs=9"]), fold="1", seed=0), "store", "1"),
-        (run, "another", "1"),
-        (run, "store", "2"),
-    ]
-    digests = {run.digest("store", "1"), *(r.digest(store, v) for r, store, v in others)}
-    assert len(digests) == 6
+def test_milestones_are_fractions_or_epochs_and_refused_beyond_the_end() -> None:
+    assert load_method().optimiser.decays() == (30, 40)
+    assert load_method("paper", ["optimiser.epochs=3"]).optimiser.decays() == (2, 2)
+    absolute = ["optimiser.epochs=20", "optimiser.milestones=[12, 0.8]"]
+    assert load_method("paper", absolute).optimiser.decays() == (12, 16)
+    assert load_method("paper", ["optimiser.milestones=[]"]).optimiser.decays() == ()
+    with pytest.raises(
+        RefusedError, match=r"milestone 30 lies beyond the last of 3 .*\[0\.6, 0\.8\]"
+    ):
+        load_method("paper", ["optimiser.epochs=3", "optimiser.milestones=[30, 40]"])
+    for wrong in ("[-1]", "[1.5]", "[0]"):
+        with pytest.raises(RefusedError, match=r"expected fractions of the epochs"):
+            load_method("paper", [f"optimiser.milestones={wrong}"])
+
+
+def test_precision_follows_the_kind_of_device_unless_it_is_given() -> None:
+    auto, given = load_method(), load_method("paper", ["optimiser.precision=bf16"])
+    assert (auto.optimiser.products("cpu"), auto.optimiser.products("cuda")) == ("fp32", "bf16")
+    assert given.optimiser.products("cpu") == "bf16"
 
 
 def test_presets_differ_where_they_say_they_do() -> None:

@@ -4,18 +4,29 @@ Only data sets that know the truth of every frame can be measured so; no real DF
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.store import Store
-from pipeline.evaluate.influence import average_precision, influence
-from pipeline.train.records import Result
-
-Array = NDArray[np.float64]
+from pipeline.evaluate.influence import Array, average_precision, influence
 
 
-def localise(results: Sequence[Result], store: Store) -> dict[str, tuple[NDArray[np.int64], Array]]:
+class TestedRun(Protocol):
+    """What a run says of its test videos, N of them."""
+
+    def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+        """(ids, labels, predicted classes)."""
+
+    def frame_logits(self) -> NDArray[np.float32]:
+        """cos(x_t, label_k) / tau, [N, T, K]."""
+
+    def attention(self) -> NDArray[np.float32]:
+        """Frame weights of the visual prompts, [N, T, K]."""
+
+
+def localise(runs: Sequence[TestedRun], store: Store) -> dict[str, tuple[NDArray[np.int64], Array]]:
     """Ranking -> (labels, average precision) of the test videos of all runs; {} without truth.
 
     A frame counts where its true expression is the video's label. ``influence`` ranks by the logit
@@ -29,12 +40,12 @@ def localise(results: Sequence[Result], store: Store) -> dict[str, tuple[NDArray
     generator = np.random.default_rng(0)
     labels: list[NDArray[np.int64]] = []
     found: dict[str, list[Array]] = {}
-    for result in results:
-        ids, own, predicted = result.predictions()
+    for run in runs:
+        ids, own, predicted = run.predictions()
         shows_NT = truth[0][[row_of[video_id] for video_id in ids]] == own[:, None]
         rankings = {
-            "influence": influence(result.frame_logits(), predicted),
-            "attention": influence(result.attention(), predicted),
+            "influence": influence(run.frame_logits(), predicted),
+            "attention": influence(run.attention(), predicted),
             "random": generator.random(shows_NT.shape),
             "uniform": np.zeros(shows_NT.shape),
         }

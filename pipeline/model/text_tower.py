@@ -22,6 +22,7 @@ class TextTower(nn.Module):
         super().__init__()
         self.tower = transformer.eval().requires_grad_(False)
         self.width: int = transformer.width
+        self.size: int = transformer.output_dim
         self.context_length: int = transformer.context_length
 
     def tokenize(self, text: str) -> list[int]:

@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from cache.errors import RefusedError
-from pipeline.config import LabelConfig, PromptConfig, TemporalConfig
+from pipeline.config import MethodConfig
 from pipeline.datasets.texts import ClassTexts
 from pipeline.kernels.head import frame_logits
 from pipeline.model.bag import BagPooling
@@ -27,10 +27,10 @@ class Output:
 
 
 class TGDFER(nn.Module):
-    """The method for R stacked runs; ``generators`` holds one random generator a run.
+    """The method for R stacked runs, with one random generator and one configuration for each.
 
-    ``temperatures`` may give every run its own in place of ``label``'s. The frozen text tower is
-    part of the module, but has no run axis and is never trained.
+    The configurations may differ in the temperature only. The frozen text tower is part of the
+    module, but has no run axis and is never trained.
     """
 
     temperature_R: Tensor
@@ -41,19 +41,17 @@ class TGDFER(nn.Module):
         tower: TextTower,
         texts: ClassTexts,
         frames: int,
-        size: int,
-        temporal: TemporalConfig,
-        prompts: PromptConfig,
-        label: LabelConfig,
-        temperatures: Sequence[float] = (),
+        methods: Sequence[MethodConfig],
     ) -> None:
         super().__init__()
+        self.frames, self.size = frames, tower.size
+        size, prompts, label = tower.size, methods[0].prompts, methods[0].label
         fine, coarse = texts.of(prompts.fine_text), texts.of(prompts.coarse_text)
-        taus = temperatures or [label.temperature] * len(generators)
+        taus = [method.label.temperature for method in methods]
         self.register_buffer(
             "temperature_R", torch.tensor(taus, dtype=torch.float64), persistent=False
         )
-        self.temporal = TemporalNetwork(generators, frames, size, temporal)
+        self.temporal = TemporalNetwork(generators, frames, size, methods[0].temporal)
         visual = label.visual_prompt == "prepend"
         if visual and tower.width != size:
             raise RefusedError(

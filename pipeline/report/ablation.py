@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 
 from cache.files import make_directories, write_files
 from cache.store import Store
-from pipeline.config import MethodConfig
+from pipeline.config import MethodConfig, runs_of
 from pipeline.evaluate.influence import repool
-from pipeline.evaluate.metrics import Interval, bootstrap_difference, confusion, uar, war
-from pipeline.report.tables import FrameChoice, Table, TableRow, runs_of
-from pipeline.train.records import Result, read_result
+from pipeline.evaluate.metrics import confusion, uar, war
+from pipeline.evaluate.statistics import Interval, bootstrap_difference
+from pipeline.report.tables import FrameChoice, Table, TableRow
+from pipeline.train.records import Record, Records
 
 REPORTED = "as reported in the paper for DFEW"
 SELECTION = {
@@ -74,21 +75,21 @@ def collect(
     base: MethodConfig,
     folds: Sequence[str],
     seeds: Sequence[int],
-    store: Store,
-    runs_root: Path,
+    records: Records,
 ) -> list[FilledRow]:
     """Read the records of a table's runs; ``base`` is the setting that its rows change."""
+    store = records.store
     main_runs = runs_of(table.main.method(base), folds, seeds)
-    known = [read_result(runs_root, run, store) for run in main_runs]
-    main = [result.predictions()[2] for result in known if result is not None and result.ok]
+    known = [records.find(run) for run in main_runs]
+    main = [record.predictions()[2] for record in known if record is not None and record.ok]
     reported = tomllib.loads(files("pipeline.report").joinpath("reported.toml").read_text())
     rows = []
     for row in table.rows:
         runs = runs_of(row.method(base), folds, seeds)
-        found = [read_result(runs_root, run, store) for run in runs]
-        results = [result for result in found if result is not None]
-        good = [result for result in results if result.ok]
-        guesses = [_predicted(result, row.choice) for result in good]
+        found = [records.find(run) for run in runs]
+        finished = [record for record in found if record is not None]
+        good = [record for record in finished if record.ok]
+        guesses = [_predicted(record, row.choice) for record in good]
         scores = [_score(*guess[1:], len(store.classes)) for guess in guesses]
         complete = len(good) == len(runs) == len(main)
         rows.append(
@@ -97,7 +98,7 @@ def collect(
                 uar=_cell([score[0] for score in scores]),
                 war=_cell([score[1] for score in scores]),
                 done=len(good),
-                diverged=len(results) - len(good),
+                diverged=len(finished) - len(good),
                 expected=len(runs),
                 reported=reported.get(table.name, {}).get(row.name, {}),
                 difference=_difference(guesses, main, store) if complete else None,
@@ -107,16 +108,16 @@ def collect(
 
 
 def write_tables(
-    tables: Sequence[tuple[Table, list[FilledRow]]], facts: Mapping[str, str], out: Path
+    tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str], out: Path
 ) -> list[Path]:
     """Write ``ablation.md``, ``.csv`` and ``.tex`` to ``out``; returns their paths.
 
-    ``facts`` says what stands in the tables: data set, encoder, protocol, digests.
+    ``header`` says what the tables were made from: data set, encoder, protocol, digests.
     """
     contents = {
-        "ablation.md": _markdown(tables, facts),
+        "ablation.md": _markdown(tables, header),
         "ablation.csv": _frame(tables).to_csv(index=False),
-        "ablation.tex": _latex(tables, facts),
+        "ablation.tex": _latex(tables, header),
     }
     make_directories(out / ".tmp")
     write_files({out / name: text.encode() for name, text in contents.items()}, out / ".tmp")
@@ -124,7 +125,7 @@ def write_tables(
     return [out / name for name in contents]
 
 
-def facts_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[str, str]:
+def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[str, str]:
     """What a reader must know of a table's numbers."""
     synthetic = " (rendered; not comparable with DFEW)" if store.name == "faces" else ""
     optimiser = base.optimiser
@@ -141,12 +142,12 @@ def facts_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[s
 
 
 def _predicted(
-    result: Result, choice: FrameChoice | None
+    record: Record, choice: FrameChoice | None
 ) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
     """(ids, labels, predicted classes) of a run's test videos, from all or the chosen frames."""
-    ids, labels, predicted = result.predictions()
+    ids, labels, predicted = record.predictions()
     if choice is not None:
-        predicted = repool(result.frame_logits(), predicted, choice.influence, choice.frames)
+        predicted = repool(record.frame_logits(), predicted, choice.influence, choice.frames)
     return ids, labels, predicted
 
 
@@ -187,13 +188,13 @@ def _cell(values: Sequence[float]) -> Cell:
     )
 
 
-def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], facts: Mapping[str, str]) -> str:
-    lines = ["# Ablation tables", "", *[f"- {name}: {text}" for name, text in facts.items()]]
+def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> str:
+    lines = ["# Ablation tables", "", *[f"- {name}: {text}" for name, text in header.items()]]
     for table, rows in tables:
-        header = ["", *table.columns, "UAR", "WAR", "n", f"WAR − {table.main.name} [95 %]"]
+        columns = ["", *table.columns, "UAR", "WAR", "n", f"WAR − {table.main.name} [95 %]"]
         if in_paper := any(line.reported for line in rows):
-            header += [f"{metric}, {REPORTED}" for metric in ("UAR", "WAR")]
-        lines += ["", f"## {table.title}", "", _line(header), _line(["---"] * len(header))]
+            columns += [f"{metric}, {REPORTED}" for metric in ("UAR", "WAR")]
+        lines += ["", f"## {table.title}", "", _line(columns), _line(["---"] * len(columns))]
         for line in rows:
             ours = [line.row.name, *line.row.cells, str(line.uar), str(line.war), line.n]
             ours.append(_show(line.difference))
@@ -231,16 +232,16 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
     return pd.DataFrame(records)
 
 
-def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], facts: Mapping[str, str]) -> str:
+def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> str:
     import pandas as pd
 
-    parts = [f"% {name}: {text}" for name, text in facts.items()]
+    parts = [f"% {name}: {text}" for name, text in header.items()]
     for table, rows in tables:
         columns = ["", *table.columns, "UAR", "WAR", "$n$"]
-        caption = f"{table.title}. {facts['data']}."
+        caption = f"{table.title}. {header['data']}."
         if in_paper := any(line.reported for line in rows):
             columns += ["UAR (reported)", "WAR (reported)"]
-            caption = f"{table.title}. The last two columns stand {REPORTED}. {facts['data']}."
+            caption = f"{table.title}. The last two columns stand {REPORTED}. {header['data']}."
         cells = [
             [
                 line.row.name,

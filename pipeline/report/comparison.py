@@ -8,24 +8,24 @@ import numpy as np
 from cache.files import make_directories, write_files
 from cache.store import Store
 from pipeline.evaluate.baselines import PredictedLabels
-from pipeline.evaluate.metrics import Interval, bootstrap
-from pipeline.train.records import Result
+from pipeline.evaluate.statistics import Interval, bootstrap
+from pipeline.train.records import Record
 
 
-def of_runs(name: str, results: Sequence[Result], store: Store) -> PredictedLabels:
+def of_runs(name: str, records: Sequence[Record], store: Store) -> PredictedLabels:
     """Test predictions of runs over all folds and seeds."""
     row_of = {video_id: row for row, video_id in enumerate(store.ids)}
     rows, predicted = [], []
-    for result in results:
-        ids, _, guesses = result.predictions()
+    for record in records:
+        ids, _, guesses = record.predictions()
         rows += [row_of[video_id] for video_id in ids]
         predicted.append(guesses)
-    seeds = len({result.run.seed for result in results})
+    seeds = len({record.run.seed for record in records})
     return PredictedLabels(name, np.array(rows), np.concatenate(predicted), seeds)
 
 
 def comparison_table(
-    store: Store, methods: Sequence[PredictedLabels], facts: Mapping[str, str]
+    store: Store, methods: Sequence[PredictedLabels], header: Mapping[str, str]
 ) -> str:
     """Markdown: UAR and WAR in per cent, [95 % interval], n.
 
@@ -34,7 +34,7 @@ def comparison_table(
     """
     grouped = any(subject is not None for subject in store.subjects)
     unit = "people" if grouped else "videos"
-    notes = {**facts, "intervals": f"95 %, 2,000 bootstrap resamples of {unit}, folds pooled"}
+    notes = {**header, "intervals": f"95 %, 2,000 bootstrap resamples of {unit}, folds pooled"}
     lines = ["# Methods side by side", "", *[f"- {name}: {text}" for name, text in notes.items()]]
     lines += ["", "| method | UAR | WAR | videos | seeds |", "| --- | --- | --- | --- | --- |"]
     for method in methods:

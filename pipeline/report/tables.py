@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any, Literal
 
 from cache.errors import RefusedError
-from pipeline.config import MethodConfig, Run, method_from, parse_setting
+from pipeline.config import MethodConfig, method_from, parse_setting
 
 
 @dataclass(frozen=True)
@@ -161,8 +161,3 @@ def vary(settings: Sequence[str]) -> Table:
             row.setdefault(table, {})[key] = value
         rows.append(TableRow(str(number), tuple(map(str, values)), row))
     return Table("varied", "Settings varied (not in the paper)", tuple(names), tuple(rows))
-
-
-def runs_of(method: MethodConfig, folds: Sequence[str], seeds: Sequence[int]) -> list[Run]:
-    """One run per fold and seed."""
-    return [Run(method=method, fold=fold, seed=seed) for seed in seeds for fold in folds]

@@ -1,6 +1,7 @@
 """Runs -> stacks -> their records, on one GPU or all CPU cores; finished runs are not repeated."""
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,44 +11,30 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from multiprocessing import get_context
-from pathlib import Path
+from multiprocessing import active_children, get_context, parent_process
 from typing import TYPE_CHECKING, Any
 
 from cache.errors import RefusedError
 from cache.identity import flatten, side_by_side
-from cache.remote import RemotePath, StorePath
-from cache.store import Store, open_store
+from cache.remote import RemotePath
+from cache.store import Store
 from pipeline.config import Run, stack_key
-from pipeline.train.records import read_result, run_folder, write_outcome
-from pipeline.train.state import NAME as STATE
-from pipeline.train.state import begun_epochs, read_state, write_state
+from pipeline.interrupt import StoppedError, stop_on_signal
+from pipeline.train.code import code_digest
+from pipeline.train.records import Records
 
 if TYPE_CHECKING:
-    from pipeline.train.stack import TrainingData
+    from pipeline.train.features import TrainingData
+    from pipeline.train.stack import Stack
 
-Progress = Callable[[int], None]  # called with the number of run-epochs done since the last call
+OnEpochs = Callable[[int], None]  # called with the number of run-epochs done since the last call
 
 STACK_ON_CPU = 5  # runs in a stack: one method's five folds
+KEEP_SECONDS = 60.0  # between two times that the state of an unfinished stack is kept
 
 # glibc gives large blocks back to the system after every use and fetches them again page by page.
 # Keeping them made a training step on the CPU 1.7 times faster.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where runs get their features, leave their records and are trained."""
-
-    store: StorePath
-    runs: Path
-    device: str  # as pipeline.device.choose_device gives it
-    keep_seconds: float = 60.0  # between two times that the state of an unfinished stack is kept
-
-
-def pending_runs(runs: Sequence[Run], store: Store, root: Path) -> list[Run]:
-    """The runs that have no record yet, each once."""
-    return [run for run in dict.fromkeys(runs) if read_result(root, run, store) is None]
 
 
 def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False) -> None:
@@ -132,138 +119,213 @@ def stacks_of(
 
 def train_runs(
     runs: Sequence[Run],
-    place: Place,
-    progress: Progress = lambda run_epochs: None,
+    records: Records,
+    device: str,
+    on_epochs: OnEpochs = lambda run_epochs: None,
     workers: int | None = None,
+    keep_seconds: float = KEEP_SECONDS,
 ) -> None:
     """Train ``runs`` and write their records; on the CPU, stacks share the cores as processes.
 
-    A store that only this process can read is trained in this process.  Raises RuntimeError if a
-    training process dies; the records of finished runs are kept.
+    ``workers`` is the number of processes, by default one per core; 0 trains in this process.
+    ``device`` is as ``choose_device`` gives it. Runs that another process is training are left to
+    it. A store that only this process can read is trained here as well. The first SIGINT or
+    SIGTERM ends the work after the current epoch, whose state is kept, with StoppedError. Raises
+    RuntimeError if a training process dies; the records of finished runs are kept.
     """
-    store = open_store(place.store)
-
-    def begun(run: Run) -> int:
-        return begun_epochs(run_folder(place.runs, run, store))
-
-    on_cpu = place.device == "cpu"
-    here = not on_cpu or _is_private(place.store)
+    on_cpu = device == "cpu"
+    here = workers == 0 or not on_cpu or _is_private(records.store)
     workers = 1 if here else min(workers or os.cpu_count() or 1, len(runs))
     size_max = min(STACK_ON_CPU, -(-len(runs) // workers)) if on_cpu else len(runs)
-    stacks = stacks_of(runs, size_max, store.frames, begun)
-    if not here:
-        _train_on_cores(stacks, place, workers, progress)
-        return
-    data = _load(place)
-    for stack in stacks:
-        _train_what_fits(data, stack, place, progress)
+    stacks = stacks_of(runs, size_max, records.store.frames, records.begun)
+    if here:
+        _train_here(stacks, records, device, on_epochs, keep_seconds)
+    else:
+        _train_on_cores(stacks, _Job(records, keep_seconds), workers, on_epochs)
 
 
-def _train_what_fits(
-    data: "TrainingData", stack: Sequence[Run], place: Place, progress: Progress
+def _train_here(
+    stacks: Sequence[Sequence[Run]],
+    records: Records,
+    device: str,
+    on_epochs: OnEpochs,
+    keep_seconds: float,
 ) -> None:
-    """Train a stack on a GPU; in two halves, one after the other, where its memory is too small."""
     import torch
 
-    try:
-        train_and_record(data, stack, place.runs, progress, place.keep_seconds)
-        return
-    except torch.cuda.OutOfMemoryError as error:
-        if len(stack) == 1:
-            error.add_note("one run alone does not fit; use a smaller optimiser.batch")
-            raise
-    torch.cuda.empty_cache()
-    half = len(stack) // 2
-    _train_what_fits(data, stack[:half], place, progress)
-    _train_what_fits(data, stack[half:], place, progress)
+    from pipeline.train.features import load_training_data
+
+    data = load_training_data(records.store, torch.device(device))
+    with stop_on_signal("the current epoch") as stop:
+        trainer = _Trainer(data, records, on_epochs, keep_seconds, lambda: bool(stop.signal))
+        for stack in stacks:
+            trainer.train_what_fits(stack)
+            if stop.signal:
+                raise StoppedError(stop.signal)
 
 
-def train_and_record(
-    data: "TrainingData",
-    stack: Sequence[Run],
-    root: Path,
-    progress: Progress,
-    keep_seconds: float | None = None,
+def train_live(
+    runs: Sequence[Run], data: "TrainingData", records: Records, on_epochs: OnEpochs
 ) -> None:
-    """Train one stack in this process and write its records.
+    """Train runs one after the other in this process, from features that are made anew.
 
-    Goes on from kept states. The states of unfinished runs are kept every ``keep_seconds``, or
-    never where that is None: the state of a trained encoder is not a run's own.
+    No unfinished state is kept, since that of a trained encoder is not a run's own.
     """
-    from pipeline.train.stack import Stack, train_stack
+    with stop_on_signal("the current epoch") as stop:
+        trainer = _Trainer(data, records, on_epochs, None, lambda: bool(stop.signal))
+        for run in runs:
+            trainer.train([run])
+            if stop.signal:
+                raise StoppedError(stop.signal)
 
-    folders = [run_folder(root, run, data.store) for run in stack]
-    kept_before = [] if keep_seconds is None else [read_state(folder) for folder in folders]
-    states = [state for state in kept_before if state is not None]
-    begun = states if len(states) == len(stack) else []
-    start = kept = time.perf_counter()
 
-    def keep(unfinished: Stack) -> None:
-        nonlocal kept
-        if keep_seconds is None or time.perf_counter() - kept < keep_seconds:
+class _StopNowError(Exception):
+    """Raised between two epochs, after the state was kept."""
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """Trains stacks in this process and writes their records.
+
+    The states of unfinished runs are kept every ``keep_seconds`` and when asked to stop, or never
+    where that is None.
+    """
+
+    data: "TrainingData"
+    records: Records
+    on_epochs: OnEpochs
+    keep_seconds: float | None
+    stopped: Callable[[], bool]
+
+    def train_what_fits(self, stack: Sequence[Run]) -> None:
+        """Train a stack; in two halves, one after the other, where a GPU's memory is too small."""
+        import torch
+
+        try:
+            self.train(stack)
             return
-        for r, folder in enumerate(folders):
-            write_state(folder, unfinished.state(r), root / ".tmp")
-        kept = time.perf_counter()
+        except torch.cuda.OutOfMemoryError as error:
+            if len(stack) == 1:
+                error.add_note("one run alone does not fit; use a smaller optimiser.batch")
+                raise
+        torch.cuda.empty_cache()
+        half = len(stack) // 2
+        self.train_what_fits(stack[:half])
+        self.train_what_fits(stack[half:])
 
-    outcomes = train_stack(data, stack, lambda epochs: progress(epochs * len(stack)), begun, keep)
-    seconds = (time.perf_counter() - start) / len(stack)
-    for outcome in outcomes:
-        folder = write_outcome(root, outcome, data.store, seconds)
-        (folder / STATE).unlink(missing_ok=True)
+    def train(self, stack: Sequence[Run]) -> None:
+        """Train those runs of a stack that nobody else does, going on from their kept states."""
+        with self.records.claim(stack) as runs, suppress(_StopNowError):
+            if runs and not self.stopped():
+                self._train(runs)
+
+    def _train(self, runs: Sequence[Run]) -> None:
+        from pipeline.train.stack import train_stack
+
+        start = kept = time.perf_counter()
+        states = [] if self.keep_seconds is None else [self.records.read_state(r) for r in runs]
+        begun = [state for state in states if state is not None]
+        if len(begun) < len(runs) or len({state.epoch for state in begun}) > 1:
+            begun = []
+
+        def keep(unfinished: "Stack") -> None:
+            nonlocal kept
+            stopped, now = self.stopped(), time.perf_counter()
+            if self.keep_seconds is not None and (stopped or now - kept >= self.keep_seconds):
+                for r, run in enumerate(runs):
+                    self.records.write_state(run, unfinished.state(r))
+                kept = time.perf_counter()
+            if stopped and unfinished.epoch < runs[0].method.optimiser.epochs:
+                raise _StopNowError
+
+        def advance(epochs: int) -> None:
+            self.on_epochs(epochs * len(runs))
+
+        outcomes = train_stack(self.data, runs, advance, begun, keep)
+        seconds = (time.perf_counter() - start) / len(runs)
+        for outcome in outcomes:
+            self.records.write(outcome, seconds)
 
 
-def _is_private(store: StorePath) -> bool:
-    return isinstance(store, RemotePath) and store.is_private
+def _is_private(store: Store) -> bool:
+    return isinstance(store.path, RemotePath) and store.path.is_private
 
 
-def _load(place: Place) -> "TrainingData":
-    import torch
+@dataclass(frozen=True)
+class _Job:
+    """What every training process is told at its start."""
 
-    from pipeline.train.stack import load_training_data
-
-    return load_training_data(open_store(place.store), torch.device(place.device))
-
-
-# What a spawned process keeps between its stacks: where it trains, progress messages.
-_worker: tuple[Place, Any]
+    records: Records
+    keep_seconds: float
 
 
-def _start_worker(place: Place, threads: int, messages: Any) -> None:
+# What a spawned process keeps between its stacks: its job, its messages, whether to stop.
+_worker: tuple[_Job, Any, Any]
+
+
+def _start_worker(job: _Job, threads: int, messages: Any, stop: Any) -> None:
     import torch
 
     global _worker
+    # The parent tells when to stop; a terminal sends its signals to every process.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    _worker = (place, messages)
+    _worker = (job, messages, stop)
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 # Not part of the start: what fails there leaves a dead process instead of its reason.
-_load_once = cache(_load)
+@cache
+def _trainer_of_worker() -> _Trainer:
+    import torch
+
+    from pipeline.train.features import load_training_data
+
+    job, messages, stop = _worker
+    if code_digest() != job.records.code:
+        raise RefusedError("the source changed while runs were started; run the same command again")
+    data = load_training_data(job.records.store, torch.device("cpu"))
+    return _Trainer(data, job.records, messages.put, job.keep_seconds, stop.is_set)
 
 
 def _train_in_worker(stack: Sequence[Run]) -> None:
-    place, messages = _worker
-    train_and_record(_load_once(place), stack, place.runs, messages.put, place.keep_seconds)
+    _trainer_of_worker().train(stack)
 
 
 def _train_on_cores(
-    stacks: Sequence[Sequence[Run]], place: Place, workers: int, progress: Progress
+    stacks: Sequence[Sequence[Run]], job: _Job, workers: int, on_epochs: OnEpochs
 ) -> None:
     context = get_context("spawn")
-    messages = context.Queue()
-    listener = threading.Thread(target=_listen, args=(messages, progress))
+    messages, stopping = context.Queue(), context.Event()
+    listener = threading.Thread(target=_listen, args=(messages, on_epochs))
     threads = max(1, (os.cpu_count() or 1) // workers)
     os.environ.update(KEEP_MEMORY)
     listener.start()
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (place, threads, messages))
+    arguments = (job, threads, messages, stopping)
+    pool = ProcessPoolExecutor(workers, context, _start_worker, arguments)
     try:
-        for task in as_completed([pool.submit(_train_in_worker, stack) for stack in stacks]):
-            task.result()
+        with stop_on_signal("the current epoch", stopping.set) as stop:
+            for task in as_completed([pool.submit(_train_in_worker, stack) for stack in stacks]):
+                task.result()
+        if stop.signal:
+            raise StoppedError(stop.signal)
     except BrokenProcessPool as error:
         raise RuntimeError(
             "a training process died, perhaps for lack of memory; finished runs are kept, so run "
             "the same command again, with --workers 1 if it happens again"
         ) from error
+    except KeyboardInterrupt:
+        for process in active_children():
+            process.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for name in KEEP_MEMORY:
@@ -273,6 +335,6 @@ def _train_on_cores(
         listener.join()
 
 
-def _listen(messages: Any, progress: Progress) -> None:
+def _listen(messages: Any, on_epochs: OnEpochs) -> None:
     while (run_epochs := messages.get()) is not None:
-        progress(run_epochs)
+        on_epochs(run_epochs)

@@ -1,47 +1,76 @@
 """Outcome of a run <-> its folder: settings, metrics, predictions, frame logits, checkpoint.
 
-``result.json`` is written last: a folder without it is an unfinished run and counts for nothing.
-Tables are made from these files alone.
+A folder's name is the digest of all that its numbers depend on. ``result.json`` is written last: a
+folder without it is an unfinished run and counts for nothing. Tables are made from these files
+alone.
 """
 
 import csv
-import hashlib
 import io
 import json
 import platform
-from dataclasses import dataclass
-from functools import cache
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.files import make_directories, sha256, write_files
+from cache.files import canonical_json, locked, make_directories, remove_file, sha256, write_files
+from cache.identity import flatten
 from cache.store import Store
 from pipeline.config import Run
 from pipeline.evaluate.influence import influence
 from pipeline.evaluate.metrics import confusion, recalls, uar, war
+from pipeline.train.code import code_digest, code_files
 
 if TYPE_CHECKING:
-    from pipeline.train.stack import Outcome
+    from pipeline.train.selection import Outcome
+    from pipeline.train.state import RunState
 
 LIBRARIES = ("tgdfer", "torch", "open_clip_torch", "numpy", "zarr")
+# All that a run may leave, in the order in which it is removed.
+FILES = (
+    "result.json",
+    "resume.safetensors",
+    "checkpoint.safetensors",
+    "encoder/open_clip_model.safetensors",
+    "encoder/open_clip_config.json",
+    "attention.npy",
+    "frame_logits.npy",
+    "predictions.csv",
+    "metrics.csv",
+    "run.json",
+)
+DIGITS = 16  # of a folder's name
 
 
 @dataclass(frozen=True)
-class Result:
-    """A finished run, as tables read it."""
+class Record:
+    """What a run left in its folder, finished or not."""
 
-    run: Run
     folder: Path
-    summary: dict[str, Any]  # content of result.json
+    about: dict[str, Any]  # content of run.json
+    result: dict[str, Any] | None  # content of result.json; None while unfinished
 
     @property
     def ok(self) -> bool:
         """Whether the run ended with numbers."""
-        return bool(self.summary["status"] == "done")
+        return self.result is not None and self.result["status"] == "done"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the numbers depend on, with dotted names."""
+        return flatten(self.about.get("identity", {}))
+
+    @property
+    def run(self) -> Run:
+        """The configuration, fold and seed."""
+        return Run.model_validate(self.about["run"])
 
     def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
         """(ids, labels, predicted classes) of the test videos."""
@@ -64,89 +93,229 @@ class Result:
         return array
 
 
-def run_folder(root: Path, run: Run, store: Store) -> Path:
-    """Where a run's record stands: its name is the digest of all that its result depends on."""
-    return root / run.digest(store.digest, version("tgdfer"))
+@dataclass(frozen=True)
+class Records:
+    """The folder that holds one folder per run, seen from one store, device and source."""
+
+    root: Path
+    store: Store
+    device: Literal["cpu", "cuda"] = "cpu"
+    code: str = field(default_factory=code_digest)
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """All that the numbers of ``run`` depend on."""
+        optimiser = run.method.optimiser
+        # What was asked of the store is answered by its digest.
+        settings = run.method.model_dump(
+            mode="json", exclude={"store": True, "optimiser": {"milestones", "precision"}}
+        )
+        settings["optimiser"]["decays"] = list(optimiser.decays())
+        return {
+            "method": settings,
+            "precision": optimiser.products(self.device),
+            "fold": run.fold,
+            "seed": run.seed,
+            "store": self.store.digest,
+            "device": self.device,
+            "code": self.code,
+        }
+
+    def folder(self, run: Run) -> Path:
+        """Where the record of ``run`` is, or will be."""
+        return self.root / sha256(canonical_json(self.identity(run)))[:DIGITS]
+
+    def find(self, run: Run) -> Record | None:
+        """The record of ``run``, or None while it is not finished."""
+        record = read_record(self.folder(run))
+        return record if record is not None and record.result is not None else None
+
+    def pending(self, runs: Sequence[Run]) -> list[Run]:
+        """The runs that are not finished, each once."""
+        unique: dict[Path, Run] = {}
+        for run in runs:
+            unique.setdefault(self.folder(run), run)
+        return [run for folder, run in unique.items() if not (folder / "result.json").is_file()]
+
+    @contextmanager
+    def claim(self, runs: Sequence[Run]) -> Iterator[list[Run]]:
+        """Own runs while the context lasts: those neither finished nor claimed elsewhere."""
+        locks_folder = make_locks(self.root)
+        files = {run: locks_folder / self.folder(run).name for run in runs}
+        with ExitStack() as locks:
+            got = [run for run in runs if locks.enter_context(locked(files[run], wait=False))]
+            yield self.pending(got)
+            for run in set(got).difference(self.pending(got)):
+                files[run].unlink(missing_ok=True)  # nobody claims a finished run
+
+    def begun(self, run: Run) -> int:
+        """Epochs of an unfinished run that are done and kept."""
+        from pipeline.train.state import begun_epochs
+
+        return begun_epochs(self.folder(run))
+
+    def read_state(self, run: Run) -> "RunState | None":
+        """Where an unfinished run stopped, if that was kept."""
+        from pipeline.train.state import read_state
+
+        return read_state(self.folder(run))
+
+    def write_state(self, run: Run, state: "RunState") -> None:
+        """Keep where an unfinished run is."""
+        from pipeline.train.state import write_state
+
+        folder, scratch = self.folder(run), self.root / ".tmp"
+        write_state(folder, state, scratch)
+        if not (folder / "run.json").is_file():
+            write_files({folder / "run.json": _json(self._about(run))}, scratch)
+
+    def others(self, runs: Sequence[Run]) -> list[tuple[Record, list[str]]]:
+        """Finished records of the same settings, fold and seed that do not count here, and why."""
+        asked = {_settings(self.identity(run)): self.identity(run) for run in runs}
+        own = {self.folder(run) for run in runs}
+        found = []
+        for record in read_records(self.root):
+            identity = record.about.get("identity", {})
+            mine = asked.get(_settings(identity)) if record.result else None
+            if mine is not None and record.folder not in own:
+                found.append((record, _differences(record, mine)))
+        return found
+
+    def write(self, outcome: "Outcome", seconds: float) -> Path:
+        """Keep everything about a finished run; returns its folder."""
+        from safetensors.torch import save
+
+        from pipeline.train.state import remove_state
+
+        folder, scratch = self.folder(outcome.run), self.root / ".tmp"
+        predictions = outcome.reported.predictions
+        make_directories(folder, scratch)
+        contents = {
+            "run.json": _json(self._about(outcome.run)),
+            "metrics.csv": _metrics(outcome),
+            "predictions.csv": _predictions(outcome, self.store),
+            "frame_logits.npy": _npy(predictions.frame_logits_NTK),
+            "attention.npy": _npy(predictions.attention_NTK),
+            "checkpoint.safetensors": save(outcome.reported.parameters),
+        }
+        if outcome.reported.encoder_files:
+            make_directories(folder / "encoder")
+            files = outcome.reported.encoder_files
+            contents |= {f"encoder/{name}": data for name, data in files.items()}
+        write_files({folder / name: data for name, data in contents.items()}, scratch)
+        result = _result(outcome, self.store) | {
+            "seconds": round(seconds, 2),
+            "sha256": {name: sha256(data) for name, data in contents.items()},
+        }
+        write_files({folder / "result.json": _json(result)}, scratch)
+        remove_state(folder)
+        return folder
+
+    def _about(self, run: Run) -> dict[str, Any]:
+        import torch
+
+        versions = {name: version(name) for name in LIBRARIES}
+        return {
+            "run": run.model_dump(mode="json"),
+            "identity": self.identity(run),
+            "store": self.store.identity.model_dump(mode="json"),
+            "data": self.store.name,
+            "classes": list(self.store.classes),
+            "missing_videos": len(self.store.missing),
+            "versions": versions | {"python": platform.python_version()},
+            "threads": torch.get_num_threads(),
+            "code": code_files(),
+        }
 
 
-def read_result(root: Path, run: Run, store: Store) -> Result | None:
-    """The record of ``run``, or None while it is not finished."""
-    folder = run_folder(root, run, store)
+def describe_others(others: Sequence[tuple[Record, list[str]]]) -> list[str]:
+    """How many finished records of the same settings do not count, and what differs."""
+    counts = Counter(", ".join(reasons) for _, reasons in others)
+    return [
+        f"{count} finished runs of the same settings that differ in {what}"
+        for what, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def read_record(folder: Path) -> Record | None:
+    """What is in a run's folder; None where there is no ``run.json`` that can be read."""
     try:
-        summary = json.loads((folder / "result.json").read_text())
-    except FileNotFoundError:
+        about = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError):
         return None
-    return Result(run, folder, summary)
+    try:
+        result = json.loads((folder / "result.json").read_bytes())
+    except FileNotFoundError:
+        result = None
+    return Record(folder, about, result)
 
 
-def write_outcome(root: Path, outcome: "Outcome", store: Store, seconds: float) -> Path:
-    """Keep everything about a finished run; returns its folder."""
-    from safetensors.torch import save
-
-    folder = run_folder(root, outcome.run, store)
-    scratch = root / ".tmp"
-    make_directories(folder, scratch)
-    checkpoint = save(outcome.state)
-    contents = {
-        "run.json": _json(_provenance(outcome.run, store)),
-        "metrics.csv": _metrics(outcome),
-        "predictions.csv": _predictions(outcome, store),
-        "frame_logits.npy": _npy(outcome.predicted.frame_logits_NTK),
-        "attention.npy": _npy(outcome.predicted.attention_NTK),
-        "checkpoint.safetensors": checkpoint,
-    }
-    if outcome.encoder_files:
-        make_directories(folder / "encoder")
-        contents |= {f"encoder/{name}": data for name, data in outcome.encoder_files.items()}
-    write_files({folder / name: data for name, data in contents.items()}, scratch)
-    result = _summary(outcome, store) | {
-        "seconds": round(seconds, 2),
-        "sha256": {name: sha256(data) for name, data in contents.items()},
-    }
-    write_files({folder / "result.json": _json(result)}, scratch)
-    return folder
+def read_records(root: Path) -> Iterator[Record]:
+    """Every record below ``root``, of whatever store, device and code."""
+    for folder in sorted(root.glob("?" * DIGITS)):
+        record = read_record(folder)
+        if record is not None:
+            yield record
 
 
-def _provenance(run: Run, store: Store) -> dict[str, Any]:
-    import torch
+def remove_record(record: Record) -> bool:
+    """Remove a run's files; False where it is in training, or where other files are left.
 
-    return {
-        "run": run.model_dump(mode="json"),
-        "store": {"digest": store.digest, "identity": store.identity.model_dump(mode="json")},
-        "missing_videos": len(store.missing),
-        "versions": {name: version(name) for name in LIBRARIES}
-        | {"python": platform.python_version()},
-        "threads": torch.get_num_threads(),
-        "source_sha256": source_digest(),
-    }
-
-
-@cache
-def source_digest() -> str:
-    """sha256 over the source of the method and its training, so that a record names its code."""
-    pipeline = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    rooms = [pipeline / name for name in ("kernels", "model", "train")]
-    for path in sorted(path for room in rooms for path in room.rglob("*")):
-        if path.suffix in (".py", ".toml"):
-            digest.update(path.relative_to(pipeline).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()
+    ``result.json`` goes first, so that what a kill leaves counts as unfinished.
+    """
+    folder = record.folder
+    locks = make_locks(folder.parent)
+    with locked(locks / folder.name, wait=False) as got:
+        places = [place for place in (folder / "encoder", folder) if place.is_dir()]
+        if not got or any(place.is_symlink() for place in places):
+            return False
+        for name in FILES:
+            if (folder / name).exists():
+                remove_file(folder / name)
+        for place in places:
+            with suppress(OSError):  # other files are in it
+                place.rmdir()
+        (locks / folder.name).unlink(missing_ok=True)
+    return not folder.exists()
 
 
-def _summary(outcome: "Outcome", store: Store) -> dict[str, Any]:
-    summary: dict[str, Any] = {
+def make_locks(root: Path) -> Path:
+    """The folder of the locks of runs in training; a lock has the name of its run's folder."""
+    make_directories(root / ".locks")
+    return root / ".locks"
+
+
+def _settings(identity: dict[str, Any]) -> bytes:
+    """What was asked for, as opposed to what it was computed from and by."""
+    return canonical_json({name: identity.get(name) for name in ("method", "fold", "seed")})
+
+
+def _differences(record: Record, mine: dict[str, Any]) -> list[str]:
+    """What a record of the same settings differs in: "store", "code (FILES)", …"""
+    theirs, reasons = record.about["identity"], []
+    for name in ("store", "device", "precision"):
+        if theirs[name] != mine[name]:
+            reasons.append(name)
+    if theirs["code"] != mine["code"]:
+        now, then = code_files(), record.about["code"]
+        files = sorted(f for f in now.keys() | then.keys() if now.get(f) != then.get(f))
+        reasons.append(f"code ({', '.join(files)})")
+    return reasons
+
+
+def _result(outcome: "Outcome", store: Store) -> dict[str, Any]:
+    result: dict[str, Any] = {
         "status": "diverged" if outcome.diverged else "done",
         "selection": outcome.run.method.selection.rule,
         "epoch": outcome.epoch,
-        "train_videos": len(outcome.train_rows),
-        "test_videos": len(outcome.test_rows),
+        "train_videos": len(outcome.split.train),
+        "test_videos": len(outcome.split.test),
     }
     if outcome.diverged:
-        return summary
-    labels, predicted = store.labels[outcome.test_rows], outcome.predicted.logits_NK.argmax(1)
+        return result
+    labels, predicted = store.labels[outcome.split.test], outcome.reported.predictions.labels_N
     counts = confusion(labels, predicted, len(store.classes))
     by_class = zip(store.classes, recalls(counts).tolist(), strict=True)
-    return summary | {
+    return result | {
         "uar": float(uar(counts)),
         "war": float(war(counts)),
         "recalls": {name: None if np.isnan(recall) else recall for name, recall in by_class},
@@ -158,11 +327,11 @@ def _metrics(outcome: "Outcome") -> bytes:
 
 
 def _predictions(outcome: "Outcome", store: Store) -> bytes:
-    """One line a test video: its logits, and the influence of each frame on what was predicted."""
-    logits_NK = outcome.predicted.logits_NK
-    predicted = logits_NK.argmax(1)
+    """One line per test video: its logits, and each frame's influence on what was predicted."""
+    predictions = outcome.reported.predictions
+    predicted = predictions.labels_N
     temperature = outcome.run.method.label.temperature
-    cosines_NT = temperature * influence(outcome.predicted.frame_logits_NTK, predicted)
+    cosines_NT = temperature * influence(predictions.frame_logits_NTK, predicted)
     header = ["id", "label", "predicted"]
     header += [f"logit_{name}" for name in store.classes]
     header += [f"influence_{frame}" for frame in range(store.frames)]
@@ -171,10 +340,10 @@ def _predictions(outcome: "Outcome", store: Store) -> bytes:
             store.ids[row],
             int(store.labels[row]),
             int(predicted[n]),
-            *logits_NK[n].tolist(),
+            *predictions.logits_NK[n].tolist(),
             *cosines_NT[n].round(6).tolist(),
         ]
-        for n, row in enumerate(outcome.test_rows)
+        for n, row in enumerate(outcome.split.test)
     ]
     return _csv(header, rows)
 

@@ -1,45 +1,98 @@
 """Epochs of a run -> the one that is reported, by a rule that is named with the result."""
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.errors import RefusedError
-from pipeline.config import SelectionConfig
+from pipeline.config import Run, SelectionConfig
+from pipeline.evaluate.metrics import confusion, uar, war
+from pipeline.train.features import TrainingData
+from pipeline.train.split import Split
 
-Rows = NDArray[np.int64]
+if TYPE_CHECKING:
+    from torch import Tensor
 
+    from pipeline.evaluate.predictions import Predictions
 
-def hold_out(
-    rows: Rows, labels: Rows, subjects: Sequence[str | None], share: float, seed: int
-) -> tuple[Rows, Rows]:
-    """Training rows -> (rows left for training, rows held out), stratified by class.
-
-    About ``share`` of them are held out; where all subjects are known, nobody is on both sides. A
-    class with very few videos may be on one side only. ``labels`` and ``subjects`` are those of all
-    videos. Raises RefusedError where every class is too rare to be split so.
-    """
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
-
-    parts = max(2, round(1 / share))
-    if np.bincount(labels[rows]).max() < parts:
-        raise RefusedError(
-            f"no class has the {parts} training videos that selection.validation_share={share} "
-            "needs; give a larger share, or use selection.rule=last"
-        )
-    own = [subjects[row] for row in rows]
-    grouped = all(subject is not None for subject in own)
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
-    splitter = kind(parts, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        train, held = next(splitter.split(rows, labels[rows], own if grouped else None))
-    return rows[train], rows[held]
+Metrics = dict[str, float]
 
 
-def better(config: SelectionConfig, epoch: dict[str, float], best: dict[str, float] | None) -> bool:
+@dataclass(frozen=True)
+class Reported:
+    """The network of the epoch that is reported, and what it says of the test videos."""
+
+    predictions: "Predictions"
+    parameters: "dict[str, Tensor]"  # the run's own, without the run axis
+    encoder_files: dict[str, bytes] = field(default_factory=dict)  # if the encoder was trained
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run leaves behind."""
+
+    run: Run
+    split: Split
+    epochs: list[Metrics]
+    epoch: int  # the one that is reported, counted from 1
+    reported: Reported
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the network no longer gives numbers."""
+        return not bool(np.isfinite(self.reported.predictions.logits_NK).all())
+
+
+@dataclass
+class History:
+    """The epochs of one run so far, and the one that would be reported if it ended now."""
+
+    data: TrainingData
+    run: Run
+    split: Split
+    epochs: list[Metrics] = field(default_factory=list)
+    best: int = -1  # -1 before there is any
+    reported: Reported | None = None
+
+    def add(
+        self,
+        loss: float,
+        predictions: "Predictions",
+        parameters: "Callable[[], dict[str, Tensor]]",
+    ) -> None:
+        """Take in an epoch; ``predictions`` are those of the split's ``evaluated`` rows."""
+        tests = len(self.split.test)
+        epoch: Metrics = {"epoch": len(self.epochs) + 1, "train_loss": loss}
+        epoch |= self._metrics("test", self.split.test, predictions.logits_NK[:tests])
+        if len(self.split.val):
+            epoch |= self._metrics("val", self.split.val, predictions.logits_NK[tests:])
+        self.epochs.append(epoch)
+        method = self.run.method
+        ended = len(self.epochs) == method.optimiser.epochs
+        if method.selection.rule == "last" and not ended:
+            return
+        best = self.epochs[self.best] if self.best >= 0 else None
+        if better(method.selection, epoch, best):
+            self.best = len(self.epochs) - 1
+            files = self.data.features.encoder_files()
+            self.reported = Reported(predictions.first(tests), parameters(), files)
+
+    def outcome(self) -> Outcome:
+        """What the run leaves behind, after its last epoch."""
+        assert self.reported is not None
+        return Outcome(self.run, self.split, self.epochs, self.best + 1, self.reported)
+
+    def _metrics(
+        self, part: str, rows: NDArray[np.int64], logits_NK: NDArray[np.float32]
+    ) -> Metrics:
+        store = self.data.store
+        counts = confusion(store.labels[rows], logits_NK.argmax(1), len(store.classes))
+        return {f"{part}_uar": float(uar(counts)), f"{part}_war": float(war(counts))}
+
+
+def better(config: SelectionConfig, epoch: Metrics, best: Metrics | None) -> bool:
     """Whether ``epoch``'s network is to be reported rather than that of the epoch ``best``.
 
     Best means highest WAR; the earlier of two equal epochs wins.

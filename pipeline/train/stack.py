@@ -6,170 +6,50 @@ axis, and one batch of R x B videos a step.
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from cache.store import Store
 from pipeline.config import OptimiserConfig, Run, stack_key
 from pipeline.datasets.texts import class_texts
-from pipeline.evaluate.metrics import confusion, uar, war
-from pipeline.kernels.gather import gather
-from pipeline.model.text_tower import TextTower, load_text_tower
+from pipeline.evaluate.predictions import predict
 from pipeline.model.tgdfer import TGDFER
 from pipeline.profile import stage
 from pipeline.train.batches import epoch_batches
-from pipeline.train.selection import better, hold_out
+from pipeline.train.features import CachedFeatures, TrainingData
+from pipeline.train.selection import History, Outcome
 from pipeline.train.sgd import StackedSGD
+from pipeline.train.split import split_of
+from pipeline.train.state import RunState
 from pipeline.train.step import Batch, ReplayedStep, cross_entropy
-
-EVALUATION_VIDEOS = 256  # videos of each run in one evaluation batch; bounds memory only
-
-Progress = Callable[[int], None]  # called with the number of epochs done since the last call
-
-
-class Features(Protocol):
-    """Where the batches get their features from."""
-
-    @property
-    def views(self) -> int:
-        """View 0 is the test view, views 1 to views - 1 are augmented."""
-
-    def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
-        """Features of the given rows and views, float32 [R, B, T, D]."""
-
-    def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
-        """Told what the next call will ask for, while this step computes."""
-
-    def parameters(self) -> list[Tensor]:
-        """What can be trained of the encoder; it has no run axis."""
-
-    def encoder_files(self) -> dict[str, bytes]:
-        """The encoder as it is now, in open_clip's ``local-dir`` format; empty if frozen."""
-
-
-@dataclass(frozen=True)
-class CachedFeatures:
-    """A store's features in the memory of the device that trains."""
-
-    features_NVTD: Tensor  # float16
-
-    @property
-    def views(self) -> int:
-        return self.features_NVTD.shape[1]
-
-    def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
-        return gather(self.features_NVTD, video_RB, view_RB)
-
-    def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
-        pass
-
-    def parameters(self) -> list[Tensor]:
-        return []
-
-    def encoder_files(self) -> dict[str, bytes]:
-        return {}
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Videos to train on, as a store describes them, and the source of their features."""
-
-    store: Store
-    features: Features
-    labels_N: Tensor
-    usable_N: NDArray[np.bool_]  # False for videos without features
-    tower: TextTower
-
-    @property
-    def device(self) -> torch.device:
-        """Where training happens."""
-        return self.labels_N.device
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one run leaves behind."""
-
-    run: Run
-    epochs: list[dict[str, float]]
-    train_rows: NDArray[np.int64]
-    test_rows: NDArray[np.int64]
-    epoch: int  # the one that is reported, counted from 1
-    predicted: "Predictions"  # of the test videos after that epoch, in their order
-    state: dict[str, Tensor]  # the run's own parameters after that epoch, without the run axis
-    encoder_files: dict[str, bytes]  # the encoder after that epoch, if it was trained
-
-    @property
-    def diverged(self) -> bool:
-        """Whether the network no longer gives numbers."""
-        return not bool(np.isfinite(self.predicted.logits_NK).all())
-
-
-def load_training_data(store: Store, device: torch.device) -> TrainingData:
-    """Read the whole store to ``device`` once; nothing reads it again during training."""
-    return TrainingData(
-        store,
-        CachedFeatures(torch.from_numpy(store.load_features()).to(device)),
-        torch.from_numpy(store.labels).to(device),
-        np.array([video_id not in store.missing for video_id in store.ids]),
-        load_text_tower(store.text_weights, store.text_config).to(device),
-    )
-
-
-def build_model(data: TrainingData, runs: Sequence[Run]) -> TGDFER:
-    """The network of R runs, each drawn from its own seed."""
-    store, method = data.store, runs[0].method
-    return TGDFER(
-        [torch.Generator().manual_seed(run.seed) for run in runs],
-        data.tower,
-        class_texts(store.classes),
-        store.frames,
-        store.dim,
-        method.temporal,
-        method.prompts,
-        method.label,
-        [run.method.label.temperature for run in runs],
-    ).to(data.device)
 
 
 def train_stack(
     data: TrainingData,
     runs: Sequence[Run],
-    progress: Progress = lambda epochs: None,
-    begun: "Sequence[RunState]" = (),
+    on_epochs: Callable[[int], None] = lambda epochs: None,
+    begun: Sequence[RunState] = (),
     keep: "Callable[[Stack], None]" = lambda stack: None,
 ) -> list[Outcome]:
     """Train ``runs``, which may differ in all that changes no shape, as one program.
 
-    Goes on from the states in ``begun``, if there are any; ``keep`` is called after every epoch.
-    Raises ValueError for runs that cannot be stacked.
+    Goes on from the states in ``begun``, if there are any. ``on_epochs`` gets the number of epochs
+    done since its last call; ``keep`` is called after every epoch. Raises ValueError for runs that
+    cannot be stacked.
     """
     stack = Stack(data, runs)
     if begun:
         stack.restore(begun)
-        progress(stack.epoch)
+        on_epochs(stack.epoch)
     while stack.epoch < runs[0].method.optimiser.epochs:
         stack.train_epoch()
-        progress(1)
+        on_epochs(1)
         keep(stack)
-    return [record.outcome() for record in stack.records]
-
-
-@dataclass(frozen=True)
-class RunState:
-    """One run of a stack between two epochs: all that its further training depends on."""
-
-    epoch: int  # epochs done
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]  # JSON
+    return [history.outcome() for history in stack.histories]
 
 
 class Stack:
@@ -181,10 +61,8 @@ class Stack:
         if runs[0].method.optimiser.lr_encoder and len(runs) > 1:
             raise ValueError("a trained encoder belongs to one run")
         self.data, self.runs = data, runs
-        self.epoch = 0
         self._config = runs[0].method.optimiser  # for what all runs share
-        self.splits = [_split(data, run) for run in runs]
-        self.records = [_Record(data, *pair) for pair in zip(runs, self.splits, strict=True)]
+        self.histories = [History(data, run, split_of(data, run)) for run in runs]
         self.model = build_model(data, runs)
         self._orders = [
             np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())]) for run in runs
@@ -194,42 +72,48 @@ class Stack:
         graphed = data.device.type == "cuda" and isinstance(data.features, CachedFeatures)
         self._step = ReplayedStep(self.step) if graphed else self.step
 
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.histories[0].epochs)
+
     def train_epoch(self) -> None:
         """One epoch of every run, and its evaluation."""
         loss_R = self._train()
-        predictions = predict(self.data, self.model, [split.evaluated for split in self.splits])
-        self.epoch += 1
-        for r, record in enumerate(self.records):
-            record.add(float(loss_R[r]), predictions[r], partial(state_of_run, self.model, r))
+        rows = [history.split.evaluated for history in self.histories]
+        predictions = predict(self.model, self.data.features, rows)
+        for r, history in enumerate(self.histories):
+            history.add(float(loss_R[r]), predictions[r], partial(parameters_of, self.model, r))
 
     def state(self, run: int) -> RunState:
         """What one run needs to go on; without the encoder, should that be trained too."""
-        record = self.records[run]
-        tensors = {
-            f"{kind}/{name}": tensor.detach()[run].clone().cpu()
-            for kind, own in (("parameter", self._learned()), ("velocity", self._velocities()))
-            for name, tensor in own.items()
-        }
-        order = self._orders[run].bit_generator.state
-        facts = {"order": order, "epochs": list(record.epochs), "best": record.best}
-        return RunState(self.epoch, tensors | record.best_tensors(), facts)
+        history = self.histories[run]
+        return RunState(
+            order=dict(self._orders[run].bit_generator.state),
+            epochs=list(history.epochs),
+            best=history.best,
+            parameters=parameters_of(self.model, run),
+            velocities=_of_run(self._velocities(), run),
+            reported=history.reported,
+        )
 
     def restore(self, states: Sequence[RunState]) -> None:
-        """Go on where ``states``, one a run and all after the same epoch, stopped."""
-        (self.epoch,) = {state.epoch for state in states}
+        """Go on where ``states``, one per run and all after the same epoch, stopped."""
         with torch.no_grad():
             for r, state in enumerate(states):
-                for name, parameter in self._learned().items():
-                    parameter[r] = state.tensors[f"parameter/{name}"]
+                for name, parameter in learned_parameters(self.model).items():
+                    parameter[r] = state.parameters[name]
                 for name, velocity in self._velocities().items():
-                    velocity[r] = state.tensors[f"velocity/{name}"]
-                self._orders[r].bit_generator.state = state.facts["order"]
-                self.records[r].restore(state)
+                    velocity[r] = state.velocities[name]
+                self._orders[r].bit_generator.state = state.order
+                history = self.histories[r]
+                history.epochs, history.best = list(state.epochs), state.best
+                history.reported = state.reported
 
     def steps(self) -> list[Batch]:
         """The batches of the coming epoch, drawn anew from every run's data order."""
         batches = epoch_batches(
-            [split.train for split in self.splits],
+            [history.split.train for history in self.histories],
             self._config.batch,
             [self._views(run.method.optimiser) for run in self.runs],
             self._orders,
@@ -273,7 +157,7 @@ class Stack:
     def factors(self) -> Tensor:
         """Where every run's schedule stands: the factor of its learning rates, [R]."""
         return self._of_runs(
-            lambda own: own.gamma ** sum(last <= self.epoch for last in own.milestones)
+            lambda own: own.gamma ** sum(last <= self.epoch for last in own.decays())
         )
 
     def _train(self) -> Tensor:
@@ -287,8 +171,8 @@ class Stack:
 
     def _products(self) -> AbstractContextManager[object]:
         """Matrix products in bfloat16 where that is asked for; parameters stay in float32."""
-        kind, precision = self.data.device.type, self._config.precision
-        lower = precision == "bf16" or (precision == "auto" and kind == "cuda")
+        kind = self.data.device.type
+        lower = self._config.products(kind) == "bf16"
         # Nothing is cached: every weight is used once, and a captured graph must cast it anew.
         return torch.autocast(kind, torch.bfloat16, enabled=lower, cache_enabled=False)
 
@@ -300,9 +184,10 @@ class Stack:
     def _make_optimiser(self) -> StackedSGD:
         lr_R = self._of_runs(lambda config: config.lr)
         lr_prompts_R = self._of_runs(lambda config: config.lr_prompts)
-        parameters = list(self._learned().values())
+        learned = learned_parameters(self.model)
+        parameters = list(learned.values())
         prompts = ("fine.", "coarse.")
-        lrs_R = [lr_prompts_R if name.startswith(prompts) else lr_R for name in self._learned()]
+        lrs_R = [lr_prompts_R if name.startswith(prompts) else lr_R for name in learned]
         if self._config.lr_encoder:
             encoder = self.data.features.parameters()
             parameters += encoder
@@ -314,150 +199,35 @@ class Stack:
             self._of_runs(lambda config: config.weight_decay),
         )
 
-    def _learned(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-
     def _velocities(self) -> dict[str, Tensor]:
         # The encoder's parameters, if there are any, come last.
-        return dict(zip(self._learned(), self._optimiser.velocities, strict=False))
+        return dict(zip(learned_parameters(self.model), self._optimiser.velocities, strict=False))
 
     def _of_runs(self, value: Callable[[OptimiserConfig], float]) -> Tensor:
         values = [value(run.method.optimiser) for run in self.runs]
         return torch.tensor(values, device=self.data.device)
 
 
-@dataclass(frozen=True)
-class _Split:
-    """Rows of the store that one run trains on, validates on (maybe none) and is tested on."""
-
-    train: NDArray[np.int64]
-    val: NDArray[np.int64]
-    test: NDArray[np.int64]
-
-    @property
-    def evaluated(self) -> NDArray[np.int64]:
-        return np.concatenate([self.test, self.val])
+def build_model(data: TrainingData, runs: Sequence[Run]) -> TGDFER:
+    """The network of R runs, each drawn from its own seed."""
+    return TGDFER(
+        [torch.Generator().manual_seed(run.seed) for run in runs],
+        data.tower,
+        class_texts(data.store.classes),
+        data.store.frames,
+        [run.method for run in runs],
+    ).to(data.device)
 
 
-class _Record:
-    """Gathers the epochs of one run and keeps what the selection rule will report."""
-
-    def __init__(self, data: TrainingData, run: Run, split: _Split) -> None:
-        self.data, self.run, self.split = data, run, split
-        self.epochs: list[dict[str, float]] = []
-        self.best = -1
-        self.predicted: Predictions | None = None
-        self.state: dict[str, Tensor] = {}
-        self.encoder_files: dict[str, bytes] = {}
-
-    def add(self, loss: float, predicted: "Predictions", state: Callable[[], Any]) -> None:
-        tests = len(self.split.test)
-        row = {"epoch": len(self.epochs) + 1, "train_loss": loss}
-        row |= self._metrics("test", self.split.test, predicted.logits_NK[:tests])
-        if len(self.split.val):
-            row |= self._metrics("val", self.split.val, predicted.logits_NK[tests:])
-        self.epochs.append(row)
-        best = self.epochs[self.best] if self.best >= 0 else None
-        method = self.run.method
-        ended = len(self.epochs) == method.optimiser.epochs
-        if method.selection.rule == "last" and not ended:
-            return
-        if better(method.selection, row, best):
-            self.best = len(self.epochs) - 1
-            self.predicted = predicted.first(tests)
-            self.state = state()
-            self.encoder_files = self.data.features.encoder_files()
-
-    def best_tensors(self) -> dict[str, Tensor]:
-        """The best epoch so far, for a RunState."""
-        if self.predicted is None:
-            return {}
-        arrays = {f"predicted/{name}": array for name, array in vars(self.predicted).items()}
-        tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return tensors | {f"best/{name}": tensor for name, tensor in self.state.items()}
-
-    def restore(self, state: RunState) -> None:
-        self.epochs, self.best = list(state.facts["epochs"]), state.facts["best"]
-        if self.best >= 0:
-            arrays = {n: t.numpy() for n, t in _under("predicted/", state.tensors).items()}
-            self.predicted = Predictions(**arrays)
-            self.state = _under("best/", state.tensors)
-
-    def outcome(self) -> Outcome:
-        assert self.predicted is not None
-        return Outcome(
-            run=self.run,
-            epochs=self.epochs,
-            train_rows=self.split.train,
-            test_rows=self.split.test,
-            epoch=self.best + 1,
-            predicted=self.predicted,
-            state=self.state,
-            encoder_files=self.encoder_files,
-        )
-
-    def _metrics(
-        self, part: str, rows: NDArray[np.int64], logits_NK: NDArray[np.float32]
-    ) -> dict[str, float]:
-        store = self.data.store
-        counts = confusion(store.labels[rows], logits_NK.argmax(1), len(store.classes))
-        return {f"{part}_uar": float(uar(counts)), f"{part}_war": float(war(counts))}
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a network says of N videos; attention is NaN where there is no visual prompt."""
-
-    logits_NK: NDArray[np.float32]
-    frame_logits_NTK: NDArray[np.float32]
-    attention_NTK: NDArray[np.float32]
-
-    def first(self, count: int) -> "Predictions":
-        """The first ``count`` videos."""
-        return Predictions(
-            self.logits_NK[:count], self.frame_logits_NTK[:count], self.attention_NTK[:count]
-        )
-
-
-def predict(
-    data: TrainingData, model: TGDFER, rows: Sequence[NDArray[np.int64]]
-) -> list[Predictions]:
-    """What every run says of its own ``rows``, from the test view."""
-    longest = max(len(own) for own in rows)
-    padded_RN = np.stack([np.resize(own, longest) for own in rows])
-    parts = []
-    with torch.no_grad():
-        for start in range(0, longest, EVALUATION_VIDEOS):
-            index_RB = torch.from_numpy(padded_RN[:, start : start + EVALUATION_VIDEOS])
-            index_RB = index_RB.to(data.device)
-            out = model(data.features(index_RB, torch.zeros_like(index_RB)))
-            attention_RBTK = out.attention_RBTK
-            if attention_RBTK is None:
-                attention_RBTK = torch.full_like(out.frame_logits_RBTK, float("nan"))
-            parts.append((out.logits_RBK, out.frame_logits_RBTK, attention_RBTK))
-    arrays = [torch.cat(same, dim=1).cpu().numpy() for same in zip(*parts, strict=True)]
-    return [Predictions(*(array[r, : len(own)] for array in arrays)) for r, own in enumerate(rows)]
-
-
-def state_of_run(model: TGDFER, run: int) -> dict[str, Tensor]:
+def parameters_of(model: TGDFER, run: int) -> dict[str, Tensor]:
     """The learned parameters of one run of a stack, without the run axis."""
-    return {
-        name: parameter.detach()[run].clone().cpu()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    }
+    return _of_run(learned_parameters(model), run)
 
 
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+def learned_parameters(model: TGDFER) -> dict[str, Tensor]:
+    """What is trained, with the run axis."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _split(data: TrainingData, run: Run) -> _Split:
-    store, selection = data.store, run.method.selection
-    train, test = next((train, test) for name, train, test in store.folds if name == run.fold)
-    train, test = train[data.usable_N[train]], test[data.usable_N[test]]
-    if selection.rule != "best_on_val":
-        return _Split(train, train[:0], test)
-    share = selection.validation_share
-    left, held = hold_out(train, store.labels, store.subjects, share, run.seed)
-    return _Split(left, held, test)
+def _of_run(tensors: Mapping[str, Tensor], run: int) -> dict[str, Tensor]:
+    return {name: tensor.detach()[run].clone().cpu() for name, tensor in tensors.items()}

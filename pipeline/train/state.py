@@ -3,65 +3,109 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from cache.files import make_directories, write_files
-from pipeline.train.records import source_digest
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from cache.files import make_directories, remove_file, write_files
+from pipeline.evaluate.predictions import Predictions
+from pipeline.train.selection import Metrics, Reported
 
-    from pipeline.train.stack import RunState
-
-NAME = "resume.safetensors"
+STATE_FILE = "resume.safetensors"
 
 
-def write_state(folder: Path, state: "RunState", scratch: Path) -> None:
+@dataclass(frozen=True)
+class RunState:
+    """One run of a stack between two epochs: all that its further training depends on."""
+
+    order: dict[str, Any]  # the random generator that draws the data order
+    epochs: list[Metrics]  # those done
+    best: int  # the one that would be reported, -1 for none
+    parameters: dict[str, Tensor]
+    velocities: dict[str, Tensor]
+    reported: Reported | None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.epochs)
+
+
+def write_state(folder: Path, state: RunState, scratch: Path) -> None:
     """Keep a run's state in its folder; a kill leaves the former or the new one, whole."""
     from safetensors.torch import save
 
     make_directories(folder, scratch)
-    tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-    about = {"epoch": state.epoch, "facts": state.facts, "sha256": _digest(tensors)}
-    metadata = {"state": json.dumps(about | {"source_sha256": source_digest()})}
-    write_files({folder / NAME: save(tensors, metadata)}, scratch)
+    tensors = {name: tensor.contiguous() for name, tensor in _to_tensors(state).items()}
+    head = {"epochs": state.epochs, "best": state.best, "order": state.order}
+    metadata = {"state": json.dumps(head | {"sha256": _digest(tensors)})}
+    write_files({folder / STATE_FILE: save(tensors, metadata)}, scratch)
 
 
-def read_state(folder: Path) -> "RunState | None":
+def read_state(folder: Path) -> RunState | None:
     """The state in a run's folder; None where there is none, or not one that is whole."""
     from safetensors.torch import load
 
-    from pipeline.train.stack import RunState
+    head = _head(folder)
+    if head is None:
+        return None
+    tensors = load((folder / STATE_FILE).read_bytes())
+    if _digest(tensors) != head["sha256"]:
+        return None
+    return RunState(
+        order=head["order"],
+        epochs=head["epochs"],
+        best=head["best"],
+        parameters=_under("parameter/", tensors),
+        velocities=_under("velocity/", tensors),
+        reported=_reported(tensors) if head["best"] >= 0 else None,
+    )
 
-    about = _about(folder)
-    if about is None:
-        return None
-    tensors = load((folder / NAME).read_bytes())
-    if _digest(tensors) != about["sha256"]:
-        return None
-    return RunState(about["epoch"], tensors, about["facts"])
+
+def remove_state(folder: Path) -> None:
+    """Remove the state of a run that is finished."""
+    remove_file(folder / STATE_FILE)
 
 
 def begun_epochs(folder: Path) -> int:
     """How many epochs of a run are done, from the head of its state alone."""
-    about = _about(folder)
-    return about["epoch"] if about else 0
+    head = _head(folder)
+    return len(head["epochs"]) if head else 0
 
 
-def _about(folder: Path) -> dict[str, Any] | None:
+def _head(folder: Path) -> dict[str, Any] | None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(folder / NAME, "pt") as file:
-            about: dict[str, Any] = json.loads(file.metadata()["state"])
-    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError):
+        with safe_open(folder / STATE_FILE, "pt") as file:
+            head: dict[str, Any] = json.loads(file.metadata()["state"])
+            return head if {"epochs", "best", "order", "sha256"} <= head.keys() else None
+    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         return None
-    # Another code would go on otherwise than this state's began.
-    return about if about["source_sha256"] == source_digest() else None
 
 
-def _digest(tensors: "Mapping[str, Tensor]") -> str:
+def _to_tensors(state: RunState) -> dict[str, Tensor]:
+    parts = {"parameter/": state.parameters, "velocity/": state.velocities}
+    if state.reported is not None:
+        arrays = vars(state.reported.predictions).items()
+        parts["predicted/"] = {name: torch.from_numpy(array) for name, array in arrays}
+        parts["reported/"] = state.reported.parameters
+    return {kind + name: t for kind, part in parts.items() for name, t in part.items()}
+
+
+def _reported(tensors: dict[str, Tensor]) -> Reported:
+    arrays = {name: t.numpy() for name, t in _under("predicted/", tensors).items()}
+    return Reported(Predictions(**arrays), _under("reported/", tensors))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode() + tensors[name].numpy().tobytes())

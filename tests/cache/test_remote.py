@@ -19,8 +19,8 @@ from cache.hdf5 import export_store
 from cache.remote import store_path
 from cache.store import Store, create_store, open_store, status
 from pipeline.config import Run, load_method
-from pipeline.train.grid import Place, train_runs
-from pipeline.train.records import read_result
+from pipeline.train.grid import train_runs
+from pipeline.train.records import Records
 from support.commands import SMALL, tgdfer
 from support.stores import random_store
 from support.tiny import TEXT, fill, fixed_files, flip, kinds, make_plan, make_store
@@ -252,12 +252,13 @@ def test_training_from_an_archive_or_a_web_server_leaves_the_same_files(
 def test_store_in_memory_is_trained_in_this_process(tmp_path: Path, web: WebServer) -> None:
     local = random_store(tmp_path / "local.zarr", videos=14)
     copy = store_path(copy_of(local.path, "memory", web, tmp_path))
-    method = load_method("paper", ["optimiser.epochs=1", "optimiser.milestones=[]"])
+    method = load_method("paper", ["optimiser.epochs=1"])
     runs = [Run(method=method, fold=fold, seed=0) for fold in "12"]
     scores = []
     for name, store in (("local", local.path), ("memory", copy)):
-        train_runs(runs, Place(store, tmp_path / name, "cpu"), workers=2)
-        results = [read_result(tmp_path / name, run, local) for run in runs]
-        scores.append([result.summary["war"] for result in results if result])
+        records = Records(tmp_path / name, open_store(store))
+        train_runs(runs, records, "cpu", workers=2)
+        scores.append([found.result for run in runs if (found := records.find(run))])
     assert len(scores[0]) == 2
-    assert scores[0] == scores[1]
+    sums = [[result["sha256"] for result in own if result] for own in scores]
+    assert sums[0] == sums[1]

@@ -148,6 +148,16 @@ def test_diff_of_two_stores(store: Path, place: Path, tgdfer: Tgdfer) -> None:
     assert "50 videos only in" in out
 
 
+def test_exported_store_is_imported_without_options_that_it_does_not_need(
+    store: Path, tgdfer: Tgdfer
+) -> None:
+    digest = open_store(store).digest
+    assert digest in tgdfer("store", "export", store, "s.h5")[1]
+    code, _, err = tgdfer("store", "import", "s.h5", "t.zarr", "--root", "DFEW")
+    assert (code, "--root: not read, since s.h5 is an exported store" in err) == (2, True)
+    assert digest in tgdfer("store", "import", "s.h5", "t.zarr")[1]
+
+
 def test_mended_video_is_taken_in_by_repair(store: Path, place: Path, tgdfer: Tgdfer) -> None:
     shutil.copytree(place / "DFEW/EmoLabel_DataSplit", place / "bad/EmoLabel_DataSplit")
     shutil.copytree(place / "DFEW/Clip/original", place / "bad/Clip/original")

@@ -6,23 +6,26 @@ import numpy as np
 import pytest
 import torch
 
+from cache.store import Store
 from pipeline.config import Run, load_method
 from pipeline.evaluate.localisation import localisation_table, localise
-from pipeline.train.records import Result, read_result, write_outcome
-from pipeline.train.stack import load_training_data, train_stack
+from pipeline.train.features import load_training_data
+from pipeline.train.records import Record, Records
+from pipeline.train.stack import train_stack
 from support.stores import CLASSES, random_store, write_store
 
 CLASS_COUNT = 2
 
 
-def results_of(store, root: Path) -> list[Result]:
+def trained(store: Store, root: Path) -> list[Record]:
     settings = ["optimiser.epochs=15", "optimiser.batch=10", "temporal.fine_depth=0"]
     method = load_method("paper", [*settings, "temporal.coarse_depth=0"])
     data = load_training_data(store, torch.device("cpu"))
     runs = [Run(method=method, fold=fold, seed=0) for fold in ("1", "2")]
+    records = Records(root, store)
     for outcome in train_stack(data, runs):
-        write_outcome(root, outcome, store, seconds=1.0)
-    return [result for run in runs if (result := read_result(root, run, store)) is not None]
+        records.write(outcome, seconds=1.0)
+    return [record for run in runs if (record := records.find(run)) is not None]
 
 
 def test_influence_finds_the_frames_that_show_the_label(tmp_path: Path) -> None:
@@ -36,7 +39,7 @@ def test_influence_finds_the_frames_that_show_the_label(tmp_path: Path) -> None:
     classes = CLASSES[:CLASS_COUNT]
     path = tmp_path / "s.zarr"
     store = write_store(path, features[:, None], labels, classes=classes, truth_NT=truth)
-    found = localise(results_of(store, tmp_path / "runs"), store)
+    found = localise(trained(store, tmp_path / "runs"), store)
     mean = {name: precision.mean() for name, (_, precision) in found.items()}
     assert mean["influence"] > mean["random"] + 0.15
     assert mean["uniform"] == pytest.approx(0.5)

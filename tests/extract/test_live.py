@@ -15,8 +15,11 @@ from pipeline.extract.live import open_live
 from pipeline.extract.loop import extract
 from pipeline.extract.planning import ExtractSettings
 from pipeline.model.text_tower import load_text_tower
-from pipeline.train.grid import check_runs, train_and_record
-from pipeline.train.stack import Outcome, TrainingData, load_training_data, train_stack
+from pipeline.train.features import TrainingData, load_training_data
+from pipeline.train.grid import check_runs, train_live
+from pipeline.train.records import Records
+from pipeline.train.selection import Outcome
+from pipeline.train.stack import train_stack
 from support.sources import write_encoder, write_list
 
 SETTINGS = ExtractSettings(views=1, frames=4, precision="fp32", device="cpu", batch_frames=8)
@@ -62,7 +65,9 @@ def test_without_augmentation_the_loss_curve_is_that_of_cached_features(
     losses = [[epoch["train_loss"] for epoch in outcome.epochs] for outcome in (one, other)]
     # The same frames in the same batch size give the same float16 features, to the bit.
     assert losses[0] == losses[1]
-    np.testing.assert_array_equal(one.predicted.logits_NK, other.predicted.logits_NK)
+    np.testing.assert_array_equal(
+        one.reported.predictions.logits_NK, other.reported.predictions.logits_NK
+    )
 
 
 def test_augmented_steps_show_every_video_anew(videos: VideoList, files: EncoderFiles) -> None:
@@ -85,9 +90,13 @@ def test_training_the_encoder_changes_it_and_micro_batches_do_not_change_the_tra
     whole = train(live(videos, files, trained=True), *settings)
     parts = train(live(videos, files, trained=True), *settings, "optimiser.micro_batch=1")
     assert whole.epochs[0]["train_loss"] == pytest.approx(parts.epochs[0]["train_loss"], rel=1e-4)
-    np.testing.assert_allclose(whole.predicted.logits_NK, parts.predicted.logits_NK, atol=2e-2)
+    np.testing.assert_allclose(
+        whole.reported.predictions.logits_NK, parts.reported.predictions.logits_NK, atol=2e-2
+    )
     frozen = train(live(videos, files), *STILL, "optimiser.epochs=1")
-    assert not np.allclose(whole.predicted.logits_NK, frozen.predicted.logits_NK, atol=2e-2)
+    assert not np.allclose(
+        whole.reported.predictions.logits_NK, frozen.reported.predictions.logits_NK, atol=2e-2
+    )
 
 
 def test_trained_encoder_is_saved_and_its_store_serves_its_own_fold_only(
@@ -97,7 +106,7 @@ def test_trained_encoder_is_saved_and_its_store_serves_its_own_fold_only(
     fold = data.store.folds[0][0]
     settings = [*STILL, "optimiser.epochs=1", "optimiser.lr_encoder=1e-2"]
     run = Run(method=load_method("paper", settings), fold=fold, seed=0)
-    train_and_record(data, [run], tmp_path / "runs", lambda epochs: None)
+    train_live([run], data, Records(tmp_path / "runs", data.store), lambda epochs: None)
     (folder,) = (tmp_path / "runs").glob("*/encoder")
     tuned = find_encoder(f"local-dir:{folder}")
     assert tuned.identity.weights_sha256 != files.identity.weights_sha256

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cache.errors import RefusedError
-from pipeline.config import LabelConfig, PromptConfig, TemporalConfig
+from pipeline.config import LabelConfig, MethodConfig, PromptConfig, TemporalConfig
 from pipeline.datasets.texts import class_texts
 from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.model.tgdfer import TGDFER
@@ -35,15 +35,17 @@ def make_model(
     temporal: Mapping[str, Any] | None = None,
     label: Mapping[str, Any] | None = None,
 ) -> TGDFER:
+    method = MethodConfig(
+        temporal=TemporalConfig(head_size=D // HEADS, **(temporal or {})),
+        prompts=PromptConfig(context_length=2),
+        label=LabelConfig(temperature=TAU, **(label or {})),
+    )
     model = TGDFER(
         [torch.Generator().manual_seed(seed) for seed in seeds],
         tower,
         class_texts(CLASSES),
         T,
-        D,
-        TemporalConfig(head_size=D // HEADS, **(temporal or {})),
-        PromptConfig(context_length=2),
-        LabelConfig(temperature=TAU, **(label or {})),
+        [method] * len(seeds),
     ).double()
     with torch.no_grad():  # far from the special values that layers start at
         for name, parameter in model.named_parameters():
@@ -208,7 +210,8 @@ def test_initial_weights_do_not_depend_on_the_stack(tower: TextTower) -> None:
     def weights(*seeds: int) -> dict[str, torch.Tensor]:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         texts, config = class_texts(CLASSES), TemporalConfig(head_size=4)
-        model = TGDFER(generators, tower, texts, T, D, config, PromptConfig(), LabelConfig())
+        methods = [MethodConfig(temporal=config)] * len(generators)
+        model = TGDFER(generators, tower, texts, T, methods)
         return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
     alone, stack = weights(7), weights(3, 7, 9)

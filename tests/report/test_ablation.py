@@ -9,10 +9,10 @@ import pytest
 
 from cache.errors import RefusedError
 from cache.store import Store
-from pipeline.config import MethodConfig, load_method
-from pipeline.report.ablation import collect, facts_of, write_tables
-from pipeline.report.tables import TABLE3, Table, find_tables, runs_of, vary
-from pipeline.train.records import run_folder
+from pipeline.config import MethodConfig, load_method, runs_of
+from pipeline.report.ablation import collect, header_of, write_tables
+from pipeline.report.tables import TABLE3, Table, find_tables, vary
+from pipeline.train.records import Records
 from support.stores import random_store
 
 FOLDS = ["1", "2", "3"]
@@ -35,8 +35,9 @@ def write_result(
     """The record of a run that predicts a share ``war`` of ten videos of class 0 right."""
     row = next(row for row in table.rows if row.name == name)
     (run,) = runs_of(row.method(load_method()), [FOLDS[fold]], [0])
-    folder = run_folder(root, run, store)
+    folder = Records(root, store).folder(run)
     folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
     (folder / "result.json").write_text(json.dumps({"status": status}))
     lines = [f"{store.ids[n]},0,{int(n >= round(10 * war))}" for n in range(10)]
     (folder / "predictions.csv").write_text("id,label,predicted\n" + "\n".join(lines))
@@ -48,9 +49,9 @@ def test_table_shows_mean_deviation_n_and_the_reported_column(store: Store, tmp_
         write_result(tmp_path / "runs", store, "f", fold, war=value + 0.1)
     write_result(tmp_path / "runs", store, "b", 0, war=0.4)
     write_result(tmp_path / "runs", store, "c", 0, status="diverged")
-    rows = collect(TABLE3, MethodConfig(), FOLDS, [0], store, tmp_path / "runs")
-    facts = facts_of(store, MethodConfig(), 3, 1)
-    md, table, tex = write_tables([(TABLE3, rows)], facts, tmp_path / "out")
+    rows = collect(TABLE3, MethodConfig(), FOLDS, [0], Records(tmp_path / "runs", store))
+    header = header_of(store, MethodConfig(), 3, 1)
+    md, table, tex = write_tables([(TABLE3, rows)], header, tmp_path / "out")
     text = md.read_text()
     same, more = "+0.00 [+0.00, +0.00]", "+10.00 ["
     assert f"| e | 1 | 1 | 60.00 ± 10.00 | 60.00 ± 10.00 | 3 | {same} | 60.17 | 71.62 |" in text
@@ -83,7 +84,7 @@ def test_views_are_compared_with_one_view_and_nothing_is_reported(
     (table,) = find_tables(["views"])
     for row, war in zip(table.rows, (0.5, 0.6, 0.5, 0.5), strict=True):
         write_result(tmp_path / "runs", store, row.name, 0, war, table=table)
-    rows = collect(table, load_method(), FOLDS[:1], [0], store, tmp_path / "runs")
+    rows = collect(table, load_method(), FOLDS[:1], [0], Records(tmp_path / "runs", store))
     assert [row.difference and round(row.difference.value, 3) for row in rows] == [0, 0.1, 0, 0]
     text = write_tables([(table, rows)], {"data": ""}, tmp_path)[0].read_text()
     assert "WAR − one view" in text
@@ -145,6 +146,7 @@ def test_table_6_predicts_again_from_the_chosen_frames(store: Store, tmp_path: P
     frames[1, :, 1] = 1
     np.save(folder / "frame_logits.npy", frames)
     (table,) = find_tables(["table6"])
-    rows = {row.row.name: row for row in collect(table, load_method(), FOLDS, [0], store, runs)}
+    filled = collect(table, load_method(), FOLDS, [0], Records(runs, store))
+    rows = {row.row.name: row for row in filled}
     assert rows["highest 1"].war.mean == 100
     assert rows["lowest 1"].war.mean == 50

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from pipeline.config import Run, load_method
-from pipeline.train.stack import load_training_data, train_stack
+from pipeline.train.features import load_training_data
+from pipeline.train.stack import train_stack
 from support.stores import random_store
 
 # Seven steps an epoch: the first run as they are, the others are replayed as a CUDA graph.
@@ -32,7 +33,7 @@ def test_a_stack_trains_on_the_gpu_as_on_the_cpu(
             assert ours["train_loss"] == pytest.approx(
                 theirs["train_loss"], rel=tolerance, abs=tolerance
             )
-        logits = one.predicted.logits_NK, other.predicted.logits_NK
+        logits = one.reported.predictions.logits_NK, other.reported.predictions.logits_NK
         np.testing.assert_allclose(*logits, atol=50 * tolerance)
 
 
@@ -46,4 +47,6 @@ def test_a_stack_on_the_gpu_equals_its_runs_trained_alone(
         assert outcome.epochs[-1]["train_loss"] == pytest.approx(
             alone.epochs[-1]["train_loss"], rel=1e-2
         )
-        np.testing.assert_allclose(outcome.predicted.logits_NK, alone.predicted.logits_NK, atol=0.5)
+        np.testing.assert_allclose(
+            outcome.reported.predictions.logits_NK, alone.reported.predictions.logits_NK, atol=0.5
+        )

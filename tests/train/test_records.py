@@ -11,14 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from cache.files import sha256_file
+from cache.store import Store
 from pipeline.config import Run, load_method
-from pipeline.train.records import read_result, write_outcome
-from pipeline.train.stack import load_training_data, train_stack
+from pipeline.train.features import load_training_data
+from pipeline.train.records import Records, describe_others
+from pipeline.train.selection import Outcome
+from pipeline.train.stack import train_stack
 from support.stores import random_store
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory):
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Outcome]:
     store = random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=21)
     method = load_method("paper", ["optimiser.epochs=2"])
     data = load_training_data(store, torch.device("cpu"))
@@ -26,14 +29,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_record_holds_configuration_metrics_predictions_checkpoint_and_origin(
-    trained, tmp_path: Path
+    trained: tuple[Store, Outcome], tmp_path: Path
 ) -> None:
     store, outcome = trained
-    folder = write_outcome(tmp_path, outcome, store, seconds=1.5)
+    folder = Records(tmp_path, store).write(outcome, seconds=1.5)
     about = json.loads((folder / "run.json").read_text())
     assert Run.model_validate(about["run"]) == outcome.run
-    assert about["store"]["digest"] == store.digest
-    assert about["store"]["identity"]["encoder"]["name"] == "random"
+    assert about["identity"]["store"] == store.digest
+    assert about["store"]["encoder"]["name"] == "random"
     assert about["versions"]["torch"] == torch.__version__.split("+")[0]
     metrics = list(csv.DictReader((folder / "metrics.csv").open()))
     assert [row["epoch"] for row in metrics] == ["1", "2"]
@@ -41,7 +44,9 @@ def test_record_holds_configuration_metrics_predictions_checkpoint_and_origin(
     test = next(test for name, _, test in store.folds if name == "3")
     assert [row["id"] for row in predictions] == [store.ids[row] for row in test]
     checkpoint = load_file(folder / "checkpoint.safetensors")
-    assert all(torch.equal(checkpoint[name], value) for name, value in outcome.state.items())
+    assert all(
+        torch.equal(checkpoint[name], value) for name, value in outcome.reported.parameters.items()
+    )
     result = json.loads((folder / "result.json").read_text())
     digest = sha256_file(folder / "checkpoint.safetensors")
     assert result["sha256"]["checkpoint.safetensors"] == digest
@@ -49,16 +54,18 @@ def test_record_holds_configuration_metrics_predictions_checkpoint_and_origin(
     assert result["war"] == float(metrics[-1]["test_war"])
 
 
-def test_result_is_read_back_with_its_predictions(trained, tmp_path: Path) -> None:
+def test_result_is_read_back_with_its_predictions(
+    trained: tuple[Store, Outcome], tmp_path: Path
+) -> None:
     store, outcome = trained
-    assert read_result(tmp_path, outcome.run, store) is None
-    write_outcome(tmp_path, outcome, store, seconds=1.5)
-    result = read_result(tmp_path, outcome.run, store)
+    assert Records(tmp_path, store).find(outcome.run) is None
+    Records(tmp_path, store).write(outcome, seconds=1.5)
+    result = Records(tmp_path, store).find(outcome.run)
     assert result is not None
     assert result.ok
     _, labels, predicted = result.predictions()
-    assert labels.tolist() == store.labels[outcome.test_rows].tolist()
-    assert predicted.tolist() == outcome.predicted.logits_NK.argmax(1).tolist()
+    assert labels.tolist() == store.labels[outcome.split.test].tolist()
+    assert predicted.tolist() == outcome.reported.predictions.logits_NK.argmax(1).tolist()
     frames = result.frame_logits()
     assert frames.shape == (len(labels), store.frames, len(store.classes))
     with (result.folder / "predictions.csv").open() as file:
@@ -66,22 +73,73 @@ def test_result_is_read_back_with_its_predictions(trained, tmp_path: Path) -> No
     cosines = [float(first[f"influence_{frame}"]) for frame in range(store.frames)]
     np.testing.assert_allclose(np.array(cosines) / 0.01, frames[0, :, predicted[0]], atol=1e-3)
     np.testing.assert_allclose(result.attention().sum(1), 1, atol=1e-4)
-    np.testing.assert_allclose(frames.mean(1), outcome.predicted.logits_NK, atol=1e-4)
+    np.testing.assert_allclose(frames.mean(1), outcome.reported.predictions.logits_NK, atol=1e-4)
 
 
-def test_folder_without_result_is_an_unfinished_run(trained, tmp_path: Path) -> None:
+def test_folder_without_result_is_an_unfinished_run(
+    trained: tuple[Store, Outcome], tmp_path: Path
+) -> None:
     store, outcome = trained
-    folder = write_outcome(tmp_path, outcome, store, seconds=1.5)
+    folder = Records(tmp_path, store).write(outcome, seconds=1.5)
     (folder / "result.json").unlink()
-    assert read_result(tmp_path, outcome.run, store) is None
+    assert Records(tmp_path, store).find(outcome.run) is None
 
 
-def test_diverged_run_is_recorded_as_such(trained, tmp_path: Path) -> None:
+def test_diverged_run_is_recorded_as_such(trained: tuple[Store, Outcome], tmp_path: Path) -> None:
     store, outcome = trained
-    predicted = replace(outcome.predicted, logits_NK=outcome.predicted.logits_NK * float("nan"))
-    broken = replace(outcome, predicted=predicted)
-    write_outcome(tmp_path, broken, store, seconds=1.5)
-    result = read_result(tmp_path, outcome.run, store)
+    said = outcome.reported.predictions
+    nothing = replace(said, logits_NK=said.logits_NK * float("nan"))
+    broken = replace(outcome, reported=replace(outcome.reported, predictions=nothing))
+    Records(tmp_path, store).write(broken, seconds=1.5)
+    result = Records(tmp_path, store).find(outcome.run)
     assert result is not None
     assert not result.ok
-    assert result.summary["status"] == "diverged"
+    assert result.result is not None
+    assert result.result["status"] == "diverged"
+
+
+def test_identity_covers_all_that_the_numbers_depend_on(
+    trained: tuple[Store, Outcome], tmp_path: Path
+) -> None:
+    store, outcome = trained
+    run, records = outcome.run, Records(tmp_path, store)
+
+    def changed(*settings: str) -> Run:
+        return Run(method=load_method("paper", ["optimiser.epochs=2", *settings]), fold="3", seed=1)
+
+    others = [
+        records.folder(run.model_copy(update={"seed": 2})),
+        records.folder(run.model_copy(update={"fold": "2"})),
+        records.folder(changed("temporal.window=8")),
+        records.folder(changed("optimiser.precision=bf16")),
+        records.folder(changed("optimiser.milestones=[]")),
+        replace(records, store=replace(store, digest="0" * 64)).folder(run),
+        replace(records, device="cuda").folder(run),
+        replace(records, code="0" * 64).folder(run),
+    ]
+    assert len({records.folder(run), *others}) == 9
+    # Other words for the same training, and what was asked of a store that has it.
+    for same in ("optimiser.precision=fp32", "optimiser.milestones=[1, 2]", "store.frames=16"):
+        assert records.folder(changed(same)) == records.folder(run)
+
+
+def test_records_of_other_code_stores_and_devices_are_named_and_not_used(
+    trained: tuple[Store, Outcome], tmp_path: Path
+) -> None:
+    store, outcome = trained
+    records = Records(tmp_path, store)
+    folder = replace(records, code="0" * 64).write(outcome, seconds=1)
+    about = json.loads((folder / "run.json").read_text())
+    about["code"]["model/temporal.py"] = "another digest"
+    (folder / "run.json").write_text(json.dumps(about))
+    replace(records, device="cuda", store=replace(store, digest="1")).write(outcome, seconds=1)
+    assert records.find(outcome.run) is None
+    assert records.pending([outcome.run]) == [outcome.run]
+    assert describe_others(records.others([outcome.run])) == [
+        "1 finished runs of the same settings that differ in code (model/temporal.py)",
+        "1 finished runs of the same settings that differ in store, device, precision",
+    ]
+    assert records.others([outcome.run.model_copy(update={"seed": 5})]) == []
+    records.write(outcome, seconds=1)
+    assert records.pending([outcome.run]) == []
+    assert len(records.others([outcome.run])) == 2

@@ -8,13 +8,9 @@ import torch
 
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
-from pipeline.train.stack import (
-    RunState,
-    TrainingData,
-    build_model,
-    load_training_data,
-    train_stack,
-)
+from pipeline.train.features import TrainingData, load_training_data
+from pipeline.train.stack import build_model, train_stack
+from pipeline.train.state import RunState
 from support.stores import random_store
 
 FAST = ["optimiser.epochs=3", "optimiser.batch=10", "temporal.head_size=8"]
@@ -40,10 +36,12 @@ def check_equal_alone(data: TrainingData, runs: list[Run]) -> None:
     for outcome in train_stack(data, runs):
         (alone,) = train_stack(data, [outcome.run])
         np.testing.assert_allclose(
-            outcome.predicted.logits_NK, alone.predicted.logits_NK, atol=2e-2
+            outcome.reported.predictions.logits_NK, alone.reported.predictions.logits_NK, atol=2e-2
         )
-        for name, value in alone.state.items():
-            torch.testing.assert_close(outcome.state[name], value, atol=1e-4, rtol=1e-3)
+        for name, value in alone.reported.parameters.items():
+            torch.testing.assert_close(
+                outcome.reported.parameters[name], value, atol=1e-4, rtol=1e-3
+            )
         for ours, theirs in zip(outcome.epochs, alone.epochs, strict=True):
             assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-3)
             assert ours["test_war"] == pytest.approx(theirs["test_war"], abs=1e-9)
@@ -78,8 +76,8 @@ def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_selection_a
 def test_products_in_bfloat16_keep_parameters_logits_and_the_curve(data: TrainingData) -> None:
     runs = [run("3", 0, f"optimiser.precision={kind}") for kind in ("fp32", "bf16")]
     whole, half = (train_stack(data, [one])[0] for one in runs)
-    assert all(value.dtype == torch.float32 for value in half.state.values())
-    assert half.predicted.logits_NK.dtype == np.float32
+    assert all(value.dtype == torch.float32 for value in half.reported.parameters.values())
+    assert half.reported.predictions.logits_NK.dtype == np.float32
     for ours, theirs in zip(half.epochs, whole.epochs, strict=True):
         assert ours["train_loss"] != theirs["train_loss"]
         # tau = 0.01 makes large logits of small differences.
@@ -100,23 +98,35 @@ def test_stack_goes_on_from_its_states_as_if_nothing_had_happened(data: Training
     for ours, theirs in zip(resumed, whole, strict=True):
         assert ours.epochs == theirs.epochs
         assert ours.epoch == theirs.epoch
-        np.testing.assert_array_equal(ours.predicted.logits_NK, theirs.predicted.logits_NK)
-        assert all(torch.equal(ours.state[name], value) for name, value in theirs.state.items())
+        np.testing.assert_array_equal(
+            ours.reported.predictions.logits_NK, theirs.reported.predictions.logits_NK
+        )
+        assert all(
+            torch.equal(ours.reported.parameters[name], value)
+            for name, value in theirs.reported.parameters.items()
+        )
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not(data: TrainingData) -> None:
     first, second, other = (train_stack(data, [run("2", seed)])[0] for seed in (0, 0, 1))
-    assert all(torch.equal(first.state[name], second.state[name]) for name in first.state)
-    np.testing.assert_array_equal(first.predicted.logits_NK, second.predicted.logits_NK)
-    assert not np.array_equal(first.predicted.logits_NK, other.predicted.logits_NK)
+    assert all(
+        torch.equal(first.reported.parameters[name], second.reported.parameters[name])
+        for name in first.reported.parameters
+    )
+    np.testing.assert_array_equal(
+        first.reported.predictions.logits_NK, second.reported.predictions.logits_NK
+    )
+    assert not np.array_equal(
+        first.reported.predictions.logits_NK, other.reported.predictions.logits_NK
+    )
 
 
 def test_network_learns_what_can_be_learned(data: TrainingData) -> None:
     (outcome,) = train_stack(data, [run("1", 0, "optimiser.epochs=30")])
     assert outcome.epochs[-1]["train_loss"] < 0.05
     assert outcome.epochs[-1]["test_war"] > 0.9
-    assert outcome.predicted.logits_NK.shape == (9, 7)
-    assert len(outcome.train_rows) == 34
+    assert outcome.reported.predictions.logits_NK.shape == (9, 7)
+    assert len(outcome.split.train) == 34
 
 
 POOLINGS = ["mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"]
@@ -139,22 +149,26 @@ def test_one_batch_is_learned_to_zero_loss(data: TrainingData, setting: str) -> 
 
 def test_schedule_shrinks_the_learning_rate_after_each_milestone(data: TrainingData) -> None:
     # With a factor of almost nothing, training stands still after the first milestone.
-    still = ["optimiser.milestones=[1, 2]", "optimiser.gamma=1e-9"]
+    still = ["optimiser.milestones=[1]", "optimiser.gamma=1e-9"]
     (short,) = train_stack(data, [run("1", 0, *still, "optimiser.epochs=1")])
     (long,) = train_stack(data, [run("1", 0, *still)])
     (free,) = train_stack(data, [run("1", 0)])
     name = "temporal.join.weight_RIO"
-    assert (long.state[name] - short.state[name]).abs().max() < 1e-6
-    assert (free.state[name] - short.state[name]).abs().max() > 1e-3
+    assert (long.reported.parameters[name] - short.reported.parameters[name]).abs().max() < 1e-6
+    assert (free.reported.parameters[name] - short.reported.parameters[name]).abs().max() > 1e-3
 
 
 def test_prompts_and_network_have_their_own_learning_rates(data: TrainingData) -> None:
     settings = ["optimiser.epochs=1", "optimiser.lr_prompts=1e-12", "optimiser.weight_decay=0"]
     (outcome,) = train_stack(data, [run("1", 0, *settings)])
     start = build_model(data, [outcome.run])
-    assert torch.allclose(outcome.state["fine.context_RCW"], start.fine.context_RCW[0], atol=1e-9)
+    assert torch.allclose(
+        outcome.reported.parameters["fine.context_RCW"], start.fine.context_RCW[0], atol=1e-9
+    )
     weight = start.temporal.join.weight_RIO[0]
-    assert not torch.allclose(outcome.state["temporal.join.weight_RIO"], weight, atol=1e-3)
+    assert not torch.allclose(
+        outcome.reported.parameters["temporal.join.weight_RIO"], weight, atol=1e-3
+    )
 
 
 def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(tmp_path: Path) -> None:
@@ -174,8 +188,10 @@ def test_selection_reports_the_network_of_its_epoch(data: TrainingData) -> None:
     (best,) = train_stack(data, [run("1", 0, *settings, "selection.rule=best_on_test")])
     scores = [epoch["test_war"] for epoch in best.epochs]
     assert best.epoch == 1 + int(np.argmax(scores))
-    labels = data.store.labels[best.test_rows]
-    assert (best.predicted.logits_NK.argmax(1) == labels).mean() == pytest.approx(max(scores))
+    labels = data.store.labels[best.split.test]
+    assert (best.reported.predictions.logits_NK.argmax(1) == labels).mean() == pytest.approx(
+        max(scores)
+    )
     (last,) = train_stack(data, [run("1", 0, *settings)])
     assert last.epoch == 6
     assert last.epochs == best.epochs
@@ -185,9 +201,9 @@ def test_validation_videos_are_not_trained_on(data: TrainingData) -> None:
     settings = ["selection.rule=best_on_val", "selection.validation_share=0.25"]
     (outcome,) = train_stack(data, [run("1", 0, *settings)])
     train, test = data.store.folds[0][1:]
-    assert set(outcome.train_rows) < set(train)
-    assert 6 <= len(train) - len(outcome.train_rows) <= 11
-    assert outcome.test_rows.tolist() == test.tolist()
+    assert set(outcome.split.train) < set(train)
+    assert 6 <= len(train) - len(outcome.split.train) <= 11
+    assert outcome.split.test.tolist() == test.tolist()
     assert {"val_uar", "val_war"} <= set(outcome.epochs[0])
 
 
@@ -197,4 +213,6 @@ def test_label_smoothing_and_fewer_views_change_the_training(data: TrainingData)
     assert smooth.epochs[0]["train_loss"] != plain.epochs[0]["train_loss"]
     assert data.store.views == 2
     (one,) = train_stack(data, [run("1", 0, "optimiser.views=1")])
-    np.testing.assert_array_equal(one.predicted.logits_NK, plain.predicted.logits_NK)
+    np.testing.assert_array_equal(
+        one.reported.predictions.logits_NK, plain.reported.predictions.logits_NK
+    )

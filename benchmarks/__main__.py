@@ -1,0 +1,34 @@
+"""Measure this machine: ``python -m benchmarks [NAME...]``, all of them by default.
+
+Writes benchmarks/*.json and docs/performance.md. All of them take about half an hour on 2 cores;
+leave the machine alone meanwhile.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = ("extraction", "store", "training", "stacks", "tables")
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> int:
+    """Run the benchmarks one after the other, then write the page; the first failure ends it."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=(__doc__ or "").partition("\n\n")[2]
+    )
+    parser.add_argument("names", metavar="NAME", nargs="*", help=", ".join(BENCHMARKS))
+    names = parser.parse_args().names
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark {unknown[0]}; there are: {', '.join(BENCHMARKS)}")
+    for name in [*(names or BENCHMARKS), "report"]:
+        code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT).returncode
+        if code:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""tgdfer doctor: what this machine has, and what to do about what it lacks."""
+
+import fcntl
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cli.show import next_step, show
+
+UNUSABLE = 1
+GIB = 2**30
+FREE_GIB, MEMORY_GIB, FSYNC_SECONDS = 2, 2, 0.25  # less or slower than this is worth a warning
+ENCODER, TAG = "ViT-B-32-quickgelu", "openai"
+WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+DECODERS = ("h264", "hevc", "vp9", "mpeg4")
+PACKAGES = ("cache", "pipeline", "cli")
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at; ``remedy`` says what to do where it is not as it should be."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    found: str
+    remedy: str = ""
+
+
+def doctor(
+    path: Annotated[
+        Path, typer.Option("--path", help="Folder whose disk and locks are tried.")
+    ] = Path("."),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check this machine: libraries, devices, disk, memory, weights.
+
+    Every line is ok, warn or fail, with a remedy. Exit code 1 if something fails that tgdfer
+    cannot work without. Nothing is fetched, and nothing is left on the disk.
+
+    \b
+    tgdfer doctor
+    tgdfer doctor --path /data --json
+    """
+    found = examine(path)
+    if as_json:
+        print(json.dumps([asdict(check) for check in found], indent=2))
+    else:
+        for check in found:
+            print(f"{check.status:<4}  {check.name:<8}  {show(check.found)}")
+            if check.remedy:
+                print(f"{'':<16}{show(check.remedy)}")
+    if any(check.status == "fail" for check in found):
+        raise typer.Exit(UNUSABLE)
+    next_step("tgdfer", "extract")
+
+
+def examine(folder: Path) -> list[Check]:
+    """Every check; one that cannot even be made has failed."""
+    checks: dict[str, Callable[[], Check]] = {
+        "python": check_python,
+        "modules": lambda: check_modules([folder, Path.cwd(), *map(Path, sys.path)]),
+        "torch": check_torch,
+        "device": check_device,
+        "triton": check_triton,
+        "videos": check_videos,
+        "jpeg": check_jpeg,
+        "disk": lambda: check_disk(folder),
+        "locks": lambda: check_locks(folder),
+        "memory": check_memory,
+        "cores": check_cores,
+        "mini": check_mini,
+        "weights": check_weights,
+    }
+    return [_made(name, check) for name, check in checks.items()]
+
+
+def _made(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return check()
+    except OSError as error:
+        remedy = "choose a folder that can be written with --path"
+        return Check(name, "fail", f"{error}", remedy)
+    except Exception as error:
+        remedy = "install tgdfer again in a fresh environment, with make setup"
+        return Check(name, "fail", f"{type(error).__name__}: {error}", remedy)
+
+
+def check_python() -> Check:
+    """The interpreter, and what it runs on."""
+    found = f"{platform.python_version()}, tgdfer {version('tgdfer')}, {platform.platform()}"
+    return Check("python", "ok", found)
+
+
+def check_modules(folders: list[Path]) -> Check:
+    """Files of others that hide our packages from a program that is started beside them."""
+    home = Path(__file__).resolve().parents[1]
+    places = dict.fromkeys(folder.resolve() for folder in folders)
+    names = [file for name in PACKAGES for file in (f"{name}.py", f"{name}/__init__.py")]
+    files = [place / name for place in places if place != home for name in names]
+    hiding = [file for file in files if file.is_file()]
+    if not hiding:
+        return Check("modules", "ok", "nothing hides tgdfer's own packages")
+    found = f"{', '.join(map(str, hiding))} can hide a package of tgdfer"
+    return Check("modules", "warn", found, "rename it, or keep it off the Python path")
+
+
+def check_torch() -> Check:
+    """PyTorch and what it was built for."""
+    import torch
+
+    cuda, hip = torch.version.cuda, torch.version.hip
+    build = f"CUDA {cuda}" if cuda else f"ROCm {hip}" if hip else "CPU only"
+    return Check("torch", "ok", f"{torch.__version__}, built for {build}")
+
+
+def check_device() -> Check:
+    """GPUs, or the CPU, and whether they compute in bfloat16."""
+    import torch
+
+    from pipeline.encoders.clip import choose_precision
+
+    if torch.cuda.is_available():
+        gpus = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        names = ", ".join(f"{gpu.name} ({gpu.total_memory / GIB:.0f} GiB)" for gpu in gpus)
+        return Check("device", "ok", f"{names}; auto is {choose_precision('auto', 'cuda')}")
+    if Path("/proc/driver/nvidia/version").exists():
+        remedy = "install a build of torch for the CUDA version that nvidia-smi shows"
+        return Check("device", "warn", "a GPU that this torch cannot use", remedy)
+    return Check("device", "ok", f"CPU, no GPU; auto is {choose_precision('auto', 'cpu')}")
+
+
+def check_triton() -> Check:
+    """The compiler of the GPU kernels."""
+    import torch
+
+    if find_spec("triton"):
+        return Check("triton", "ok", version("triton"))
+    if torch.cuda.is_available():
+        remedy = "pip install triton: the GPU kernels need it"
+        return Check("triton", "warn", "not installed", remedy)
+    return Check("triton", "ok", "not installed, and not needed without a GPU")
+
+
+def check_videos(decoders: Sequence[str] = DECODERS) -> Check:
+    """PyAV and the decoders of the usual videos."""
+    import av
+
+    missing = [name for name in decoders if not _decodes(name)]
+    if missing:
+        found = f"PyAV {av.__version__} without {', '.join(missing)}"
+        remedy = "pip install --force-reinstall --only-binary av av: its wheels bring them"
+        return Check("videos", "warn", found, remedy)
+    return Check("videos", "ok", f"PyAV {av.__version__} decodes {', '.join(decoders)}")
+
+
+def _decodes(name: str) -> bool:
+    import av
+
+    try:
+        av.codec.Codec(name, "r")
+    except ValueError:  # what PyAV's UnknownCodecError is
+        return False
+    return True
+
+
+def check_jpeg() -> Check:
+    """The decoder of frame folders."""
+    import numpy as np
+    import simplejpeg
+
+    simplejpeg.decode_jpeg(simplejpeg.encode_jpeg(np.zeros((8, 8, 3), np.uint8)))
+    return Check("jpeg", "ok", f"simplejpeg {version('simplejpeg')}")
+
+
+def check_disk(folder: Path) -> Check:
+    """Free space, and how long it takes until a MiB is safe from a power cut."""
+    free = shutil.disk_usage(folder).free / GIB
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(1 << 20))
+        started = time.perf_counter()
+        file.flush()
+        os.fsync(file.fileno())
+        seconds = time.perf_counter() - started
+    found = f"{free:.1f} GiB free in {folder.resolve()}, fsync takes {1000 * seconds:.0f} ms"
+    if free < FREE_GIB:
+        return Check("disk", "warn", found, "16,000 videos of 5 views take 1.3 GiB; make room")
+    if seconds > FSYNC_SECONDS:
+        return Check("disk", "warn", found, "extract into a folder on a local disk")
+    return Check("disk", "ok", found)
+
+
+def check_locks(folder: Path) -> Check:
+    """Whether two processes can share a store in that folder."""
+    with tempfile.NamedTemporaryFile(dir=folder) as first, open(first.name) as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Check("locks", "ok", f"flock works in {folder.resolve()}")
+        except OSError as error:
+            reason = f"no flock: {error.strerror}"
+        else:
+            reason = "flock lets two processes in"
+    remedy = "give each process its own part of the videos: extract --shard I/N"
+    return Check("locks", "warn", reason, remedy)
+
+
+def check_memory() -> Check:
+    """What is free of the machine's memory, and of what this process may use."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
+    limits = memory_limits(CGROUPS, OWN_CGROUPS)
+    free = min([sizes["MemAvailable"], *limits]) / GIB
+    found = f"{sizes['MemAvailable'] / GIB:.1f} of {sizes['MemTotal'] / GIB:.1f} GiB available"
+    found += f", limited to {min(limits) / GIB:.1f} GiB by a cgroup" if limits else ""
+    if free < MEMORY_GIB:
+        return Check("memory", "warn", found, "use --workers 1, and close other programs")
+    return Check("memory", "ok", found)
+
+
+def check_cores() -> Check:
+    """The cores that this process may use."""
+    usable, quotas = len(os.sched_getaffinity(0)), cpu_quotas(CGROUPS, OWN_CGROUPS)
+    found = f"{usable} of {os.cpu_count()}"
+    if quotas and min(quotas) < usable:
+        remedy = f"use --workers {math.ceil(min(quotas))}"
+        return Check("cores", "warn", f"{found}, a cgroup allows {min(quotas):.1f}", remedy)
+    return Check("cores", "ok", found)
+
+
+def memory_limits(root: Path, own: Path) -> list[int]:
+    """Bytes that cgroups, of version 1 or 2, leave to this process; unlimited ones left out."""
+    texts = [*_settings(root, own, "", "memory.max")]
+    texts += _settings(root, own, "memory", "memory.limit_in_bytes")
+    # Version 1 writes no limit as the largest number of pages.
+    return [int(text) for text in texts if text != "max" and int(text) < 1 << 60]
+
+
+def cpu_quotas(root: Path, own: Path) -> list[float]:
+    """Cores' worth of time that cgroups, of version 1 or 2, leave to this process."""
+    pairs = [text.split() for text in _settings(root, own, "", "cpu.max")]
+    quotas = _settings(root, own, "cpu", "cpu.cfs_quota_us")
+    periods = _settings(root, own, "cpu", "cpu.cfs_period_us")
+    pairs += [[quota, period] for quota, period in zip(quotas, periods, strict=False)]
+    return [int(q) / int(period) for q, period in pairs if q not in ("max", "-1")]
+
+
+def _settings(root: Path, own: Path, controller: str, name: str) -> Iterator[str]:
+    """A file's content in this process's cgroup and in those above it."""
+    for line in own.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            mount = root / controller
+            folder = mount / path.lstrip("/")
+            for place in (folder, *folder.parents):
+                if place.is_relative_to(mount) and (place / name).is_file():
+                    yield (place / name).read_text().strip()
+
+
+def check_mini() -> Check:
+    """The bundled encoder."""
+    from pipeline.encoders.clip import find_encoder
+
+    digest = find_encoder("mini").identity.weights_sha256
+    return Check("mini", "ok", f"the bundled encoder is here (sha256 {digest[:12]})")
+
+
+def check_weights() -> Check:
+    """OpenAI's weights, where open_clip would find them without the network."""
+    import open_clip
+    from huggingface_hub import try_to_load_from_cache
+
+    known = open_clip.get_pretrained_cfg(ENCODER, TAG)
+    repository = known["hf_hub"].rstrip("/")
+    here = [try_to_load_from_cache(repository, name) for name in WEIGHTS]
+    for file in (*here, Path("~/.cache/clip").expanduser() / Path(known["url"]).name):
+        if isinstance(file, (str, Path)) and Path(file).is_file():
+            return Check("weights", "ok", f"{ENCODER}, {TAG}: {file}")
+    remedy = f"--encoder {ENCODER} fetches them; without a network: --pretrained FILE"
+    return Check("weights", "warn", f"{ENCODER}, {TAG}: not on this machine", remedy)

@@ -1,0 +1,246 @@
+"""Every option that commands share, defined once, and what is refused before anything is loaded."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cache.errors import RefusedError
+from cache.remote import StorePath, store_path
+
+DATASETS = ("faces", "dfew")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
+    Path("data/faces-mini.zarr"),
+    Path("runs"),
+    Path("reports"),
+)
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """The end of a message about an unknown name, empty where none is near.
+
+    >>> did_you_mean("table33", ["table3", "views"])
+    '; did you mean table3?'
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def expect(what: str, name: str, known: Sequence[str]) -> None:
+    """Raise RefusedError, with the nearest known name, for a name that is not known."""
+    if name not in known:
+        listed = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+        raise RefusedError(f"{what} {name}: expected {listed}{did_you_mean(name, known)}")
+
+
+def refuse_unread(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuse those of the options that were given although the chosen way does not read them.
+
+    ``names`` are parameters of the command; ``why`` says which way reads them.
+    """
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
+    given = [options[name] for name in names if name in options and _is_given(context, name)]
+    if given:
+        raise RefusedError(f"{', '.join(given)}: {why}")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and not source.name.startswith("DEFAULT")
+
+
+def _one_of(option: str, known: Sequence[str]) -> dict[str, Any]:
+    """Checks an option's value, and completes it in the shell."""
+
+    def check(value: str | None) -> str | None:
+        if value is not None:
+            expect(option, value, known)
+        return value
+
+    return {"callback": check, "autocompletion": lambda: list(known)}
+
+
+def _check_device(value: str) -> str:
+    expect("--device", value.partition(":")[0], DEVICES)
+    return value
+
+
+def complete_presets() -> list[str]:
+    from pipeline.config import PRESETS
+
+    return list(PRESETS)
+
+
+def check_config(value: str) -> str:
+    """A preset's name or the path of a file; raises RefusedError for what is neither."""
+    if not Path(value).exists():
+        expect("configuration", value, [*complete_presets(), "an existing TOML file"])
+    return value
+
+
+def _tables() -> list[str]:
+    from pipeline.report.tables import TABLES
+
+    return list(TABLES)
+
+
+def _check_tables(values: list[str] | None) -> list[str] | None:
+    for value in values or []:
+        expect("table", value, _tables())
+    return values
+
+
+def _store_argument(metavar: str, help_text: str) -> Any:
+    # A URL is parsed everywhere, so that it is refused and not taken for a relative path.
+    return typer.Argument(parser=store_path, metavar=metavar, help=help_text)
+
+
+def _dataset(default: bool | str = True) -> Any:
+    return typer.Option(
+        "--dataset",
+        help="faces (embedded, rendered on first use) or dfew.",
+        show_default=default,
+        **_one_of("--dataset", DATASETS),
+    )
+
+
+def _encoder(default: bool | str) -> Any:
+    return typer.Option(
+        "--encoder",
+        help="mini (bundled), an open_clip model, or local-dir:FOLDER.",
+        show_default=default,
+    )
+
+
+# The data.
+DatasetOption = Annotated[str, _dataset()]
+StoresDatasetOption = Annotated[str | None, _dataset("the store's own")]
+RootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        help="Folder of the data set.",
+        show_default="data/DATASET, for faces the user's cache folder",
+    ),
+]
+AnnotationOption = Annotated[
+    Path | None, typer.Option("--annotation", help="Annotation, where not found in the root.")
+]
+LimitOption = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", min=1, help="Only the first videos of the list."),
+]
+
+# The encoder.
+EncoderOption = Annotated[str | None, _encoder("mini for faces, else ViT-B-32-quickgelu")]
+StoresEncoderOption = Annotated[str | None, _encoder("the store's own")]
+PretrainedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pretrained",
+        metavar="TAG|FILE",
+        help="Weights of an open_clip model: a tag, or a file of them.",
+        show_default="openai",
+    ),
+]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="auto, fp32, bf16 or fp16.", **_one_of("--precision", PRECISIONS)
+    ),
+]
+
+# The store.
+StoreOption = Annotated[
+    StorePath,
+    typer.Option(
+        "--store",
+        parser=store_path,
+        metavar="PATH|URL",
+        help="Feature store made by extract, also a copy at s3://, https://, zip://.",
+    ),
+]
+NewStoreOption = Annotated[
+    StorePath | None,
+    typer.Option(
+        "--store",
+        parser=store_path,
+        metavar="PATH",
+        help="Feature store.",
+        show_default="data/DATASET-ENCODER.zarr, with --limit N …-firstN.zarr",
+    ),
+]
+StoreArgument = Annotated[StorePath, _store_argument("STORE", "Feature store, or its URL.")]
+LocalStoreArgument = Annotated[StorePath, _store_argument("STORE", "Feature store.")]
+StoreAArgument = Annotated[StorePath, _store_argument("A", "Feature store, or its URL.")]
+StoreBArgument = Annotated[StorePath, _store_argument("B", "Feature store, or its URL.")]
+MissingOption = Annotated[
+    bool, typer.Option("--allow-missing", help="Train without the videos that have no features.")
+]
+
+# The runs and their tables.
+ConfigOption = Annotated[
+    str,
+    typer.Option(
+        "--config",
+        metavar="PRESET|FILE",
+        help="A preset (see tgdfer config list), or a TOML file.",
+        callback=check_config,
+        autocompletion=complete_presets,
+    ),
+]
+SetOption = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting (see tgdfer config show); repeatable.",
+    ),
+]
+SeedsOption = Annotated[
+    int, typer.Option("--seeds", metavar="N", min=1, help="Seeds 0 to N-1 for every fold.")
+]
+RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds one folder per run.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Folder for the tables.")]
+TablesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="table3, table4, table5, table6, views.",
+        show_default=False,
+        callback=_check_tables,
+        autocompletion=_tables,
+    ),
+]
+
+# The machine.
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu or cuda.",
+        callback=_check_device,
+        autocompletion=lambda: list(DEVICES),
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Threads that decode, or processes that train on a CPU.",
+        show_default="one per core",
+    ),
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        metavar="TRACE",
+        help="Do a small part of the work, keep nothing of it, and write a trace of it.",
+    ),
+]

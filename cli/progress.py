@@ -1,0 +1,86 @@
+"""How far some work is: a bar with the time left on a terminal, elsewhere a line now and then."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+SECONDS_BETWEEN_LINES = 10.0
+WIDE = 80  # columns; a narrower terminal has no room for the unit and the note
+
+
+class Progress:
+    """What ``progress`` gives: set it to where the work is, or advance it by what was done."""
+
+    def __init__(self, title: str, total: int | None, unit: str, line_seconds: float) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done = 0
+        self._line_seconds = line_seconds
+        self._started = self._said = time.monotonic()
+
+    def advance(self, done: int = 1, note: str = "") -> None:
+        """So much more is done."""
+        self.update(self.done + done, note=note)
+
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """So much is done of ``total``, if that is known by now; ``note`` follows the figures."""
+        self.done, self.total = done, total or self.total
+        self.draw(note)
+
+    def draw(self, note: str) -> None:
+        """A line, unless the last one is recent."""
+        now = time.monotonic()
+        if now - self._said >= self._line_seconds:
+            self._said = now
+            of = f" of {self.total}" if self.total else ""
+            parts = (f"{self.done}{of} {self.unit}", note, self._left(now))
+            print(f"{self.title}: {', '.join(filter(None, parts))}", file=sys.stderr)
+
+    def _left(self, now: float) -> str:
+        if not self.done or not self.total:
+            return ""
+        seconds = (now - self._started) * (self.total - self.done) / self.done
+        minutes = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+        return f"about {minutes} left"
+
+
+class _OnTerminal(Progress):
+    def __init__(self, bar: "Bar", title: str, total: int | None, unit: str) -> None:
+        super().__init__(title, total, unit, 0)
+        self._bar, self._task = bar, bar.add_task(title, total=total, note="")
+
+    def draw(self, note: str) -> None:
+        self._bar.update(self._task, completed=self.done, total=self.total, note=note)
+
+
+@contextmanager
+def progress(
+    title: str, total: int | None, unit: str, line_seconds: float = SECONDS_BETWEEN_LINES
+) -> Iterator[Progress]:
+    """Show the progress of the work inside on stderr; ``total`` is None while it is not known."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield Progress(title, total, unit, line_seconds)
+        return
+    with _bar(unit) as bar:
+        yield _OnTerminal(bar, title, total, unit)
+
+
+def _bar(unit: str) -> "Bar":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    start = [BarColumn(bar_width=None), MofNCompleteColumn()]
+    end = [TimeRemainingColumn()]
+    if console.width < WIDE:
+        title = TextColumn("{task.description:.22}", markup=False)
+        return Bar(title, *start, *end, console=console, expand=True)
+    title = TextColumn("{task.description}", markup=False)
+    more = [TextColumn(unit, markup=False), TextColumn("{task.fields[note]}", markup=False)]
+    return Bar(title, *start, *more, *end, console=console, expand=True)

@@ -1,0 +1,164 @@
+"""tgdfer runs: what was trained, and removing what is no longer wanted."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cache.errors import RefusedError
+from cli.options import DEFAULT_RUNS, RunsOption, did_you_mean
+from cli.show import columns, next_step, show
+
+if TYPE_CHECKING:
+    from pipeline.train.records import Record
+
+runs_app = typer.Typer(
+    rich_markup_mode=None, help="What was trained, and removing what is no longer wanted."
+)
+
+SHOWN_DIGITS = 8  # of a store's digest
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@runs_app.callback(invoke_without_command=True)
+def runs(context: typer.Context) -> None:
+    """List what was trained, or remove what is no longer wanted.
+
+    \b
+    Every run, by what it is:
+      tgdfer runs
+    """
+    if context.invoked_subcommand is None:
+        list_(DEFAULT_RUNS)
+
+
+@runs_app.command(name="list")
+def list_(root: RunsOption = DEFAULT_RUNS, as_json: JsonOption = False) -> None:
+    """List runs by what they are: settings that differ, fold, seed, scores, code.
+
+    \b
+    tgdfer runs list --runs runs
+    """
+    rows = _rows(root)
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return
+    from pipeline.report.runs import differing
+
+    names = differing(rows)
+    head = ("run", "data", "fold", "seed", "UAR %", "WAR %", "code", *names)
+    print(columns([head, *(_cells(row, names) for row in rows)]))
+    others = sum(row["code"] != "this" for row in rows)
+    print(f"{len(rows)} runs, {others} of them by other code than this.")
+    if others:
+        next_step("tgdfer", "runs", "prune", "--other-code", "--dry-run", "--runs", root)
+
+
+@runs_app.command(name="show")
+def show_(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, by the start of its name.")],
+    root: RunsOption = DEFAULT_RUNS,
+) -> None:
+    """Show one run: its settings, what it was made from, its scores and its files.
+
+    \b
+    tgdfer runs show 3f2a
+    """
+    record = _find(root, run)
+    versions = {f"version of {name}": value for name, value in record.about["versions"].items()}
+    files = {"files": ", ".join(sorted(path.name for path in record.folder.iterdir()))}
+    result = {k: v for k, v in (record.result or {"status": "unfinished"}).items() if k != "sha256"}
+    rows = [("folder", str(record.folder)), *(record.identity | result | versions | files).items()]
+    print(columns([(name, show(value)) for name, value in rows]))
+
+
+@runs_app.command()
+def prune(
+    root: RunsOption = DEFAULT_RUNS,
+    other_code: Annotated[
+        bool, typer.Option("--other-code", help="Runs made by other code than this.")
+    ] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Runs that were interrupted.")
+    ] = False,
+    diverged: Annotated[bool, typer.Option("--diverged", help="Runs without numbers.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Remove runs of the kinds that are named; runs in training are left alone.
+
+    \b
+    What would go:
+      tgdfer runs prune --other-code --dry-run
+    Without being asked:
+      tgdfer runs prune --other-code --unfinished --yes
+    """
+    from pipeline.train.records import read_records, remove_record
+
+    kinds = {"other code": other_code, "unfinished": unfinished, "diverged": diverged}
+    if not any(kinds.values()):
+        raise RefusedError("nothing named: give --other-code, --unfinished or --diverged")
+    chosen = [
+        (record, why)
+        for record in read_records(root)
+        if (why := [kind for kind in _kinds(record) if kinds[kind]])
+    ]
+    for record, why in chosen:
+        print(f"{show(record.folder)}: {', '.join(why)}")
+    print(f"{len(chosen)} runs to remove")
+    if dry_run or not chosen:
+        return
+    if not yes and not _confirmed(len(chosen)):
+        raise RefusedError("nothing was removed; give --yes to remove without being asked")
+    left = [record.folder for record, _ in chosen if not remove_record(record)]
+    print(f"{len(chosen) - len(left)} runs removed")
+    for folder in left:
+        print(f"{show(folder)}: left alone, in training or with files that are not of a run")
+
+
+def _confirmed(count: int) -> bool:
+    return sys.stdin.isatty() and typer.confirm(f"Remove {count} runs?")
+
+
+def _kinds(record: "Record") -> list[str]:
+    from pipeline.train.code import code_digest
+
+    kinds = ["other code"] if record.identity.get("code") != code_digest() else []
+    if record.result is None:
+        return [*kinds, "unfinished"]
+    return kinds if record.ok else [*kinds, "diverged"]
+
+
+def _rows(root: Path) -> list[dict[str, Any]]:
+    from pipeline.report.runs import row_of
+    from pipeline.train.records import read_records
+
+    rows = [row_of(record) for record in read_records(root)]
+    if not rows:
+        raise RefusedError(f"no runs in {root}; train some with: tgdfer train --cached")
+    return sorted(rows, key=lambda row: (row["code"] != "this", row["store"], row["fold"]))
+
+
+def _cells(row: dict[str, Any], names: list[str]) -> list[str]:
+    scored = row["status"] == "done"
+    scores = [f"{100 * row[name]:.2f}" if scored else "–" for name in ("uar", "war")]
+    code = row["code"] if row["status"] == "done" else f"{row['code']}, {row['status']}"
+    data = f"{row['data']} {row['store'][:SHOWN_DIGITS]}"
+    start = [Path(row["folder"]).name, data, row["fold"], row["seed"], *scores, code]
+    return [show(cell) for cell in (*start, *(row.get(name, "") for name in names))]
+
+
+def _find(root: Path, name: str) -> "Record":
+    from pipeline.train.records import read_records
+
+    records = {record.folder.name: record for record in read_records(root)}
+    found = [own for own in records if own.startswith(name)]
+    if len(found) != 1:
+        what = f"{len(found)} runs begin with" if found else "no run begins with"
+        raise RefusedError(f"{root}: {what} {name}{did_you_mean(name, list(records))}")
+    return records[found[0]]

@@ -1,0 +1,58 @@
+"""Features of videos and trained networks -> what each network says of its videos."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.model.tgdfer import TGDFER
+
+EVALUATION_VIDEOS = 256  # videos of each run in one evaluation batch; bounds memory only
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of N videos; attention is NaN where there is no visual prompt."""
+
+    logits_NK: NDArray[np.float32]
+    frame_logits_NTK: NDArray[np.float32]
+    attention_NTK: NDArray[np.float32]
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        """The predicted class of every video."""
+        return self.logits_NK.argmax(1)
+
+    def first(self, count: int) -> "Predictions":
+        """The first ``count`` videos."""
+        return Predictions(
+            self.logits_NK[:count], self.frame_logits_NTK[:count], self.attention_NTK[:count]
+        )
+
+
+def predict(
+    model: TGDFER,
+    features: Callable[[Tensor, Tensor], Tensor],
+    rows: Sequence[NDArray[np.int64]],
+) -> list[Predictions]:
+    """What every run of a stack says of its own ``rows``, from the test view.
+
+    ``features`` gives the features [R, B, T, D] of rows [R, B] and views [R, B].
+    """
+    longest = max(len(own) for own in rows)
+    padded_RN = np.stack([np.resize(own, longest) for own in rows])
+    parts = []
+    with torch.no_grad():
+        for start in range(0, longest, EVALUATION_VIDEOS):
+            row_RB = torch.from_numpy(padded_RN[:, start : start + EVALUATION_VIDEOS])
+            row_RB = row_RB.to(model.temperature_R.device)
+            out = model(features(row_RB, torch.zeros_like(row_RB)))
+            attention_RBTK = out.attention_RBTK
+            if attention_RBTK is None:
+                attention_RBTK = torch.full_like(out.frame_logits_RBTK, float("nan"))
+            parts.append((out.logits_RBK, out.frame_logits_RBTK, attention_RBTK))
+    arrays = [torch.cat(same, dim=1).cpu().numpy() for same in zip(*parts, strict=True)]
+    return [Predictions(*(array[r, : len(own)] for array in arrays)) for r, own in enumerate(rows)]

@@ -1,0 +1,81 @@
+"""Labels and predictions -> metrics with 95 % bootstrap intervals, single and paired."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluate.metrics import Rows, uar, war
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    labels: Rows,
+    predictions: Rows,
+    classes: int,
+    groups: Sequence[object] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[Interval, Interval]:
+    """(UAR, WAR) with 95 % percentile intervals over resampled videos.
+
+    Where ``groups`` (one per video, e.g. who is seen) is given, whole groups are resampled, since
+    videos of one person are not independent. Seeds laid end to end give the mean of their metrics.
+    """
+    weights, member = _resamples(len(labels), groups, resamples, seed)
+    counts, drawn = _resampled(labels, predictions, classes, weights, member)
+    return _interval(uar(counts), uar(drawn)), _interval(war(counts), war(drawn))
+
+
+def bootstrap_difference(
+    labels: Rows,
+    predictions: Rows,
+    baseline: Rows,
+    classes: int,
+    groups: Sequence[object] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[Interval, Interval]:
+    """(UAR, WAR) of ``predictions`` less those of ``baseline`` for the same videos, paired."""
+    weights, member = _resamples(len(labels), groups, resamples, seed)
+    pairs = [_resampled(labels, each, classes, weights, member) for each in (predictions, baseline)]
+    (counts, drawn), (counts_base, drawn_base) = pairs
+    return (
+        _interval(uar(counts) - uar(counts_base), uar(drawn) - uar(drawn_base)),
+        _interval(war(counts) - war(counts_base), war(drawn) - war(drawn_base)),
+    )
+
+
+def _resamples(
+    videos: int, groups: Sequence[object] | None, resamples: int, seed: int
+) -> tuple[NDArray[np.int64], Rows]:
+    """How often each group is drawn [resample, group], and each video's group."""
+    names = np.arange(videos) if groups is None else np.array([str(g) for g in groups])
+    _, member = np.unique(names, return_inverse=True)
+    number = int(member.max()) + 1
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(number, np.full(number, 1 / number), size=resamples), member
+
+
+def _resampled(
+    labels: Rows, predictions: Rows, classes: int, weights: NDArray[np.int64], member: Rows
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Confusion counts as observed [K, K] and of every resample [resample, K, K]."""
+    cells = np.zeros((weights.shape[1], classes * classes))
+    np.add.at(cells, (member, labels * classes + predictions), 1.0)
+    shape = (classes, classes)
+    return cells.sum(0).reshape(shape), (weights @ cells).reshape(len(weights), *shape)
+
+
+def _interval(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Interval:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))

@@ -1,0 +1,51 @@
+"""Records of runs -> one row for each: what it is, what it was made from and by, its scores."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cache.identity import flatten
+from pipeline.train.code import code_digest
+from pipeline.train.records import Record, read_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_runs(root: Path | str = "runs") -> "pd.DataFrame":
+    """Every run below ``root`` as a row of a DataFrame.
+
+    Columns: ``folder``, ``status`` ("done", "diverged" or "unfinished"), ``data``, ``store``,
+    ``fold``, ``seed``, ``uar`` and ``war`` in [0, 1], ``code`` ("this" or the digest of another),
+    ``device``, ``precision``, and every setting under its dotted name.
+    """
+    import pandas as pd
+
+    return pd.DataFrame([row_of(record) for record in read_records(Path(root))])
+
+
+def row_of(record: Record) -> dict[str, Any]:
+    """One run by the names of these columns."""
+    identity, result = record.about.get("identity", {}), record.result or {}
+    code = identity.get("code", "")
+    row: dict[str, Any] = {
+        "folder": str(record.folder),
+        "status": result.get("status", "unfinished"),
+        "data": record.about.get("data", ""),
+        "store": identity.get("store", ""),
+        "fold": identity.get("fold", ""),
+        "seed": identity.get("seed", -1),
+        "uar": result.get("uar", float("nan")),
+        "war": result.get("war", float("nan")),
+        "code": "this" if code == code_digest() else code[:8] or "unknown",
+        "device": identity.get("device", ""),
+        "precision": identity.get("precision", ""),
+    }
+    return row | flatten(identity.get("method", {}))
+
+
+def differing(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The settings in which some rows differ, by their dotted names."""
+    rows = list(rows)
+    names = dict.fromkeys(name for row in rows for name in row if "." in name)
+    return [name for name in names if len({str(row.get(name)) for row in rows}) > 1]

@@ -1,0 +1,83 @@
+"""Where training gets its videos, labels and frame features from."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cache.store import Store
+from pipeline.kernels.gather import gather
+from pipeline.model.text_tower import TextTower, load_text_tower
+
+
+class Features(Protocol):
+    """Where the batches get their features from."""
+
+    @property
+    def views(self) -> int:
+        """View 0 is the test view, views 1 to views - 1 are augmented."""
+
+    def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
+        """Features of the given rows and views, float32 [R, B, T, D]."""
+
+    def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
+        """Told what the next call will ask for, while this step computes."""
+
+    def parameters(self) -> list[Tensor]:
+        """What can be trained of the encoder; it has no run axis."""
+
+    def encoder_files(self) -> dict[str, bytes]:
+        """The encoder as it is now, in open_clip's ``local-dir`` format; empty if frozen."""
+
+
+@dataclass(frozen=True)
+class CachedFeatures:
+    """A store's features in the memory of the device that trains."""
+
+    features_NVTD: Tensor  # float16
+
+    @property
+    def views(self) -> int:
+        return self.features_NVTD.shape[1]
+
+    def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
+        return gather(self.features_NVTD, video_RB, view_RB)
+
+    def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
+        pass
+
+    def parameters(self) -> list[Tensor]:
+        return []
+
+    def encoder_files(self) -> dict[str, bytes]:
+        return {}
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Videos to train on, as a store describes them, and the source of their features."""
+
+    store: Store
+    features: Features
+    labels_N: Tensor
+    usable_N: NDArray[np.bool_]  # False for videos without features
+    tower: TextTower
+
+    @property
+    def device(self) -> torch.device:
+        """Where training happens."""
+        return self.labels_N.device
+
+
+def load_training_data(store: Store, device: torch.device) -> TrainingData:
+    """Read the whole store to ``device`` once; nothing reads it again during training."""
+    return TrainingData(
+        store,
+        CachedFeatures(torch.from_numpy(store.load_features()).to(device)),
+        torch.from_numpy(store.labels).to(device),
+        np.array([video_id not in store.missing for video_id in store.ids]),
+        load_text_tower(store.text_weights, store.text_config).to(device),
+    )

@@ -1,0 +1,65 @@
+"""A run's fold -> the rows of the store that it trains on, validates on and is tested on."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.errors import RefusedError
+from pipeline.config import Run
+from pipeline.evaluate.metrics import Rows
+from pipeline.train.features import TrainingData
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the store; nothing is held out unless the selection rule asks for it."""
+
+    train: Rows
+    val: Rows
+    test: Rows
+
+    @property
+    def evaluated(self) -> Rows:
+        """Test rows, then those held out."""
+        return np.concatenate([self.test, self.val])
+
+
+def split_of(data: TrainingData, run: Run) -> Split:
+    """The rows of a run's fold that have features, part of them held out where that is asked."""
+    store, selection = data.store, run.method.selection
+    train, test = next((train, test) for name, train, test in store.folds if name == run.fold)
+    train, test = train[data.usable_N[train]], test[data.usable_N[test]]
+    if selection.rule != "best_on_val":
+        return Split(train, train[:0], test)
+    share = selection.validation_share
+    left, held = hold_out(train, store.labels, store.subjects, share, run.seed)
+    return Split(left, held, test)
+
+
+def hold_out(
+    rows: Rows, labels: Rows, subjects: Sequence[str | None], share: float, seed: int
+) -> tuple[Rows, Rows]:
+    """Training rows -> (rows left for training, rows held out), stratified by class.
+
+    About ``share`` of them are held out; where all subjects are known, nobody is on both sides. A
+    class with very few videos may be on one side only. ``labels`` and ``subjects`` are those of all
+    videos. Raises RefusedError where every class is too rare to be split so.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+    parts = max(2, round(1 / share))
+    if np.bincount(labels[rows]).max() < parts:
+        raise RefusedError(
+            f"no class has the {parts} training videos that selection.validation_share={share} "
+            "needs; give a larger share, or use selection.rule=last"
+        )
+    own = [subjects[row] for row in rows]
+    grouped = all(subject is not None for subject in own)
+    kind = StratifiedGroupKFold if grouped else StratifiedKFold
+    splitter = kind(parts, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        train, held = next(splitter.split(rows, labels[rows], own if grouped else None))
+    return rows[train], rows[held]

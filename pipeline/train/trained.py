@@ -1,0 +1,102 @@
+"""The folder of a finished run -> its network, ready to predict."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cache.errors import DamagedError, RefusedError
+from cache.files import sha256
+from cache.identity import flatten, side_by_side
+from cache.store import Store
+from pipeline.config import Run
+from pipeline.datasets.texts import class_texts
+from pipeline.evaluate.predictions import Predictions, predict
+from pipeline.model.text_tower import load_text_tower
+from pipeline.model.tgdfer import TGDFER
+from pipeline.train.records import Record, read_record
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """The network of one finished run."""
+
+    run: Run
+    classes: tuple[str, ...]
+    model: TGDFER  # a stack of one run
+
+    def predict(self, features_NTD: NDArray[Any]) -> Predictions:
+        """What the network says of N videos of T frames, given the encoder's features of them.
+
+        Raises RefusedError for an array of another shape.
+        """
+        frames, size = self.model.frames, self.model.size
+        if features_NTD.ndim != 3 or features_NTD.shape[1:] != (frames, size):
+            raise RefusedError(
+                f"features of shape {features_NTD.shape}, expected (videos, {frames}, {size}): "
+                "frames, then what the encoder gives for each"
+            )
+        device = self.model.temperature_R.device
+        all_NTD = torch.from_numpy(np.asarray(features_NTD, np.float32)).to(device)
+        (said,) = predict(self.model, lambda row_RB, _: all_NTD[row_RB], [np.arange(len(all_NTD))])
+        return said
+
+
+def load_run(folder: Path | str, store: Store, device: str = "cpu") -> TrainedRun:
+    """The network in ``folder``, with the text tower of ``store``.
+
+    The store may be another than the run was trained on, if its encoder, frames and classes are
+    the same. Raises RefusedError where they are not, or where there is no finished run, and
+    DamagedError where the checkpoint is not what was written.
+    """
+    record = read_record(Path(folder))
+    if record is None or record.result is None or not record.ok:
+        raise RefusedError(f"{folder}: no finished run here; list them with: tgdfer runs")
+    _refuse_other_encoder(record, store)
+    run = record.run
+    model = TGDFER(
+        [torch.Generator().manual_seed(run.seed)],
+        load_text_tower(store.text_weights, store.text_config),
+        class_texts(store.classes),
+        store.frames,
+        [run.method],
+    ).to(device)
+    parameters = _read_checkpoint(record)
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter[0] = parameters[name]
+    return TrainedRun(run, store.classes, model)
+
+
+def _refuse_other_encoder(record: Record, store: Store) -> None:
+    trained = flatten(record.about["store"]) | {"classes": record.about["classes"]}
+    given = flatten(store.identity.model_dump(mode="json")) | {"classes": list(store.classes)}
+    names = [name for name in given if name.startswith(("encoder.", "preprocessing."))]
+    rows = [
+        (name, str(trained.get(name)), str(given[name]))
+        for name in (*names, "frames", "classes")
+        if trained.get(name) != given[name]
+    ]
+    if rows:
+        head = ("field", "trained on", str(store.path))
+        raise RefusedError(
+            f"{record.folder} was trained on other features:\n{side_by_side(rows, head)}"
+        )
+
+
+def _read_checkpoint(record: Record) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load
+
+    data = (record.folder / CHECKPOINT).read_bytes()
+    assert record.result is not None
+    if sha256(data) != record.result["sha256"][CHECKPOINT]:
+        raise DamagedError(
+            f"{record.folder / CHECKPOINT} is not what was written (sha256); train the run again"
+        )
+    return dict(load(data))

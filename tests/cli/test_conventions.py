@@ -1,0 +1,169 @@
+"""What every command promises: help, suggestions, examples, completion, early refusals."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from cli.main import app
+from support.commands import python, tgdfer
+from support.stores import random_store
+
+WRONG = {
+    "trian": "Did you mean 'train'?",
+    "store verfy s.zarr": "Did you mean 'verify'?",
+    "train --stroe s.zarr": "--store",
+    "train --seeds 0": "--seeds",
+    "train --config papr": "did you mean paper?",
+    "train --store none.zarr": "no store at none.zarr; make one with: tgdfer extract",
+    "train --store s.zarr --set temporal.windw=3": "did you mean temporal.window",
+    "train --store s.zarr --set temporal.window=20": "do not cover 16 frames",
+    "train --store s.zarr --fold 8": "has no fold 8; it has 1, 2, 3, 4, 5",
+    "train --store s.zarr --fold 8 --profile t.json": "has no fold 8; it has 1, 2, 3, 4, 5",
+    "train --store s.zarr --device tpu": "--device tpu: expected auto, cpu or cuda",
+    "train --store missing.zarr": "1 of 14 videos have no features",
+    "train --root DFEW": "--root: not read with --cached",
+    "train --dataset dfew --limit 9": "--dataset, --limit: not read with --cached",
+    "train --no-cached --store s.zarr": "--store: not read with --no-cached",
+    "train --no-cached --profile t.json": "--profile: not read with --no-cached",
+    "train --store s.zarr --profile t.json --workers 2": "--workers: not read with --profile",
+    "train --no-cached --precision fp61": "did you mean fp16?",
+    "ablate table33": "table table33: expected table3, table4, table5, table6 or views; "
+    "did you mean table3?",
+    "ablate --store s.zarr": "such as table3",
+    "ablate --vary label.top_k=3 --store s.zarr": "expected KEY=[VALUE, VALUE, ...]",
+    "compare --store none.zarr": "no store at none.zarr",
+    "compare --store s.zarr --set label.pooling=max": "label.pooling",
+    "extract --dataset dfwe": "--dataset dfwe: expected faces or dfew; did you mean dfew?",
+    "extract --dataset dfew --encoder mini --root nowhere": "nowhere",
+    "extract --dataset dfew --encoder mini --root empty": "empty",
+    "extract --device tpu": "--device tpu: expected auto, cpu or cuda",
+    "extract --pretrained openai": "--pretrained: not read with --encoder mini",
+    "extract --annotation lists": "--annotation: not read with --dataset faces",
+    "extract --profile t.json --store t.zarr": "--store: not read with --profile",
+    "extract --store s.zarr/plan.json/t.zarr": "plan.json is a file, expected a directory",
+    "extract --shard 4/4": "--shard 4/4: expected I/N with 0 <= I < N",
+    "extract --shard auto": "neither a task of a SLURM array nor a process of torchrun",
+    "extract --reuse none.zarr": "no store at none.zarr",
+    "store verify s.zarr --root DFEW": "--root: read only with --canary",
+    "config show papr": "configuration papr: expected paper, equations, dfer-clip or an existing "
+    "TOML file; did you mean paper?",
+    "config lst": "Did you mean 'list'?",
+    "store inspect none.zarr": "no store at none.zarr",
+}
+
+# Runs the commands one after the other in one fresh process, and says what each came to.
+RUN_ALL = """
+import contextlib, io, json, sys
+from cli.main import run
+found = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv = ["tgdfer", *arguments]
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        try:
+            run()
+        except SystemExit as error:
+            found.append((error.code, said.getvalue(), "torch" in sys.modules))
+print(json.dumps(found))
+"""
+
+
+def commands(group: Any = None, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
+    """Every command with the words that call it."""
+    group = group or typer.main.get_command(app)
+    found = []
+    for name, command in group.commands.items():
+        found.append(((*path, name), command))
+        if hasattr(command, "commands"):
+            found += commands(command, (*path, name))
+    return found
+
+
+def examples(command: Any) -> list[str]:
+    """Lines of a command's help that call tgdfer."""
+    lines = (line.strip() for line in (command.help or "").splitlines())
+    return [line for line in lines if line.startswith("tgdfer ")]
+
+
+def test_wrong_arguments_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    random_store(tmp_path / "s.zarr", videos=14)
+    random_store(tmp_path / "missing.zarr", videos=14, missing=(3,))
+    words = json.dumps([wrong.split() for wrong in WRONG])
+    done = python("-c", RUN_ALL, words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found) == len(WRONG)
+    for (wrong, message), (code, said, torch_loaded) in zip(WRONG.items(), found, strict=True):
+        assert (code, torch_loaded) == (2, False), (wrong, said)
+        assert message in said, wrong
+        assert "Traceback" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "missing.zarr", "s.zarr"]
+
+
+def test_every_example_is_one_line_that_the_command_understands(tmp_path: Path) -> None:
+    shown = 0
+    for path, command in commands():
+        narrow = python("-m", "tgdfer", *path, "-h", cwd=tmp_path, COLUMNS="50").stdout
+        lines = [line.strip() for line in narrow.splitlines()]
+        for example in examples(command):
+            words = shlex.split(example.partition(" > ")[0])[1:]
+            assert example in lines
+            if not hasattr(command, "commands"):
+                assert tuple(words[: len(path)]) == path
+                command.make_context(path[-1], words[len(path) :]).close()
+            shown += 1
+        if not hasattr(command, "commands"):
+            assert examples(command), path
+    assert shown > 15
+
+
+def test_help_and_version_have_their_usual_names(tmp_path: Path) -> None:
+    short, long = tgdfer("-h", cwd=tmp_path), tgdfer("--help", cwd=tmp_path)
+    assert short.stdout == long.stdout
+    assert short.stdout.startswith("Usage: tgdfer [OPTIONS] COMMAND")
+    assert tgdfer("store", "inspect", "-h", cwd=tmp_path).returncode == 0
+    assert tgdfer("--version", cwd=tmp_path).stdout.startswith("tgdfer 0.")
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("tgdfer tra", ["train"]),
+        ("tgdfer train --see", ["--seeds"]),
+        ("tgdfer train --config e", ["equations"]),
+        ("tgdfer ablate table", ["table3", "table4", "table5", "table6"]),
+        ("tgdfer extract --precision f", ["fp32", "fp16"]),
+    ],
+)
+def test_bash_completes(tmp_path: Path, typed: str, expected: list[str]) -> None:
+    completion = {
+        "_TGDFER_COMPLETE": "complete_bash",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(len(typed.split()) - 1),
+    }
+    assert python("-m", "tgdfer", cwd=tmp_path, **completion).stdout.split() == expected
+    source = python("-m", "tgdfer", cwd=tmp_path, _TGDFER_COMPLETE="source_bash").stdout
+    assert "_TGDFER_COMPLETE=complete_bash" in source
+
+
+def test_nothing_is_coloured_or_boxed(tmp_path: Path) -> None:
+    for arguments in (["-h"], ["train", "-h"], ["train", "--stroe"], ["ablate", "table33"]):
+        done = python("-m", "tgdfer", *arguments, cwd=tmp_path, FORCE_COLOR="1", NO_COLOR="1")
+        assert (done.stdout + done.stderr).isascii()
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_terminals_that_cannot_show_a_character_get_another(tmp_path: Path) -> None:
+    script = (
+        "import sys; from cli.show import print_what_the_terminal_can\n"
+        "print_what_the_terminal_can()\n"
+        "print('82.9 ± 1.2, 1–2, a…, 2×2, −1, 日'); print('±', file=sys.stderr)"
+    )
+    done = python("-c", script, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "82.9 +- 1.2, 1-2, a..., 2x2, -1, \\u65e5\n"
+    assert done.stderr == "+-\n"

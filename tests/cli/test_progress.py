@@ -1,0 +1,77 @@
+"""One way to show progress: a bar on a terminal, lines elsewhere."""
+
+import os
+import pty
+import re
+import sys
+from pathlib import Path
+
+from support.commands import environment, python
+
+WORK = """
+import time
+from cli.progress import progress
+with progress("training 60 runs of [b]", 40, "epochs", line_seconds=0.0) as shown:
+    for epoch in range(20):
+        shown.advance(2, note="0.5 videos/s")
+        time.sleep(0.01)
+"""
+
+
+def on_terminal(script: str, **more: str) -> str:
+    """What a script prints on a terminal of its own."""
+    pid, handle = pty.fork()
+    if pid == 0:
+        os.execve(sys.executable, [sys.executable, "-c", script], environment(**more))
+    printed = b""
+    try:
+        while data := os.read(handle, 1 << 16):
+            printed += data
+    except OSError:  # Linux says so where the other end is closed
+        pass
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, printed
+    return printed.decode()
+
+
+def test_lines_without_a_terminal_say_how_far_and_how_long(tmp_path: Path) -> None:
+    done = python("-c", WORK, cwd=tmp_path)
+    lines = done.stderr.splitlines()
+    assert done.stdout == ""
+    assert len(lines) == 20
+    pattern = r"training 60 runs of \[b\]: 20 of 40 epochs, 0.5 videos/s, about \d s left"
+    assert re.fullmatch(pattern, lines[9])
+
+
+def test_lines_are_rare(tmp_path: Path) -> None:
+    assert python("-c", WORK.replace(", line_seconds=0.0", ""), cwd=tmp_path).stderr == ""
+
+
+def test_total_may_become_known_later(tmp_path: Path) -> None:
+    script = (
+        "from cli.progress import progress\n"
+        "with progress('extract', None, 'videos', line_seconds=0.0) as shown:\n"
+        "    shown.update(3)\n"
+        "    shown.update(4, 8)\n"
+    )
+    first, second = python("-c", script, cwd=tmp_path).stderr.splitlines()
+    assert first == "extract: 3 videos"
+    assert second.startswith("extract: 4 of 8 videos, about ")
+
+
+def test_bar_fits_a_narrow_terminal() -> None:
+    printed = on_terminal(WORK, TERM="xterm", COLUMNS="50", NO_COLOR="1")
+    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed).rstrip().splitlines()[-1].split("\r")[-1]
+    assert "40/40" in last
+    assert len(last) <= 50
+
+
+def test_bar_is_ascii_where_the_terminal_is() -> None:
+    printed = on_terminal(WORK, TERM="xterm", COLUMNS="80", PYTHONIOENCODING="ascii")
+    assert "40/40" in printed
+    assert printed.isascii()
+
+
+def test_dumb_terminal_gets_lines() -> None:
+    printed = on_terminal(WORK, TERM="dumb")
+    assert "20 of 40 epochs" in printed
+    assert "\x1b" not in printed

@@ -1,0 +1,79 @@
+"""``tgdfer runs``: listing, showing and removing runs."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load_method, runs_of
+from pipeline.train.grid import train_runs
+from pipeline.train.records import Records
+from support.commands import tgdfer
+from support.stores import random_store
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Two runs of this code, one of other code, and one that was interrupted."""
+    records = Records(tmp_path / "runs", random_store(tmp_path / "s.zarr", videos=14, folds=2))
+    for window in (2, 4):
+        method = load_method("paper", ["optimiser.epochs=1", f"temporal.window={window}"])
+        train_runs(runs_of(method, ["1"], [0]), records, "cpu", workers=0)
+    (other,) = runs_of(load_method("paper", ["optimiser.epochs=1", "optimiser.lr=0.5"]), ["2"], [3])
+    train_runs([other], replace(records, code="ab" * 32), "cpu", workers=0)
+    unfinished = next(path for path in records.root.iterdir() if path.name == _named(records, 4))
+    (unfinished / "result.json").unlink()
+    return tmp_path
+
+
+def _named(records: Records, window: int) -> str:
+    method = load_method("paper", ["optimiser.epochs=1", f"temporal.window={window}"])
+    return records.folder(*runs_of(method, ["1"], [0])).name
+
+
+def test_runs_are_listed_by_what_they_are(place: Path) -> None:
+    done = tgdfer("runs", cwd=place)
+    assert done.returncode == 0, done.stderr
+    head, *lines, last = done.stdout.splitlines()
+    assert head.split() == [
+        *("run", "data", "fold", "seed", "UAR", "%", "WAR", "%", "code"),
+        *("optimiser.lr", "temporal.window"),
+    ]
+    assert [line.split()[-2:] for line in lines].count(["0.5", "4"]) == 1
+    assert sum("unfinished" in line for line in lines) == 1
+    assert sum("abababab" in line for line in lines) == 1
+    assert last == "3 runs, 1 of them by other code than this."
+    assert "next: tgdfer runs prune --other-code --dry-run" in done.stderr
+    rows = json.loads(tgdfer("runs", "list", "--json", cwd=place).stdout)
+    assert {row["optimiser.lr"] for row in rows} == {0.01, 0.5}
+
+
+def test_one_run_is_shown_by_the_start_of_its_name(place: Path) -> None:
+    name = next(path.name for path in (place / "runs").iterdir() if path.name[0] != ".")
+    done = tgdfer("runs", "show", name[:12], cwd=place)
+    assert "method.temporal.fine_depth" in done.stdout
+    assert "version of torch" in done.stdout
+    wrong = tgdfer("runs", "show", name[:-1] + "x", cwd=place)
+    assert (wrong.returncode, f"did you mean {name}?" in wrong.stderr) == (2, True)
+    empty = tgdfer("runs", "list", "--runs", "none", cwd=place)
+    assert (empty.returncode, "no runs in none" in empty.stderr) == (2, True)
+
+
+def test_prune_removes_what_is_named_and_nothing_else(place: Path) -> None:
+    runs = place / "runs"
+    before = sorted(path.name for path in runs.glob("?" * 16))
+    dry = tgdfer("runs", "prune", "--other-code", "--unfinished", "--dry-run", cwd=place)
+    assert "2 runs to remove" in dry.stdout
+    for refused in (["prune"], ["prune", "--unfinished"]):
+        done = tgdfer("runs", *refused, cwd=place)
+        assert done.returncode == 2, done.stdout
+    assert sorted(path.name for path in runs.glob("?" * 16)) == before
+    (other,) = [path for path in runs.glob("?" * 16) if "abab" in (path / "run.json").read_text()]
+    (other / "notes.txt").write_text("mine")
+    done = tgdfer("runs", "prune", "--other-code", "--unfinished", "--yes", cwd=place)
+    assert "1 runs removed" in done.stdout
+    assert "left alone" in done.stdout
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+    assert len(list(runs.glob("?" * 16))) == 2
+    assert list((runs / ".locks").iterdir()) == []

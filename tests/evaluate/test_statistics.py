@@ -1,0 +1,52 @@
+"""Bootstrap intervals, single and paired."""
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from pipeline.evaluate.metrics import confusion, uar
+from pipeline.evaluate.statistics import bootstrap, bootstrap_difference
+
+pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
+
+
+def test_interval_of_a_proportion_has_the_binomial_width() -> None:
+    labels = np.zeros(400, np.int64)
+    predicted = (np.arange(400) % 4 == 0).astype(np.int64)
+    _, interval = bootstrap(labels, predicted, 2)
+    half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert interval.value == 0.75
+    assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
+
+
+def test_resampling_people_widens_the_interval_of_their_like_videos() -> None:
+    person = np.repeat(np.arange(20), 20)
+    predicted = (person % 4 == 0).astype(np.int64)
+    labels = np.zeros(400, np.int64)
+    _, videos = bootstrap(labels, predicted, 2)
+    _, people = bootstrap(labels, predicted, 2, groups=list(person))
+    assert people.high - people.low > 3 * (videos.high - videos.low)
+
+
+def test_seeds_laid_end_to_end_give_the_mean_of_their_metrics() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 3, 50)
+    guesses = [generator.integers(0, 3, 50) for _ in range(2)]
+    both, _ = bootstrap(np.tile(labels, 2), np.concatenate(guesses), 3, list(np.tile(range(50), 2)))
+    each = [float(uar(confusion(labels, guess, 3))) for guess in guesses]
+    assert both.value == pytest.approx(np.mean(each))
+
+
+def test_paired_difference_is_surer_than_two_intervals() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.zeros(300, np.int64)
+    baseline = (generator.random(300) < 0.4).astype(np.int64)
+    better = baseline.copy()
+    better[np.flatnonzero(baseline)[:15]] = 0  # 15 of 300 videos mended, none broken
+    _, difference = bootstrap_difference(labels, better, baseline, 2)
+    assert difference.value == pytest.approx(0.05)
+    assert 0.02 < difference.low < 0.05 < difference.high < 0.08
+    _, alone = bootstrap(labels, better, 2)
+    assert alone.high - alone.low > 1.5 * (difference.high - difference.low)
+    _, none = bootstrap_difference(labels, baseline, baseline, 2)
+    assert (none.low, none.value, none.high) == (0, 0, 0)

@@ -1,0 +1,82 @@
+"""``import tgdfer`` as a notebook uses it; the examples of docs/python.md in one process."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tgdfer
+from cache.errors import DamagedError, RefusedError
+from cache.store import Store
+from support.commands import ROOT, python
+from support.stores import random_store
+
+DOCUMENT = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+SETTINGS = ["optimiser.epochs=1", "temporal.head_size=8"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=21)
+
+
+def test_examples_of_the_document_run_in_one_notebook(tmp_path: Path) -> None:
+    examples = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+    assert len(examples) == 6
+    done = python("-W", "error::UserWarning", "-c", "\n".join(examples), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "(70, 2, 16, 64)" in done.stdout
+    assert "(3, 7) (3, 16, 7)" in done.stdout
+
+
+def test_every_public_name_has_an_example() -> None:
+    for name in tgdfer.__all__:
+        assert ">>> " in getattr(tgdfer, name).__doc__, name
+        assert f"tgdfer.{name}(" in DOCUMENT, name
+
+
+def test_import_is_quick() -> None:
+    code = "import sys, tgdfer; print({'torch', 'zarr', 'numpy', 'pydantic'} & set(sys.modules))"
+    assert python("-c", code).stdout.strip() == "set()"
+
+
+def test_loaded_run_says_what_its_record_says(store: Store, tmp_path: Path) -> None:
+    for settings in ([], ["label.visual_prompt=none"], ["prompts.coarse_learnable=true"]):
+        method = tgdfer.load_method("paper", [*SETTINGS, *settings])
+        (record,) = tgdfer.train(store, method, folds=["2"], runs=tmp_path)
+        ids, _, predicted = record.predictions()
+        rows = [store.ids.index(video) for video in ids]
+        said = tgdfer.load_run(record.folder, store).predict(store.load_features()[rows, 0])
+        assert said.labels_N.tolist() == predicted.tolist()
+        np.testing.assert_allclose(said.frame_logits_NTK, record.frame_logits(), atol=1e-4)
+        np.testing.assert_allclose(said.attention_NTK, record.attention(), atol=1e-5)
+
+
+def test_run_of_other_features_changed_or_unfinished_is_refused(
+    store: Store, tmp_path: Path
+) -> None:
+    (record,) = tgdfer.train(store, tgdfer.load_method("paper", SETTINGS), ["1"], runs=tmp_path)
+    other = random_store(tmp_path / "other.zarr", videos=14, dim=8)
+    with pytest.raises(RefusedError, match=r"(?s)trained on other features.*encoder\.dim +16 +8"):
+        tgdfer.load_run(record.folder, other)
+    with pytest.raises(RefusedError, match=r"\(3, 16\), expected \(videos, 16, 16\)"):
+        tgdfer.load_run(record.folder, store).predict(np.zeros((3, 16)))
+    checkpoint = record.folder / "checkpoint.safetensors"
+    data = checkpoint.read_bytes()
+    checkpoint.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(DamagedError, match=r"not what was written"):
+        tgdfer.load_run(record.folder, store)
+    with pytest.raises(RefusedError, match=r"no finished run here"):
+        tgdfer.load_run(tmp_path, store)
+
+
+def test_runs_are_rows_of_a_data_frame(store: Store, tmp_path: Path) -> None:
+    methods = [tgdfer.load_method("paper", [*SETTINGS, f"temporal.window={w}"]) for w in (2, 4)]
+    tgdfer.train(store, methods, folds=["1", "2"], runs=tmp_path)
+    frame = tgdfer.read_runs(tmp_path)
+    assert sorted(frame["temporal.window"]) == [2, 2, 4, 4]
+    assert set(frame.fold) == {"1", "2"}
+    assert set(frame.code) == {"this"}
+    assert frame.war.between(0, 1).all()
+    assert tgdfer.read_runs(tmp_path / "none").empty
