@@ -11,9 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cache.errors import RefusedError
 from cache.files import canonical_json, sha256, sha256_file
 from cache.identity import EncoderIdentity, Preprocessing
@@ -175,14 +172,6 @@ class Encoder:
     def _normalise(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
         pixels_NCHW = frames_NCHW.to(self.device, non_blocking=True).float()
         return pixels_NCHW.mul_(self._scale_CHW).sub_(self._offset_CHW)
-
-    def encode_array(self, frames_NHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """``encode`` for NumPy arrays with the channel last."""
-        import torch
-
-        frames_NCHW = torch.from_numpy(frames_NHWC).permute(0, 3, 1, 2)
-        features: NDArray[np.float16] = self.encode(frames_NCHW).cpu().numpy()
-        return features
 
 
 def _in_folder(folder: Path, name: str) -> EncoderFiles:

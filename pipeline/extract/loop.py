@@ -124,9 +124,7 @@ def extract(
     if reuse is not None:
         refuse_other(reuse, plan)
     fixed = {"text.safetensors": loaded.text_weights, "text.json": loaded.text_config}
-    if truth is not None:
-        fixed["truth.npy"] = truth
-    writer = create_store(store_path, plan, fixed)
+    writer = create_store(store_path, plan, fixed | ({"truth.npy": truth} if truth else {}))
     writer.note(**_provenance(settings, loaded))
     with stop_on_signal("the current block") as stop:
         shard, videos = settings.shard, video_list.videos
@@ -294,17 +292,9 @@ class _Run:
         finally:
             if not died:
                 mark.unlink(missing_ok=True)
-        found = made.found
-        short = ("repeats its last frame",) if found.frames < settings.frames else ()
-        ok = VideoStatus(
-            id=video.id,
-            status="ok",
-            frames=found.frames,
-            flags=found.flags + short,
-            sha256=found.sha256,
-        )
         seconds = time.perf_counter() - started
-        return Decoded(ok, seconds, made.views_VTCHW, made.frame_index_VT)
+        described = _describe(video, made.found, settings.frames)
+        return Decoded(described, seconds, made.views_VTCHW, made.frame_index_VT)
 
     def _note(self, decoded: "Decoded") -> None:
         self._seconds["decode"] += decoded.seconds
@@ -314,6 +304,17 @@ class _Run:
         if decoded.row.status == "failed":
             self.failures[decoded.row.id] = decoded.row.reason
         self._on_progress(self.progress())
+
+
+def _describe(video: Video, found: Found, frames: int) -> VideoStatus:
+    short = ("repeats its last frame",) if found.frames < frames else ()
+    return VideoStatus(
+        id=video.id,
+        status="ok",
+        frames=found.frames,
+        flags=found.flags + short,
+        sha256=found.sha256,
+    )
 
 
 def completed_plan(plan: Plan, encoder: "Encoder", settings: ExtractSettings) -> Plan:
