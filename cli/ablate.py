@@ -21,7 +21,7 @@ from cli.options import (
     WorkersOption,
 )
 from cli.show import next_step, show
-from cli.training import train_pending
+from cli.training import open_records, train_pending
 
 
 def ablate(
@@ -57,10 +57,8 @@ def ablate(
     """
     from cache.store import open_store
     from pipeline.config import load_method, runs_of
-    from pipeline.device import device_kind
     from pipeline.report.ablation import collect, header_of, write_tables
     from pipeline.report.tables import find_tables, vary
-    from pipeline.train.records import Records
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:
@@ -70,8 +68,8 @@ def ablate(
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
-    records = Records(runs, opened, device_kind(device))
-    trained = train_pending(wanted, records, device, workers, allow_missing)
+    records = open_records(wanted, opened, runs, device, allow_missing)
+    trained = train_pending(wanted, records, device, workers)
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
     paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)
     print(paths[0].read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from cli.options import (
     WorkersOption,
 )
 from cli.show import next_step, show
-from cli.training import train_pending
+from cli.training import open_records, train_pending
 
 
 def compare(
@@ -42,16 +42,14 @@ def compare(
     """
     from cache.store import open_store
     from pipeline.config import load_method, runs_of
-    from pipeline.device import device_kind
     from pipeline.report.ablation import header_of
-    from pipeline.train.records import Records
 
     method = load_method(config, settings)
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
     wanted = runs_of(method, folds, range(seeds))
-    records = Records(runs, opened, device_kind(device))
-    train_pending(wanted, records, device, workers, allow_missing)
+    records = open_records(wanted, opened, runs, device, allow_missing)
+    train_pending(wanted, records, device, workers)
     # These load torch, so they wait until nothing can be refused any more.
     from pipeline.evaluate.baselines import logistic_regression, zero_shot
     from pipeline.evaluate.localisation import localisation_table, localise

@@ -30,7 +30,7 @@ from cli.options import (
 )
 from cli.profile import show_profile
 from cli.show import columns, next_step, show
-from cli.training import train_pending, train_pending_live
+from cli.training import open_records, train_pending, train_pending_live
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -100,8 +100,8 @@ def train(
         if profile is not None:
             _profile(wanted, opened, device, allow_missing, profile)
             return
-        records = Records(runs, opened, device_kind(device))
-        trained = train_pending(wanted, records, device, workers, allow_missing)
+        records = open_records(wanted, opened, runs, device, allow_missing)
+        trained = train_pending(wanted, records, device, workers)
     else:
         source = open_source(dataset, root, annotation, encoder, pretrained, limit)
         data = _open_live(*source, method, device, precision)

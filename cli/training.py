@@ -2,28 +2,37 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.progress import progress
 
 if TYPE_CHECKING:
+    from cache.store import Store
     from pipeline.config import Run
     from pipeline.train.features import TrainingData
     from pipeline.train.records import Records
 
 
+def open_records(
+    runs: Sequence["Run"], store: "Store", root: Path, device: str, allow_missing: bool
+) -> "Records":
+    """The records below ``root``, after a check that the store can train the runs."""
+    from pipeline.device import device_kind
+    from pipeline.train.grid import check_runs
+    from pipeline.train.records import Records
+
+    check_runs(runs, store, allow_missing=allow_missing)
+    return Records(root, store, device_kind(device))
+
+
 def train_pending(
-    runs: Sequence["Run"],
-    records: "Records",
-    device: str,
-    workers: int | None,
-    allow_missing: bool,
+    runs: Sequence["Run"], records: "Records", device: str, workers: int | None
 ) -> int:
     """Train the runs without a record, with a progress bar; returns how many there were."""
     from pipeline.device import choose_device
-    from pipeline.train.grid import check_runs, train_runs
+    from pipeline.train.grid import train_runs
 
-    check_runs(runs, records.store, allow_missing=allow_missing)
     pending = records.pending(runs)
     _print_others(runs, records)
     if not pending:
