@@ -68,7 +68,7 @@ def test_milestones_are_fractions_or_epochs_and_refused_beyond_the_end() -> None
     assert load_method("paper", absolute).optimiser.decays() == (12, 16)
     assert load_method("paper", ["optimiser.milestones=[]"]).optimiser.decays() == ()
     with pytest.raises(
-        RefusedError, match=r"milestone 30 lies beyond the last of 3 .*\[0\.6, 0\.8\]"
+        RefusedError, match=r"milestone 30 is beyond the last of 3 .*\[0\.6, 0\.8\]"
     ):
         load_method("paper", ["optimiser.epochs=3", "optimiser.milestones=[30, 40]"])
     for wrong in ("[-1]", "[1.5]", "[0]"):

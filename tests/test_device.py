@@ -13,5 +13,5 @@ def test_device_that_is_not_there_is_refused() -> None:
         choose_device("tpu")
     if not torch.cuda.is_available():
         assert choose_device("auto") == "cpu"
-        with pytest.raises(RefusedError, match=r"no CUDA device here; use --device cpu"):
+        with pytest.raises(RefusedError, match=r"no CUDA device available; use --device cpu"):
             choose_device("cuda")

@@ -18,7 +18,7 @@ def test_first_signal_says_what_is_finished_and_how_to_go_on(
         assert stop.signal == number
     said = capfd.readouterr().err
     assert "finishing the current block; press Ctrl-C again to stop at once" in said
-    assert "Run the same command again to go on." in said
+    assert "Run the same command again to resume." in said
 
 
 def test_second_signal_stops_at_once() -> None:

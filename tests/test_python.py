@@ -65,7 +65,7 @@ def test_run_of_other_features_changed_or_unfinished_is_refused(
     checkpoint = record.folder / "checkpoint.safetensors"
     data = checkpoint.read_bytes()
     checkpoint.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(DamagedError, match=r"not what was written"):
+    with pytest.raises(DamagedError, match=r"checkpoint.safetensors is damaged"):
         tgdfer.load_run(record.folder, store)
     with pytest.raises(RefusedError, match=r"no finished run here"):
         tgdfer.load_run(tmp_path, store)

@@ -101,7 +101,7 @@ def test_one_arithmetic_edit_makes_every_run_pending_and_a_comment_none(tmp_path
     network.write_text(text.replace("    def forward", "    # A comment.\n    def forward"))
     assert pending() == "0 []"
     network.write_text(text.replace("return summed / ", "return 0 * summed / "))
-    others = "2 finished runs of the same settings that differ in code (model/temporal.py)"
+    others = "2 finished runs with the same settings that differ in code (model/temporal.py)"
     assert pending() == f"2 {[others]}"
     again = python(*train, cwd=copy, **here)
     assert others in again.stderr

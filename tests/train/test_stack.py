@@ -179,7 +179,7 @@ def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(tmp_path: Path)
 
 
 def test_runs_of_different_methods_are_not_stacked(data: TrainingData) -> None:
-    with pytest.raises(ValueError, match="must share all that shapes"):
+    with pytest.raises(ValueError, match="must share everything that shapes"):
         train_stack(data, [run("1", 0), Run(method=MethodConfig(), fold="1", seed=0)])
 
 
