@@ -115,7 +115,7 @@ class LabelConfig(Settings):
     pooling: Literal[
         "mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"
     ] = Field("mean_logits", description="how frames are pooled into the bag prediction")
-    top_k: int = Field(4, ge=1, description="frames per class that pooling=top_k averages")
+    top_k: int = Field(4, ge=1, description="frames averaged per class if pooling is top_k")
     temperature: float = Field(0.01, gt=0, description="tau, which divides every cosine")
 
     @model_validator(mode="after")
@@ -130,7 +130,7 @@ class OptimiserConfig(Settings):
 
     epochs: int = Field(50, ge=1, description="passes over the training videos")
     batch: int = Field(48, ge=1, description="videos per step")
-    lr: float = Field(1e-2, gt=0, description="learning rate, except for prompts and encoder")
+    lr: float = Field(1e-2, gt=0, description="learning rate of all but prompts and encoder")
     lr_prompts: float = Field(1e-3, gt=0, description="learning rate of the learnable tokens")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay, on every parameter")
@@ -140,16 +140,16 @@ class OptimiserConfig(Settings):
     )
     gamma: float = Field(0.1, gt=0, le=1, description="decay factor at each milestone")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="smoothing of the cross-entropy")
-    augment: bool = Field(True, description="train on augmented views, or on the test view")
+    augment: bool = Field(True, description="train on augmented views; if false, on the test view")
     views: int = Field(0, ge=0, description="augmented views to train on; 0: all in the store")
     micro_batch: int = Field(
         0, ge=0, description="videos whose gradients are computed at once; 0: the whole batch"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="matrix products in training; auto: bf16 on a GPU, else fp32"
+        "auto", description="precision of matrix products; auto: bf16 on a GPU, else fp32"
     )
     lr_encoder: float = Field(
-        0.0, ge=0, description="learning rate of the image encoder; 0: frozen, else --no-cached"
+        0.0, ge=0, description="learning rate of the encoder; 0: frozen, above 0: --no-cached only"
     )
 
     @model_validator(mode="after")

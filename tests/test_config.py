@@ -45,7 +45,7 @@ def test_wrong_setting_is_refused_with_the_remedy(override: str, message: str) -
         load_method("paper", [override])
 
 
-def test_config_file_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
+def test_config_file_is_read_and_its_errors_are_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xef\xbb\xbf[temporal]\r\nfine_depth = 2\r\n")
     assert load_method(path).temporal.fine_depth == 2

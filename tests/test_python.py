@@ -41,7 +41,7 @@ def test_import_is_quick() -> None:
     assert python("-c", code).stdout.strip() == "set()"
 
 
-def test_loaded_run_says_what_its_record_says(store: Store, tmp_path: Path) -> None:
+def test_loaded_run_predicts_what_its_record_holds(store: Store, tmp_path: Path) -> None:
     for settings in ([], ["label.visual_prompt=none"], ["prompts.coarse_learnable=true"]):
         method = tgdfer.load_method("paper", [*SETTINGS, *settings])
         (record,) = tgdfer.train(store, method, folds=["2"], runs=tmp_path)

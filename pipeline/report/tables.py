@@ -134,7 +134,7 @@ def find_tables(names: Sequence[str]) -> list[Table]:
     """The named tables; raises RefusedError for an unknown name."""
     for name in names:
         if name not in TABLES:
-            raise RefusedError(f"no table {name}; there are: {', '.join(TABLES)}")
+            raise RefusedError(f"no table {name}; available: {', '.join(TABLES)}")
     return [TABLES[name] for name in names]
 
 

@@ -125,7 +125,7 @@ def test_text_without_padding_encodes_as_open_clip_encodes_it() -> None:
         torch.testing.assert_close(train_mini._encode_text(model, tokens), expected)
 
 
-def test_class_texts_have_four_movements_a_class_in_the_data_sets_order() -> None:
+def test_class_texts_have_four_movements_per_class_in_the_data_sets_order() -> None:
     texts = tomllib.loads(train_mini.TEXTS.read_text("utf-8"))
     assert tuple(texts["seven"]) == CLASSES
     assert len(texts["eleven"]) == 11
