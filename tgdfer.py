@@ -1,7 +1,7 @@
-"""TG-DFER from Python: read videos, extract features, train, and use what was trained.
+"""TG-DFER from Python: read videos, extract features, train, and predict with trained networks.
 
-Every name here has one example; docs/python.md has them in one piece. ``import tgdfer`` is quick:
-what a function needs is imported when it is called. As a program, this is the command line.
+Every function has an example; docs/python.md is a tour of all of them. ``import tgdfer`` is quick,
+since functions import what they need when called. Run as a program, this is the command line.
 """
 
 import sys
@@ -23,15 +23,15 @@ __all__ = ["extract", "load_method", "load_run", "open_store", "read_dataset", "
 
 
 def _module_in_the_way() -> str:
-    """Our packages are plain ``cache``, ``pipeline`` and ``cli``; a user's own may hide them."""
+    """Our packages are called ``cache``, ``pipeline`` and ``cli``; a user's own may hide them."""
     home = Path(__file__).resolve().parent
     for name in ("cache", "pipeline", "cli"):
         found = sys.modules.get(name) or find_spec(name)
         file = getattr(found, "__file__", None) or getattr(found, "origin", None)
         if file and home not in Path(file).resolve().parents:
             return (
-                f"{file} is in the way: tgdfer has a package {name} of its own; rename that file, "
-                "or start Python in another folder"
+                f"{file} is in the way: tgdfer has its own package {name}; rename that file, or "
+                "start Python in another folder"
             )
     return ""
 
@@ -49,7 +49,7 @@ def read_dataset(
     annotation: Path | str | None = None,
     limit: int | None = None,
 ) -> "VideoList":
-    """The videos of a data set with their labels and folds; ``faces`` are rendered if missing.
+    """The videos of a data set with their labels and folds; ``faces`` is rendered on first use.
 
     >>> videos = tgdfer.read_dataset("dfew", root="/data/DFEW")
     """
@@ -58,7 +58,7 @@ def read_dataset(
 
     if name == "faces":
         return ensure_faces(Path(root) if root else faces_folder(), limit=limit)
-    _refuse_unless(name == "dfew", f"no data set {name}; there are: faces, dfew")
+    _refuse_unless(name == "dfew", f"no data set {name}; available: faces, dfew")
     return read_dfew(Path(root or "data/dfew"), annotation and Path(annotation), limit=limit)
 
 
@@ -69,7 +69,7 @@ def extract(
     pretrained: str | None = None,
     **settings: Any,
 ) -> "Store":
-    """Encode every video once into a feature store, or go on filling it; returns it, open.
+    """Encode every video once into a feature store, or resume filling it; returns the open store.
 
     ``settings`` are the fields of ``pipeline.extract.planning.ExtractSettings``.
 
@@ -114,8 +114,8 @@ def train(
 ) -> "list[Record]":
     """Train every method on every fold with every seed; finished runs are only read.
 
-    On a CPU, ``workers`` processes share the work; 0 trains in this process, which a script without
-    ``if __name__ == "__main__"`` needs.
+    On a CPU, ``workers`` processes share the work; 0 trains in this process, as needed in a script
+    without ``if __name__ == "__main__"``.
 
     >>> records = tgdfer.train(store, [tgdfer.load_method("paper")], folds=["1"], seeds=[0, 1])
     """
@@ -138,7 +138,7 @@ def train(
 def load_run(folder: Path | str, store: "Store", device: str = "cpu") -> "TrainedRun":
     """The network of a finished run: ``predict(features_NTD)`` gives logits and frame logits.
 
-    >>> said = tgdfer.load_run(records[0].folder, store).predict(features_NVTD[:, 0])
+    >>> predictions = tgdfer.load_run(records[0].folder, store).predict(features_NVTD[:, 0])
     """
     from pipeline.train.trained import load_run as loaded
 

@@ -1,7 +1,7 @@
-"""Measure this machine: ``python -m benchmarks [NAME...]``, all of them by default.
+"""Run the benchmarks on this machine: ``python -m benchmarks [NAME...]``, by default all of them.
 
 Writes benchmarks/*.json and docs/performance.md. All of them take about half an hour on 2 cores;
-leave the machine alone meanwhile.
+do not use the machine for anything else meanwhile.
 """
 
 import argparse
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:
-    """Run the benchmarks one after the other, then write the page; the first failure ends it."""
+    """Run the benchmarks one after the other, then write the page; stop at the first failure."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=(__doc__ or "").partition("\n\n")[2]
     )
@@ -22,7 +22,7 @@ def main() -> int:
     names = parser.parse_args().names
     unknown = [name for name in names if name not in BENCHMARKS]
     if unknown:
-        parser.error(f"no benchmark {unknown[0]}; there are: {', '.join(BENCHMARKS)}")
+        parser.error(f"no benchmark {unknown[0]}; available: {', '.join(BENCHMARKS)}")
     for name in [*(names or BENCHMARKS), "report"]:
         code = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT).returncode
         if code:

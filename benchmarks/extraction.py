@@ -1,10 +1,10 @@
-"""How close extraction comes to the bare encoder, and how much memory it takes.
+"""How close extraction comes to the bare encoder's speed, and how much memory it takes.
 
 Run as ``python -m benchmarks.extraction [--quick]``; writes ``benchmarks/extraction.json``.
 
-The bare rate is the encoder alone on random frames, with the batch, precision and threads of the
-extraction; bare and whole are measured by turns in one process, so that both see the same machine.
-The weights are random: the rate does not depend on them.
+The bare rate is that of the encoder alone on random frames, with the batch, precision and threads
+of the extraction. Bare and whole measurements alternate in one process, so that both see the same
+machine. The weights are random: the rate does not depend on them.
 """
 
 import argparse
@@ -44,7 +44,7 @@ class Rates:
     workers: int
     rounds: int
     bare_torch_threads: float  # one call at a time, torch's own threads
-    bare_per_core: float  # a call a core at a time, one thread each
+    bare_per_core: float  # one call per core at a time, one thread each
     whole: float
     ratio: float  # whole over the better bare rate, median of the rounds' ratios
 
@@ -84,7 +84,7 @@ def measure(quick: bool = False) -> dict[str, object]:
 
 
 def measure_rates(files: EncoderFiles, videos: VideoList, folder: Path, rounds: int) -> Rates:
-    """Bare and whole rates of one encoder, by turns."""
+    """Bare and whole rates of one encoder, measured alternately."""
     settings = ExtractSettings()
     encoder = Encoder(files, settings.device, settings.precision)
     batch_frames = suited_batch(settings.frames, encoder.device.type)
@@ -130,7 +130,7 @@ def write_videos(folder: Path, count: int) -> VideoList:
 
 
 def _bare(encoder: Encoder, batch_frames: int, workers: int) -> float:
-    """Frames per second of ``encode`` alone, in ``workers`` threads that share the cores."""
+    """Frames per second of ``encode`` alone, in ``workers`` threads sharing the cores."""
     import torch
 
     size = encoder.files.preprocessing.size_px
@@ -147,7 +147,7 @@ def _bare(encoder: Encoder, batch_frames: int, workers: int) -> float:
 
 
 def random_vit(path: Path) -> EncoderFiles:
-    """ViT-B-32-quickgelu with random weights, from a file as a user would have it."""
+    """ViT-B-32-quickgelu with random weights, loaded from a file as a user would."""
     import open_clip
     import torch
     from safetensors.torch import save_file
@@ -165,7 +165,7 @@ def _peak_memory(folder: Path, count: int) -> int:
 
 
 def _peak_memory_here(folder: Path, count: int) -> int:
-    """Peak memory in MiB of extracting ``count`` videos, one view each, in this process."""
+    """Peak memory in MiB when extracting ``count`` videos, one view each, in this process."""
     sources = sorted((folder / "videos").iterdir())
     videos = tuple(Video(str(i), sources[i % len(sources)], 0) for i in range(count))
     files = find_encoder("ViT-B-32-quickgelu", str(folder / "vit.safetensors"))

@@ -1,4 +1,4 @@
-"""Stores of random features, with the text tower of a randomly drawn CLIP: speed needs no more."""
+"""Stores of random features with a random CLIP text tower, which is enough to measure speed."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def fill(
     text: dict[str, int] = MINI,
     blocks: int | None = None,
 ) -> None:
-    """A store of random features; only its first ``blocks`` blocks if that is given."""
+    """A store of random features; only its first ``blocks`` blocks if given."""
     fixed = text_files(text, dim)
     writer = create_store(path, plan_of(videos, views, dim, fixed), fixed)
     rng = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def fill(
 
 
 def text_files(text: dict[str, int], dim: int) -> dict[str, bytes]:
-    """A randomly drawn text tower as a store keeps it."""
+    """The files of a random text tower, as a store holds them."""
     import torch
     from open_clip.transformer import TextTransformer
     from safetensors.torch import save

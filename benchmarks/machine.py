@@ -1,4 +1,4 @@
-"""What the figures were measured on, and how: by turns, beside what the machine can do at most."""
+"""The machine that figures were measured on, its peak rates, and alternating measurements."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ import torch
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
-    """The machine and its libraries; load tells how busy it was before."""
+    """The machine and its libraries; ``load_before`` tells how busy it was before."""
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "cores": len(os.sched_getaffinity(0)),
@@ -25,12 +25,12 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 
 def best_device() -> str:
-    """A GPU where there is one."""
+    """A GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call, with what it left running on a GPU."""
+    """Wall time of one call, including what it left running on a GPU."""
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -39,7 +39,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def by_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each way, after one call of each that is not counted."""
+    """Median seconds of each way; calls alternate, and the first of each is not counted."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
@@ -50,7 +50,7 @@ def by_turns(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, fl
 
 
 def peaks(device: str) -> dict[str, float]:
-    """What one process reaches here: float32 (bfloat16 on a GPU) products, and copying."""
+    """What one process reaches here in float32 (on a GPU bfloat16) products, and in copying."""
     kind, n = (torch.bfloat16, 8192) if device == "cuda" else (torch.float32, 2048)
     a = torch.randn(n, n, device=device, dtype=kind)
     b = torch.randn(1 << (28 if device == "cuda" else 25), device=device)
@@ -72,7 +72,7 @@ def arguments(description: str, out: Path, *flags: str) -> argparse.Namespace:
 
 
 def write(report: dict[str, Any], out: Path) -> None:
-    """Print the report and keep it as JSON."""
+    """Print the report and write it as JSON."""
     text = json.dumps(report, indent=2) + "\n"
     out.write_text(text)
     print(text, end="")

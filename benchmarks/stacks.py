@@ -1,9 +1,9 @@
-"""A training step by stage, stacks of runs against runs one by one, kernels against definitions.
+"""A training step by stage; stacked runs against single runs; kernels against their definitions.
 
 Run as ``python -m benchmarks.stacks [--quick]``; writes ``benchmarks/stacks.json``, or
-``benchmarks/stacks-gpu.json`` where there is a GPU. The floor of a step is the larger of its
-operations over the rate of a large matrix product, and of the bytes that it cannot avoid over the
-rate of a copy, both measured in the same process.
+``benchmarks/stacks-gpu.json`` if there is a GPU. The floor of a step is the larger of two times:
+its operations at the rate of a large matrix product, and its unavoidable memory traffic at the rate
+of a copy. Both rates are measured in the same process.
 """
 
 import os
@@ -28,7 +28,7 @@ from pipeline.train.grid import KEEP_MEMORY
 from pipeline.train.stack import Stack
 from pipeline.train.step import ReplayedStep
 
-VIDEOS = 700  # the embedded set's
+VIDEOS = 700  # as in the embedded set
 ROUNDS = 5
 # Runs in a stack; on a CPU, those at ViT-B/32's sizes are one process's share of a table.
 SIZES = {"cpu": {"mini": (1, 5, 15, 60), "ViT-B/32": (1, 5)}}
@@ -40,13 +40,13 @@ def main() -> None:
     """Measure, print and write the report."""
     device = best_device()
     if not KEEP_MEMORY.items() <= os.environ.items():
-        # As the grid starts its processes; the C library looks at it only at the beginning.
+        # As the grid starts its processes; the C library reads these only at start-up.
         command = [sys.executable, "-m", "benchmarks.stacks", *sys.argv[1:]]
         os.execve(sys.executable, command, os.environ | KEEP_MEMORY)
     out = Path(__file__).with_name("stacks-gpu.json" if device == "cuda" else "stacks.json")
     options = arguments(__doc__, out, "--quick")
     if device == "cpu":
-        torch.set_num_threads(1)  # as the grid's processes, one a core
+        torch.set_num_threads(1)  # like the grid's processes, one per core
     top = peaks(device)
     report: dict[str, Any] = {"machine": machine(device), "threads": torch.get_num_threads()}
     report |= {"peaks": top, "batch": load_method().optimiser.batch}
@@ -65,7 +65,7 @@ def main() -> None:
 def _measure(
     data: TrainingData, sizes: tuple[int, ...], top: dict[str, float], rounds: int
 ) -> dict[str, Any]:
-    """Seconds of a step by stage, and of a run's share in a step of R stacked runs."""
+    """Seconds of a step of R stacked runs, per run, and by stage."""
     steps = {f"{size} runs": _stepper(data, size) for size in sizes}
     taken = by_turns(steps, rounds)
     shares = {name: taken[name] / size for name, size in zip(steps, sizes, strict=True)}
@@ -103,7 +103,7 @@ def _stepper(data: TrainingData, count: int) -> Callable[[], Tensor]:
 
 
 def _stages(data: TrainingData) -> dict[str, float]:
-    """Seconds of every stage of a step of five runs."""
+    """Seconds of each stage of a step of five runs."""
     stack = _stack(data, FOLDS)
     batch, factor_R = stack.steps()[0], stack.factors()
     stack.step(batch, factor_R)
@@ -122,10 +122,10 @@ def _gflop(stack: Stack) -> float:
 
 
 def _gigabytes(stack: Stack) -> float:
-    """What a step must move: its features once, every learned parameter seven times.
+    """The memory traffic a step needs: its features once, every learned parameter seven times.
 
-    A parameter is read forward and backward, its gradient written and read, its velocity read and
-    written, and itself written.
+    A parameter is read in the forward and backward pass and written once; its gradient is written
+    and read, and so is its velocity.
     """
     assert isinstance(stack.data.features, CachedFeatures)
     learned = sum(p.numel() for p in stack.model.parameters() if p.requires_grad)
@@ -170,7 +170,7 @@ def _kernels(data: TrainingData) -> dict[str, dict[str, float]]:
 
 
 def _both(forward: Callable[[], Any], wanted: Any) -> None:
-    """Forward, and backward where anything is wanted."""
+    """Forward, and backward if any gradient is wanted."""
     out = forward()
     first = out[0] if isinstance(out, tuple) else out
     if wanted:

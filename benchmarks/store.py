@@ -1,9 +1,9 @@
-"""How fast a DFEW-size store is opened, loaded and verified, and what durability costs a block.
+"""How fast a DFEW-size store is opened, loaded and verified, and what durability costs per block.
 
 Run as ``python -m benchmarks.store [--videos N]``; writes ``benchmarks/store.json``.
 
-Loading is measured by turns with ``cat`` of the same files, each round first with the files dropped
-from the page cache, then with them in it.  The features are random bits of one block, repeated.
+Loading alternates with ``cat`` of the same files: in each round first with the files dropped from
+the page cache, then with them in it.  The features are one block of random bits, repeated.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def measure(folder: Path, videos: int) -> dict[str, Any]:
 
 
 def durability(folder: Path) -> dict[str, float]:
-    """A block of one view with fsync and without, by turns; medians over the rounds."""
+    """Milliseconds per block of one view, alternately with and without fsync; medians."""
     real, taken = os.fsync, {"fsync": [0.0] * 0, "no fsync": [0.0] * 0}
     for n in range(ROUNDS):
         for name, sync in (("fsync", real), ("no fsync", lambda handle: None)):

@@ -1,8 +1,8 @@
 """Whole tables on the embedded faces, from a finished store to the written table.
 
 Run as ``python -m benchmarks.tables [--epochs N] [--against TREE]``; writes
-``benchmarks/tables.json``. TREE is another checkout of this project: its time is measured by turns
-with this one's, on a store of its own.
+``benchmarks/tables.json``. TREE is another checkout of this project; the two are measured
+alternately, each on its own store.
 """
 
 import argparse
@@ -55,14 +55,14 @@ def main() -> None:
 
 
 def ablate(tree: Path, folder: Path, tables: list[str], epochs: int, turn: int) -> None:
-    """Train the tables' runs and write the tables; every turn trains anew."""
+    """Train the tables' runs and write the tables; each turn trains all of them again."""
     schedule = [f"optimiser.epochs={epochs}", "optimiser.milestones=[]"]
     options = [part for setting in schedule for part in ("--set", setting)]
     tgdfer(tree, folder, "ablate", *tables, *options, "--runs", f"runs{turn}")
 
 
 def tgdfer(tree: Path, folder: Path, *arguments: str) -> None:
-    """A command of the checkout at ``tree``, in ``folder``."""
+    """Run a command of the checkout at ``tree`` in ``folder``."""
     subprocess.run(
         [sys.executable, "-m", "cli.main", *arguments],
         cwd=folder,

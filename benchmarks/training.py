@@ -1,8 +1,8 @@
-"""What the cache and the packed prompts save in one training step, at ViT-B/32's sizes.
+"""What the cache and the packed prompts save in a training step, at the sizes of ViT-B/32.
 
 Run as ``python -m benchmarks.training``; writes ``benchmarks/training.json``. The weights are
-random: the time does not depend on them. All ways of one comparison are measured by turns in one
-process, and the medians' ratios are what to quote.
+random: the time does not depend on them. The ways of a comparison are measured in one process;
+quote the ratios of their medians.
 """
 
 import statistics
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def _measure_steps(folder: Path, files: Any) -> dict[str, Any]:
-    """Seconds of a step of 48 videos, with the evaluation of one test video after it."""
+    """Seconds of a step of 48 videos, including the evaluation of one test video."""
     listed = write_videos(folder / "videos", VIDEOS + 1)
     ids = tuple(video.id for video in listed.videos)
     videos = tuple(replace(video, label=n % 7) for n, video in enumerate(listed.videos))
@@ -74,7 +74,7 @@ def _measure_steps(folder: Path, files: Any) -> dict[str, Any]:
 
 
 def _steps(data: TrainingData, count: int, lr_encoder: float = 0.0) -> list[float]:
-    """Seconds of ``count`` steps after one that is not counted; every epoch is one step."""
+    """Seconds of ``count`` steps, after one that is not counted; each epoch is one step."""
     settings = [f"optimiser.epochs={count + 1}", f"optimiser.batch={VIDEOS}"]
     settings += [f"optimiser.lr_encoder={lr_encoder}"]
     settings += ["optimiser.micro_batch=2"] if lr_encoder else []

@@ -29,7 +29,7 @@ def ablate(
     varied: Annotated[
         list[str],
         typer.Option(
-            "--vary", metavar="KEY=[V1,V2]", help="A table of these values too; repeatable."
+            "--vary", metavar="KEY=[V1,V2]", help="Add a table of these values; repeatable."
         ),
     ] = [],  # noqa: B006  (typer copies it)
     store: StoreOption = DEFAULT_STORE,
@@ -44,7 +44,7 @@ def ablate(
 ) -> None:
     """Train ablation tables over all folds and write them to reports/.
 
-    Runs that are finished, also those of other tables, are not repeated. The files are
+    Finished runs, including those of other tables, are not repeated. The tables are written to
     ablation.md, ablation.csv and ablation.tex.
 
     \b
@@ -62,7 +62,7 @@ def ablate(
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:
-        raise RefusedError("no table named: give some, such as table3, or --vary KEY=[V1,V2]")
+        raise RefusedError("no table given: name one, such as table3, or use --vary KEY=[V1,V2]")
     base = load_method(config, settings)
     methods = [row.method(base) for table in chosen for row in (table.main, *table.rows)]
     opened = open_store(store)
@@ -73,6 +73,6 @@ def ablate(
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
     paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)
     print(paths[0].read_text(encoding="utf-8"))
-    print(f"{trained} runs trained, {len(set(wanted)) - trained} already there.")
+    print(f"{trained} runs trained, {len(set(wanted)) - trained} already finished.")
     print("written: " + ", ".join(show(path) for path in paths))
     next_step("tgdfer", "compare", "--store", store)

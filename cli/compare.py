@@ -1,4 +1,4 @@
-"""tgdfer compare: TG-DFER beside methods that need no temporal network."""
+"""tgdfer compare: TG-DFER and methods without a temporal network."""
 
 from cli.options import (
     DEFAULT_OUT,
@@ -29,10 +29,11 @@ def compare(
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
 ) -> None:
-    """Zero-shot CLIP, logistic regression and TG-DFER on one store, with 95 % intervals.
+    """Compare zero-shot CLIP, logistic regression and TG-DFER on one store.
 
-    Where the truth of every frame is known, as in the embedded set, also how well the influence of
-    a frame finds those that show the label. Writes reports/comparison.md.
+    Scores have 95 % intervals. If every frame is labelled, as in the embedded set, it also
+    measures how well a frame's influence finds the frames that show the label. Writes
+    reports/comparison.md.
 
     \b
     On the embedded faces:
@@ -50,7 +51,7 @@ def compare(
     wanted = runs_of(method, folds, range(seeds))
     records = open_records(wanted, opened, runs, device, allow_missing)
     train_pending(wanted, records, device, workers)
-    # These load torch, so they wait until nothing can be refused any more.
+    # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.baselines import logistic_regression, zero_shot
     from pipeline.evaluate.localisation import localisation_table, localise
     from pipeline.report.comparison import comparison_table, of_runs, write_comparison

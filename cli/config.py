@@ -1,4 +1,4 @@
-"""tgdfer config: the presets, and every setting of one."""
+"""tgdfer config: list the presets, show the settings."""
 
 import json
 import re
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 config_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="The presets, and every setting of one."
+    no_args_is_help=True, rich_markup_mode=None, help="List the presets, show the settings."
 )
 
 ConfigArgument = Annotated[
     str,
     typer.Argument(
         metavar="PRESET|FILE",
-        help="A preset, or a TOML file.",
+        help="A preset or a TOML file.",
         callback=check_config,
         autocompletion=complete_presets,
     ),
@@ -44,14 +44,14 @@ class Setting:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """Key, value, description, type with the default where another value is set."""
+        """Key, value, description, and type, with the default if another value is set."""
         default = f"; default {toml(self.default)}" if self.value != self.default else ""
         return f"{self.table}.{self.name}", toml(self.value), self.description, self.kind + default
 
 
 @config_app.command(name="list")
 def list_() -> None:
-    """Name the presets, with a line on each.
+    """List the presets, with one line on each.
 
     \b
     tgdfer config list
@@ -90,12 +90,12 @@ def show(
 
 
 def toml(value: Any) -> str:
-    """A value as TOML has it; JSON's numbers, texts, lists and booleans are TOML's as well."""
+    """A value in TOML; JSON's numbers, strings, lists and booleans are valid TOML."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def _about(preset: str) -> str:
-    """The first sentence of the comment that opens a preset."""
+    """The first sentence of a preset's opening comment."""
     text = files("pipeline").joinpath(f"presets/{preset}.toml").read_text(encoding="utf-8")
     comment = " ".join(line.lstrip("# ") for line in text.partition("\n\n")[0].splitlines())
     return re.split(r"(?<=\.) ", comment)[0]

@@ -1,4 +1,4 @@
-"""tgdfer doctor: what this machine has, and what to do about what it lacks."""
+"""tgdfer doctor: what works on this machine, and how to fix what does not."""
 
 import fcntl
 import json
@@ -36,7 +36,7 @@ CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at; ``remedy`` says what to do where it is not as it should be."""
+    """The result of one check; ``remedy`` says how to fix a problem."""
 
     name: str
     status: Literal["ok", "warn", "fail"]
@@ -46,14 +46,14 @@ class Check:
 
 def doctor(
     path: Annotated[
-        Path, typer.Option("--path", help="Folder whose disk and locks are tried.")
+        Path, typer.Option("--path", help="Folder whose disk and locks are tested.")
     ] = Path("."),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check this machine: libraries, devices, disk, memory, weights.
 
-    Every line is ok, warn or fail, with a remedy. Exit code 1 if something fails that tgdfer
-    cannot work without. Nothing is fetched, and nothing is left on the disk.
+    Every line is ok, warn or fail, with a remedy for problems. The exit code is 1 if something
+    fails that tgdfer needs. Nothing is downloaded, and nothing is left on the disk.
 
     \b
     tgdfer doctor
@@ -73,7 +73,7 @@ def doctor(
 
 
 def examine(folder: Path) -> list[Check]:
-    """Every check; one that cannot even be made has failed."""
+    """Run every check; one that raises an error has failed."""
     checks: dict[str, Callable[[], Check]] = {
         "python": check_python,
         "modules": lambda: check_modules([folder, Path.cwd(), *map(Path, sys.path)]),
@@ -96,34 +96,34 @@ def _made(name: str, check: Callable[[], Check]) -> Check:
     try:
         return check()
     except OSError as error:
-        remedy = "choose a folder that can be written with --path"
+        remedy = "choose a writable folder with --path"
         return Check(name, "fail", f"{error}", remedy)
     except Exception as error:
-        remedy = "install tgdfer again in a fresh environment, with make setup"
+        remedy = "reinstall tgdfer in a fresh environment with make setup"
         return Check(name, "fail", f"{type(error).__name__}: {error}", remedy)
 
 
 def check_python() -> Check:
-    """The interpreter, and what it runs on."""
+    """The interpreter and the platform."""
     found = f"{platform.python_version()}, tgdfer {version('tgdfer')}, {platform.platform()}"
     return Check("python", "ok", found)
 
 
 def check_modules(folders: list[Path]) -> Check:
-    """Files of others that hide our packages from a program that is started beside them."""
+    """Files of others that hide our packages from a program started beside them."""
     home = Path(__file__).resolve().parents[1]
     places = dict.fromkeys(folder.resolve() for folder in folders)
     names = [file for name in PACKAGES for file in (f"{name}.py", f"{name}/__init__.py")]
     files = [place / name for place in places if place != home for name in names]
     hiding = [file for file in files if file.is_file()]
     if not hiding:
-        return Check("modules", "ok", "nothing hides tgdfer's own packages")
+        return Check("modules", "ok", "nothing hides tgdfer's packages")
     found = f"{', '.join(map(str, hiding))} can hide a package of tgdfer"
     return Check("modules", "warn", found, "rename it, or keep it off the Python path")
 
 
 def check_torch() -> Check:
-    """PyTorch and what it was built for."""
+    """PyTorch and its build."""
     import torch
 
     cuda, hip = torch.version.cuda, torch.version.hip
@@ -132,7 +132,7 @@ def check_torch() -> Check:
 
 
 def check_device() -> Check:
-    """GPUs, or the CPU, and whether they compute in bfloat16."""
+    """GPUs, or the CPU, and the precision that auto chooses on them."""
     import torch
 
     from pipeline.encoders.clip import choose_precision
@@ -160,13 +160,13 @@ def check_triton() -> Check:
 
 
 def check_videos(decoders: Sequence[str] = DECODERS) -> Check:
-    """PyAV and the decoders of the usual videos."""
+    """PyAV and its decoders for common videos."""
     import av
 
     missing = [name for name in decoders if not _decodes(name)]
     if missing:
         found = f"PyAV {av.__version__} without {', '.join(missing)}"
-        remedy = "pip install --force-reinstall --only-binary av av: its wheels bring them"
+        remedy = "pip install --force-reinstall --only-binary av av: its wheels include them"
         return Check("videos", "warn", found, remedy)
     return Check("videos", "ok", f"PyAV {av.__version__} decodes {', '.join(decoders)}")
 
@@ -176,13 +176,13 @@ def _decodes(name: str) -> bool:
 
     try:
         av.codec.Codec(name, "r")
-    except ValueError:  # what PyAV's UnknownCodecError is
+    except ValueError:  # PyAV's UnknownCodecError is one
         return False
     return True
 
 
 def check_jpeg() -> Check:
-    """The decoder of frame folders."""
+    """The decoder for folders of frames."""
     import numpy as np
     import simplejpeg
 
@@ -191,7 +191,7 @@ def check_jpeg() -> Check:
 
 
 def check_disk(folder: Path) -> Check:
-    """Free space, and how long it takes until a MiB is safe from a power cut."""
+    """Free space, and how long fsync takes to make a MiB safe from a power cut."""
     free = shutil.disk_usage(folder).free / GIB
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(bytes(1 << 20))
@@ -218,13 +218,13 @@ def check_locks(folder: Path) -> Check:
         except OSError as error:
             reason = f"no flock: {error.strerror}"
         else:
-            reason = "flock lets two processes in"
+            reason = "flock does not keep a second process out"
     remedy = "give each process its own part of the videos: extract --shard I/N"
     return Check("locks", "warn", reason, remedy)
 
 
 def check_memory() -> Check:
-    """What is free of the machine's memory, and of what this process may use."""
+    """The machine's free memory, and this process's limit."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
     limits = memory_limits(CGROUPS, OWN_CGROUPS)
@@ -247,15 +247,15 @@ def check_cores() -> Check:
 
 
 def memory_limits(root: Path, own: Path) -> list[int]:
-    """Bytes that cgroups, of version 1 or 2, leave to this process; unlimited ones left out."""
+    """Memory limits of this process's cgroups, version 1 or 2, in bytes; without unlimited ones."""
     texts = [*_settings(root, own, "", "memory.max")]
     texts += _settings(root, own, "memory", "memory.limit_in_bytes")
-    # Version 1 writes no limit as the largest number of pages.
+    # Version 1 represents no limit by the largest number of pages.
     return [int(text) for text in texts if text != "max" and int(text) < 1 << 60]
 
 
 def cpu_quotas(root: Path, own: Path) -> list[float]:
-    """Cores' worth of time that cgroups, of version 1 or 2, leave to this process."""
+    """CPU limits of this process's cgroups, version 1 or 2, in cores."""
     pairs = [text.split() for text in _settings(root, own, "", "cpu.max")]
     quotas = _settings(root, own, "cpu", "cpu.cfs_quota_us")
     periods = _settings(root, own, "cpu", "cpu.cfs_period_us")
@@ -264,7 +264,7 @@ def cpu_quotas(root: Path, own: Path) -> list[float]:
 
 
 def _settings(root: Path, own: Path, controller: str, name: str) -> Iterator[str]:
-    """A file's content in this process's cgroup and in those above it."""
+    """The content of a file in this process's cgroup and in those above it."""
     for line in own.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
@@ -280,11 +280,11 @@ def check_mini() -> Check:
     from pipeline.encoders.clip import find_encoder
 
     digest = find_encoder("mini").identity.weights_sha256
-    return Check("mini", "ok", f"the bundled encoder is here (sha256 {digest[:12]})")
+    return Check("mini", "ok", f"the bundled encoder is available (sha256 {digest[:12]})")
 
 
 def check_weights() -> Check:
-    """OpenAI's weights, where open_clip would find them without the network."""
+    """OpenAI's weights, if open_clip can find them without the network."""
     import open_clip
     from huggingface_hub import try_to_load_from_cache
 
@@ -294,5 +294,5 @@ def check_weights() -> Check:
     for file in (*here, Path("~/.cache/clip").expanduser() / Path(known["url"]).name):
         if isinstance(file, (str, Path)) and Path(file).is_file():
             return Check("weights", "ok", f"{ENCODER}, {TAG}: {file}")
-    remedy = f"--encoder {ENCODER} fetches them; without a network: --pretrained FILE"
+    remedy = f"--encoder {ENCODER} downloads them; without a network: --pretrained FILE"
     return Check("weights", "warn", f"{ENCODER}, {TAG}: not on this machine", remedy)

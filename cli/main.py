@@ -19,7 +19,7 @@ from pipeline.interrupt import StoppedError
 
 REFUSED, STORAGE_FAILED = 2, 5
 
-# Plain help: Markdown and boxes break the examples, and are slow to load.
+# Plain help: Markdown and boxes break the examples and are slow to load.
 app = typer.Typer(
     name="tgdfer",
     no_args_is_help=True,
@@ -51,10 +51,10 @@ def tgdfer(
         ),
     ] = False,
 ) -> None:
-    """Facial expression recognition in videos with text guidance, from cached CLIP features.
+    """Text-guided facial expression recognition in videos, from cached CLIP features.
 
     \b
-    Without data of your own, start with:
+    To start without data of your own:
       tgdfer extract
       tgdfer train --cached
     """

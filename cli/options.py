@@ -1,4 +1,4 @@
-"""Every option that commands share, defined once, and what is refused before anything is loaded."""
+"""The options that commands share, and the checks that refuse them before anything is loaded."""
 
 import difflib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """The end of a message about an unknown name, empty where none is near.
+    """The end of a message about an unknown name; empty if no known name is near.
 
     >>> did_you_mean("table33", ["table3", "views"])
     '; did you mean table3?'
@@ -31,16 +31,16 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def expect(what: str, name: str, known: Sequence[str]) -> None:
-    """Raise RefusedError, with the nearest known name, for a name that is not known."""
+    """Raise RefusedError, with the nearest known name, for an unknown name."""
     if name not in known:
         listed = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
         raise RefusedError(f"{what} {name}: expected {listed}{did_you_mean(name, known)}")
 
 
 def refuse_unread(context: typer.Context, names: Sequence[str], why: str) -> None:
-    """Refuse those of the options that were given although the chosen way does not read them.
+    """Refuse options that were given although the chosen mode does not read them.
 
-    ``names`` are parameters of the command; ``why`` says which way reads them.
+    ``names`` are parameters of the command; ``why`` says which mode reads them.
     """
     options = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     given = [options[name] for name in names if name in options and _is_given(context, name)]
@@ -54,7 +54,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def _one_of(option: str, known: Sequence[str]) -> dict[str, Any]:
-    """Checks an option's value, and completes it in the shell."""
+    """Keywords that check an option's value, and complete it in the shell."""
 
     def check(value: str | None) -> str | None:
         if value is not None:
@@ -76,7 +76,7 @@ def complete_presets() -> list[str]:
 
 
 def check_config(value: str) -> str:
-    """A preset's name or the path of a file; raises RefusedError for what is neither."""
+    """A preset's name or the path of a file; raises RefusedError for anything else."""
     if not Path(value).exists():
         expect("configuration", value, [*complete_presets(), "an existing TOML file"])
     return value
@@ -95,7 +95,7 @@ def _check_tables(values: list[str] | None) -> list[str] | None:
 
 
 def _store_argument(metavar: str, help_text: str) -> Any:
-    # A URL is parsed everywhere, so that it is refused and not taken for a relative path.
+    # Every store is parsed, so that a URL is refused rather than taken for a relative path.
     return typer.Argument(parser=store_path, metavar=metavar, help=help_text)
 
 
@@ -128,11 +128,11 @@ RootOption = Annotated[
     ),
 ]
 AnnotationOption = Annotated[
-    Path | None, typer.Option("--annotation", help="Annotation, where not found in the root.")
+    Path | None, typer.Option("--annotation", help="Annotation file, if not in the root.")
 ]
 LimitOption = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", min=1, help="Only the first videos of the list."),
+    typer.Option("--limit", metavar="N", min=1, help="Use only the first N videos of the list."),
 ]
 
 # The encoder.
@@ -143,7 +143,7 @@ PretrainedOption = Annotated[
     typer.Option(
         "--pretrained",
         metavar="TAG|FILE",
-        help="Weights of an open_clip model: a tag, or a file of them.",
+        help="Weights of an open_clip model: a tag or a file.",
         show_default="openai",
     ),
 ]
@@ -161,7 +161,7 @@ StoreOption = Annotated[
         "--store",
         parser=store_path,
         metavar="PATH|URL",
-        help="Feature store made by extract, also a copy at s3://, https://, zip://.",
+        help="Feature store made by extract, or a copy at s3://, https://, zip://.",
     ),
 ]
 NewStoreOption = Annotated[
@@ -188,7 +188,7 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="PRESET|FILE",
-        help="A preset (see tgdfer config list), or a TOML file.",
+        help="A preset (see tgdfer config list) or a TOML file.",
         callback=check_config,
         autocompletion=complete_presets,
     ),
@@ -232,7 +232,7 @@ WorkersOption = Annotated[
         "--workers",
         metavar="N",
         min=1,
-        help="Threads that decode, or processes that train on a CPU.",
+        help="Decoding threads, or training processes on a CPU.",
         show_default="one per core",
     ),
 ]
@@ -241,6 +241,6 @@ ProfileOption = Annotated[
     typer.Option(
         "--profile",
         metavar="TRACE",
-        help="Do a small part of the work, keep nothing of it, and write a trace of it.",
+        help="Profile a small part of the work, write a trace of it, and keep nothing else.",
     ),
 ]

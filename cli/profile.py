@@ -1,4 +1,4 @@
-"""What --profile of extract and train prints: where the time went."""
+"""The output of --profile in extract and train: where the time went."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

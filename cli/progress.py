@@ -1,4 +1,4 @@
-"""How far some work is: a bar with the time left on a terminal, elsewhere a line now and then."""
+"""The progress of some work: a bar on a terminal, elsewhere a line now and then."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ WIDE = 80  # columns; a narrower terminal has no room for the unit and the note
 
 
 class Progress:
-    """What ``progress`` gives: set it to where the work is, or advance it by what was done."""
+    """Yielded by ``progress``: advance it by what was done, or update it to what is done so far."""
 
     def __init__(self, title: str, total: int | None, unit: str, line_seconds: float) -> None:
         self.title, self.total, self.unit = title, total, unit
@@ -24,16 +24,16 @@ class Progress:
         self._started = self._said = time.monotonic()
 
     def advance(self, done: int = 1, note: str = "") -> None:
-        """So much more is done."""
+        """``done`` more units are done."""
         self.update(self.done + done, note=note)
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
-        """So much is done of ``total``, if that is known by now; ``note`` follows the figures."""
+        """``done`` units of ``total``, if known by now, are done; ``note`` follows the figures."""
         self.done, self.total = done, total or self.total
         self.draw(note)
 
     def draw(self, note: str) -> None:
-        """A line, unless the last one is recent."""
+        """Print a line, unless the last one is recent."""
         now = time.monotonic()
         if now - self._said >= self._line_seconds:
             self._said = now
@@ -62,7 +62,7 @@ class _OnTerminal(Progress):
 def progress(
     title: str, total: int | None, unit: str, line_seconds: float = SECONDS_BETWEEN_LINES
 ) -> Iterator[Progress]:
-    """Show the progress of the work inside on stderr; ``total`` is None while it is not known."""
+    """Show the progress of the work inside on stderr; ``total`` is None while it is unknown."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield Progress(title, total, unit, line_seconds)
         return

@@ -1,4 +1,4 @@
-"""tgdfer runs: what was trained, and removing what is no longer wanted."""
+"""tgdfer runs: list, show and remove runs."""
 
 import json
 import sys
@@ -14,9 +14,7 @@ from cli.show import columns, next_step, show
 if TYPE_CHECKING:
     from pipeline.train.records import Record
 
-runs_app = typer.Typer(
-    rich_markup_mode=None, help="What was trained, and removing what is no longer wanted."
-)
+runs_app = typer.Typer(rich_markup_mode=None, help="List, show and remove runs.")
 
 SHOWN_DIGITS = 8  # of a store's digest
 
@@ -25,10 +23,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 @runs_app.callback(invoke_without_command=True)
 def runs(context: typer.Context) -> None:
-    """List what was trained, or remove what is no longer wanted.
+    """List, show and remove runs.
 
     \b
-    Every run, by what it is:
+    All runs:
       tgdfer runs
     """
     if context.invoked_subcommand is None:
@@ -37,7 +35,7 @@ def runs(context: typer.Context) -> None:
 
 @runs_app.command(name="list")
 def list_(root: RunsOption = DEFAULT_RUNS, as_json: JsonOption = False) -> None:
-    """List runs by what they are: settings that differ, fold, seed, scores, code.
+    """List runs: data, fold, seed, scores, code and differing settings.
 
     \b
     tgdfer runs list --runs runs
@@ -52,17 +50,17 @@ def list_(root: RunsOption = DEFAULT_RUNS, as_json: JsonOption = False) -> None:
     head = ("run", "data", "fold", "seed", "UAR %", "WAR %", "code", *names)
     print(columns([head, *(_cells(row, names) for row in rows)]))
     others = sum(row["code"] != "this" for row in rows)
-    print(f"{len(rows)} runs, {others} of them by other code than this.")
+    print(f"{len(rows)} runs, {others} of them made by other code.")
     if others:
         next_step("tgdfer", "runs", "prune", "--other-code", "--dry-run", "--runs", root)
 
 
 @runs_app.command(name="show")
 def show_(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, by the start of its name.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The name of a run, or its start.")],
     root: RunsOption = DEFAULT_RUNS,
 ) -> None:
-    """Show one run: its settings, what it was made from, its scores and its files.
+    """Show one run: its settings, data, versions, scores and files.
 
     \b
     tgdfer runs show 3f2a
@@ -79,21 +77,21 @@ def show_(
 def prune(
     root: RunsOption = DEFAULT_RUNS,
     other_code: Annotated[
-        bool, typer.Option("--other-code", help="Runs made by other code than this.")
+        bool, typer.Option("--other-code", help="Runs made by other code.")
     ] = False,
     unfinished: Annotated[
         bool, typer.Option("--unfinished", help="Runs that were interrupted.")
     ] = False,
-    diverged: Annotated[bool, typer.Option("--diverged", help="Runs without numbers.")] = False,
+    diverged: Annotated[bool, typer.Option("--diverged", help="Runs that diverged.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Remove runs of the kinds that are named; runs in training are left alone.
+    """Remove runs of the given kinds; runs in training are left alone.
 
     \b
-    What would go:
+    What would be removed:
       tgdfer runs prune --other-code --dry-run
     Without being asked:
       tgdfer runs prune --other-code --unfinished --yes
@@ -102,7 +100,7 @@ def prune(
 
     kinds = {"other code": other_code, "unfinished": unfinished, "diverged": diverged}
     if not any(kinds.values()):
-        raise RefusedError("nothing named: give --other-code, --unfinished or --diverged")
+        raise RefusedError("nothing selected: use --other-code, --unfinished or --diverged")
     chosen = [
         (record, why)
         for record in read_records(root)
@@ -114,11 +112,11 @@ def prune(
     if dry_run or not chosen:
         return
     if not yes and not _confirmed(len(chosen)):
-        raise RefusedError("nothing was removed; give --yes to remove without being asked")
+        raise RefusedError("nothing was removed; use --yes to remove without being asked")
     left = [record.folder for record, _ in chosen if not remove_record(record)]
     print(f"{len(chosen) - len(left)} runs removed")
     for folder in left:
-        print(f"{show(folder)}: left alone, in training or with files that are not of a run")
+        print(f"{show(folder)}: left alone, since it is in training or holds other files")
 
 
 def _confirmed(count: int) -> bool:

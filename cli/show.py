@@ -1,4 +1,4 @@
-"""Text -> output that is safe to print and can be printed on every terminal."""
+"""Text -> output that every terminal can print, and that is safe to print."""
 
 import codecs
 import io
@@ -7,18 +7,18 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 
-# Controls, invisible formatting (bidirectional overrides), halves of characters, line ends.
+# Control characters, invisible formatting (bidirectional overrides), surrogates, line separators.
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
-# For terminals that print ASCII alone.
+# For terminals that print only ASCII.
 _PLAIN = {"±": "+-", "–": "-", "−": "-", "—": "-", "…": "...", "×": "x", "→": "->", "§": "section "}
 
 
 def show(text: object) -> str:
     r"""Escape what a terminal would obey instead of printing.
 
-    Names of files come from elsewhere and may hold escape sequences.  Print the result with rich's
-    markup off (``rich.text.Text``, ``markup=False``): a name such as ``[/b]`` is no markup.
+    File names are not ours and may contain escape sequences.  Print the result with rich's markup
+    off (``rich.text.Text``, ``markup=False``): a name such as ``[/b]`` is not markup.
 
     >>> show("a\x1b]52;c;x\x07b"), show("[/b] \u202egpj.exe")
     ('a\\x1b]52;c;x\\x07b', '[/b] \\u202egpj.exe')
@@ -45,13 +45,13 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
 
 
 def next_step(*words: object) -> None:
-    """Name the command that usually follows, on stderr, ready to be copied."""
+    """Print the command that usually comes next to stderr, ready to copy."""
     sys.stdout.flush()  # where both go to one file, this is the last line
     print(f"next: {' '.join(shlex.quote(show(word)) for word in words)}", file=sys.stderr)
 
 
 def print_what_the_terminal_can() -> None:
-    """Replace characters that stdout and stderr cannot encode, instead of failing at them."""
+    """Replace characters that stdout and stderr cannot encode, instead of failing."""
     codecs.register_error("tgdfer", _replace)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""tgdfer train: TG-DFER on the features of a store."""
+"""tgdfer train: train TG-DFER from a store, or from videos."""
 
 import statistics
 from pathlib import Path
@@ -59,7 +59,7 @@ def train(
     cached: Annotated[
         bool,
         typer.Option(
-            "--cached/--no-cached", help="From the store, or decode and encode each step."
+            "--cached/--no-cached", help="Read features from the store, or compute them each step."
         ),
     ] = True,
     dataset: DatasetOption = "faces",
@@ -71,11 +71,11 @@ def train(
     limit: LimitOption = None,
     profile: ProfileOption = None,
 ) -> None:
-    """Train TG-DFER: every fold, the last epoch reported.
+    """Train TG-DFER on every fold and report the last epoch.
 
     Finished runs are not repeated. With --no-cached the videos are decoded, augmented and encoded
-    in every step, which takes far longer, and the encoder can be trained as well; --dataset to
-    --limit are for that way only.
+    in every step, which takes far longer but lets the encoder be trained as well; --dataset to
+    --limit apply only then.
 
     \b
     All folds of the embedded faces:
@@ -117,19 +117,19 @@ def train(
 
 def _refuse_unread(context: typer.Context, cached: bool, profile: Path | None) -> None:
     if not cached:
-        refuse_unread(context, OF_A_STORE, "not read with --no-cached; read with --cached")
+        refuse_unread(context, OF_A_STORE, "not used with --no-cached; use --cached")
         return
     refuse_unread(
-        context, OF_VIDEOS, "not read with --cached, which trains from --store; add --no-cached"
+        context, OF_VIDEOS, "not used with --cached, which trains from --store; add --no-cached"
     )
     if profile is not None:
-        refuse_unread(context, ("runs", "workers"), "not read with --profile, which keeps no runs")
+        refuse_unread(context, ("runs", "workers"), "not used with --profile, which keeps no runs")
 
 
 def _profile(
     runs: "list[Run]", store: "Store", device: str, allow_missing: bool, trace: Path
 ) -> None:
-    """A few steps of the runs as one stack, and where their time went."""
+    """Train the runs as one stack for a few steps, and show where the time went."""
     from pipeline.train.grid import check_runs
 
     check_runs(runs, store, allow_missing=allow_missing)
@@ -201,5 +201,5 @@ def _print(wanted: "list[Run]", records: "Records", trained: int) -> None:
         ]
         rows.append(["mean ± sd", f"n={len(scores)}", *means, ""])
     print(columns(rows))
-    print(f"{trained} runs trained, {len(wanted) - trained} already there.")
+    print(f"{trained} runs trained, {len(wanted) - trained} already finished.")
     print(f"Reported: {SELECTION[wanted[0].method.selection.rule]}.")

@@ -29,7 +29,7 @@ def open_records(
 def train_pending(
     runs: Sequence["Run"], records: "Records", device: str, workers: int | None
 ) -> int:
-    """Train the runs without a record, with a progress bar; returns how many there were."""
+    """Train the runs that have no record, with a progress bar; returns how many there were."""
     from pipeline.device import choose_device
     from pipeline.train.grid import train_runs
 
@@ -46,7 +46,7 @@ def train_pending(
 
 
 def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Records") -> int:
-    """Train the runs without a record one after the other in this process; returns how many."""
+    """Train the runs that have no record one after the other, in this process; returns how many."""
     from pipeline.train.grid import check_shapes, train_live
 
     check_shapes(runs, data.store)

@@ -1,4 +1,4 @@
-"""Every setting: TOML and KEY=VALUE -> the frozen configuration of a method and of a run.
+"""All settings: TOML and KEY=VALUE -> the frozen configuration of a method or a run.
 
 The defaults are the paper's values; see docs/method.md.
 """
@@ -18,7 +18,7 @@ CONFIG_BYTES_MAX = 1 << 20
 
 
 class Settings(BaseModel):
-    """Base of every table of settings: unknown keys, NaN and infinity are refused."""
+    """Base class of all settings; refuses unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -28,23 +28,23 @@ class TemporalConfig(Settings):
 
     fine_depth: int = Field(1, ge=0, le=12, description="encoder layers inside windows; 0: none")
     coarse_depth: int = Field(1, ge=0, le=12, description="encoder layers over all frames; 0: none")
-    window: int = Field(4, ge=1, description="frames in a window of the fine module")
-    stride: int = Field(1, ge=1, description="frames between the starts of two windows")
+    window: int = Field(4, ge=1, description="frames per window of the fine module")
+    stride: int = Field(1, ge=1, description="frames from one window's start to the next")
     positions: Literal["shared", "per_window"] = Field(
-        "shared", description="one positional table for all windows, or one for each"
+        "shared", description="one positional table shared by all windows, or one per window"
     )
     merge: Literal["average", "last"] = Field(
-        "average", description="a frame's output: over the windows that hold it, or the last one's"
+        "average", description="a frame's output: the average over its windows, or the last one's"
     )
-    norm: Literal["pre", "post"] = Field("pre", description="where a layer normalises")
-    head_size: int = Field(64, ge=1, description="features in an attention head; 8 heads at D=512")
-    mlp_ratio: float = Field(2.0, gt=0, description="hidden width of the layers' MLP over D")
+    norm: Literal["pre", "post"] = Field("pre", description="layer norm before or after each block")
+    head_size: int = Field(64, ge=1, description="features per attention head; 8 heads at D=512")
+    mlp_ratio: float = Field(2.0, gt=0, description="hidden width of each MLP, as a multiple of D")
     residual: bool = Field(False, description="add the frame features to the network's output")
 
     def heads(self, size: int) -> int:
-        """Attention heads at feature size D; one head where D is smaller than a head.
+        """Number of attention heads at feature size D; one if D is smaller than a head.
 
-        Raises RefusedError where the head size does not divide D.
+        Raises RefusedError if the head size does not divide D.
         """
         head_size = min(self.head_size, size)
         if size % head_size:
@@ -55,12 +55,12 @@ class TemporalConfig(Settings):
         return size // head_size
 
     def window_starts(self, frames: int) -> list[int]:
-        """First frame of every window: N = (T - w) // s + 1 of them (eq. 3).
+        """First frame of each of the N = (T - w) // s + 1 windows (eq. 3).
 
         >>> TemporalConfig(window=4, stride=3).window_starts(16)
         [0, 3, 6, 9, 12]
 
-        Raises RefusedError where the windows would leave a frame uncovered.
+        Raises RefusedError if the windows would leave a frame uncovered.
         """
         window, stride = self.window, self.stride
         if window > frames or stride > window or (frames - window) % stride:
@@ -72,7 +72,7 @@ class TemporalConfig(Settings):
         return list(range(0, frames - window + 1, stride))
 
     def tokens(self, frames: int) -> int:
-        """Positions that pass through encoder layers for one video: the cost of a step."""
+        """Positions that pass through encoder layers per video, a measure of a step's cost."""
         windows = len(self.window_starts(frames)) if self.fine_depth else 0
         return self.fine_depth * windows * self.window + self.coarse_depth * frames
 
@@ -81,19 +81,19 @@ class PromptConfig(Settings):
     """Fine and coarse text of a class (eq. 6)."""
 
     fine_text: Literal["class", "descriptors"] = Field(
-        "class", description="fine text: class names, or sentences of facial movements"
+        "class", description="fine text: class names, or descriptions of facial movements"
     )
     fine_learnable: bool = Field(True, description="learnable context around the fine text")
     coarse_text: Literal["class", "descriptors"] = Field(
-        "class", description="coarse text: class names, or sentences of facial movements"
+        "class", description="coarse text: class names, or descriptions of facial movements"
     )
     coarse_learnable: bool = Field(False, description="learnable context around the coarse text")
-    context_length: int = Field(8, ge=1, le=64, description="learnable tokens beside the text (M)")
+    context_length: int = Field(8, ge=1, le=64, description="number of learnable tokens (M)")
     context: Literal["class_specific", "shared"] = Field(
-        "class_specific", description="learnable tokens of each class, or the same for all"
+        "class_specific", description="learnable tokens per class, or shared by all classes"
     )
     position: Literal["end", "middle", "front"] = Field(
-        "end", description="where the text is among the learnable tokens"
+        "end", description="position of the text among the learnable tokens"
     )
 
 
@@ -101,22 +101,22 @@ class LabelConfig(Settings):
     """The enriched label and the bag prediction (eqs. 7-11)."""
 
     visual_prompt: Literal["none", "add", "prepend", "concat"] = Field(
-        "add", description="how the visual prompt meets the fine text"
+        "add", description="how the visual prompt is combined with the fine text"
     )
     weighting: Literal["softmax", "linear"] = Field(
         "softmax", description="frame weights of the visual prompt: softmax of cosines, or cosines"
     )
     scope: Literal["per_class", "shared"] = Field(
-        "per_class", description="one visual prompt for each class, or one for all"
+        "per_class", description="one visual prompt per class, or one shared by all classes"
     )
     fusion: Literal["mlp", "none"] = Field(
         "mlp", description="MLP(enriched) + coarse text, or the enriched fine text as it is"
     )
     pooling: Literal[
         "mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"
-    ] = Field("mean_logits", description="frames -> bag prediction")
-    top_k: int = Field(4, ge=1, description="frames that count where pooling is top_k")
-    temperature: float = Field(0.01, gt=0, description="tau of every cosine")
+    ] = Field("mean_logits", description="how frames are pooled into the bag prediction")
+    top_k: int = Field(4, ge=1, description="frames averaged per class if pooling is top_k")
+    temperature: float = Field(0.01, gt=0, description="tau, which divides every cosine")
 
     @model_validator(mode="after")
     def _refuse_concat_without_mlp(self) -> "LabelConfig":
@@ -129,27 +129,27 @@ class OptimiserConfig(Settings):
     """SGD with momentum and a multi-step schedule (§4.2 of the paper)."""
 
     epochs: int = Field(50, ge=1, description="passes over the training videos")
-    batch: int = Field(48, ge=1, description="videos in a step")
-    lr: float = Field(1e-2, gt=0, description="temporal network, MLP and joining layer")
-    lr_prompts: float = Field(1e-3, gt=0, description="learnable context tokens")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
-    weight_decay: float = Field(1e-4, ge=0, description="of SGD, on every parameter")
+    batch: int = Field(48, ge=1, description="videos per step")
+    lr: float = Field(1e-2, gt=0, description="learning rate of all but prompts and encoder")
+    lr_prompts: float = Field(1e-3, gt=0, description="learning rate of the learnable tokens")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay, on every parameter")
     milestones: tuple[float, ...] = Field(
         (0.6, 0.8),
-        description="when lr shrinks: fractions of the epochs, or whole epochs from 1 on",
+        description="when the learning rates decay: fractions of the epochs, or whole epochs",
     )
-    gamma: float = Field(0.1, gt=0, le=1, description="factor at each milestone")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
-    augment: bool = Field(True, description="train on augmented views; else on the test view")
-    views: int = Field(0, ge=0, description="augmented views to train on; 0: all of the store's")
+    gamma: float = Field(0.1, gt=0, le=1, description="decay factor at each milestone")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="smoothing of the cross-entropy")
+    augment: bool = Field(True, description="train on augmented views; if false, on the test view")
+    views: int = Field(0, ge=0, description="augmented views to train on; 0: all in the store")
     micro_batch: int = Field(
         0, ge=0, description="videos whose gradients are computed at once; 0: the whole batch"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="of matrix products in training; auto: bf16 on a GPU, else fp32"
+        "auto", description="precision of matrix products; auto: bf16 on a GPU, else fp32"
     )
     lr_encoder: float = Field(
-        0.0, ge=0, description="image encoder; 0: frozen. Above 0 only with --no-cached"
+        0.0, ge=0, description="learning rate of the encoder; 0: frozen, above 0: --no-cached only"
     )
 
     @model_validator(mode="after")
@@ -162,13 +162,13 @@ class OptimiserConfig(Settings):
                 )
             if milestone > max(self.epochs, 1):
                 raise ValueError(
-                    f"milestone {milestone:g} lies beyond the last of {self.epochs} epochs, so the "
-                    "rate would never shrink; use fractions, such as milestones=[0.6, 0.8]"
+                    f"milestone {milestone:g} is beyond the last of {self.epochs} epochs, so the "
+                    "rate would never decay; use fractions, such as milestones=[0.6, 0.8]"
                 )
         return self
 
     def decays(self) -> tuple[int, ...]:
-        """Epochs after which the learning rates shrink.
+        """Epochs after which the learning rates decay.
 
         >>> OptimiserConfig(epochs=20).decays(), OptimiserConfig(milestones=(30, 40)).decays()
         ((12, 16), (30, 40))
@@ -176,7 +176,7 @@ class OptimiserConfig(Settings):
         return tuple(round(m * self.epochs) if m < 1 else int(m) for m in self.milestones)
 
     def products(self, device: str) -> Literal["fp32", "bf16"]:
-        """What matrix products are computed in on a kind of device: ``cpu`` or ``cuda``."""
+        """Precision of matrix products on a kind of device, ``cpu`` or ``cuda``."""
         if self.precision != "auto":
             return self.precision
         return "bf16" if device == "cuda" else "fp32"
@@ -185,27 +185,27 @@ class OptimiserConfig(Settings):
 class SelectionConfig(Settings):
     """Which epoch of a run is reported.
 
-    ``best_on_test`` is the field's habit; its figures are optimistic, and tables say so.
+    ``best_on_test`` is common in the field; its figures are optimistic, and tables say so.
     """
 
     rule: Literal["last", "best_on_val", "best_on_test"] = Field(
-        "last", description="the epoch that is reported; best_on_test is optimistic"
+        "last", description="which epoch is reported; best_on_test is optimistic"
     )
     validation_share: float = Field(
-        0.1, gt=0, le=0.5, description="of the training videos, held out where rule is best_on_val"
+        0.1, gt=0, le=0.5, description="share of the training videos that best_on_val holds out"
     )
 
 
 class StoreConfig(Settings):
-    """What the features must have been made from; "" and 0: anything."""
+    """What the store must contain; "" and 0 accept anything."""
 
     encoder: str = Field("", description="name of the encoder, such as ViT-B-32-quickgelu")
     weights_sha256: str = Field("", description="sha256 of its weights")
-    frames: int = Field(0, ge=0, description="frames of a view")
+    frames: int = Field(0, ge=0, description="frames per view")
     videos: str = Field("", description="digest of the video list")
 
     def asked(self) -> dict[str, Any]:
-        """Fields of a store's identity, with dotted names -> the value asked for."""
+        """Dotted fields of a store's identity -> the values that are required."""
         fields = {
             "encoder.name": self.encoder,
             "encoder.weights_sha256": self.weights_sha256,
@@ -216,7 +216,7 @@ class StoreConfig(Settings):
 
 
 class MethodConfig(Settings):
-    """Everything that defines a training but its fold and its seed."""
+    """Everything that defines a training run except its fold and seed."""
 
     temporal: TemporalConfig = TemporalConfig()
     prompts: PromptConfig = PromptConfig()
@@ -227,14 +227,14 @@ class MethodConfig(Settings):
 
 
 class Run(Settings):
-    """One training: a configuration, a fold of the data set and a seed."""
+    """One training run: a configuration, a fold of the data set and a seed."""
 
     method: MethodConfig
     fold: str
     seed: int = Field(ge=0)
 
 
-# What may differ between runs that train as one program: it changes no shape and no operation.
+# Settings that may differ between runs of one program: they change no shape and no operation.
 _OF_A_RUN: dict[str, Any] = {
     "optimiser": {
         "lr",
@@ -254,7 +254,7 @@ _OF_A_RUN: dict[str, Any] = {
 
 
 def stack_key(method: MethodConfig) -> str:
-    """Equal for methods whose runs can be stacked, as HFTA partitions a grid (Wang et al. 2021)."""
+    """Equal for methods whose runs can be stacked, as HFTA splits a grid (Wang et al. 2021)."""
     return method.model_dump_json(exclude=_OF_A_RUN)
 
 
@@ -270,7 +270,7 @@ def load_method(config: Path | str = "paper", overrides: Sequence[str] = ()) -> 
     """A preset by name or a TOML file, then ``KEY=VALUE`` overrides with dotted keys.
 
     Raises RefusedError for a file that cannot be read, an unknown key (with the nearest known one)
-    and a value out of range.
+    or a value out of range.
     """
     settings = _read_toml(config)
     for override in overrides:
@@ -310,7 +310,7 @@ def _read_toml(config: Path | str) -> dict[str, Any]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """``KEY=VALUE`` -> (dotted key, value as TOML has it); a bare word is a string."""
+    """``KEY=VALUE`` -> (dotted key, value parsed as TOML); a bare word is a string."""
     key, equals, value = text.partition("=")
     if not equals:
         raise RefusedError(f"{text}: expected KEY=VALUE, e.g. --set temporal.window=8")
@@ -329,7 +329,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
 
 
 def _parse_value(text: str) -> Any:
-    # A bare word is taken as a string, so that --set prompts.context=shared needs no quotes.
+    # A bare word is a string, so that --set prompts.context=shared needs no quotes.
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -1,4 +1,4 @@
-"""What ``--device`` says -> the device that both stages compute on."""
+"""The ``--device`` option -> the device that both stages compute on."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from cache.errors import RefusedError
 
 
 def device_kind(device: str) -> Literal["cpu", "cuda"]:
-    """The kind of device that ``device`` names, whether it is at hand or not."""
+    """The kind of device that ``device`` names, whether or not it is available."""
     if device == "auto":
         device = choose_device(device)
     if device.partition(":")[0] not in ("cpu", "cuda"):
@@ -15,9 +15,9 @@ def device_kind(device: str) -> Literal["cpu", "cuda"]:
 
 
 def choose_device(device: str) -> str:
-    """``auto`` -> ``cuda`` where a GPU is at hand, else ``cpu``; ``cuda:1`` names one of several.
+    """``auto`` -> ``cuda`` if a GPU is available, else ``cpu``; ``cuda:1`` names one of several.
 
-    Raises RefusedError for a device that is not at hand.
+    Raises RefusedError for a device that is not available.
     """
     if device.partition(":")[0] not in ("auto", "cpu", "cuda"):
         raise RefusedError(f"--device {device}: expected auto, cpu or cuda")
@@ -26,5 +26,5 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise RefusedError(f"--device {device}: no CUDA device here; use --device cpu or auto")
+        raise RefusedError(f"--device {device}: no CUDA device available; use --device cpu or auto")
     return device

@@ -1,4 +1,4 @@
-"""SIGINT or SIGTERM -> the work in hand is finished; a second one stops at once."""
+"""SIGINT or SIGTERM -> the current piece of work is finished; a second one stops at once."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 class StoppedError(Exception):
-    """The work was asked to stop by a signal, and what was done is kept."""
+    """A signal stopped the work; what was done so far is kept."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
@@ -19,16 +19,16 @@ class StoppedError(Exception):
 
 @dataclass
 class Stop:
-    """Which signal asked the work to end, if any."""
+    """The signal that asked the work to stop, if any."""
 
     signal: int | None = None
 
 
 @contextmanager
 def stop_on_signal(doing: str, tell: Callable[[], None] = lambda: None) -> Iterator[Stop]:
-    """Note the first SIGINT or SIGTERM, ``tell`` it, and say that ``doing`` is being finished.
+    """On the first SIGINT or SIGTERM, set ``signal``, call ``tell`` and name what is finished.
 
-    The second one acts as it did before.  Outside the main thread nothing is noted.
+    A second one has its usual effect. Outside the main thread, signals are not caught.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -42,7 +42,7 @@ def stop_on_signal(doing: str, tell: Callable[[], None] = lambda: None) -> Itera
         tell()
         _say(
             f"finishing {doing}; press Ctrl-C again to stop at once. "
-            "Run the same command again to go on."
+            "Run the same command again to resume."
         )
 
     for number in before:
@@ -59,7 +59,7 @@ def _restore(handlers: "dict[signal.Signals, signal._HANDLER]") -> None:
 
 
 def _say(text: str) -> None:
-    # The handler may interrupt a print, and Python's own streams cannot be written to twice.
+    # The handler may interrupt a print, and Python's own streams are not re-entrant.
     start = "\n" if sys.stderr.isatty() else ""
     with suppress(OSError):
         os.write(2, f"{start}{text}\n".encode())

@@ -1,6 +1,6 @@
-"""Some work -> a trace that browsers show, and where its time went.
+"""A piece of work -> a trace of it, and where its time went.
 
-The trace is Chrome's format: open it in chrome://tracing or ui.perfetto.dev.
+The trace is in Chrome's format: open it in chrome://tracing or ui.perfetto.dev.
 """
 
 import os
@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# PyTorch's profiler tells of its own doings on stderr, unless told not to before it is loaded.
+# PyTorch's profiler logs to stderr unless this is set before it is loaded.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 _STAGE = "stage: "
@@ -17,21 +17,21 @@ _STAGE = "stage: "
 
 @dataclass
 class Profile:
-    """Seconds of every stage, summed over threads, and of the costliest operators by themselves."""
+    """Seconds of each stage, summed over threads, and of each operator without its callees."""
 
     stages: dict[str, float] = field(default_factory=dict)
     operators: dict[str, float] = field(default_factory=dict)
 
     @property
     def bottleneck(self) -> str:
-        """The stage that takes longest, with its share of all stages."""
+        """The slowest stage, with its share of the time."""
         stage = max(self.stages, key=lambda name: self.stages[name])
         share = 100 * self.stages[stage] / sum(self.stages.values())
         return f"{stage} ({share:.0f} % of the time of all stages)"
 
 
 def stage(name: str) -> AbstractContextManager[object]:
-    """A stage of the work while the context lasts; costs microseconds where nobody looks."""
+    """Mark the code in this context as a stage; costs microseconds when nothing is recorded."""
     from torch.profiler import record_function
 
     return record_function(_STAGE + name)
@@ -39,7 +39,7 @@ def stage(name: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def profiled(trace: Path) -> Iterator[Profile]:
-    """Record all threads while the context lasts; fills the profile and writes ``trace`` after."""
+    """Record all threads in this context, then fill the profile and write ``trace``."""
     import torch
     from torch._C._profiler import _ExperimentalConfig
     from torch.profiler import ProfilerActivity, profile

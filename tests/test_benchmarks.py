@@ -1,4 +1,4 @@
-"""What the benchmarks wrote and the page that is made of it; nothing is timed here."""
+"""The figures of the benchmarks and the page made from them; nothing is timed here."""
 
 import json
 
@@ -11,14 +11,14 @@ def reports() -> dict[str, object]:
     return {p.stem: json.loads(p.read_text()) for p in (ROOT / "benchmarks").glob("*.json")}
 
 
-def test_page_is_made_of_the_committed_figures() -> None:
+def test_page_is_made_from_the_committed_figures() -> None:
     assert (ROOT / "docs/performance.md").read_text() == page(reports())
 
 
 def test_page_says_what_was_not_measured() -> None:
     some = {name: report for name, report in reports().items() if name != "stacks-gpu"}
     assert "Nothing here was run on a GPU" in page(some)
-    assert "## The store" not in page({"extraction": some["extraction"]})
+    assert "## Feature store" not in page({"extraction": some["extraction"]})
 
 
 def test_every_benchmark_is_named_and_can_be_run() -> None:
@@ -33,7 +33,7 @@ def test_every_benchmark_is_named_and_can_be_run() -> None:
 def test_unknown_benchmark_is_refused() -> None:
     done = python("-m", "benchmarks", "speed", cwd=ROOT)
     assert done.returncode == 2
-    assert "no benchmark speed; there are: extraction" in done.stderr
+    assert "no benchmark speed; available: extraction" in done.stderr
 
 
 def test_make_bench_runs_them_all() -> None:

@@ -14,7 +14,7 @@ def test_file_beside_a_notebook_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / f"{name}.py").write_text("")
     done = python("-c", "import tgdfer", cwd=tmp_path)
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"ImportError: {tmp_path / name}.py is in the way: tgdfer has a package")
+    assert last.startswith(f"ImportError: {tmp_path / name}.py is in the way: tgdfer has its own")
 
 
 def test_package_beside_a_script_is_named(tmp_path: Path) -> None:
@@ -42,6 +42,6 @@ def test_command_says_it_in_one_sentence(tmp_path: Path, name: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_nothing_is_in_the_way_of_our_own(tmp_path: Path) -> None:
+def test_our_own_packages_are_imported_without_complaint(tmp_path: Path) -> None:
     script = "import cache, pipeline, tgdfer; print('imported')"
     assert python("-c", script, cwd=tmp_path).stdout == "imported\n"

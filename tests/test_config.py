@@ -45,7 +45,7 @@ def test_wrong_setting_is_refused_with_the_remedy(override: str, message: str) -
         load_method("paper", [override])
 
 
-def test_config_file_is_read_and_its_faults_are_named(tmp_path: Path) -> None:
+def test_config_file_is_read_and_its_errors_are_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xef\xbb\xbf[temporal]\r\nfine_depth = 2\r\n")
     assert load_method(path).temporal.fine_depth == 2
@@ -68,7 +68,7 @@ def test_milestones_are_fractions_or_epochs_and_refused_beyond_the_end() -> None
     assert load_method("paper", absolute).optimiser.decays() == (12, 16)
     assert load_method("paper", ["optimiser.milestones=[]"]).optimiser.decays() == ()
     with pytest.raises(
-        RefusedError, match=r"milestone 30 lies beyond the last of 3 .*\[0\.6, 0\.8\]"
+        RefusedError, match=r"milestone 30 is beyond the last of 3 .*\[0\.6, 0\.8\]"
     ):
         load_method("paper", ["optimiser.epochs=3", "optimiser.milestones=[30, 40]"])
     for wrong in ("[-1]", "[1.5]", "[0]"):

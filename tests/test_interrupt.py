@@ -9,7 +9,7 @@ from pipeline.interrupt import stop_on_signal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_says_what_is_finished_and_how_to_go_on(
+def test_first_signal_says_what_is_finished_and_how_to_resume(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with stop_on_signal("the current block") as stop:
@@ -18,7 +18,7 @@ def test_first_signal_says_what_is_finished_and_how_to_go_on(
         assert stop.signal == number
     said = capfd.readouterr().err
     assert "finishing the current block; press Ctrl-C again to stop at once" in said
-    assert "Run the same command again to go on." in said
+    assert "Run the same command again to resume." in said
 
 
 def test_second_signal_stops_at_once() -> None:
@@ -37,7 +37,7 @@ def test_signals_act_as_before_once_the_work_is_done() -> None:
     assert stop.signal is None
 
 
-def test_another_thread_works_without_noting_signals() -> None:
+def test_signals_are_not_caught_outside_the_main_thread() -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def work() -> None:

@@ -41,7 +41,7 @@ def test_import_is_quick() -> None:
     assert python("-c", code).stdout.strip() == "set()"
 
 
-def test_loaded_run_says_what_its_record_says(store: Store, tmp_path: Path) -> None:
+def test_loaded_run_predicts_what_its_record_holds(store: Store, tmp_path: Path) -> None:
     for settings in ([], ["label.visual_prompt=none"], ["prompts.coarse_learnable=true"]):
         method = tgdfer.load_method("paper", [*SETTINGS, *settings])
         (record,) = tgdfer.train(store, method, folds=["2"], runs=tmp_path)
@@ -65,7 +65,7 @@ def test_run_of_other_features_changed_or_unfinished_is_refused(
     checkpoint = record.folder / "checkpoint.safetensors"
     data = checkpoint.read_bytes()
     checkpoint.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(DamagedError, match=r"not what was written"):
+    with pytest.raises(DamagedError, match=r"checkpoint.safetensors is damaged"):
         tgdfer.load_run(record.folder, store)
     with pytest.raises(RefusedError, match=r"no finished run here"):
         tgdfer.load_run(tmp_path, store)

@@ -13,7 +13,7 @@ SUPERSAMPLING = 3  # drawn at 336 px, averaged 3 x 3 down to 112 px
 # Facial Action Coding System numbers, in the order of every units_U array; 45 is a blink.
 UNITS = (1, 2, 4, 5, 6, 7, 9, 12, 15, 16, 20, 23, 26, 45)
 
-# Emotional FACS, as prototypes that every video then varies.
+# Emotional FACS, as prototypes that each video varies.
 EXPRESSION_UNITS: dict[str, tuple[int, ...]] = {
     "happiness": (6, 12),
     "sadness": (1, 4, 15),
@@ -23,7 +23,7 @@ EXPRESSION_UNITS: dict[str, tuple[int, ...]] = {
     "disgust": (9, 15, 16),
     "fear": (1, 2, 4, 5, 20, 26),
 }
-# In fear the jaw falls less and the brows rise less than in surprise: 4 and 20 set them apart.
+# In fear the jaw drops less and the brows rise less than in surprise; 4 and 20 set it apart.
 PROTOTYPE_STRENGTH = {("fear", 26): 0.5, ("fear", 1): 0.9, ("fear", 2): 0.5, ("fear", 4): 0.6}
 
 Colour = tuple[int, int, int]
@@ -173,7 +173,7 @@ def draw_person(rng: np.random.Generator) -> Person:
 
 
 def draw_occluder(rng: np.random.Generator) -> Occluder:
-    """An occluder that leaves a part of the face visible."""
+    """A random occluder that leaves part of the face visible."""
     return Occluder(
         kind=str(rng.choice(OCCLUDERS, p=(0.4, 0.15, 0.15, 0.3))),
         x=rng.uniform(-0.5, 0.5),
@@ -189,7 +189,7 @@ class _Shape:
     points: Points
     colour: Colour
     width: float  # 0: a filled polygon; else a line, in half head heights
-    depth: float  # how far it stands out of the head's own surface
+    depth: float  # distance from the head's surface, outwards
 
 
 @dataclass
@@ -208,7 +208,7 @@ class _Drawing:
         self.shapes.append(_Shape(points, colour, width, depth))
 
     def paint(self) -> Image.Image:
-        """Project every point and draw the shapes in order; averaged down to the frame's size."""
+        """Project every point, draw the shapes in order and average down to the frame's size."""
         canvas_px = self.size_px * SUPERSAMPLING
         image = Image.new("RGB", (canvas_px, canvas_px), self.person.background)
         pen = ImageDraw.Draw(image)
@@ -228,7 +228,7 @@ class _Drawing:
         return image.reduce(SUPERSAMPLING)
 
     def _unit_px(self) -> float:
-        # Half a head is .39 of the frame: a dropped jaw then still ends inside the frame.
+        # Half a head is .39 of the frame, so that a dropped jaw still fits into it.
         return 0.39 * self.scene.scale * self.size_px * SUPERSAMPLING
 
     def _project(self, points_N2: Points, depth_N: NDArray[np.float64]) -> Points:
@@ -237,7 +237,7 @@ class _Drawing:
         radius_N = np.minimum((x_N / self.person.width) ** 2 + y_N**2, 1) ** 0.5
         z_N = DEPTH * np.sqrt(1 - radius_N**2) + depth_N
         cos, sin = np.cos(scene.yaw), np.sin(scene.yaw)
-        # A turned ellipsoid shows a wider outline than its own, turned: no brow may stick out.
+        # A turned ellipsoid's outline is wider than the outline turned; no brow may stick out.
         outline = np.hypot(cos, sin * DEPTH / self.person.width)
         turned_x = x_N * (cos + (outline - cos) * radius_N**8) + z_N * sin
         turned_y = y_N * np.cos(scene.pitch) + (z_N - 0.3) * np.sin(scene.pitch)
@@ -260,7 +260,7 @@ def _ellipse(x: float, y: float, radius_x: float, radius_y: float) -> Points:
 
 
 def _curve(*points: tuple[float, float]) -> Points:
-    """The points as given; three control points become a smooth line (quadratic Bezier)."""
+    """The points as given, except that three become a smooth line (quadratic Bezier)."""
     if len(points) != 3:
         return np.array(points, float)
     t_N = np.linspace(0, 1, 8)[:, None]
@@ -287,7 +287,7 @@ def _random_colour(rng: np.random.Generator) -> Colour:
 
 
 def _shade(person: Person, strength: float) -> Colour:
-    """The skin's colour in a fold: darker and redder."""
+    """The colour of skin in a fold: darker and redder."""
     red, green, blue = person.skin
     return _mix(person.skin, (round(red * 0.42), round(green * 0.32), round(blue * 0.3)), strength)
 
@@ -312,7 +312,7 @@ def _draw_behind(drawing: _Drawing, person: Person) -> None:
 
 
 def _draw_head(drawing: _Drawing, person: Person, au: dict[int, float]) -> None:
-    """The outline, longer by a dropped jaw; cheeks, stubble."""
+    """The outline, lengthened by a dropped jaw; cheeks and stubble."""
     angle_N = np.linspace(0, 2 * np.pi, 49)
     x_N, y_N = person.width * np.cos(angle_N), np.sin(angle_N)
     low_N = np.maximum(y_N, 0)
@@ -330,7 +330,7 @@ def _draw_head(drawing: _Drawing, person: Person, au: dict[int, float]) -> None:
 
 
 def _draw_nose(drawing: _Drawing, person: Person, au: dict[int, float]) -> None:
-    """Bridge, tip and wings; 9 lifts and widens them and wrinkles the bridge."""
+    """Bridge, tip and wings; unit 9 lifts and widens them and wrinkles the bridge."""
     tip_y = person.eye_y + person.nose_length - 0.045 * au[9]
     wing = person.nose_width * (1 + 0.22 * au[9])
     soft, dark = _shade(person, 0.28), _shade(person, 0.85)
@@ -363,7 +363,7 @@ def _draw_folds(drawing: _Drawing, person: Person, au: dict[int, float]) -> None
     raised = max(au[1], au[2])
     for step in range(3):
         y = brow_top - 0.05 - step * (brow_top - 0.05 - top) / 2.6
-        # 1 alone bends the middle of the line up; with 2 the whole line rises.
+        # Unit 1 alone bends the middle of the line up; with unit 2 the whole line rises.
         half = 0.2 + 0.24 * au[2]
         strength = (0.62 - 0.1 * step) * raised + 0.12 * person.age
         middle = y - 0.07 * (au[1] - au[2]) - 0.03
@@ -395,7 +395,7 @@ def _draw_folds(drawing: _Drawing, person: Person, au: dict[int, float]) -> None
 
 
 def _draw_mouth(drawing: _Drawing, person: Person, au: dict[int, float]) -> None:
-    """Lips and what an opening shows. x runs over the width; corners and middle set two arcs."""
+    """Lips and the inside of the mouth; corners and middle define two arcs across the width."""
     half = person.mouth_width * (
         1 + 0.34 * au[12] + 0.36 * au[20] - 0.14 * au[23] - 0.2 * au[26] * (1 - au[20])
     )
@@ -497,7 +497,7 @@ def _draw_eye(drawing: _Drawing, person: Person, au: dict[int, float], side: int
 
 
 def _draw_brow(drawing: _Drawing, person: Person, au: dict[int, float], side: int) -> None:
-    """1 lifts the inner end, 2 the outer end, 4 lowers the brow and draws it to the middle."""
+    """Unit 1 lifts the inner end, 2 the outer end; 4 lowers the brow and draws it inwards."""
     base = person.eye_y - person.brow_y
     lowered = 0.085 * max(au[4] * (1 - 0.75 * au[1]), 0.7 * au[9])
     inner_y = base - 0.13 * au[1] + lowered * 1.35 - person.brow_tilt

@@ -38,12 +38,12 @@ MINI = Path(__file__).parents[1] / "encoders" / "mini"
 TEXTS = Path(__file__).parents[1] / "datasets" / "texts.toml"
 IMAGE_PX = 64
 STILLS_PER_IDENTITY = 12
-# The face set seeds with [seed, 1 to 3, …]: these streams are other people, whatever its seed.
+# The face set seeds with [seed, 1 to 3, …], so these streams give other people whatever its seed.
 TRAIN_STREAM, TEST_STREAM = 10, 11
 FLOORS = {"names": 0.70, "sentences": 0.65}
 
 MODEL_CFG: dict[str, Any] = {
-    # As in ViT-B/32 the joint width is the text width.
+    # As in ViT-B/32, the joint width equals the text width.
     "embed_dim": 64,
     "quick_gelu": True,
     "vision_cfg": {"image_size": IMAGE_PX, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
@@ -62,8 +62,8 @@ PREPROCESS_CFG: dict[str, Any] = {
     "resize_mode": "shortest",
 }
 
-# Wordings of every unit's movement; 45 is a blink. Several a unit, so that words, not sentences,
-# carry the meaning.
+# Wordings of each unit's movement; 45 is a blink. There are several per unit, so that words and not
+# sentences carry the meaning.
 MOVEMENTS: dict[int, tuple[str, ...]] = {
     1: (
         "inner brows raised",
@@ -159,7 +159,7 @@ MOVEMENTS: dict[int, tuple[str, ...]] = {
     ),
     45: ("eyes closed", "eyelids shut", "a blink"),
 }
-# Movements that have a name together: said when both are seen, in place of either.
+# Names for two movements seen together, used in place of either.
 TOGETHER: dict[tuple[int, ...], tuple[str, ...]] = {
     (1, 2): ("both brows raised", "both brows raised high", "raised brows", "brows lifted high"),
     (1, 4): (
@@ -219,7 +219,7 @@ class Stills:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, write the model's files, measure the written files, refuse what misses the floors."""
+    """Train, write the model's files, measure them, and fail if accuracy is below the floors."""
     options = _parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -233,9 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _say(started, json.dumps(accuracy))
     missed = [name for name, floor in FLOORS.items() if accuracy[name] < floor]
     if missed:
-        raise SystemExit(
-            f"zero-shot accuracy is under the floor with {', '.join(missed)}: {FLOORS}"
-        )
+        raise SystemExit(f"zero-shot accuracy is below the floor for {', '.join(missed)}: {FLOORS}")
 
 
 def zero_shot(model_dir: Path = MINI, per_class: int = 200, workers: int = 1) -> dict[str, Any]:
@@ -267,7 +265,7 @@ def zero_shot(model_dir: Path = MINI, per_class: int = 200, workers: int = 1) ->
 
 
 def class_prompts() -> dict[str, list[str]]:
-    """The prompt sets that are measured, each with one text a class in the order of CLASSES."""
+    """The prompt sets that are measured, each with one text per class in the order of CLASSES."""
     texts = tomllib.loads(TEXTS.read_text("utf-8"))["seven"]
     names = [texts[name]["name"] for name in CLASSES]
     return {
@@ -278,7 +276,7 @@ def class_prompts() -> dict[str, list[str]]:
 
 
 def draw_stills(stream: int, count: int, workers: int = 1) -> Stills:
-    """Stills of a stream's people; the test stream is balanced and holds no free mixes."""
+    """Stills of a stream's people; the test stream is balanced and has no free mixes of units."""
     per_identity = len(CLASSES) if stream == TEST_STREAM else STILLS_PER_IDENTITY
     identities = range(-(-count // per_identity))
     if workers == 1:
@@ -292,7 +290,7 @@ def draw_stills(stream: int, count: int, workers: int = 1) -> Stills:
 
 
 def write_caption(rng: np.random.Generator, units_U: NDArray[np.float64], expression: int) -> str:
-    """One of many true captions of a still: its expression's name, or movements that it shows."""
+    """One of many true captions of a still: its expression's name, or movements it shows."""
     if expression >= 0 and rng.random() < 0.4:
         name = str(rng.choice(NAMES[CLASSES[expression]]))
         return str(rng.choice(FRAMES)).format(name)
@@ -308,7 +306,7 @@ def write_caption(rng: np.random.Generator, units_U: NDArray[np.float64], expres
 
 
 def _describe(rng: np.random.Generator, seen: set[int]) -> list[str]:
-    """Two to four phrases for the movements seen, pairs with a common name said together."""
+    """Two to four phrases for the movements seen; some pairs get one phrase for both."""
     left = set(seen)
     phrases = []
     for pair, wordings in TOGETHER.items():
@@ -323,7 +321,7 @@ def _describe(rng: np.random.Generator, seen: set[int]) -> list[str]:
 def _draw_person(
     stream: int, count: int, person: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.int64]]:
-    """One person's stills at 64 px: drawn, compressed and resized as the set's frames are."""
+    """One person's stills at 64 px: drawn, compressed and resized like the face set's frames."""
     rng = np.random.default_rng([person, stream])
     identity = draw_person(rng)
     pixels, units, expressions = [], [], []
@@ -343,7 +341,7 @@ def _draw_person(
 
 
 def _still_units(rng: np.random.Generator, expression: int) -> NDArray[np.float64]:
-    """Units of an expression at .3 to 1, or of a free mix of one to five movements."""
+    """Units of an expression at intensity .3 to 1, or of a free mix of one to five movements."""
     intensities_TK = np.zeros((1, len(CLASSES)))
     if expression not in (-1, NEUTRAL):
         intensities_TK[0, expression] = rng.uniform(0.3, 1.0)
@@ -372,7 +370,7 @@ def _normalise(pixels_NHWC: Tensor) -> Tensor:
 
 
 def _train(stills: Stills, options: argparse.Namespace, say: Callable[[str], None]) -> Any:
-    """CLIP's loss + 2 × the squared error of a head on standardised units, thrown away after."""
+    """Minimise CLIP's loss + 2 × the squared error of an auxiliary head on standardised units."""
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng([options.seed, 12])
@@ -448,7 +446,7 @@ def _save(model: nn.Module, folder: Path) -> None:
 
 
 def _record(options: argparse.Namespace, seconds: float) -> dict[str, Any]:
-    """Measure the written model and keep the figures, and how they came about, beside it."""
+    """Measure the written model; save the figures, and how they were obtained, beside it."""
     record = {
         **zero_shot(options.out, options.test_per_class, options.workers),
         "floors": FLOORS,
@@ -484,23 +482,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Train the bundled encoder mini on rendered faces and measure it zero-shot.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=MINI, help="folder that the files go to")
+    parser.add_argument("--out", type=Path, default=MINI, help="output folder")
     parser.add_argument("--stills", type=int, default=24_000, help="rendered training stills")
     parser.add_argument("--steps", type=int, default=2_700, help="optimiser steps")
-    parser.add_argument("--batch", type=int, default=96, help="stills a step")
+    parser.add_argument("--batch", type=int, default=96, help="stills per step")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (cosine)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and batches")
     parser.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="processes that render"
+        "--workers", type=int, default=os.cpu_count() or 1, help="rendering processes"
     )
-    parser.add_argument(
-        "--test-per-class", type=int, default=200, help="stills a class that are measured on"
-    )
+    parser.add_argument("--test-per-class", type=int, default=200, help="test stills per class")
     parser.add_argument(
         "--threads",
         type=int,
         default=os.cpu_count() or 1,
-        help="threads that train; fewer than the cores where others work on them too",
+        help="training threads; fewer than the cores if the machine is shared",
     )
     return parser.parse_args(arguments)
 

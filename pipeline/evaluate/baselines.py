@@ -15,7 +15,7 @@ from pipeline.model.text_tower import load_text_tower
 
 @dataclass(frozen=True)
 class PredictedLabels:
-    """Predictions classes of test videos, gathered over folds and seeds."""
+    """Predicted classes of test videos, collected over folds and seeds."""
 
     name: str
     rows: NDArray[np.int64]  # rows of the store
@@ -24,7 +24,7 @@ class PredictedLabels:
 
 
 def zero_shot(store: Store, kind: Literal["class", "descriptors"]) -> PredictedLabels:
-    """Mean over frames of the cosine with each class text; nothing is trained."""
+    """The class text with the highest mean cosine over frames; nothing is trained."""
     tower = load_text_tower(store.text_weights, store.text_config)
     texts_KD = tower.encode_texts(class_texts(store.classes).of(kind))
     rows = _all_test_rows(store)
@@ -37,8 +37,8 @@ def zero_shot(store: Store, kind: Literal["class", "descriptors"]) -> PredictedL
 def logistic_regression(store: Store, pooling: Literal["mean", "mean+max+std"]) -> PredictedLabels:
     """scikit-learn's logistic regression on standardised frame features pooled over time.
 
-    Trains, as TG-DFER does, on the augmented views (on view 0 if it is the only one) and tests on
-    view 0.
+    Like TG-DFER, it trains on the augmented views (on view 0 if it is the only one) and is tested
+    on view 0.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

@@ -1,4 +1,4 @@
-"""Frame logits [N, T, K] -> influence of each frame, predictions from few frames, localisation."""
+"""Frame logits [N, T, K] -> influence of each frame, predictions from a few, localisation."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ Array = NDArray[np.float64]
 
 
 def influence(frame_logits_NTK: NDArray[np.float32], predicted_N: NDArray[np.int64]) -> Array:
-    """cos(x_t, label_k) / tau of the predicted class k, [N, T]: what Fig. 4 of the paper shows."""
+    """cos(x_t, label_k) / tau of the predicted class k, [N, T], as in Fig. 4 of the paper."""
     index = predicted_N[:, None, None]
     chosen = np.take_along_axis(frame_logits_NTK, index, axis=2)[:, :, 0]
     return chosen.astype(np.float64)
@@ -23,8 +23,8 @@ def repool(
 ) -> NDArray[np.int64]:
     """Predictions [N] from the ``count`` frames of highest or lowest influence (Table 6).
 
-    The network is not run again: the chosen frames' logits are averaged. Of equally influential
-    frames the earlier one is taken.
+    The network is not run again; the chosen frames' logits are averaged. Ties go to the earlier
+    frame.
     """
     scores_NT = influence(frame_logits_NTK, predicted_N)
     ranked_NT = np.argsort(-scores_NT if order == "highest" else scores_NT, axis=1, kind="stable")
@@ -33,9 +33,9 @@ def repool(
 
 
 def average_precision(scores_NT: Array, shows_NT: NDArray[np.bool_]) -> Array:
-    """Average precision of each video's frame ranking, [N]; NaN where no or all frames show it.
+    """Average precision of each video's frame ranking, [N]; NaN if none or all frames show it.
 
-    Equal scores share their precision, so a constant ranking scores the share of frames.
+    Tied scores share one precision, so a constant ranking scores the share of frames that show it.
     """
     from sklearn.metrics import average_precision_score
 

@@ -1,6 +1,6 @@
 """Records of runs and frame-level truth -> how well rankings find the frames that show the label.
 
-Only data sets that know the truth of every frame can be measured so; no real DFER set does.
+This needs a data set with a label for every frame; no real DFER set has them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from pipeline.evaluate.influence import Array, average_precision, influence
 
 
 class TestedRun(Protocol):
-    """What a run says of its test videos, N of them."""
+    """A run's output for its N test videos."""
 
     def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
         """(ids, labels, predicted classes)."""
@@ -29,9 +29,9 @@ class TestedRun(Protocol):
 def localise(runs: Sequence[TestedRun], store: Store) -> dict[str, tuple[NDArray[np.int64], Array]]:
     """Ranking -> (labels, average precision) of the test videos of all runs; {} without truth.
 
-    A frame counts where its true expression is the video's label. ``influence`` ranks by the logit
-    of the predicted class, ``attention`` by the visual prompt's weights of that class; ``random``
-    and ``uniform`` know nothing. NaN where all frames show the label or none does.
+    A frame is positive if its true expression is the video's label. ``influence`` ranks by the
+    logit of the predicted class, ``attention`` by the visual prompt's weights for that class;
+    ``random`` and ``uniform`` are chance levels. NaN if all or none of the frames are positive.
     """
     truth = store.frame_truth()
     if truth is None:
@@ -60,10 +60,10 @@ def localise(runs: Sequence[TestedRun], store: Store) -> dict[str, tuple[NDArray
 def localisation_table(
     found: Mapping[str, tuple[NDArray[np.int64], Array]], classes: Sequence[str]
 ) -> str:
-    """Markdown: mean average precision of every ranking, over all videos and for each class."""
+    """Markdown: mean average precision of each ranking, over all videos and per class."""
     lines = ["", "## Which frames show the label", ""]
     lines += [
-        "Mean average precision over test videos in which some frames show it and some do not."
+        "Mean average precision over test videos in which some but not all frames show the label."
     ]
     lines += ["", "| ranking | all | " + " | ".join(classes) + " | videos |"]
     lines.append("| --- " * (len(classes) + 3) + "|")

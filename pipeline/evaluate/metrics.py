@@ -20,13 +20,13 @@ def war(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def recalls(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Recall of every class [..., K]; NaN for a class that is absent from the truth."""
+    """Recall of each class [..., K]; NaN for a class that is absent from the labels."""
     shown = counts.sum(-1)
     correct = np.diagonal(counts, axis1=-2, axis2=-1)
     return np.divide(correct, shown, out=np.full_like(shown, np.nan), where=shown > 0)
 
 
 def uar(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unweighted average recall: mean of the recalls of the classes that are present."""
+    """Unweighted average recall: mean recall of the classes that are present."""
     mean: NDArray[np.float64] = np.nanmean(recalls(counts), axis=-1)
     return mean

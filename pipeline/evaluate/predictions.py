@@ -1,4 +1,4 @@
-"""Features of videos and trained networks -> what each network says of its videos."""
+"""Features of videos and trained networks -> each network's predictions for its videos."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from pipeline.model.tgdfer import TGDFER
 
-EVALUATION_VIDEOS = 256  # videos of each run in one evaluation batch; bounds memory only
+EVALUATION_VIDEOS = 256  # videos per run in an evaluation batch; only limits memory
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network says of N videos; attention is NaN where there is no visual prompt."""
+    """A network's output for N videos; attention is NaN without a visual prompt."""
 
     logits_NK: NDArray[np.float32]
     frame_logits_NTK: NDArray[np.float32]
@@ -23,7 +23,7 @@ class Predictions:
 
     @property
     def labels_N(self) -> NDArray[np.int64]:
-        """The predicted class of every video."""
+        """The predicted class of each video."""
         return self.logits_NK.argmax(1)
 
     def first(self, count: int) -> "Predictions":
@@ -38,9 +38,9 @@ def predict(
     features: Callable[[Tensor, Tensor], Tensor],
     rows: Sequence[NDArray[np.int64]],
 ) -> list[Predictions]:
-    """What every run of a stack says of its own ``rows``, from the test view.
+    """Predictions of each run of a stack for its own ``rows``, from the test view.
 
-    ``features`` gives the features [R, B, T, D] of rows [R, B] and views [R, B].
+    ``features`` returns the features [R, B, T, D] of rows [R, B] and views [R, B].
     """
     longest = max(len(own) for own in rows)
     padded_RN = np.stack([np.resize(own, longest) for own in rows])

@@ -28,8 +28,8 @@ def bootstrap(
 ) -> tuple[Interval, Interval]:
     """(UAR, WAR) with 95 % percentile intervals over resampled videos.
 
-    Where ``groups`` (one per video, e.g. who is seen) is given, whole groups are resampled, since
-    videos of one person are not independent. Seeds laid end to end give the mean of their metrics.
+    If ``groups`` (one per video, e.g. the person shown) is given, whole groups are resampled, since
+    videos of one person are not independent. Concatenated seeds give the mean of their metrics.
     """
     weights, member = _resamples(len(labels), groups, resamples, seed)
     counts, drawn = _resampled(labels, predictions, classes, weights, member)
@@ -45,7 +45,7 @@ def bootstrap_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[Interval, Interval]:
-    """(UAR, WAR) of ``predictions`` less those of ``baseline`` for the same videos, paired."""
+    """(UAR, WAR) of ``predictions`` minus those of ``baseline`` on the same videos, paired."""
     weights, member = _resamples(len(labels), groups, resamples, seed)
     pairs = [_resampled(labels, each, classes, weights, member) for each in (predictions, baseline)]
     (counts, drawn), (counts_base, drawn_base) = pairs
@@ -69,7 +69,7 @@ def _resamples(
 def _resampled(
     labels: Rows, predictions: Rows, classes: int, weights: NDArray[np.int64], member: Rows
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Confusion counts as observed [K, K] and of every resample [resample, K, K]."""
+    """Confusion counts as observed [K, K] and of each resample [resample, K, K]."""
     cells = np.zeros((weights.shape[1], classes * classes))
     np.add.at(cells, (member, labels * classes + predictions), 1.0)
     shape = (classes, classes)

@@ -1,7 +1,7 @@
 """GPU kernels, each beside its definition in plain PyTorch, which the CPU runs.
 
-The data choose: ``auto`` takes the Triton kernel for data on a CUDA device in a type that it reads
-(float64 it does not), and the definition for everything else. Kernels compute in float32.
+``auto`` runs the Triton kernel for data on a CUDA device in a dtype that it reads (not float64),
+and the definition for everything else. Kernels compute in float32.
 """
 
 import os
@@ -16,9 +16,9 @@ Impl = Literal["auto", "definition", "triton"]
 def runs_triton(
     impl: Impl, data: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.bfloat16)
 ) -> bool:
-    """Whether ``data`` go through the Triton kernel, which reads ``dtypes``.
+    """Whether ``data`` is processed by the Triton kernel, which reads ``dtypes``.
 
-    Raises ValueError where ``triton`` is asked for and cannot run.
+    Raises ValueError if ``triton`` is asked for and cannot run.
     """
     readable = data.dtype in dtypes
     if impl == "auto":

@@ -1,4 +1,4 @@
-"""Features of chosen videos and views out of the whole store, read and widened in one pass."""
+"""Features of the chosen videos and views, gathered from the whole store and cast in one pass."""
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ def gather(
     dtype: torch.dtype = torch.float32,
     impl: Impl = "auto",
 ) -> Tensor:
-    """features[video, view] as ``dtype``, [R, B, T, D], of float16 features; no gradient.
+    """features[video, view] of float16 features as ``dtype``, [R, B, T, D]; no gradient.
 
-    Where there is no such video or view, PyTorch raises IndexError and the kernel writes NaN.
+    For a video or view that does not exist, PyTorch raises IndexError and the kernel writes NaN.
     """
     if runs_triton(impl, features_NVTD, (torch.float16,)):
         from pipeline.kernels.gather_triton import gathered

@@ -1,4 +1,4 @@
-"""Features of chosen videos and views on a GPU; gather.py defines it."""
+"""GPU kernel of ``gather``, which gather.py defines."""
 
 import torch
 import triton

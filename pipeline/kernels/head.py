@@ -1,4 +1,4 @@
-"""Cosines of frames with class texts, and the visual prompt that they weigh (eqs. 7-8, 11)."""
+"""Cosines of frames and class texts, and the visual prompt weighted by them (eqs. 7-8, 11)."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from pipeline.kernels import Impl, runs_triton
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosines of the rows of a [..., M, D] and b [..., N, D]: [..., M, N]."""
-    # Divided by tau = 0.01, what bfloat16 would round a cosine by is half a logit.
+    # In bfloat16, a cosine's rounding error divided by tau = 0.01 would be half a logit.
     with torch.autocast(a.device.type, enabled=False):
         return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2)
 
@@ -22,7 +22,7 @@ def weighted_sum(instances_RBTD: Tensor, weights_RBTK: Tensor) -> Tensor:
 def frame_logits(
     instances_RBTD: Tensor, labels_RBKD: Tensor, temperature_R: Tensor, impl: Impl = "auto"
 ) -> Tensor:
-    """cos(x_t, label_k) / tau, [R, B, T, K]; B of the labels may be 1."""
+    """cos(x_t, label_k) / tau, [R, B, T, K]; the labels' B may be 1."""
     if runs_triton(impl, instances_RBTD):
         from pipeline.kernels.head_triton import FrameLogits
 
@@ -35,7 +35,7 @@ def frame_logits(
 def visual_prompt(
     instances_RBTD: Tensor, fine_RKD: Tensor, temperature_R: Tensor, impl: Impl = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """Visual prompt V [R, B, K, D] of every class and its frame weights a [R, B, T, K].
+    """Visual prompt V [R, B, K, D] of each class and its frame weights a [R, B, T, K].
 
     a_tk = softmax_t(cos(x_t, fine_k) / tau), V_k = normalise(sum_t a_tk x_t).
     """

@@ -1,7 +1,7 @@
-"""Frame logits and visual prompts on a GPU, forward and backward; head.py defines them.
+"""GPU kernels of frame logits and visual prompts, which head.py defines, forward and backward.
 
-The features of a video are read in blocks of D, once for the cosines and once or twice for what
-follows from them; a video's frames stay in the cache in between.
+A video's features are read in blocks along D, once for the cosines and once or twice for what
+depends on them; they stay in the cache in between.
 """
 
 from typing import Any
@@ -64,7 +64,7 @@ class VisualPrompt(torch.autograd.Function):
         x, fine, temperature_R = ctx.saved_tensors
         (R, B, _, D), K = x.shape, fine.shape[1]
         grad_x = torch.empty_like(x)
-        # Every video writes its part of the texts' gradient, added here in a fixed order.
+        # Each video writes its part of the texts' gradient; the parts are added in a fixed order.
         grad_fine = x.new_empty(R, B, K, D, dtype=torch.float32)
         inputs = x, fine, grad_prompts.contiguous(), grad_weights.contiguous()
         sizes = _sizes(x, fine)
@@ -74,7 +74,7 @@ class VisualPrompt(torch.autograd.Function):
 
 
 def _sizes(x_RBTD: Tensor, texts: Tensor) -> dict[str, int]:
-    """What the kernels are compiled for; tiles are powers of two, at least 16 for a dot."""
+    """Sizes that the kernels are compiled for; a dot needs tiles of a power of two, at least 16."""
     (T, D), K = x_RBTD.shape[2:], texts.shape[-2]
     return {
         "T": T,
@@ -192,7 +192,7 @@ def _prompt_backward(
     K_TILE: tl.constexpr,
     D_TILE: tl.constexpr,
 ):
-    # One program: the gradients of all frames of one video, and its part of those of the texts.
+    # One program: the gradients of one video's frames, and its part of the texts' gradients.
     video = tl.program_id(0).to(tl.int64)
     temperature = tl.load(temperature_ptr + video // B).to(tl.float32)
     x_ptr += video * T * D
@@ -201,7 +201,7 @@ def _prompt_backward(
     cosines, x_length, fine_length = _cosines(x_ptr, fine_ptr, T, K, D, T_TILE, K_TILE, D_TILE)
     weights = _softmax(cosines / temperature, T)
 
-    # Of the sums u_k = sum_t a_tk x_t: |u|² and u·g, and the products of x with u and with g.
+    # For the sums u_k = sum_t a_tk x_t: |u|² and u·g, and the products of x with u and with g.
     squares = tl.zeros([K_TILE], tl.float32)
     along = tl.zeros([K_TILE], tl.float32)
     x_u = tl.zeros([T_TILE, K_TILE], tl.float32)
@@ -262,8 +262,8 @@ def _cosines(
 
 @triton.jit
 def _through_cosines(grad, cosines, x, texts, x_length, text_length):
-    # Gradients of a block of x [T_TILE, D_TILE] and texts [K_TILE, D_TILE] from the cosines' own:
-    # of x_t, sum_k g_tk (text_k / |text_k| - cos_tk x_t / |x_t|) / |x_t|.
+    # Gradients of a block of x [T_TILE, D_TILE] and texts [K_TILE, D_TILE], given those of the
+    # cosines; for x_t: sum_k g_tk (text_k / |text_k| - cos_tk x_t / |x_t|) / |x_t|.
     x = x / x_length[:, None]
     texts = texts / text_length[:, None]
     grad_x = tl.dot(grad, texts, input_precision="ieee")

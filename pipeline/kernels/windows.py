@@ -1,12 +1,11 @@
-"""Attention inside overlapping windows of neighbouring frames, which share their projections.
+"""Attention within overlapping windows of neighbouring frames, which share their projections.
 
-Frame t stands at place j of a window, and attention reads LN(x_t + p_j) W + b. The mean that LN
-subtracts is linear and the deviation that it divides by is a scalar, so that
+For frame t at place j of a window, attention reads LN(x_t + p_j) W + b. The mean that LN subtracts
+is linear in its input and the deviation that it divides by is a scalar, so
 
     LN(x_t + p_j) W + b = s_tj (A_t + P_j) + c
 
-with A of every frame and P of every place projected once, where windows would project each frame
-as often as they overlap.
+where A_t and P_j are projected once per frame and once per place, not once per window.
 """
 
 from typing import NamedTuple
@@ -22,7 +21,7 @@ EPS = 1e-5  # of torch's layer norm
 class Factors(NamedTuple):
     """Queries, keys and values [.., 3D] of frame t at place j: scale_tj (frame_t + place_j) + bias.
 
-    Window n holds frames n * stride .. n * stride + w - 1.
+    Window n contains frames n * stride .. n * stride + w - 1.
     """
 
     frames_RBTE: Tensor
@@ -54,7 +53,7 @@ def normalised_factors(
 ) -> Factors:
     """Factors of LN(x_t + p_j) W + b, where LN has ``gain`` and ``shift``.
 
-    s_tj = ((|x_t|² + 2 x_t·p_j + |p_j|²) / D + eps)^-1/2, of x and p less their means.
+    s_tj = ((|x_t|² + 2 x_t·p_j + |p_j|²) / D + eps)^-1/2, with the means of x and p subtracted.
     """
     x_RBTD = frames_RBTD - frames_RBTD.mean(-1, keepdim=True)
     p_RwD = places_RwD - places_RwD.mean(-1, keepdim=True)
@@ -67,9 +66,9 @@ def normalised_factors(
 
 
 def window_attention(factors: Factors, stride: int, heads: int, impl: Impl = "auto") -> Tensor:
-    """What attention gives every place of every window: [R, B, N, w, D].
+    """Output of attention at every place of every window: [R, B, N, w, D].
 
-    softmax(q k^T / sqrt(D / heads)) v inside each window and head. ``heads`` divides D.
+    softmax(q k^T / sqrt(D / heads)) v within each window and head. ``heads`` divides D.
     """
     if runs_triton(impl, factors.frames_RBTE):
         from pipeline.kernels.windows_triton import WindowAttention
@@ -86,21 +85,21 @@ def _definition(
     stride: int,
     heads: int,
 ) -> Tensor:
-    """As products of frames and places, which are few, rather than of windows' copies of them.
+    """Computed from products of frames and places, rather than of copies of them per window.
 
     With L = T + w rows [A; P], the score of places i and j of window n is
 
         s_i s_j (A_t + P_i)·(A_u + P_j) + s_j c·(A_u + P_j),  t = n stride + i, u = n stride + j,
 
-    a sum of entries of one product [A; P; c] [A; P]^T. The bias of keys adds the same to all scores
-    of a query, which softmax does not see; that of values comes through as it is.
+    a sum of entries of one product [A; P; c] [A; P]^T. The keys' bias adds a constant to all scores
+    of a query, which softmax ignores; the values' bias is added to the output unchanged.
     """
     R, B, T, E = frames_RBTE.shape
     w, size = places_RwE.shape[1], E // 3 // heads
     frame_Nw, place_w = _places(T, w, stride, frames_RBTE.device)
     N, L = len(frame_Nw), T + w
     every_w = T + place_w.expand(N, w)  # rows of P, for each window
-    # Where a table [N w, L] has what place i of window n takes from frame u, and from place j.
+    # Indices into a table [N w, L] of what place i of window n takes from frame u and from place j.
     row_Nw1 = L * torch.arange(N * w, device=frame_Nw.device).view(N, w, 1)
     from_frame = (row_Nw1 + frame_Nw[:, None]).flatten()
     from_place = (row_Nw1 + every_w[:, None]).flatten()

@@ -1,4 +1,4 @@
-"""Attention inside windows on a GPU, forward and backward; windows.py defines it."""
+"""GPU kernels of attention within windows, which windows.py defines, forward and backward."""
 
 from typing import Any
 
@@ -41,13 +41,13 @@ class WindowAttention(torch.autograd.Function):
         (R, B, T, E), w = frames.shape, sizes["W"]
         blocks = triton.cdiv(T, sizes["F"])
         grad_frames = torch.empty_like(frames)
-        # Sums over videos and heads: every program writes its part, added here in a fixed order.
+        # Sums over videos and heads: each program writes its part, added here in a fixed order.
         places_and_bias = frames.new_empty(R, B * blocks, w + 1, E, dtype=torch.float32)
         # Zero where no window has frame t at place j.
         grad_scale = frames.new_zeros(R, B, ctx.heads, T, w, dtype=torch.float32)
         inputs = (frames, places, scale, bias, grad_out.contiguous())
         outputs = (grad_frames, places_and_bias, grad_scale)
-        # Loading the next windows ahead would cost registers and shared memory, and they are few.
+        # Prefetching windows would cost registers and shared memory, and there are few windows.
         with torch.cuda.device_of(frames):
             _backward[R * B, ctx.heads, blocks](*inputs, *outputs, B, **sizes, num_stages=1)
         summed = places_and_bias.sum(1)
@@ -62,7 +62,7 @@ class WindowAttention(torch.autograd.Function):
 
 
 def _sizes(frames_RBTE: Tensor, places_RwE: Tensor, stride: int, heads: int) -> dict[str, int]:
-    """What the kernels are compiled for; tiles are powers of two, at least 16 for a dot."""
+    """Sizes that the kernels are compiled for; a dot needs tiles of a power of two, at least 16."""
     (T, E), w = frames_RBTE.shape[2:], places_RwE.shape[1]
     return {
         "T": T,
@@ -138,7 +138,7 @@ def _backward(
     M: tl.constexpr,
     F: tl.constexpr,
 ):
-    # One program: one head of F neighbouring frames of one video, in all windows that hold them.
+    # One program: one head of F neighbouring frames of one video, in all windows that contain them.
     video, head, block = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
     group, place = tl.arange(0, M) // W, tl.arange(0, M) % W
     column = head * SIZE + tl.arange(0, SIZE_TILE)[None, :]
@@ -204,7 +204,7 @@ def _backward(
 
 @triton.jit
 def _read(frames_ptr, places_ptr, bias_ptr, scale, inside, mask):
-    # Queries, keys or values of M tokens, [M, SIZE_TILE]: frame + place, and what it becomes.
+    # Queries, keys or values of M tokens, [M, SIZE_TILE]: frame + place, raw and scaled with bias.
     frame = tl.load(frames_ptr, mask, other=0.0).to(tl.float32)
     plain = frame + tl.load(places_ptr, mask, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr, inside, other=0.0).to(tl.float32)

@@ -17,7 +17,7 @@ class BagPooling(nn.Module):
     f_tk = cos(x_t, label_k) / tau are the frame logits; softmax over k of the bag logits is the
     prediction.
 
-    - mean_logits: mean_t f_tk, the reading of eq. 11 that is the default
+    - mean_logits: mean_t f_tk, the default reading of eq. 11
     - mean_feature: cos(mean_t x_t, label_k) / tau
     - mean_probability: log mean_t softmax_k(f_tk)
     - top_k: mean of the k largest f_tk of each class

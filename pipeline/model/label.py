@@ -14,10 +14,10 @@ from pipeline.model.prompts import Prompts
 def look(
     instances_RBTD: Tensor, fine_RKD: Tensor, temperature_R: Tensor, config: LabelConfig
 ) -> tuple[Tensor, Tensor]:
-    """Visual prompts V [R, B, K, D] (eq. 7) and A_I [R, B, T, K] (eq. 8), how much frames count.
+    """Visual prompts V [R, B, K, D] (eq. 7) and their frame weights A_I [R, B, T, K] (eq. 8).
 
-    a_tk = softmax_t(cos(x_t, fine_k) / tau), or the cosine itself where ``weighting`` is linear.
-    A shared prompt takes the mean of the cosines over classes. V_k = normalise(sum_t a_tk x_t).
+    a_tk = softmax_t(cos(x_t, fine_k) / tau), or the cosine itself if ``weighting`` is linear.
+    A shared prompt averages the cosines over classes. V_k = normalise(sum_t a_tk x_t).
     """
     if config.weighting == "softmax" and config.scope == "per_class":
         return visual_prompt(instances_RBTD, fine_RKD, temperature_R)
@@ -48,7 +48,7 @@ class LabelHead(nn.Module):
     def forward(
         self, instances_RBTD: Tensor, fine: Prompts, coarse: Prompts, temperature_R: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """(labels [R, B, K, D], attention [R, B, T, K] or None without visual prompt)."""
+        """(labels [R, B, K, D], attention [R, B, T, K] or None without a visual prompt)."""
         fine_RKD = fine().expand(len(instances_RBTD), -1, -1)
         attention_RBTK = None
         enriched = fine_RKD[:, None]

@@ -1,7 +1,7 @@
 """Layers whose parameters have a leading run axis: [R, ..., in] -> [R, ..., out].
 
-Run r of a stack computes what the same layer alone would compute. Initial weights are drawn run by
-run from that run's own generator, so they do not depend on how many runs are stacked.
+Run r of a stack computes what it would compute alone. Its initial weights are drawn from its own
+generator, so they do not depend on how many runs are stacked.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def uniform(*shape: int, bound: float) -> Callable[[Generator], Tensor]:
 
 
 class Linear(nn.Module):
-    """y_r = x_r W_r + b_r, drawn as torch.nn.Linear draws: U(±1/sqrt(inputs))."""
+    """y_r = x_r W_r + b_r, initialised as in torch.nn.Linear: U(±1/sqrt(inputs))."""
 
     def __init__(self, generators: Sequence[Generator], inputs: int, outputs: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class TransformerLayer(nn.Module):
         return self.after_heads(x, self._heads(self.norm_attention(x) if self.norm == "pre" else x))
 
     def factors(self, x_RBTD: Tensor, places_RwD: Tensor) -> Factors:
-        """What the heads read of x_t + p_j, for all frames t and places j."""
+        """The heads' input for x_t + p_j, for all frames t and places j in a window."""
         weight_RDE, bias_RE = self.qkv.weight_RIO, self.qkv.bias_RO
         if self.norm == "post":
             return projected_factors(x_RBTD, places_RwD, weight_RDE, bias_RE)
@@ -97,7 +97,7 @@ class TransformerLayer(nn.Module):
         return normalised_factors(x_RBTD, places_RwD, gain_RD, shift_RD, weight_RDE, bias_RE)
 
     def after_heads(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """The rest of the layer, from its input and what its heads mixed, both [..., D]."""
+        """The rest of the layer, given its input and the heads' output, both [..., D]."""
         x = x + self.out(mixed)
         if self.norm == "pre":
             return x + self._mlp(self.norm_mlp(x))

@@ -1,6 +1,6 @@
 """K prompts -> one packed sequence that a causal text tower reads in a single pass.
 
-CLIP's text tower is causal: a token's state depends on the tokens before it only, so nothing after
+CLIP's text tower is causal: a token's state depends only on the tokens before it, so nothing after
 the end token matters and equal prefixes have equal states. The prompts become a prefix tree; every
 tree node is one position of the packed sequence, keeps the position number it has in its prompt,
 and attends to its ancestors and itself:
@@ -18,14 +18,14 @@ from cache.errors import RefusedError
 
 
 class Packing(nn.Module):
-    """Where everything stands in a packed sequence of L positions, K prompts, C context slots."""
+    """Layout of a packed sequence of L positions, K prompts and C context slots."""
 
-    token_L: Tensor  # vocabulary id; 0 where a context slot stands
-    position_L: Tensor  # position number inside the prompt
+    token_L: Tensor  # vocabulary id; 0 at context slots
+    position_L: Tensor  # position number within the prompt
     mask_LL: Tensor  # additive attention mask, 0 or -inf
     end_K: Tensor  # packed position of each prompt's end token
     place_C: Tensor  # packed positions that hold context slots
-    slot_C: Tensor  # context slot that stands at each of these places
+    slot_C: Tensor  # context slot at each of these positions
 
     def __init__(self, **tensors: Tensor) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class Packing(nn.Module):
 
 
 def context_slot(index: int) -> int:
-    """How a prompt writes the learnable context vector ``index`` among its token ids."""
+    """The placeholder for learnable context vector ``index`` among a prompt's token ids."""
     return -1 - index
 
 
 def pack(prompts: Sequence[Sequence[int]], length_max: int) -> Packing:
-    """Prompts as lists of token ids and context slots -> their packing.
+    """Prompts, as lists of token ids and context slots -> their packing.
 
     Raises RefusedError for a prompt of more than ``length_max`` positions.
     """

@@ -10,14 +10,14 @@ from pipeline.model.layers import normal, per_run
 from pipeline.model.packing import Packing, context_slot, pack
 from pipeline.model.text_tower import TextTower
 
-CONTEXT_STD = 0.02  # as CoOp and the text tower's own embeddings
+CONTEXT_STD = 0.02  # as in CoOp and the text tower's own embeddings
 
 
 class Prompts(nn.Module):
-    """One text per class, with learnable context or plain, through the frozen tower.
+    """One text per class, plain or with learnable context, through the frozen tower.
 
-    Learnable: [c]^1 ... [c]^M text, with M context vectors for each class or M shared by all.
-    With ``visual``, one more token can be made from a video and put before all others.
+    Learnable: [c]^1 ... [c]^M text, with M context vectors per class or M shared by all.
+    With ``visual``, a token made from a video can be placed before all others.
     """
 
     plain_KD: Tensor | None
@@ -50,7 +50,7 @@ class Prompts(nn.Module):
         self.register_buffer("plain_KD", plain_KD, persistent=False)
 
     def forward(self) -> Tensor:
-        """Text features [R, K, D]; [1, K, D] where there is nothing to learn."""
+        """Text features [R, K, D]; [1, K, D] if nothing is learnable."""
         if self.context_RCW is None:
             assert self.plain_KD is not None
             return self.plain_KD[None]
@@ -79,7 +79,7 @@ def _context_slots(classes: int, config: PromptConfig) -> list[list[int]]:
 
 
 def _arrange(context: list[int], tokens: list[int], config: PromptConfig) -> list[int]:
-    """Start token, context and text in the order that ``position`` says, end token."""
+    """Start token, context and text in the order given by ``position``, end token."""
     start, *text, end = tokens
     before = {"end": len(context), "middle": len(context) // 2, "front": 0}[config.position]
     return [start, *context[:before], *text, *context[before:], end]

@@ -20,7 +20,7 @@ POSITION_STD = 0.02
 class FineModule(nn.Module):
     """Encoder layers inside each window, then one output per frame.
 
-    A frame takes the average over the windows that hold it, or the output of the last of them.
+    A frame's output is the average over the windows that contain it, or that of the last one.
     """
 
     belongs_TM: Tensor
@@ -34,7 +34,7 @@ class FineModule(nn.Module):
         index_M = torch.tensor([start + j for start in starts for j in range(self.width)])
         belongs_TM = index_M == torch.arange(frames)[:, None]
         if config.merge == "last":
-            later_TM = belongs_TM.flip(1).cumsum(1).flip(1)  # windows from here on that hold t
+            later_TM = belongs_TM.flip(1).cumsum(1).flip(1)  # windows from here on that contain t
             belongs_TM &= later_TM == 1
         self.register_buffer("belongs_TM", belongs_TM.float(), persistent=False)
         tables = 1 if config.positions == "shared" else len(starts)
@@ -97,7 +97,7 @@ class TemporalNetwork(nn.Module):
         if self.join is None:
             return x_RBTD
         joined: Tensor = self.join(torch.cat([branch(x_RBTD) for branch in self.branches], -1))
-        joined = joined.to(x_RBTD.dtype)  # where products are in bfloat16, cosines are not
+        joined = joined.to(x_RBTD.dtype)  # cosines are never in bfloat16, even if products are
         return joined + x_RBTD if self.residual else joined
 
 

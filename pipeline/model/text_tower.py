@@ -1,6 +1,6 @@
 """A store's frozen CLIP text tower: prompts -> text features.
 
-The tower is open_clip's own TextTransformer with the weights that stage one put beside the
+The tower is open_clip's own TextTransformer with the weights that stage one stored beside the
 features, so text and image features always come from the same model.
 """
 
@@ -61,10 +61,10 @@ class TextTower(nn.Module):
 
 
 def _through(layer: Any, x_RLW: Tensor, mask_LL: Tensor, kept_K: Tensor | None = None) -> Tensor:
-    """One of open_clip's layers with its own weights; the output of ``kept_K`` alone, if given.
+    """One of open_clip's layers, with its own weights; only the outputs ``kept_K``, if given.
 
-    nn.MultiheadAttention would send gradients back as small products with the weights repeated for
-    every run; rows laid end to end are one product, and a stack of five takes 0.7 of the time.
+    nn.MultiheadAttention would compute gradients as small products with the weights repeated for
+    every run. Flattened rows make one product, in 0.7 of the time for a stack of five.
     """
     attention = layer.attn
     heads = attention.num_heads

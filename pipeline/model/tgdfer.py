@@ -1,4 +1,4 @@
-"""Frame features [R, B, T, D] -> class logits [R, B, K]: the whole of TG-DFER."""
+"""Frame features [R, B, T, D] -> class logits [R, B, K]: the complete TG-DFER network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from pipeline.model.text_tower import TextTower
 
 @dataclass(frozen=True)
 class Output:
-    """What the network says of B videos in R runs."""
+    """The network's output for B videos in R runs."""
 
     logits_RBK: Tensor  # bag logits; softmax over K gives eq. 11
     frame_logits_RBTK: Tensor  # cos(X^I_t, label_k) / tau, the influence of a frame
-    attention_RBTK: Tensor | None  # frame weights of the visual prompts, if there are any
+    attention_RBTK: Tensor | None  # frame weights of the visual prompts, if any
 
 
 class TGDFER(nn.Module):
-    """The method for R stacked runs, with one random generator and one configuration for each.
+    """The method for R stacked runs, with one random generator and one configuration per run.
 
-    The configurations may differ in the temperature only. The frozen text tower is part of the
+    The configurations may differ only in the temperature. The frozen text tower is part of the
     module, but has no run axis and is never trained.
     """
 
@@ -55,8 +55,8 @@ class TGDFER(nn.Module):
         visual = label.visual_prompt == "prepend"
         if visual and tower.width != size:
             raise RefusedError(
-                f"label.visual_prompt=prepend puts {size} features where the text tower reads "
-                f"tokens of width {tower.width}; it needs an encoder where the two are equal, such "
+                f"label.visual_prompt=prepend feeds {size} features to a text tower that reads "
+                f"tokens of width {tower.width}; use an encoder for which the two are equal, such "
                 "as ViT-B-32"
             )
         self.fine = Prompts(generators, tower, fine, prompts.fine_learnable, prompts, visual)

@@ -1,6 +1,6 @@
 """Records of runs -> the ablation tables: Markdown to read, CSV to compute with, LaTeX to print.
 
-A table is a pure function of the result files. Missing and diverged runs show as what they are.
+A table is a pure function of the result files. Missing and diverged runs are shown as such.
 """
 
 import statistics
@@ -26,7 +26,7 @@ from pipeline.train.records import Record, Records
 REPORTED = "as reported in the paper for DFEW"
 SELECTION = {
     "last": "the last epoch",
-    "best_on_val": "the best epoch on videos held out of the training part",
+    "best_on_val": "the best epoch on videos held out of the training set",
     "best_on_test": "the best epoch on the test videos, which is optimistic",
 }
 
@@ -55,13 +55,11 @@ class FilledRow:
     diverged: int
     expected: int
     reported: Mapping[str, float]
-    difference: (
-        Interval | None
-    )  # WAR less that of the table's main row; None where runs are missing
+    difference: Interval | None  # WAR minus that of the table's main row; None if runs are missing
 
     @property
     def n(self) -> str:
-        """Number of runs, with a word where some are missing."""
+        """Number of runs, with a note if some are missing."""
         notes = [
             str(self.done) if self.done == self.expected else f"{self.done} of {self.expected}"
         ]
@@ -77,7 +75,7 @@ def collect(
     seeds: Sequence[int],
     records: Records,
 ) -> list[FilledRow]:
-    """Read the records of a table's runs; ``base`` is the setting that its rows change."""
+    """Read the records of a table's runs; ``base`` is the method that its rows change."""
     store = records.store
     main_runs = runs_of(table.main.method(base), folds, seeds)
     known = [records.find(run) for run in main_runs]
@@ -126,17 +124,17 @@ def write_tables(
 
 
 def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[str, str]:
-    """What a reader must know of a table's numbers."""
+    """What a reader must know about a table's numbers."""
     synthetic = " (rendered; not comparable with DFEW)" if store.name == "faces" else ""
     optimiser = base.optimiser
     return {
         "data": f"{store.name}{synthetic}, {len(store.ids)} videos, {len(store.missing)} missing",
-        "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views of a video",
+        "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views per video",
         "protocol": f"{folds} folds x {seeds} seeds, {optimiser.epochs} epochs",
         "reported": SELECTION[base.selection.rule],
         "spread": "mean ± sample standard deviation over the runs, in per cent",
-        "intervals": "95 %, 2,000 paired bootstrap resamples of people (of videos where they are "
-        "not known), for each comparison on its own",
+        "intervals": "95 %, 2,000 paired bootstrap resamples of people (of videos where people are "
+        "not known), not corrected for multiple comparisons",
         "store": store.digest,
     }
 
@@ -164,7 +162,7 @@ def _difference(
     main: Sequence[NDArray[np.int64]],
     store: Store,
 ) -> Interval:
-    """WAR less the main setting's on the same videos, folds and seeds laid end to end."""
+    """WAR minus the main setting's on the same videos, folds and seeds concatenated."""
     ids = [video_id for own, _, _ in guesses for video_id in own]
     labels = np.concatenate([own for _, own, _ in guesses])
     predicted = np.concatenate([own for _, _, own in guesses])
@@ -241,7 +239,7 @@ def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str,
         caption = f"{table.title}. {header['data']}."
         if in_paper := any(line.reported for line in rows):
             columns += ["UAR (reported)", "WAR (reported)"]
-            caption = f"{table.title}. The last two columns stand {REPORTED}. {header['data']}."
+            caption = f"{table.title}. The last two columns are {REPORTED}. {header['data']}."
         cells = [
             [
                 line.row.name,

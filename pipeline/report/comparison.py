@@ -1,4 +1,4 @@
-"""PredictedLabels of several methods on one store -> one table with 95 % bootstrap intervals."""
+"""Predictions of several methods on one store -> one table with 95 % bootstrap intervals."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,13 +29,13 @@ def comparison_table(
 ) -> str:
     """Markdown: UAR and WAR in per cent, [95 % interval], n.
 
-    The folds are pooled, so every video counts once per seed. Whoever is seen in several videos is
-    resampled as a whole.
+    The folds are pooled, so every video counts once per seed. All videos of a person are resampled
+    together.
     """
     grouped = any(subject is not None for subject in store.subjects)
     unit = "people" if grouped else "videos"
     notes = {**header, "intervals": f"95 %, 2,000 bootstrap resamples of {unit}, folds pooled"}
-    lines = ["# Methods side by side", "", *[f"- {name}: {text}" for name, text in notes.items()]]
+    lines = ["# Comparison of methods", "", *[f"- {name}: {text}" for name, text in notes.items()]]
     lines += ["", "| method | UAR | WAR | videos | seeds |", "| --- | --- | --- | --- | --- |"]
     for method in methods:
         groups = store.subjects if grouped else store.ids
@@ -53,7 +53,7 @@ def comparison_table(
 
 
 def write_comparison(text: str, out: Path) -> Path:
-    """Keep the table as ``comparison.md`` in ``out``."""
+    """Write the table to ``comparison.md`` in ``out``."""
     make_directories(out)
     write_files({out / "comparison.md": text.encode()}, out)
     return out / "comparison.md"

@@ -1,4 +1,4 @@
-"""Records of runs -> one row for each: what it is, what it was made from and by, its scores."""
+"""Records of runs -> one row per run: its settings, data, code and scores."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,7 +25,7 @@ def read_runs(root: Path | str = "runs") -> "pd.DataFrame":
 
 
 def row_of(record: Record) -> dict[str, Any]:
-    """One run by the names of these columns."""
+    """One run as a value per column."""
     identity, result = record.about.get("identity", {}), record.result or {}
     code = identity.get("code", "")
     row: dict[str, Any] = {

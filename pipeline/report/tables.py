@@ -1,4 +1,4 @@
-"""Ablation tables of the paper as Python lists of rows: what each row changes in the method."""
+"""Ablation tables as Python lists of rows: what each row changes in the method."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from pipeline.config import MethodConfig, method_from, parse_setting
 
 @dataclass(frozen=True)
 class FrameChoice:
-    """Predict from few frames of a trained run: those of most or of least influence."""
+    """Predict from a few frames of a trained run, those of highest or lowest influence."""
 
     influence: Literal["highest", "lowest"]
     frames: int
@@ -36,13 +36,13 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper, or one of ours where nothing is reported."""
+    """A table of the paper, or one of ours without reported figures."""
 
     name: str
     title: str
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
-    main: TableRow = TableRow("main setting", ())  # what the rows' differences are taken from
+    main: TableRow = TableRow("main setting", ())  # the row that differences refer to
 
 
 DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
@@ -62,7 +62,7 @@ TABLE3 = Table(
     ),
 )
 
-# (width, stride); "stride X" of the paper means windows side by side.
+# (width, stride); "stride X" in the paper means non-overlapping windows.
 WINDOWS = [(2, 2), (4, 4), (8, 8), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (4, 3)]
 
 TABLE4 = Table(
@@ -72,7 +72,7 @@ TABLE4 = Table(
     tuple(
         TableRow(
             f"w{width} s{stride}",
-            ("side by side" if stride == width else str(stride), str(width)),
+            ("non-overlapping" if stride == width else str(stride), str(width)),
             {"temporal": {"window": width, "stride": stride}},
         )
         for width, stride in WINDOWS
@@ -118,7 +118,7 @@ ONE_VIEW = TableRow("one view", ("1",), {"optimiser": {"views": 1}})
 
 VIEWS = Table(
     "views",
-    "Augmented views of a video to train on (not in the paper)",
+    "Number of augmented views to train on (not in the paper)",
     ("views",),
     (
         ONE_VIEW,
@@ -131,17 +131,17 @@ TABLES = {table.name: table for table in (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS)
 
 
 def find_tables(names: Sequence[str]) -> list[Table]:
-    """The named tables; raises RefusedError for a name that is not known."""
+    """The named tables; raises RefusedError for an unknown name."""
     for name in names:
         if name not in TABLES:
-            raise RefusedError(f"no table {name}; there are: {', '.join(TABLES)}")
+            raise RefusedError(f"no table {name}; available: {', '.join(TABLES)}")
     return [TABLES[name] for name in names]
 
 
 def vary(settings: Sequence[str]) -> Table:
-    """A table of every combination of values, from ``KEY=[VALUE, ...]`` texts.
+    """A table of every combination of values, from ``KEY=[VALUE, ...]`` strings.
 
-    Raises RefusedError where there is no list of values, or no dotted key.
+    Raises RefusedError for anything but a dotted key and a list of values.
     """
     names, choices = [], []
     for text in settings:
@@ -160,4 +160,4 @@ def vary(settings: Sequence[str]) -> Table:
             table, _, key = name.partition(".")
             row.setdefault(table, {})[key] = value
         rows.append(TableRow(str(number), tuple(map(str, values)), row))
-    return Table("varied", "Settings varied (not in the paper)", tuple(names), tuple(rows))
+    return Table("varied", "Varied settings (not in the paper)", tuple(names), tuple(rows))

@@ -1,4 +1,4 @@
-"""Training videos of R runs -> the batches of one epoch, in every run's own random order."""
+"""Training videos of R runs -> the batches of one epoch, each run in its own random order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class EpochBatches:
-    """Which videos every run sees in each of S steps of B videos."""
+    """The videos that each run sees in each of S steps of B videos."""
 
     video_SRB: NDArray[np.int64]  # rows of the store
-    view_SRB: NDArray[np.int64]  # view each video shows
+    view_SRB: NDArray[np.int64]  # view of each video
     weight_SRB: NDArray[np.float32]  # 1, or 0 where a run has no video left
 
 
@@ -25,8 +25,8 @@ def epoch_batches(
 ) -> EpochBatches:
     """Every training video once, in random order; the last batch of a run may be partial.
 
-    A video shows one of its augmented views 1 to ``views[r] - 1``, or view 0 where that is the only
-    one. A run's draws depend on its own generator only, so they are the same in any stack.
+    Each video is shown in one of its augmented views 1 to ``views[r] - 1``, or in view 0 if it has
+    no other. A run's draws depend only on its own generator, so they are the same in any stack.
     """
     steps = max(-(-len(rows) // batch) for rows in train)
     shape = (steps, len(train), batch)

@@ -1,7 +1,7 @@
-"""The source that computes a run's numbers -> its digest, which formatting and prose do not change.
+"""The source that computes a run's numbers -> a digest that formatting and prose do not change.
 
-Covered is what training a stack imports, directly or not, of this package: read from the syntax
-trees, without comments, docstrings, descriptions of settings and what errors say.
+It covers every file of this package that training a stack imports, directly or not: their syntax
+trees, without comments, docstrings, descriptions of settings and error messages.
 """
 
 import ast
@@ -15,12 +15,12 @@ from cache.files import canonical_json, sha256
 
 PIPELINE = Path(__file__).resolve().parents[1]
 ENTRY = "train/stack.py"
-TEXTS = "datasets/texts.toml"  # what the prompts say
+TEXTS = "datasets/texts.toml"  # the wording of the prompts
 
 
 @cache
 def code_files() -> dict[str, str]:
-    """Every file that a run's numbers come from, by its path in the package -> its digest."""
+    """Every file that a run's numbers depend on: path in the package -> digest."""
     files = {TEXTS: sha256(canonical_json(tomllib.loads((PIPELINE / TEXTS).read_text())))}
     pending = [ENTRY]
     while pending:
@@ -34,12 +34,12 @@ def code_files() -> dict[str, str]:
 
 @cache
 def code_digest() -> str:
-    """One digest of all these files."""
+    """One digest of all of these files."""
     return sha256(canonical_json(code_files()))
 
 
 def tree_digest(tree: ast.AST) -> str:
-    """Digest of what a syntax tree does, the same for every version of Python with its nodes."""
+    """Digest of what a syntax tree does, the same in every Python version that has its nodes."""
     return sha256(canonical_json(_content(_WithoutProse().visit(tree))))
 
 
@@ -60,7 +60,7 @@ class _WithoutProse(ast.NodeTransformer):
 
 
 def _content(node: Any) -> Any:
-    """A syntax tree as JSON: names of nodes and their fields, as far as they are not empty."""
+    """A syntax tree as JSON: the names of its nodes and their non-empty fields."""
     if isinstance(node, list):
         return [_content(item) for item in node]
     if not isinstance(node, ast.AST):
@@ -70,7 +70,7 @@ def _content(node: Any) -> Any:
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """Files of this package that a module imports, also inside functions."""
+    """Files of this package that a module imports, including inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names)):

@@ -14,7 +14,7 @@ from pipeline.model.text_tower import TextTower, load_text_tower
 
 
 class Features(Protocol):
-    """Where the batches get their features from."""
+    """A source of features for the batches."""
 
     @property
     def views(self) -> int:
@@ -24,10 +24,10 @@ class Features(Protocol):
         """Features of the given rows and views, float32 [R, B, T, D]."""
 
     def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
-        """Told what the next call will ask for, while this step computes."""
+        """Announce what the next call will ask for, so that it can be prepared meanwhile."""
 
     def parameters(self) -> list[Tensor]:
-        """What can be trained of the encoder; it has no run axis."""
+        """The encoder's trainable parameters, which have no run axis."""
 
     def encoder_files(self) -> dict[str, bytes]:
         """The encoder as it is now, in open_clip's ``local-dir`` format; empty if frozen."""
@@ -35,7 +35,7 @@ class Features(Protocol):
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """A store's features in the memory of the device that trains."""
+    """A store's features in the memory of the training device."""
 
     features_NVTD: Tensor  # float16
 
@@ -58,7 +58,7 @@ class CachedFeatures:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Videos to train on, as a store describes them, and the source of their features."""
+    """The videos of a store, and the source of their features."""
 
     store: Store
     features: Features
@@ -73,7 +73,7 @@ class TrainingData:
 
 
 def load_training_data(store: Store, device: torch.device) -> TrainingData:
-    """Read the whole store to ``device`` once; nothing reads it again during training."""
+    """Load the whole store onto ``device``; it is not read again during training."""
     return TrainingData(
         store,
         CachedFeatures(torch.from_numpy(store.load_features()).to(device)),

@@ -30,24 +30,24 @@ if TYPE_CHECKING:
 OnEpochs = Callable[[int], None]  # called with the number of run-epochs done since the last call
 
 STACK_ON_CPU = 5  # runs in a stack: one method's five folds
-KEEP_SECONDS = 60.0  # between two times that the state of an unfinished stack is kept
+KEEP_SECONDS = 60.0  # between saves of an unfinished stack's state
 
-# glibc gives large blocks back to the system after every use and fetches them again page by page.
-# Keeping them made a training step on the CPU 1.7 times faster.
+# glibc returns large blocks to the system after each use and gets them back page by page. Keeping
+# them made a training step on the CPU 1.7 times faster.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
 
 def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False) -> None:
-    """Refuse, before any training, what this store cannot train.
+    """Refuse, before any training, runs that this store cannot train.
 
-    Raises RefusedError for an unknown fold, settings that do not fit the features, and videos
+    Raises RefusedError for an unknown fold, settings that do not fit the features, or videos
     without features unless ``allow_missing``.
     """
     if store.missing and not allow_missing:
         first, reason = next(iter(store.missing.items()))
         raise RefusedError(
             f"{store.path}: {len(store.missing)} of {len(store.ids)} videos have no features, e.g. "
-            f"{first}: {reason}; mend them and extract again, or train without them with "
+            f"{first}: {reason}; fix them and extract again, or train without them with "
             "--allow-missing"
         )
     check_shapes(runs, store)
@@ -67,7 +67,7 @@ def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False
 
 
 def check_shapes(runs: Sequence[Run], store: Store) -> None:
-    """Refuse unknown folds and settings that do not fit the features' shape."""
+    """Refuse unknown folds, and settings that do not fit the shape of the features."""
     folds = [name for name, _, _ in store.folds]
     for run in runs:
         if run.fold not in folds:
@@ -82,8 +82,8 @@ def _check_identity(run: Run, store: Store) -> None:
     rows = [(name, str(made[name]), str(v)) for name, v in asked.items() if made[name] != v]
     if rows:
         raise RefusedError(
-            f"{store.path} was made from something else:\n{side_by_side(rows)}\nchoose another "
-            "--store, extract one that is as asked for, or change [store] in the configuration"
+            f"{store.path} is not the store that was asked for:\n{side_by_side(rows)}\nchoose "
+            "another --store, extract one that matches, or change [store] in the configuration"
         )
 
 
@@ -102,9 +102,9 @@ def stacks_of(
     frames: int,
     begun: Callable[[Run], int] = lambda run: 0,
 ) -> list[list[Run]]:
-    """Runs that can train as one program together, at most ``size_max`` in a stack.
+    """Group runs that can train as one program, at most ``size_max`` per stack.
 
-    Runs of a stack have done the same number of epochs, ``begun``. Costly stacks come first.
+    Runs in a stack have done the same number of epochs, ``begun``. The costliest stacks come first.
     """
 
     def key(run: Run) -> tuple[str, int]:
@@ -125,13 +125,13 @@ def train_runs(
     workers: int | None = None,
     keep_seconds: float = KEEP_SECONDS,
 ) -> None:
-    """Train ``runs`` and write their records; on the CPU, stacks share the cores as processes.
+    """Train ``runs`` and write their records; on the CPU, several processes share the stacks.
 
-    ``workers`` is the number of processes, by default one per core; 0 trains in this process.
-    ``device`` is as ``choose_device`` gives it. Runs that another process is training are left to
-    it. A store that only this process can read is trained here as well. The first SIGINT or
-    SIGTERM ends the work after the current epoch, whose state is kept, with StoppedError. Raises
-    RuntimeError if a training process dies; the records of finished runs are kept.
+    ``workers`` is the number of processes, by default one per core; 0 trains in this process, and
+    so does a store that only this process can read. ``device`` comes from ``choose_device``. Runs
+    that another process is training are left to it. The first SIGINT or SIGTERM stops the work
+    after the current epoch, saves its state and raises StoppedError. Raises RuntimeError if a
+    training process dies; the records of finished runs are kept.
     """
     on_cpu = device == "cpu"
     here = workers == 0 or not on_cpu or _is_private(records.store)
@@ -167,9 +167,9 @@ def _train_here(
 def train_live(
     runs: Sequence[Run], data: "TrainingData", records: Records, on_epochs: OnEpochs
 ) -> None:
-    """Train runs one after the other in this process, from features that are made anew.
+    """Train runs one after the other in this process, computing features in every step.
 
-    No unfinished state is kept, since that of a trained encoder is not a run's own.
+    No unfinished state is saved, since a run's state does not include a trained encoder.
     """
     with stop_on_signal("the current epoch") as stop:
         trainer = _Trainer(data, records, on_epochs, None, lambda: bool(stop.signal))
@@ -180,15 +180,15 @@ def train_live(
 
 
 class _StopNowError(Exception):
-    """Raised between two epochs, after the state was kept."""
+    """Raised between two epochs, after the state was saved."""
 
 
 @dataclass(frozen=True)
 class _Trainer:
     """Trains stacks in this process and writes their records.
 
-    The states of unfinished runs are kept every ``keep_seconds`` and when asked to stop, or never
-    where that is None.
+    The states of unfinished runs are saved every ``keep_seconds`` and when asked to stop, or never
+    if it is None.
     """
 
     data: "TrainingData"
@@ -198,7 +198,7 @@ class _Trainer:
     stopped: Callable[[], bool]
 
     def train_what_fits(self, stack: Sequence[Run]) -> None:
-        """Train a stack; in two halves, one after the other, where a GPU's memory is too small."""
+        """Train a stack, or its two halves in turn if the GPU's memory is too small."""
         import torch
 
         try:
@@ -206,7 +206,7 @@ class _Trainer:
             return
         except torch.cuda.OutOfMemoryError as error:
             if len(stack) == 1:
-                error.add_note("one run alone does not fit; use a smaller optimiser.batch")
+                error.add_note("not even one run fits; use a smaller optimiser.batch")
                 raise
         torch.cuda.empty_cache()
         half = len(stack) // 2
@@ -214,7 +214,7 @@ class _Trainer:
         self.train_what_fits(stack[half:])
 
     def train(self, stack: Sequence[Run]) -> None:
-        """Train those runs of a stack that nobody else does, going on from their kept states."""
+        """Train the runs of a stack that no other process is training, from any saved states."""
         with self.records.claim(stack) as runs, suppress(_StopNowError):
             if runs and not self.stopped():
                 self._train(runs)
@@ -253,13 +253,13 @@ def _is_private(store: Store) -> bool:
 
 @dataclass(frozen=True)
 class _Job:
-    """What every training process is told at its start."""
+    """What every training process is given when it starts."""
 
     records: Records
     keep_seconds: float
 
 
-# What a spawned process keeps between its stacks: its job, its messages, whether to stop.
+# What a spawned process keeps between stacks: its job, its message queue, its stop event.
 _worker: tuple[_Job, Any, Any]
 
 
@@ -267,7 +267,7 @@ def _start_worker(job: _Job, threads: int, messages: Any, stop: Any) -> None:
     import torch
 
     global _worker
-    # The parent tells when to stop; a terminal sends its signals to every process.
+    # The parent says when to stop, since a terminal sends its signals to every process.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -282,7 +282,7 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-# Not part of the start: what fails there leaves a dead process instead of its reason.
+# Not in _start_worker, where a failure would leave a dead process and no reason.
 @cache
 def _trainer_of_worker() -> _Trainer:
     import torch
@@ -291,7 +291,7 @@ def _trainer_of_worker() -> _Trainer:
 
     job, messages, stop = _worker
     if code_digest() != job.records.code:
-        raise RefusedError("the source changed while runs were started; run the same command again")
+        raise RefusedError("the source changed as training started; run the same command again")
     data = load_training_data(job.records.store, torch.device("cpu"))
     return _Trainer(data, job.records, messages.put, job.keep_seconds, stop.is_set)
 
@@ -319,8 +319,8 @@ def _train_on_cores(
             raise StoppedError(stop.signal)
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "a training process died, perhaps for lack of memory; finished runs are kept, so run "
-            "the same command again, with --workers 1 if it happens again"
+            "a training process died, perhaps out of memory; finished runs are kept, so run the "
+            "same command again, with --workers 1 if it happens again"
         ) from error
     except KeyboardInterrupt:
         for process in active_children():

@@ -1,8 +1,7 @@
 """Outcome of a run <-> its folder: settings, metrics, predictions, frame logits, checkpoint.
 
-A folder's name is the digest of all that its numbers depend on. ``result.json`` is written last: a
-folder without it is an unfinished run and counts for nothing. Tables are made from these files
-alone.
+A folder's name is the digest of everything its numbers depend on. ``result.json`` is written last:
+a folder without it is an unfinished run and does not count. Tables are made from these files alone.
 """
 
 import csv
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from pipeline.train.state import RunState
 
 LIBRARIES = ("tgdfer", "torch", "open_clip_torch", "numpy", "zarr")
-# All that a run may leave, in the order in which it is removed.
+# Every file that a run may leave, in the order of removal.
 FILES = (
     "result.json",
     "resume.safetensors",
@@ -59,12 +58,12 @@ class Record:
 
     @property
     def ok(self) -> bool:
-        """Whether the run ended with numbers."""
+        """Whether the run finished and did not diverge."""
         return self.result is not None and self.result["status"] == "done"
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the numbers depend on, with dotted names."""
+        """Everything the numbers depend on, with dotted names."""
         return flatten(self.about.get("identity", {}))
 
     @property
@@ -95,7 +94,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Records:
-    """The folder that holds one folder per run, seen from one store, device and source."""
+    """The folder that holds one folder per run, for one store, device and version of the code."""
 
     root: Path
     store: Store
@@ -103,9 +102,9 @@ class Records:
     code: str = field(default_factory=code_digest)
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """All that the numbers of ``run`` depend on."""
+        """Everything the numbers of ``run`` depend on."""
         optimiser = run.method.optimiser
-        # What was asked of the store is answered by its digest.
+        # The store's digest says more than what was required of it.
         settings = run.method.model_dump(
             mode="json", exclude={"store": True, "optimiser": {"milestones", "precision"}}
         )
@@ -125,12 +124,12 @@ class Records:
         return self.root / sha256(canonical_json(self.identity(run)))[:DIGITS]
 
     def find(self, run: Run) -> Record | None:
-        """The record of ``run``, or None while it is not finished."""
+        """The record of ``run``, or None if it is not finished."""
         record = read_record(self.folder(run))
         return record if record is not None and record.result is not None else None
 
     def pending(self, runs: Sequence[Run]) -> list[Run]:
-        """The runs that are not finished, each once."""
+        """The runs that are not finished, without duplicates."""
         unique: dict[Path, Run] = {}
         for run in runs:
             unique.setdefault(self.folder(run), run)
@@ -138,7 +137,7 @@ class Records:
 
     @contextmanager
     def claim(self, runs: Sequence[Run]) -> Iterator[list[Run]]:
-        """Own runs while the context lasts: those neither finished nor claimed elsewhere."""
+        """Claim, within the context, the runs that are neither finished nor claimed elsewhere."""
         locks_folder = make_locks(self.root)
         files = {run: locks_folder / self.folder(run).name for run in runs}
         with ExitStack() as locks:
@@ -148,19 +147,19 @@ class Records:
                 files[run].unlink(missing_ok=True)  # nobody claims a finished run
 
     def begun(self, run: Run) -> int:
-        """Epochs of an unfinished run that are done and kept."""
+        """Number of epochs of an unfinished run that are done and saved."""
         from pipeline.train.state import begun_epochs
 
         return begun_epochs(self.folder(run))
 
     def read_state(self, run: Run) -> "RunState | None":
-        """Where an unfinished run stopped, if that was kept."""
+        """The saved state of an unfinished run, if any."""
         from pipeline.train.state import read_state
 
         return read_state(self.folder(run))
 
     def write_state(self, run: Run, state: "RunState") -> None:
-        """Keep where an unfinished run is."""
+        """Save the state of an unfinished run."""
         from pipeline.train.state import write_state
 
         folder, scratch = self.folder(run), self.root / ".tmp"
@@ -169,7 +168,7 @@ class Records:
             write_files({folder / "run.json": _json(self._about(run))}, scratch)
 
     def others(self, runs: Sequence[Run]) -> list[tuple[Record, list[str]]]:
-        """Finished records of the same settings, fold and seed that do not count here, and why."""
+        """Finished records with the same settings, fold and seed that do not count, and why."""
         asked = {_settings(self.identity(run)): self.identity(run) for run in runs}
         own = {self.folder(run) for run in runs}
         found = []
@@ -181,7 +180,7 @@ class Records:
         return found
 
     def write(self, outcome: "Outcome", seconds: float) -> Path:
-        """Keep everything about a finished run; returns its folder."""
+        """Write the record of a finished run; returns its folder."""
         from safetensors.torch import save
 
         from pipeline.train.state import remove_state
@@ -228,16 +227,16 @@ class Records:
 
 
 def describe_others(others: Sequence[tuple[Record, list[str]]]) -> list[str]:
-    """How many finished records of the same settings do not count, and what differs."""
+    """How many finished records with the same settings do not count, and what differs."""
     counts = Counter(", ".join(reasons) for _, reasons in others)
     return [
-        f"{count} finished runs of the same settings that differ in {what}"
+        f"{count} finished runs with the same settings that differ in {what}"
         for what, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
 
 
 def read_record(folder: Path) -> Record | None:
-    """What is in a run's folder; None where there is no ``run.json`` that can be read."""
+    """The record in a run's folder; None if there is no readable ``run.json``."""
     try:
         about = json.loads((folder / "run.json").read_bytes())
     except (OSError, ValueError):
@@ -250,7 +249,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def read_records(root: Path) -> Iterator[Record]:
-    """Every record below ``root``, of whatever store, device and code."""
+    """Every record below ``root``, for any store, device and code."""
     for folder in sorted(root.glob("?" * DIGITS)):
         record = read_record(folder)
         if record is not None:
@@ -258,9 +257,9 @@ def read_records(root: Path) -> Iterator[Record]:
 
 
 def remove_record(record: Record) -> bool:
-    """Remove a run's files; False where it is in training, or where other files are left.
+    """Remove a run's files; False if it is in training, or if other files remain.
 
-    ``result.json`` goes first, so that what a kill leaves counts as unfinished.
+    ``result.json`` goes first, so that whatever a kill leaves counts as unfinished.
     """
     folder = record.folder
     locks = make_locks(folder.parent)
@@ -279,18 +278,18 @@ def remove_record(record: Record) -> bool:
 
 
 def make_locks(root: Path) -> Path:
-    """The folder of the locks of runs in training; a lock has the name of its run's folder."""
+    """The folder for the locks of runs in training, each named after its run's folder."""
     make_directories(root / ".locks")
     return root / ".locks"
 
 
 def _settings(identity: dict[str, Any]) -> bytes:
-    """What was asked for, as opposed to what it was computed from and by."""
+    """What was asked for, as opposed to the data, code and device that computed it."""
     return canonical_json({name: identity.get(name) for name in ("method", "fold", "seed")})
 
 
 def _differences(record: Record, mine: dict[str, Any]) -> list[str]:
-    """What a record of the same settings differs in: "store", "code (FILES)", …"""
+    """How a record with the same settings differs: "store", "code (FILES)", …"""
     theirs, reasons = record.about["identity"], []
     for name in ("store", "device", "precision"):
         if theirs[name] != mine[name]:
@@ -327,7 +326,7 @@ def _metrics(outcome: "Outcome") -> bytes:
 
 
 def _predictions(outcome: "Outcome", store: Store) -> bytes:
-    """One line per test video: its logits, and each frame's influence on what was predicted."""
+    """One line per test video: its logits, and each frame's influence on the prediction."""
     predictions = outcome.reported.predictions
     predicted = predictions.labels_N
     temperature = outcome.run.method.label.temperature

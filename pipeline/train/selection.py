@@ -1,4 +1,4 @@
-"""Epochs of a run -> the one that is reported, by a rule that is named with the result."""
+"""Epochs of a run -> the one that is reported, by a rule that is recorded with the result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class Reported:
-    """The network of the epoch that is reported, and what it says of the test videos."""
+    """The network of the reported epoch, and its predictions for the test videos."""
 
     predictions: "Predictions"
     parameters: "dict[str, Tensor]"  # the run's own, without the run axis
@@ -31,17 +31,17 @@ class Reported:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run leaves behind."""
+    """The outcome of one run."""
 
     run: Run
     split: Split
     epochs: list[Metrics]
-    epoch: int  # the one that is reported, counted from 1
+    epoch: int  # the reported one, counted from 1
     reported: Reported
 
     @property
     def diverged(self) -> bool:
-        """Whether the network no longer gives numbers."""
+        """Whether the network's output is no longer finite."""
         return not bool(np.isfinite(self.reported.predictions.logits_NK).all())
 
 
@@ -53,7 +53,7 @@ class History:
     run: Run
     split: Split
     epochs: list[Metrics] = field(default_factory=list)
-    best: int = -1  # -1 before there is any
+    best: int = -1  # -1 for none yet
     reported: Reported | None = None
 
     def add(
@@ -62,7 +62,7 @@ class History:
         predictions: "Predictions",
         parameters: "Callable[[], dict[str, Tensor]]",
     ) -> None:
-        """Take in an epoch; ``predictions`` are those of the split's ``evaluated`` rows."""
+        """Add an epoch; ``predictions`` are those for the split's ``evaluated`` rows."""
         tests = len(self.split.test)
         epoch: Metrics = {"epoch": len(self.epochs) + 1, "train_loss": loss}
         epoch |= self._metrics("test", self.split.test, predictions.logits_NK[:tests])
@@ -80,7 +80,7 @@ class History:
             self.reported = Reported(predictions.first(tests), parameters(), files)
 
     def outcome(self) -> Outcome:
-        """What the run leaves behind, after its last epoch."""
+        """The outcome of the run, after its last epoch."""
         assert self.reported is not None
         return Outcome(self.run, self.split, self.epochs, self.best + 1, self.reported)
 
@@ -93,7 +93,7 @@ class History:
 
 
 def better(config: SelectionConfig, epoch: Metrics, best: Metrics | None) -> bool:
-    """Whether ``epoch``'s network is to be reported rather than that of the epoch ``best``.
+    """Whether to report the network of ``epoch`` rather than that of ``best``.
 
     Best means highest WAR; the earlier of two equal epochs wins.
     """

@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class StackedSGD:
-    """torch.optim.SGD for R runs at once; every rate may differ by run, learning rates by group.
+    """torch.optim.SGD for R runs at once; rates may differ per run, learning rates per parameter.
 
     v <- momentum v + (g + decay p);  p <- p - lr v.  Runs that are not ``active`` in a step keep
-    their parameters and their momentum: a run that has no videos left in an epoch waits.
-    Nothing here looks at a value on the host, so that a step can be captured as a CUDA graph.
+    their parameters and momentum: a run that has no videos left in an epoch waits.
+    No value is read on the host, so that a step can be captured as a CUDA graph.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class StackedSGD:
 
     @torch.no_grad()
     def step(self, grads: Sequence[Tensor | None], active_R: Tensor, factor_R: Tensor) -> None:
-        """One step at ``factor_R`` times every learning rate; no gradient, no change."""
+        """One step at ``factor_R`` times the learning rates; skips parameters without gradient."""
         active_R = active_R.to(self.momentum_R.dtype)
         keep_R = 1 - active_R * (1 - self.momentum_R)
         decay_R, factor_R = active_R * self.decay_R, active_R * factor_R

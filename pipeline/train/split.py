@@ -22,12 +22,12 @@ class Split:
 
     @property
     def evaluated(self) -> Rows:
-        """Test rows, then those held out."""
+        """Test rows, then validation rows."""
         return np.concatenate([self.test, self.val])
 
 
 def split_of(data: TrainingData, run: Run) -> Split:
-    """The rows of a run's fold that have features, part of them held out where that is asked."""
+    """The rows of a run's fold that have features; some are held out if the rule asks for it."""
     store, selection = data.store, run.method.selection
     train, test = next((train, test) for name, train, test in store.folds if name == run.fold)
     train, test = train[data.usable_N[train]], test[data.usable_N[test]]
@@ -43,9 +43,9 @@ def hold_out(
 ) -> tuple[Rows, Rows]:
     """Training rows -> (rows left for training, rows held out), stratified by class.
 
-    About ``share`` of them are held out; where all subjects are known, nobody is on both sides. A
+    About ``share`` of them are held out; if all subjects are known, nobody is on both sides. A
     class with very few videos may be on one side only. ``labels`` and ``subjects`` are those of all
-    videos. Raises RefusedError where every class is too rare to be split so.
+    videos. Raises RefusedError if every class is too rare to be split.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -53,7 +53,7 @@ def hold_out(
     if np.bincount(labels[rows]).max() < parts:
         raise RefusedError(
             f"no class has the {parts} training videos that selection.validation_share={share} "
-            "needs; give a larger share, or use selection.rule=last"
+            "needs; use a larger share, or selection.rule=last"
         )
     own = [subjects[row] for row in rows]
     grouped = all(subject is not None for subject in own)

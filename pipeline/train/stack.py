@@ -1,8 +1,8 @@
 """Features of videos and R runs -> R trained networks with their test predictions.
 
-The R runs share all that shapes their programs; they may differ in fold, seed, learning rates,
-schedule, loss and views. So they train as one program: one network whose parameters have a run
-axis, and one batch of R x B videos a step.
+The R runs share everything that shapes their program, and may differ in fold, seed, learning rates,
+schedule, loss and views. They train as one program: one network whose parameters have a run axis,
+and one batch of R x B videos per step.
 """
 
 import zlib
@@ -35,10 +35,10 @@ def train_stack(
     begun: Sequence[RunState] = (),
     keep: "Callable[[Stack], None]" = lambda stack: None,
 ) -> list[Outcome]:
-    """Train ``runs``, which may differ in all that changes no shape, as one program.
+    """Train ``runs``, which may differ in anything that changes no shape, as one program.
 
-    Goes on from the states in ``begun``, if there are any. ``on_epochs`` gets the number of epochs
-    done since its last call; ``keep`` is called after every epoch. Raises ValueError for runs that
+    Resumes from the states in ``begun``, if any. ``on_epochs`` gets the number of epochs done
+    since its last call; ``keep`` is called after every epoch. Raises ValueError for runs that
     cannot be stacked.
     """
     stack = Stack(data, runs)
@@ -53,15 +53,15 @@ def train_stack(
 
 
 class Stack:
-    """R runs in training: their network, optimiser, data orders and records after some epochs."""
+    """R runs in training: their network, optimiser, data orders and epochs so far."""
 
     def __init__(self, data: TrainingData, runs: Sequence[Run]) -> None:
         if len({stack_key(run.method) for run in runs}) > 1:
-            raise ValueError("runs of one stack must share all that shapes their programs")
+            raise ValueError("the runs of a stack must share everything that shapes their program")
         if runs[0].method.optimiser.lr_encoder and len(runs) > 1:
-            raise ValueError("a trained encoder belongs to one run")
+            raise ValueError("runs that train the encoder cannot be stacked")
         self.data, self.runs = data, runs
-        self._config = runs[0].method.optimiser  # for what all runs share
+        self._config = runs[0].method.optimiser  # for settings that all runs share
         self.histories = [History(data, run, split_of(data, run)) for run in runs]
         self.model = build_model(data, runs)
         self._orders = [
@@ -78,7 +78,7 @@ class Stack:
         return len(self.histories[0].epochs)
 
     def train_epoch(self) -> None:
-        """One epoch of every run, and its evaluation."""
+        """Train every run for one epoch and evaluate it."""
         loss_R = self._train()
         rows = [history.split.evaluated for history in self.histories]
         predictions = predict(self.model, self.data.features, rows)
@@ -86,7 +86,7 @@ class Stack:
             history.add(float(loss_R[r]), predictions[r], partial(parameters_of, self.model, r))
 
     def state(self, run: int) -> RunState:
-        """What one run needs to go on; without the encoder, should that be trained too."""
+        """What one run needs to resume; does not include a trained encoder."""
         history = self.histories[run]
         return RunState(
             order=dict(self._orders[run].bit_generator.state),
@@ -98,7 +98,7 @@ class Stack:
         )
 
     def restore(self, states: Sequence[RunState]) -> None:
-        """Go on where ``states``, one per run and all after the same epoch, stopped."""
+        """Resume from ``states``, one per run and all after the same epoch."""
         with torch.no_grad():
             for r, state in enumerate(states):
                 for name, parameter in learned_parameters(self.model).items():
@@ -111,7 +111,7 @@ class Stack:
                 history.reported = state.reported
 
     def steps(self) -> list[Batch]:
-        """The batches of the coming epoch, drawn anew from every run's data order."""
+        """The batches of the next epoch, newly drawn in each run's data order."""
         batches = epoch_batches(
             [history.split.train for history in self.histories],
             self._config.batch,
@@ -123,10 +123,10 @@ class Stack:
         return [Batch(*step) for step in zip(*tensors, strict=True)]
 
     def step(self, batch: Batch, factor_R: Tensor, following: Batch | None = None) -> Tensor:
-        """One step of all runs, perhaps in parts; summed loss of every run's videos, [R].
+        """One step of all runs, in micro-batches if configured; each run's summed loss, [R].
 
-        ``factor_R`` multiplies the learning rates. What the ``following`` step begins with is
-        prepared meanwhile.
+        ``factor_R`` multiplies the learning rates. The first features of the ``following`` step
+        are prepared meanwhile.
         """
         size = self._config.micro_batch or self._config.batch
         parts = [batch.part(start, start + size) for start in range(0, self._config.batch, size)]
@@ -155,13 +155,13 @@ class Stack:
         return total_R
 
     def factors(self) -> Tensor:
-        """Where every run's schedule stands: the factor of its learning rates, [R]."""
+        """The factor by which each run's schedule multiplies its learning rates now, [R]."""
         return self._of_runs(
             lambda own: own.gamma ** sum(last <= self.epoch for last in own.decays())
         )
 
     def _train(self) -> Tensor:
-        """The steps of an epoch; mean loss of every run's videos, [R] on the host."""
+        """The steps of an epoch; each run's mean loss per video, [R] on the host."""
         steps, factor_R = self.steps(), self.factors()
         total_R, count_R = torch.zeros_like(factor_R), torch.zeros_like(factor_R)
         for batch, following in zip(steps, [*steps[1:], None], strict=True):
@@ -170,10 +170,10 @@ class Stack:
         return (total_R / count_R).cpu()
 
     def _products(self) -> AbstractContextManager[object]:
-        """Matrix products in bfloat16 where that is asked for; parameters stay in float32."""
+        """Matrix products in bfloat16 if configured; parameters stay in float32."""
         kind = self.data.device.type
         lower = self._config.products(kind) == "bf16"
-        # Nothing is cached: every weight is used once, and a captured graph must cast it anew.
+        # No cache: each weight is used once, and a captured graph must cast it every time.
         return torch.autocast(kind, torch.bfloat16, enabled=lower, cache_enabled=False)
 
     def _views(self, config: OptimiserConfig) -> int:
@@ -200,7 +200,7 @@ class Stack:
         )
 
     def _velocities(self) -> dict[str, Tensor]:
-        # The encoder's parameters, if there are any, come last.
+        # The encoder's parameters, if any, come last.
         return dict(zip(learned_parameters(self.model), self._optimiser.velocities, strict=False))
 
     def _of_runs(self, value: Callable[[OptimiserConfig], float]) -> Tensor:
@@ -209,7 +209,7 @@ class Stack:
 
 
 def build_model(data: TrainingData, runs: Sequence[Run]) -> TGDFER:
-    """The network of R runs, each drawn from its own seed."""
+    """The network of R runs, each initialised from its own seed."""
     return TGDFER(
         [torch.Generator().manual_seed(run.seed) for run in runs],
         data.tower,
@@ -225,7 +225,7 @@ def parameters_of(model: TGDFER, run: int) -> dict[str, Tensor]:
 
 
 def learned_parameters(model: TGDFER) -> dict[str, Tensor]:
-    """What is trained, with the run axis."""
+    """The trained parameters, with the run axis."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 

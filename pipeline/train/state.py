@@ -1,4 +1,4 @@
-"""A run in the middle of its training <-> one file in its folder, until it is finished."""
+"""The state of an unfinished run <-> one file in its folder."""
 
 import hashlib
 import json
@@ -19,11 +19,11 @@ STATE_FILE = "resume.safetensors"
 
 @dataclass(frozen=True)
 class RunState:
-    """One run of a stack between two epochs: all that its further training depends on."""
+    """One run of a stack between two epochs: everything its further training depends on."""
 
-    order: dict[str, Any]  # the random generator that draws the data order
+    order: dict[str, Any]  # state of the random generator that draws the data order
     epochs: list[Metrics]  # those done
-    best: int  # the one that would be reported, -1 for none
+    best: int  # the epoch that would be reported, -1 for none
     parameters: dict[str, Tensor]
     velocities: dict[str, Tensor]
     reported: Reported | None
@@ -35,7 +35,7 @@ class RunState:
 
 
 def write_state(folder: Path, state: RunState, scratch: Path) -> None:
-    """Keep a run's state in its folder; a kill leaves the former or the new one, whole."""
+    """Save a run's state in its folder; a kill leaves either the old or the new one, complete."""
     from safetensors.torch import save
 
     make_directories(folder, scratch)
@@ -46,7 +46,7 @@ def write_state(folder: Path, state: RunState, scratch: Path) -> None:
 
 
 def read_state(folder: Path) -> RunState | None:
-    """The state in a run's folder; None where there is none, or not one that is whole."""
+    """The state in a run's folder; None if it is missing or damaged."""
     from safetensors.torch import load
 
     head = _head(folder)
@@ -66,12 +66,12 @@ def read_state(folder: Path) -> RunState | None:
 
 
 def remove_state(folder: Path) -> None:
-    """Remove the state of a run that is finished."""
+    """Remove the state of a finished run."""
     remove_file(folder / STATE_FILE)
 
 
 def begun_epochs(folder: Path) -> int:
-    """How many epochs of a run are done, from the head of its state alone."""
+    """How many epochs of a run are done; reads only the header of its state."""
     head = _head(folder)
     return len(head["epochs"]) if head else 0
 

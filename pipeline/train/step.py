@@ -1,4 +1,4 @@
-"""What a step of R runs sees and minimises; on a GPU, the step as a CUDA graph."""
+"""The batch and the loss of a step of R runs; on a GPU, the step as a CUDA graph."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ from torch import Tensor
 # (this step's batch, factor of every run's learning rates, the following batch) -> summed losses
 Step = Callable[["Batch", Tensor, "Batch | None"], Tensor]
 
-WARM_UP_STEPS = 3  # before a graph is captured; they train as any other step
+WARM_UP_STEPS = 3  # before a graph is captured; they train like any other step
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What R runs see in a step, or in a part of it."""
+    """The videos of R runs in a step, or in a micro-batch."""
 
     video_RB: Tensor  # rows of the store
     view_RB: Tensor
     weight_RB: Tensor  # 1, or 0 where a run has no video left
 
     def part(self, start: int, stop: int) -> "Batch":
-        """Some of the step's videos."""
+        """Videos ``start`` to ``stop`` of each run."""
         return Batch(*(tensor[:, start:stop] for tensor in self.tensors()))
 
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The three of them, in their order."""
+        """All three, in order."""
         return self.video_RB, self.view_RB, self.weight_RB
 
 
 def cross_entropy(logits_RBK: Tensor, labels_RB: Tensor, smoothing_R: Tensor) -> Tensor:
-    """Cross-entropy of every video with each run's own label smoothing, [R, B].
+    """Cross-entropy of each video with its run's label smoothing, [R, B].
 
     (1 - s) (-log p_label) + s mean_k(-log p_k)
     """
@@ -43,8 +43,8 @@ def cross_entropy(logits_RBK: Tensor, labels_RB: Tensor, smoothing_R: Tensor) ->
 class ReplayedStep:
     """A step that is captured once as a CUDA graph: one launch in place of hundreds.
 
-    The first steps run as they are, on a stream of their own as capturing demands. All batches have
-    one shape, and the parameters that the step changes stay where they are.
+    The first steps run uncaptured, on a separate stream as capturing requires. All batches must
+    have the same shape, and the step must change parameters in place.
     """
 
     def __init__(self, step: Step) -> None:
@@ -54,7 +54,7 @@ class ReplayedStep:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Batch, factor_R: Tensor, following: Batch | None) -> Tensor:
-        """Summed loss of every run, [R]; valid until the next call."""
+        """Summed loss of each run, [R]; valid until the next call."""
         inputs = (*batch.tensors(), factor_R)
         if self._left:
             self._left -= 1

@@ -31,7 +31,7 @@ class TrainedRun:
     model: TGDFER  # a stack of one run
 
     def predict(self, features_NTD: NDArray[Any]) -> Predictions:
-        """What the network says of N videos of T frames, given the encoder's features of them.
+        """Predictions for N videos of T frames, from the encoder's features.
 
         Raises RefusedError for an array of another shape.
         """
@@ -39,7 +39,7 @@ class TrainedRun:
         if features_NTD.ndim != 3 or features_NTD.shape[1:] != (frames, size):
             raise RefusedError(
                 f"features of shape {features_NTD.shape}, expected (videos, {frames}, {size}): "
-                "frames, then what the encoder gives for each"
+                "videos, frames per video, features per frame"
             )
         device = self.model.temperature_R.device
         all_NTD = torch.from_numpy(np.asarray(features_NTD, np.float32)).to(device)
@@ -50,13 +50,13 @@ class TrainedRun:
 def load_run(folder: Path | str, store: Store, device: str = "cpu") -> TrainedRun:
     """The network in ``folder``, with the text tower of ``store``.
 
-    The store may be another than the run was trained on, if its encoder, frames and classes are
-    the same. Raises RefusedError where they are not, or where there is no finished run, and
-    DamagedError where the checkpoint is not what was written.
+    The store may differ from the one that the run was trained on, as long as its encoder, frames
+    and classes are the same. Raises RefusedError if they are not or if there is no finished run,
+    and DamagedError if the checkpoint is damaged.
     """
     record = read_record(Path(folder))
     if record is None or record.result is None or not record.ok:
-        raise RefusedError(f"{folder}: no finished run here; list them with: tgdfer runs")
+        raise RefusedError(f"{folder}: no finished run here; list the runs with: tgdfer runs")
     _refuse_other_encoder(record, store)
     run = record.run
     model = TGDFER(
@@ -97,6 +97,6 @@ def _read_checkpoint(record: Record) -> dict[str, torch.Tensor]:
     assert record.result is not None
     if sha256(data) != record.result["sha256"][CHECKPOINT]:
         raise DamagedError(
-            f"{record.folder / CHECKPOINT} is not what was written (sha256); train the run again"
+            f"{record.folder / CHECKPOINT} is damaged (its sha256 differs); train the run again"
         )
     return dict(load(data))

@@ -35,13 +35,13 @@ def test_from_videos_to_the_ablation_table(extracted: Path) -> None:
     arguments = ["ablate", "table3", "--store", store.path, *SMALL]
     first = tgdfer(*arguments, cwd=extracted)
     assert first.returncode == 0, first.stderr
-    assert "60 runs trained, 0 already there" in first.stdout
+    assert "60 runs trained, 0 already finished" in first.stdout
     assert first.stderr.endswith(f"next: tgdfer compare --store {store.path}\n")
     table = (extracted / "reports/ablation.md").read_bytes()
     assert table.count(b"| 5 |") == 12
     assert (extracted / "reports/ablation.tex").exists()
     second = tgdfer(*arguments, cwd=extracted)
-    assert "0 runs trained, 60 already there" in second.stdout
+    assert "0 runs trained, 60 already finished" in second.stdout
     assert (extracted / "reports/ablation.md").read_bytes() == table
 
 
@@ -62,7 +62,7 @@ def test_train_reports_every_fold_and_repeats_nothing(extracted: Path) -> None:
     assert "mean ± sd" in first.stdout
     assert "n=10" in first.stdout
     assert "next: tgdfer ablate table3 --store data/dfew-mini.zarr" in first.stderr
-    assert "0 runs trained, 10 already there" in tgdfer(*arguments, cwd=extracted).stdout
+    assert "0 runs trained, 10 already finished" in tgdfer(*arguments, cwd=extracted).stdout
 
 
 def test_profile_names_the_bottleneck_and_leaves_a_trace(extracted: Path) -> None:
@@ -86,7 +86,7 @@ def test_profile_names_the_bottleneck_and_leaves_a_trace(extracted: Path) -> Non
     assert {path.name for path in extracted.iterdir()} == before
 
 
-def test_compare_sets_the_methods_side_by_side(extracted: Path) -> None:
+def test_compare_puts_the_methods_into_one_table(extracted: Path) -> None:
     arguments = ["compare", "--store", "data/dfew-mini.zarr", *SMALL, "--seeds", 1]
     done = tgdfer(*arguments, cwd=extracted)
     assert done.returncode == 0, done.stderr
@@ -191,7 +191,7 @@ def test_training_without_a_store_from_the_command_line(place: Path) -> None:
     options = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--fold", "1"]
     done = tgdfer("train", "--no-cached", *options, *SMALL, "--runs", "live", cwd=place)
     assert done.returncode == 0, done.stderr
-    assert "1 runs trained, 0 already there" in done.stdout
+    assert "1 runs trained, 0 already finished" in done.stdout
     tuned = [*SMALL, "--set", "optimiser.lr_encoder=1e-5", "--set", "optimiser.micro_batch=12"]
     done = tgdfer("train", "--no-cached", *options, *tuned, "--runs", "live", cwd=place)
     assert done.returncode == 0, done.stderr

@@ -84,7 +84,7 @@ def test_limits_of_cgroups_of_version_1_seen_from_a_container(tmp_path: Path) ->
     assert cpu_quotas(tmp_path, tmp_path / "own") == [0.5]
 
 
-def test_no_limits(tmp_path: Path) -> None:
+def test_cgroups_without_limits(tmp_path: Path) -> None:
     files = {
         "own": "0::/\n9:memory:/\n4:cpu,cpuacct:/\n",
         "memory/memory.limit_in_bytes": "9223372036854771712\n",

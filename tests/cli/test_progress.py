@@ -42,7 +42,7 @@ def test_lines_without_a_terminal_say_how_far_and_how_long(tmp_path: Path) -> No
     assert re.fullmatch(pattern, lines[9])
 
 
-def test_lines_are_rare(tmp_path: Path) -> None:
+def test_lines_are_printed_rarely(tmp_path: Path) -> None:
     assert python("-c", WORK.replace(", line_seconds=0.0", ""), cwd=tmp_path).stderr == ""
 
 

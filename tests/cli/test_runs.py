@@ -32,7 +32,7 @@ def _named(records: Records, window: int) -> str:
     return records.folder(*runs_of(method, ["1"], [0])).name
 
 
-def test_runs_are_listed_by_what_they_are(place: Path) -> None:
+def test_runs_are_listed_with_their_settings_scores_and_code(place: Path) -> None:
     done = tgdfer("runs", cwd=place)
     assert done.returncode == 0, done.stderr
     head, *lines, last = done.stdout.splitlines()
@@ -43,13 +43,13 @@ def test_runs_are_listed_by_what_they_are(place: Path) -> None:
     assert [line.split()[-2:] for line in lines].count(["0.5", "4"]) == 1
     assert sum("unfinished" in line for line in lines) == 1
     assert sum("abababab" in line for line in lines) == 1
-    assert last == "3 runs, 1 of them by other code than this."
+    assert last == "3 runs, 1 of them made by other code."
     assert "next: tgdfer runs prune --other-code --dry-run" in done.stderr
     rows = json.loads(tgdfer("runs", "list", "--json", cwd=place).stdout)
     assert {row["optimiser.lr"] for row in rows} == {0.01, 0.5}
 
 
-def test_one_run_is_shown_by_the_start_of_its_name(place: Path) -> None:
+def test_run_is_found_by_the_start_of_its_name(place: Path) -> None:
     name = next(path.name for path in (place / "runs").iterdir() if path.name[0] != ".")
     done = tgdfer("runs", "show", name[:12], cwd=place)
     assert "method.temporal.fine_depth" in done.stdout
@@ -60,7 +60,7 @@ def test_one_run_is_shown_by_the_start_of_its_name(place: Path) -> None:
     assert (empty.returncode, "no runs in none" in empty.stderr) == (2, True)
 
 
-def test_prune_removes_what_is_named_and_nothing_else(place: Path) -> None:
+def test_prune_removes_the_chosen_kinds_and_nothing_else(place: Path) -> None:
     runs = place / "runs"
     before = sorted(path.name for path in runs.glob("?" * 16))
     dry = tgdfer("runs", "prune", "--other-code", "--unfinished", "--dry-run", cwd=place)

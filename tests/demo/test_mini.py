@@ -125,7 +125,7 @@ def test_text_without_padding_encodes_as_open_clip_encodes_it() -> None:
         torch.testing.assert_close(train_mini._encode_text(model, tokens), expected)
 
 
-def test_class_texts_have_four_movements_a_class_in_the_data_sets_order() -> None:
+def test_class_texts_have_four_movements_per_class_in_the_data_sets_order() -> None:
     texts = tomllib.loads(train_mini.TEXTS.read_text("utf-8"))
     assert tuple(texts["seven"]) == CLASSES
     assert len(texts["eleven"]) == 11
@@ -135,11 +135,11 @@ def test_class_texts_have_four_movements_a_class_in_the_data_sets_order() -> Non
             assert len(entry["descriptors"].split(", ")) == 4
 
 
-def test_a_training_run_writes_a_loadable_model_and_refuses_it_under_the_floors(
+def test_a_training_run_writes_a_loadable_model_and_refuses_it_below_the_floors(
     tmp_path: Path,
 ) -> None:
     sizes = ["--stills", "48", "--steps", "2", "--batch", "16", "--test-per-class", "2"]
-    with pytest.raises(SystemExit, match="under the floor"):
+    with pytest.raises(SystemExit, match="below the floor"):
         train_mini.main(["--out", str(tmp_path), "--workers", "1", "--threads", "1", *sizes])
     assert zero_shot(tmp_path, per_class=2)["test_stills"] == 14
     assert json.loads((tmp_path / "zero_shot.json").read_text())["steps"] == 2

@@ -19,7 +19,7 @@ def test_interval_of_a_proportion_has_the_binomial_width() -> None:
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
 
 
-def test_resampling_people_widens_the_interval_of_their_like_videos() -> None:
+def test_resampling_people_widens_the_interval_if_their_videos_are_alike() -> None:
     person = np.repeat(np.arange(20), 20)
     predicted = (person % 4 == 0).astype(np.int64)
     labels = np.zeros(400, np.int64)
@@ -28,7 +28,7 @@ def test_resampling_people_widens_the_interval_of_their_like_videos() -> None:
     assert people.high - people.low > 3 * (videos.high - videos.low)
 
 
-def test_seeds_laid_end_to_end_give_the_mean_of_their_metrics() -> None:
+def test_concatenated_seeds_give_the_mean_of_their_metrics() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 3, 50)
     guesses = [generator.integers(0, 3, 50) for _ in range(2)]
@@ -37,12 +37,12 @@ def test_seeds_laid_end_to_end_give_the_mean_of_their_metrics() -> None:
     assert both.value == pytest.approx(np.mean(each))
 
 
-def test_paired_difference_is_surer_than_two_intervals() -> None:
+def test_paired_difference_has_a_narrower_interval_than_the_score_alone() -> None:
     generator = np.random.default_rng(0)
     labels = np.zeros(300, np.int64)
     baseline = (generator.random(300) < 0.4).astype(np.int64)
     better = baseline.copy()
-    better[np.flatnonzero(baseline)[:15]] = 0  # 15 of 300 videos mended, none broken
+    better[np.flatnonzero(baseline)[:15]] = 0  # 15 of 300 videos put right, none wrong
     _, difference = bootstrap_difference(labels, better, baseline, 2)
     assert difference.value == pytest.approx(0.05)
     assert 0.02 < difference.low < 0.05 < difference.high < 0.08

@@ -253,7 +253,7 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) 
         frame_logits(instances, labels, tau, "triton")
 
 
-def test_kernels_compile_for_gpus_that_are_not_at_hand() -> None:
+def test_kernels_compile_for_gpus_that_are_not_available() -> None:
     done = python(ROOT / "tests/support/compiled.py", TRITON_INTERPRET="0")
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]

@@ -102,7 +102,7 @@ def test_learnable_prompts_equal_the_full_path_in_outputs_and_context_gradients(
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
-def test_text_stands_where_position_says(
+def test_text_is_placed_where_position_says(
     pair: tuple[open_clip.CLIP, TextTower], position: str
 ) -> None:
     _, tower = pair

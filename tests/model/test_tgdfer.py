@@ -18,7 +18,7 @@ from support.stores import CLASSES, text_config, text_weights
 
 T, D, B, R = 16, 12, 2, 2
 HEADS, TAU = 3, 0.1
-# (window, stride) of the paper's Table 4; "stride X" means windows side by side.
+# (window, stride) of the paper's Table 4; "stride X" means non-overlapping windows.
 WINDOWS = [(2, 2), (4, 4), (8, 8), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (4, 3)]
 DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
 

@@ -19,7 +19,7 @@ def environment(**more: str) -> dict[str, str]:
 def python(
     *arguments: object, cwd: Path | None = None, timeout: float | None = None, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    """Python with our packages and the tests' support at hand, and ``more`` in its environment."""
+    """Python with our packages and the tests' support importable and ``more`` in its environ."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
         command, env=environment(**more), capture_output=True, text=True, cwd=cwd, timeout=timeout

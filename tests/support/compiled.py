@@ -1,4 +1,4 @@
-"""Compile every kernel for GPUs that are not at hand, for ``test_kernels``.
+"""Compile every kernel for GPUs that are not available, for ``test_kernels``.
 
 Run as ``python tests/compiled.py``; prints kernel, capability and bytes of shared memory, a line
 each.  It is a process of its own, because Triton's interpreter, once chosen, stays.

@@ -51,7 +51,7 @@ def test_prose_and_formatting_do_not_count_and_code_does(
     assert (digest(SOURCE.replace(before, after)) == digest(SOURCE)) == same
 
 
-def test_files_are_those_that_a_run_is_computed_by() -> None:
+def test_digest_covers_the_files_that_compute_a_run() -> None:
     files = code_files()
     for name in (
         "config.py",
@@ -101,8 +101,8 @@ def test_one_arithmetic_edit_makes_every_run_pending_and_a_comment_none(tmp_path
     network.write_text(text.replace("    def forward", "    # A comment.\n    def forward"))
     assert pending() == "0 []"
     network.write_text(text.replace("return summed / ", "return 0 * summed / "))
-    others = "2 finished runs of the same settings that differ in code (model/temporal.py)"
+    others = "2 finished runs with the same settings that differ in code (model/temporal.py)"
     assert pending() == f"2 {[others]}"
     again = python(*train, cwd=copy, **here)
     assert others in again.stderr
-    assert "2 runs trained, 0 already there" in again.stdout
+    assert "2 runs trained, 0 already finished" in again.stdout

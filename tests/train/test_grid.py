@@ -89,7 +89,7 @@ def test_store_that_a_process_finds_damaged_is_refused_with_the_reason(tmp_path:
         train_runs(runs(), Records(tmp_path / "runs", store), "cpu", workers=2)
 
 
-def test_store_that_is_not_as_asked_for_is_refused_side_by_side(store: Store) -> None:
+def test_store_other_than_asked_for_is_refused_with_the_fields_side_by_side(store: Store) -> None:
     same = [
         "store.encoder=random",
         f"store.weights_sha256={store.identity.encoder.weights_sha256}",
@@ -127,7 +127,7 @@ LONG = ["optimiser.epochs=30", "selection.rule=best_on_test"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_training_keeps_what_was_done_and_goes_on_to_the_same_files(
+def test_stopped_training_is_resumed_and_leaves_the_same_files(
     store: Store, tmp_path: Path, number: signal.Signals
 ) -> None:
     main, records = tmp_path / "main.py", Records(tmp_path / "runs", store)
@@ -149,7 +149,7 @@ def test_stopped_training_keeps_what_was_done_and_goes_on_to_the_same_files(
     begun = records.begun(long[1])
     assert 5 <= begun < 30
     assert records.pending(short + long) == short + long
-    # A kill between the two runs' states leaves them an epoch apart: then they go on as two stacks.
+    # A kill between two runs' states leaves them an epoch apart; they then resume as two stacks.
     same = records.begun(long[0]) == begun
     assert same or number == signal.SIGKILL
     done: list[int] = []
@@ -178,7 +178,7 @@ def test_death_of_a_training_process_is_reported_with_the_remedy(
         train_runs(long, Records(tmp_path, store), "cpu", kill, workers=1)
 
 
-def test_stacks_share_their_shapes_and_costly_ones_come_first() -> None:
+def test_runs_of_a_stack_have_equal_shapes_and_costly_stacks_come_first() -> None:
     wanted = runs(folds="123") + runs("temporal.coarse_depth=7", folds="12")
     stacks = stacks_of(wanted, 2, frames=16)
     assert [len(stack) for stack in stacks] == [2, 2, 1]
@@ -186,7 +186,7 @@ def test_stacks_share_their_shapes_and_costly_ones_come_first() -> None:
     assert all(len({run.method for run in stack}) == 1 for stack in stacks)
 
 
-def test_stacks_hold_whatever_shapes_no_program_and_has_come_as_far() -> None:
+def test_runs_with_equal_shapes_and_epochs_done_share_a_stack() -> None:
     wanted = runs("optimiser.lr=0.1") + runs("label.top_k=3") + runs("optimiser.views=2")
     stacks = stacks_of(wanted, 10, frames=16)
     assert sorted(len(stack) for stack in stacks) == [2, 4]

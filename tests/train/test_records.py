@@ -136,8 +136,8 @@ def test_records_of_other_code_stores_and_devices_are_named_and_not_used(
     assert records.find(outcome.run) is None
     assert records.pending([outcome.run]) == [outcome.run]
     assert describe_others(records.others([outcome.run])) == [
-        "1 finished runs of the same settings that differ in code (model/temporal.py)",
-        "1 finished runs of the same settings that differ in store, device, precision",
+        "1 finished runs with the same settings that differ in code (model/temporal.py)",
+        "1 finished runs with the same settings that differ in store, device, precision",
     ]
     assert records.others([outcome.run.model_copy(update={"seed": 5})]) == []
     records.write(outcome, seconds=1)

@@ -9,7 +9,7 @@ def rates(*values: float) -> torch.Tensor:
     return torch.tensor(values)
 
 
-def test_steps_equal_torch_sgd_with_every_run_s_own_rates() -> None:
+def test_steps_equal_torch_sgd_with_each_run_s_own_rates() -> None:
     torch.manual_seed(0)
     lrs, momenta, decays = ((0.1, 0.3, 0.02), (0.01, 0.02, 0.3)), (0.9, 0.5, 0.0), (1e-2, 0.0, 0.1)
     ours = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(3, 2, 2))]

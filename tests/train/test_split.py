@@ -24,7 +24,7 @@ def test_hold_out_puts_nobody_on_both_sides() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_rare_class_is_no_reason_to_complain_unless_all_are_rare() -> None:
+def test_rare_class_is_accepted_unless_all_are_rare() -> None:
     labels = np.array([0] * 40 + [1] * 3)
     train, held = hold_out(np.arange(43), labels, [None] * 43, 0.1, seed=0)
     assert len(train) + len(held) == 43

@@ -113,7 +113,7 @@ def test_products_in_bfloat16_round_losses_and_gradients_as_their_definition_doe
     check_rounding(low, defined, whole)
 
 
-def test_stack_goes_on_from_its_states_as_if_nothing_had_happened(data: TrainingData) -> None:
+def test_stack_resumes_from_its_states_as_if_never_interrupted(data: TrainingData) -> None:
     rules = ("last", "best_on_test", "best_on_val")
     settings = ["optimiser.epochs=5", "selection.validation_share=0.25"]
     runs = [run("2", 3, *settings, f"selection.rule={rule}") for rule in rules]
@@ -176,7 +176,7 @@ def test_one_batch_is_learned_to_zero_loss(data: TrainingData, setting: str) -> 
     assert outcome.epochs[-1]["train_loss"] < 0.02
 
 
-def test_schedule_shrinks_the_learning_rate_after_each_milestone(data: TrainingData) -> None:
+def test_learning_rate_decays_after_each_milestone(data: TrainingData) -> None:
     # With a factor of almost nothing, training stands still after the first milestone.
     still = ["optimiser.milestones=[1]", "optimiser.gamma=1e-9"]
     (short,) = train_stack(data, [run("1", 0, *still, "optimiser.epochs=1")])
@@ -210,7 +210,7 @@ def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(exact: Training
 
 
 def test_runs_of_different_methods_are_not_stacked(data: TrainingData) -> None:
-    with pytest.raises(ValueError, match="must share all that shapes"):
+    with pytest.raises(ValueError, match="must share everything that shapes"):
         train_stack(data, [run("1", 0), Run(method=MethodConfig(), fold="1", seed=0)])
 
 

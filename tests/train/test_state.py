@@ -20,7 +20,7 @@ def test_state_is_read_back(tmp_path: Path) -> None:
     assert torch.equal(again.parameters["a"], torch.arange(3.0))
 
 
-def test_state_that_is_torn_or_changed_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_torn_or_changed_state_is_not_resumed(tmp_path: Path) -> None:
     write_state(tmp_path, STATE, tmp_path / ".tmp")
     file = tmp_path / "resume.safetensors"
     whole = file.read_bytes()
