@@ -46,7 +46,7 @@ class Check:
 
 def doctor(
     path: Annotated[
-        Path, typer.Option("--path", help="Folder whose disk and locks are tested.")
+        Path, typer.Option("--path", metavar="DIR", help="Folder whose disk and locks are tested.")
     ] = Path("."),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -52,18 +52,26 @@ def extract(
     pretrained: PretrainedOption = None,
     fold: Annotated[
         str,
-        typer.Option("--fold", help="Fold whose training videos the encoder was trained on."),
+        typer.Option(
+            "--fold", metavar="NAME", help="Fold whose training videos the encoder was trained on."
+        ),
     ] = "all",
     views: Annotated[
-        int, typer.Option("--views", min=1, help="View 0 for evaluation, the others for training.")
+        int,
+        typer.Option(
+            "--views", metavar="N", min=1, help="View 0 for evaluation, the others for training."
+        ),
     ] = 5,
-    frames: Annotated[int, typer.Option("--frames", min=1, help="Frames of a view.")] = 16,
+    frames: Annotated[
+        int, typer.Option("--frames", metavar="N", min=1, help="Frames of a view.")
+    ] = 16,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     batch_frames: Annotated[
         int | None,
         typer.Option(
             "--batch-frames",
+            metavar="N",
             min=1,
             help="Frames the encoder gets at once.",
             show_default="32 on a CPU, 256 on a GPU",
@@ -79,7 +87,12 @@ def extract(
     ] = False,
     decode_seconds: Annotated[
         float,
-        typer.Option("--decode-seconds", min=0.1, help="A video that takes longer is left out."),
+        typer.Option(
+            "--decode-seconds",
+            metavar="SECONDS",
+            min=0.1,
+            help="A video that takes longer is left out.",
+        ),
     ] = 600.0,
     shard: Annotated[
         str,
@@ -100,7 +113,9 @@ def extract(
             help="Finished store of the same settings: copy its blocks of unchanged videos.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the training views.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the training views.")
+    ] = 0,
     profile: ProfileOption = None,
 ) -> None:
     """Decode and encode every video once, into a feature store.

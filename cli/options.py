@@ -102,6 +102,7 @@ def _store_argument(metavar: str, help_text: str) -> Any:
 def _dataset(default: bool | str = True) -> Any:
     return typer.Option(
         "--dataset",
+        metavar="NAME",
         help="faces (embedded, rendered on first use) or dfew.",
         show_default=default,
         **_one_of("--dataset", DATASETS),
@@ -111,6 +112,7 @@ def _dataset(default: bool | str = True) -> Any:
 def _encoder(default: bool | str) -> Any:
     return typer.Option(
         "--encoder",
+        metavar="NAME",
         help="mini (bundled), an open_clip model, or local-dir:FOLDER.",
         show_default=default,
     )
@@ -123,12 +125,14 @@ RootOption = Annotated[
     Path | None,
     typer.Option(
         "--root",
+        metavar="DIR",
         help="Folder of the data set.",
         show_default="data/DATASET, for faces the user's cache folder",
     ),
 ]
 AnnotationOption = Annotated[
-    Path | None, typer.Option("--annotation", help="Annotation file, if not in the root.")
+    Path | None,
+    typer.Option("--annotation", metavar="FILE", help="Annotation file, if not in the root."),
 ]
 LimitOption = Annotated[
     int | None,
@@ -150,7 +154,10 @@ PretrainedOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        "--precision", help="auto, fp32, bf16 or fp16.", **_one_of("--precision", PRECISIONS)
+        "--precision",
+        metavar="NAME",
+        help="auto, fp32, bf16 or fp16.",
+        **_one_of("--precision", PRECISIONS),
     ),
 ]
 
@@ -204,8 +211,10 @@ SetOption = Annotated[
 SeedsOption = Annotated[
     int, typer.Option("--seeds", metavar="N", min=1, help="Seeds 0 to N-1 for every fold.")
 ]
-RunsOption = Annotated[Path, typer.Option("--runs", help="Folder that holds one folder per run.")]
-OutOption = Annotated[Path, typer.Option("--out", help="Folder for the tables.")]
+RunsOption = Annotated[
+    Path, typer.Option("--runs", metavar="DIR", help="Folder that holds one folder per run.")
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the tables.")]
 TablesArgument = Annotated[
     list[str] | None,
     typer.Argument(
@@ -221,6 +230,7 @@ DeviceOption = Annotated[
     str,
     typer.Option(
         "--device",
+        metavar="NAME",
         help="auto, cpu or cuda.",
         callback=_check_device,
         autocompletion=lambda: list(DEVICES),

@@ -211,7 +211,8 @@ def import_(
     root: RootOption = None,
     annotation: AnnotationOption = None,
     encoder: Annotated[
-        str, typer.Option("--encoder", help="Whose text tower goes with the features.")
+        str,
+        typer.Option("--encoder", metavar="NAME", help="Whose text tower goes with the features."),
     ] = "mini",
     pretrained: PretrainedOption = None,
 ) -> None:

@@ -50,7 +50,9 @@ def train(
     store: StoreOption = DEFAULT_STORE,
     config: ConfigOption = "paper",
     settings: SetOption = [],  # noqa: B006  (typer copies it)
-    fold: Annotated[str, typer.Option("--fold", help="A fold of the store, or all.")] = "all",
+    fold: Annotated[
+        str, typer.Option("--fold", metavar="NAME", help="A fold of the store, or all.")
+    ] = "all",
     seeds: SeedsOption = 1,
     runs: RunsOption = DEFAULT_RUNS,
     device: DeviceOption = "auto",
