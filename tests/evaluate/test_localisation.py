@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from cache.store import Store
 from pipeline.config import Run, load_method
 from pipeline.evaluate.localisation import localisation_table, localise
 from pipeline.train.records import Result, read_result, write_outcome
@@ -15,7 +16,7 @@ from support.stores import CLASSES, random_store, write_store
 CLASS_COUNT = 2
 
 
-def results_of(store, root: Path) -> list[Result]:
+def results_of(store: Store, root: Path) -> list[Result]:
     settings = ["optimiser.epochs=15", "optimiser.batch=10", "temporal.fine_depth=0"]
     method = load_method("paper", [*settings, "temporal.coarse_depth=0"])
     data = load_training_data(store, torch.device("cpu"))

@@ -11,14 +11,17 @@ import torch
 from safetensors.torch import load_file
 
 from cache.files import sha256_file
+from cache.store import Store
 from pipeline.config import Run, load_method
 from pipeline.train.records import read_result, write_outcome
-from pipeline.train.stack import load_training_data, train_stack
+from pipeline.train.stack import Outcome, load_training_data, train_stack
 from support.stores import random_store
+
+Trained = tuple[Store, Outcome]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory):
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     store = random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=21)
     method = load_method("paper", ["optimiser.epochs=2"])
     data = load_training_data(store, torch.device("cpu"))
@@ -26,7 +29,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_record_holds_configuration_metrics_predictions_checkpoint_and_origin(
-    trained, tmp_path: Path
+    trained: Trained, tmp_path: Path
 ) -> None:
     store, outcome = trained
     folder = write_outcome(tmp_path, outcome, store, seconds=1.5)
@@ -49,7 +52,7 @@ def test_record_holds_configuration_metrics_predictions_checkpoint_and_origin(
     assert result["war"] == float(metrics[-1]["test_war"])
 
 
-def test_result_is_read_back_with_its_predictions(trained, tmp_path: Path) -> None:
+def test_result_is_read_back_with_its_predictions(trained: Trained, tmp_path: Path) -> None:
     store, outcome = trained
     assert read_result(tmp_path, outcome.run, store) is None
     write_outcome(tmp_path, outcome, store, seconds=1.5)
@@ -69,14 +72,14 @@ def test_result_is_read_back_with_its_predictions(trained, tmp_path: Path) -> No
     np.testing.assert_allclose(frames.mean(1), outcome.predicted.logits_NK, atol=1e-4)
 
 
-def test_folder_without_result_is_an_unfinished_run(trained, tmp_path: Path) -> None:
+def test_folder_without_result_is_an_unfinished_run(trained: Trained, tmp_path: Path) -> None:
     store, outcome = trained
     folder = write_outcome(tmp_path, outcome, store, seconds=1.5)
     (folder / "result.json").unlink()
     assert read_result(tmp_path, outcome.run, store) is None
 
 
-def test_diverged_run_is_recorded_as_such(trained, tmp_path: Path) -> None:
+def test_diverged_run_is_recorded_as_such(trained: Trained, tmp_path: Path) -> None:
     store, outcome = trained
     predicted = replace(outcome.predicted, logits_NK=outcome.predicted.logits_NK * float("nan"))
     broken = replace(outcome, predicted=predicted)
