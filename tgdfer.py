@@ -59,7 +59,9 @@ def read_dataset(
     if name == "faces":
         return ensure_faces(Path(root) if root else faces_folder(), limit=limit)
     _refuse_unless(name == "dfew", f"no data set {name}; available: faces, dfew")
-    return read_dfew(Path(root or "data/dfew"), annotation and Path(annotation), limit=limit)
+    return read_dfew(
+        Path(root or "data/dfew"), Path(annotation) if annotation else None, limit=limit
+    )
 
 
 def extract(

@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def durability(folder: Path) -> dict[str, float]:
             fill(path, 64 * BLOCKS, 1, blocks=0)
             os.fsync = sync
             try:
-                spent = seconds(lambda path=path: fill(path, 64 * BLOCKS, 1, blocks=BLOCKS))
+                spent = seconds(partial(fill, path, 64 * BLOCKS, 1, blocks=BLOCKS))
             finally:
                 os.fsync = real
             taken[name].append(1000 * spent / BLOCKS)

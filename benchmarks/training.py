@@ -9,6 +9,7 @@ import statistics
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ def _measure_prompts(tower: TextTower) -> dict[str, Any]:
         tokens = torch.zeros(len(texts), 77, dtype=torch.int64)
         tokens[:, -1] = 49407
         ways = {
-            "packed": lambda prompts=prompts: prompts().sum().backward(),
-            "all 77": lambda full=full, tokens=tokens: _full(tower, full, tokens),
+            "packed": partial(_packed, prompts),
+            "all 77": partial(_full, tower, full, tokens),
         }
         seconds = by_turns(ways, ROUNDS)
         report[f"{context} context of {length}"] = {
@@ -107,6 +108,10 @@ def _measure_prompts(tower: TextTower) -> dict[str, Any]:
             "ratio": seconds["all 77"] / seconds["packed"],
         }
     return report
+
+
+def _packed(prompts: Prompts) -> None:
+    prompts().sum().backward()
 
 
 def _full(tower: TextTower, embedded_KLW: torch.Tensor, tokens_KL: torch.Tensor) -> None:

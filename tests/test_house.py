@@ -1,11 +1,31 @@
 """The house: one order of files, imports only upward, a command line that opens quickly."""
 
 import ast
-import subprocess
-import sys
-from pathlib import Path
+from functools import cache
+from pathlib import PurePath
 
-ROOT = Path(__file__).parents[1]
+from support.commands import ROOT, python
+
+# The rooms, one floor above the other; "pipeline" means the files in that folder itself.
+FLOORS = [
+    "cache",
+    "pipeline",
+    "pipeline/datasets",
+    "pipeline/video",
+    "pipeline/encoders",
+    "pipeline/extract",
+    "pipeline/kernels",
+    "pipeline/model",
+    "pipeline/evaluate",
+    "pipeline/train",
+    "pipeline/report",
+    "pipeline/demo",
+    "cli",
+    ".",
+]
+STAGE_TWO = ("pipeline/model/", "pipeline/evaluate/", "pipeline/train/", "pipeline/report/")
+STAGE_ONE = ("pipeline/video/", "pipeline/encoders/", "pipeline/extract/", "pipeline/demo/")
+DECODERS = {"av", "PIL", "simplejpeg", "cv2", "torchvision"}
 
 # A file may import only files above it.
 ORDER = [
@@ -99,22 +119,42 @@ ORDER = [
 ]
 
 
+@cache
 def files_on_disk() -> set[str]:
     found = [path for room in ("cache", "pipeline", "cli") for path in (ROOT / room).rglob("*.py")]
     names = {path.relative_to(ROOT).as_posix() for path in found if path.name != "__init__.py"}
     return {*names, "tgdfer.py"}
 
 
-def imports_of(path: str) -> set[str]:
-    """Files of ours that ``path`` imports, also inside functions and for types only."""
-    tree = ast.parse((ROOT / path).read_text())
+def name_of(path: str) -> str:
+    return path.removesuffix(".py").replace("/", ".")
+
+
+@cache
+def modules_of(path: str) -> set[str]:
+    """Whatever ``path`` imports, also inside functions and for types only."""
     names = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    return {file for name in names if (file := name.replace(".", "/") + ".py") in files_on_disk()}
+    return names
+
+
+@cache
+def imports_of(path: str) -> set[str]:
+    """Files of ours among them."""
+    return {f"{name.replace('.', '/')}.py" for name in modules_of(path)} & files_on_disk()
+
+
+def reached_from(path: str) -> set[str]:
+    """Files that ``path`` imports, that these import, and so on."""
+    found, new = {path}, {path}
+    while new:
+        new = set().union(*map(imports_of, new)) - found
+        found |= new
+    return found
 
 
 def test_every_file_has_its_place() -> None:
@@ -129,14 +169,57 @@ def test_files_import_only_files_above_them() -> None:
     assert downward == []
 
 
-def test_cache_imports_nothing_of_ours_and_stage_two_no_decoder() -> None:
+def test_rooms_are_floors() -> None:
+    floors = [FLOORS.index(str(PurePath(path).parent)) for path in ORDER]
+    assert floors == sorted(floors)
+
+
+def test_cache_imports_nothing_of_ours() -> None:
     for path in ORDER:
-        for other in imports_of(path):
-            if path.startswith("cache/"):
-                assert other.startswith("cache/"), path
-            if path.startswith(("pipeline/model/", "pipeline/train/", "pipeline/evaluate/")):
-                rooms = ("extract", "video", "encoders", "demo")
-                assert not other.startswith(tuple(f"pipeline/{room}/" for room in rooms)), path
+        if path.startswith("cache/"):
+            assert all(other.startswith("cache/") for other in imports_of(path)), path
+
+
+def test_stage_two_reaches_no_decoder_and_nothing_of_stage_one() -> None:
+    for path in ORDER:
+        if path.startswith(STAGE_TWO):
+            for other in reached_from(path):
+                assert not other.startswith(STAGE_ONE), path
+                assert not {name.partition(".")[0] for name in modules_of(other)} & DECODERS, other
+
+
+def test_stage_two_as_imported_has_loaded_no_decoder_and_nothing_of_stage_one() -> None:
+    modules = [name_of(path) for path in ORDER if path.startswith(STAGE_TWO)]
+    stage_one = [name_of(path) for path in ORDER if path.startswith(STAGE_ONE)]
+    script = (
+        f"import sys, {', '.join(modules)}\n"
+        f"print(sorted({{*{stage_one}, *{sorted(DECODERS)}}} & set(sys.modules)))"
+    )
+    done = python("-c", script)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_demo_is_imported_by_the_command_line_only() -> None:
+    for path in ORDER:
+        if not path.startswith(("pipeline/demo/", "cli/")):
+            assert not any(other.startswith("pipeline/demo/") for other in imports_of(path)), path
+
+
+def test_no_test_file_imports_another() -> None:
+    tests = {path.stem for path in (ROOT / "tests").rglob("test_*.py")} | {"conftest", "tests"}
+    for path in (ROOT / "tests").rglob("*.py"):
+        names = {part for name in modules_of(str(path)) for part in name.split(".")}
+        assert not names & tests, path
+
+
+def test_functions_are_short() -> None:
+    # A kernel is one program, which Triton compiles as a whole.
+    allowed = {("pipeline/kernels/windows_triton.py", "_backward")}
+    for path in ORDER:
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            if isinstance(node, ast.FunctionDef) and (path, node.name) not in allowed:
+                lines = (node.end_lineno or 0) - node.body[0].lineno + 1
+                assert lines <= 60, f"{path}: {node.name} has {lines} lines"
 
 
 def test_help_imports_neither_torch_nor_zarr() -> None:
@@ -147,9 +230,7 @@ def test_help_imports_neither_torch_nor_zarr() -> None:
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'zarr', 'open_clip', 'sklearn', 'pandas'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    done = python("-c", script)
     assert done.stdout.splitlines()[-1] == "[]"
     assert "extract" in done.stdout
 

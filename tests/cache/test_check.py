@@ -10,8 +10,9 @@ import pytest
 
 from cache.check import diff, inspect, plan_repair, verify
 from cache.errors import DamagedError, RefusedError
-from cache.store import Store, create_store, open_store
+from cache.store import create_store, open_store
 from support.tiny import (
+    LocalStore,
     fill,
     fixed_files,
     flip,
@@ -26,13 +27,13 @@ DAMAGES = int(os.environ.get("TGDFER_DAMAGES", "40"))
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
     path = tmp_path_factory.mktemp("check") / "whole"
     return make_store(path, failed=(3, 140))
 
 
 @pytest.fixture
-def copy(whole: Store, tmp_path: Path) -> Path:
+def copy(whole: LocalStore, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole.path, tmp_path / "s"))
 
 
@@ -46,11 +47,11 @@ def mend(path: Path) -> None:
         writer.finalise()
 
 
-def test_finished_store_has_no_findings(whole: Store) -> None:
+def test_finished_store_has_no_findings(whole: LocalStore) -> None:
     assert verify(whole.path) == verify(whole.path, deep=True) == []
 
 
-def test_inspection_tells_what_the_store_is(whole: Store) -> None:
+def test_inspection_tells_what_the_store_is(whole: LocalStore) -> None:
     found = inspect(whole.path)
     assert (found.digest, found.status.total) == (whole.digest, 3)
     assert found.identity["encoder.name"] == "tiny"
@@ -125,7 +126,7 @@ def test_newer_store_and_no_store_are_refused(copy: Path, tmp_path: Path) -> Non
         verify(tmp_path / "none")
 
 
-def test_repair_redoes_only_what_is_damaged(whole: Store, copy: Path) -> None:
+def test_repair_redoes_only_what_is_damaged(whole: LocalStore, copy: Path) -> None:
     flip(copy / "features/c.1.0.0.0")
     flip(copy / "text.safetensors", 3)
     repair = plan_repair(copy)
@@ -184,7 +185,7 @@ def test_repair_leaves_what_is_foreign_alone(copy: Path) -> None:
     assert kinds(verify(copy, deep=True)) == [("foreign", "notes.txt")]
 
 
-def test_difference_names_fields_videos_and_features(whole: Store, tmp_path: Path) -> None:
+def test_difference_names_fields_videos_and_features(whole: LocalStore, tmp_path: Path) -> None:
     assert diff(whole.path, whole.path).same_digest
     plan = make_plan(videos=149, views=1, seed=7)
     writer = create_store(tmp_path / "other", plan, fixed_files())
@@ -243,7 +244,9 @@ def damage(root: Path, rng: random.Random) -> str:
     return f"{kind} {victim.relative_to(root)} at {at}"
 
 
-def test_every_random_damage_is_found_and_never_trained_on(whole: Store, tmp_path: Path) -> None:
+def test_every_random_damage_is_found_and_never_trained_on(
+    whole: LocalStore, tmp_path: Path
+) -> None:
     rng = random.Random(0)
     intact, content = store_bytes(whole.path), read_all(whole.path)
     hurt = 0

@@ -17,13 +17,13 @@ from cache.check import diff, inspect, plan_repair, verify
 from cache.errors import DamagedError, RefusedError, StorageError
 from cache.hdf5 import export_store
 from cache.remote import store_path
-from cache.store import Store, create_store, open_store, status
+from cache.store import create_store, open_store, status
 from pipeline.config import Run, load_method
 from pipeline.train.grid import train_runs
 from pipeline.train.records import Records
 from support.commands import SMALL, tgdfer
 from support.stores import random_store
-from support.tiny import TEXT, fill, fixed_files, flip, kinds, make_plan, make_store
+from support.tiny import TEXT, LocalStore, fill, fixed_files, flip, kinds, make_plan, make_store
 
 
 class WebServer(ThreadingHTTPServer):
@@ -56,7 +56,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
     return make_store(tmp_path_factory.mktemp("remote") / "s", failed=(70,))
 
 
@@ -68,7 +68,7 @@ def web(tmp_path: Path) -> Iterator[WebServer]:
 
 
 @pytest.fixture(params=["memory", "zip", "http"])
-def url(request: pytest.FixtureRequest, whole: Store, web: WebServer, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, whole: LocalStore, web: WebServer, tmp_path: Path) -> str:
     """A copy of the store ``whole``."""
     return copy_of(whole.path, request.param, web, tmp_path)
 
@@ -87,7 +87,7 @@ def copy_of(source: Path, kind: str, web: WebServer, folder: Path) -> str:
     return f"zip://s.zarr::{folder}/s.zip"
 
 
-def test_copy_behind_a_url_reads_as_the_store_itself(whole: Store, url: str) -> None:
+def test_copy_behind_a_url_reads_as_the_store_itself(whole: LocalStore, url: str) -> None:
     copy = open_store(url)
     assert (copy.digest, copy.plan, copy.missing) == (whole.digest, whole.plan, whole.missing)
     np.testing.assert_array_equal(copy.load_features(), whole.load_features())
@@ -99,7 +99,7 @@ def test_copy_behind_a_url_reads_as_the_store_itself(whole: Store, url: str) -> 
 
 
 def test_copy_behind_a_url_is_inspected_verified_compared_and_exported(
-    whole: Store, url: str, tmp_path: Path
+    whole: LocalStore, url: str, tmp_path: Path
 ) -> None:
     assert verify(url) == verify(url, deep=True) == []
     found = inspect(url)
@@ -109,7 +109,7 @@ def test_copy_behind_a_url_is_inspected_verified_compared_and_exported(
     assert export_store(url, tmp_path / "s.h5") == whole.digest
 
 
-def test_damage_on_a_web_server_is_found(whole: Store, web: WebServer, tmp_path: Path) -> None:
+def test_damage_on_a_web_server_is_found(whole: LocalStore, web: WebServer, tmp_path: Path) -> None:
     url, folder = copy_of(whole.path, "http", web, tmp_path), tmp_path / "s.zarr"
     flip(folder / "features/c.1.0.0.0")
     with pytest.raises(DamagedError, match=rf"{url}/features/c\.1\.0\.0\.0 is damaged .*copy"):
@@ -132,7 +132,9 @@ def test_damage_on_a_web_server_is_found(whole: Store, web: WebServer, tmp_path:
     assert ("content", "zarr.json") in kinds(verify(url))
 
 
-def test_damaged_copy_in_memory_is_refused(whole: Store, web: WebServer, tmp_path: Path) -> None:
+def test_damaged_copy_in_memory_is_refused(
+    whole: LocalStore, web: WebServer, tmp_path: Path
+) -> None:
     url = copy_of(whole.path, "memory", web, tmp_path)
     memory = fsspec.filesystem("memory")
     chunk = "/copies/s.zarr/features/c.2.1.0.0"
@@ -145,7 +147,7 @@ def test_damaged_copy_in_memory_is_refused(whole: Store, web: WebServer, tmp_pat
 
 
 def test_chunks_come_from_a_web_server_at_the_same_time_and_once(
-    whole: Store, web: WebServer, tmp_path: Path
+    whole: LocalStore, web: WebServer, tmp_path: Path
 ) -> None:
     store = open_store(copy_of(whole.path, "http", web, tmp_path))
     web.asked.clear()
@@ -156,7 +158,9 @@ def test_chunks_come_from_a_web_server_at_the_same_time_and_once(
     assert sorted(web.asked) == asked
 
 
-def test_server_that_goes_away_is_no_damage(whole: Store, web: WebServer, tmp_path: Path) -> None:
+def test_server_that_goes_away_is_no_damage(
+    whole: LocalStore, web: WebServer, tmp_path: Path
+) -> None:
     url = copy_of(whole.path, "http", web, tmp_path)
     store = open_store(url)
     web.stop()

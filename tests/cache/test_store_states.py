@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from cache.check import plan_repair, verify
 from cache.errors import RefusedError
+from cache.plan import Unit
 from cache.store import StoreWriter, create_store, open_store
 from support.tiny import fill, fixed_files, make_plan, values_of
 
@@ -147,7 +148,7 @@ class StoreMachine(RuleBasedStateMachine):
     def expected_places(self) -> set[tuple[int, int]]:
         return {(b, v) for b in range(3) for v in range(self.views)} - self.held.keys()
 
-    def remember(self, units: list) -> None:
+    def remember(self, units: list[Unit]) -> None:
         for unit in units:
             failed = [n for n in self.failing if unit.start <= n < unit.stop]
             for view in unit.views:

@@ -115,7 +115,7 @@ def test_only_the_faces_asked_for_are_rendered_and_none_before_the_encoder_is_fo
 ) -> None:
     def extract(*options: object) -> subprocess.CompletedProcess[str]:
         command = ["-m", "tgdfer", "extract", "--limit", 15, "--views", 1, *options]
-        return python(*command, cwd=tmp_path, TGDFER_CACHE=str(tmp_path / "cache"))
+        return python(*command, cwd=tmp_path, env={"TGDFER_CACHE": str(tmp_path / "cache")})
 
     refused = extract("--encoder", "ViT-B-23")
     assert refused.returncode == 2, refused.stderr
@@ -128,7 +128,9 @@ def test_only_the_faces_asked_for_are_rendered_and_none_before_the_encoder_is_fo
     assert len(list((folder / "Clip/original").iterdir())) == 15
     assert "rendering" not in extract().stderr
     canary = ["store", "verify", "data/faces-mini-first15.zarr", "--canary", 2]
-    again = python("-m", "tgdfer", *canary, cwd=tmp_path, TGDFER_CACHE=str(tmp_path / "cache"))
+    again = python(
+        "-m", "tgdfer", *canary, cwd=tmp_path, env={"TGDFER_CACHE": str(tmp_path / "cache")}
+    )
     assert again.stdout.count(": identical") == 2, again.stderr
     assert len(list((folder / "Clip/original").iterdir())) == 15
 
@@ -138,10 +140,10 @@ def test_only_a_shard_asked_for_is_a_shard_and_a_finished_one_says_so(place: Pat
     command = ["-m", "tgdfer", "extract", *source, "--limit", 20, "--store", "shards.zarr"]
     slurm = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
     for _ in range(2):  # the second time there is nothing left to do
-        done = python(*command, "--shard", "auto", cwd=place, **slurm)
+        done = python(*command, "--shard", "auto", cwd=place, env=slurm)
         assert done.returncode == 0, done.stderr
         assert "this shard is done; 1 of 2 blocks of the store are missing" in done.stdout
-    whole = python(*command, cwd=place, **slurm)
+    whole = python(*command, cwd=place, env=slurm)
     assert whole.returncode == 0, whole.stderr
     assert open_store(place / "shards.zarr").digest in whole.stdout
 

@@ -107,7 +107,7 @@ def test_wrong_arguments_are_refused_before_torch_is_loaded(tmp_path: Path) -> N
 def test_every_example_is_one_line_that_the_command_understands(tmp_path: Path) -> None:
     shown = 0
     for path, command in commands():
-        narrow = python("-m", "tgdfer", *path, "-h", cwd=tmp_path, COLUMNS="50").stdout
+        narrow = python("-m", "tgdfer", *path, "-h", cwd=tmp_path, env={"COLUMNS": "50"}).stdout
         lines = [line.strip() for line in narrow.splitlines()]
         for example in examples(command):
             words = shlex.split(example.partition(" > ")[0])[1:]
@@ -145,14 +145,15 @@ def test_bash_completes(tmp_path: Path, typed: str, expected: list[str]) -> None
         "COMP_WORDS": typed,
         "COMP_CWORD": str(len(typed.split()) - 1),
     }
-    assert python("-m", "tgdfer", cwd=tmp_path, **completion).stdout.split() == expected
-    source = python("-m", "tgdfer", cwd=tmp_path, _TGDFER_COMPLETE="source_bash").stdout
+    assert python("-m", "tgdfer", cwd=tmp_path, env=completion).stdout.split() == expected
+    source = python("-m", "tgdfer", cwd=tmp_path, env={"_TGDFER_COMPLETE": "source_bash"}).stdout
     assert "_TGDFER_COMPLETE=complete_bash" in source
 
 
 def test_nothing_is_coloured_or_boxed(tmp_path: Path) -> None:
     for arguments in (["-h"], ["train", "-h"], ["train", "--stroe"], ["ablate", "table33"]):
-        done = python("-m", "tgdfer", *arguments, cwd=tmp_path, FORCE_COLOR="1", NO_COLOR="1")
+        colour = {"FORCE_COLOR": "1", "NO_COLOR": "1"}
+        done = python("-m", "tgdfer", *arguments, cwd=tmp_path, env=colour)
         assert (done.stdout + done.stderr).isascii()
         assert "\x1b" not in done.stdout + done.stderr
 
@@ -163,7 +164,7 @@ def test_terminals_that_cannot_show_a_character_get_another(tmp_path: Path) -> N
         "print_what_the_terminal_can()\n"
         "print('82.9 ± 1.2, 1–2, a…, 2×2, −1, 日'); print('±', file=sys.stderr)"
     )
-    done = python("-c", script, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    done = python("-c", script, cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
     assert done.stdout == "82.9 +- 1.2, 1-2, a..., 2x2, -1, \\u65e5\n"
     assert done.stderr == "+-\n"

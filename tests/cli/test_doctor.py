@@ -20,7 +20,7 @@ def test_json_has_a_row_for_everything_and_finds_cached_weights(tmp_path: Path) 
     (tmp_path / "place").mkdir()
     options = ["--path", "place", "--json"]
     hub = str(tmp_path / "hub")
-    done = python("-m", "tgdfer", "doctor", *options, cwd=tmp_path, HF_HUB_CACHE=hub)
+    done = python("-m", "tgdfer", "doctor", *options, cwd=tmp_path, env={"HF_HUB_CACHE": hub})
     assert done.returncode == 0, done.stderr
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     names = "python modules torch device triton videos jpeg disk locks memory cores mini weights"

@@ -22,7 +22,7 @@ def on_terminal(script: str, **more: str) -> str:
     """What a script prints on a terminal of its own."""
     pid, handle = pty.fork()
     if pid == 0:
-        os.execve(sys.executable, [sys.executable, "-c", script], environment(**more))
+        os.execve(sys.executable, [sys.executable, "-c", script], environment(more))
     printed = b""
     try:
         while data := os.read(handle, 1 << 16):

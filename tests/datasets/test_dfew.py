@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def official(ids: Iterable[int]) -> str:
     return "video_name,label\n" + "".join(f"{i},{LABELS[i]}\n" for i in ids)
 
 
-def write_lists(root: Path, layout: str = OFFICIAL, rows=official) -> None:
+def write_lists(root: Path, layout: str = OFFICIAL, rows: Callable[..., Any] = official) -> None:
     for fold, test in ((1, TEST_1), (2, TEST_2)):
         train = [i for i in LABELS if i not in test]
         for part, ids in (("train", train), ("test", test)):
@@ -50,7 +51,7 @@ def write_videos(root: Path, name: str = "Clip/original", suffix: str = ".mp4") 
         write(root / name / f"{i:05d}{suffix}", b"\0")
 
 
-def expect_the_known_set(root: Path, **arguments) -> None:
+def expect_the_known_set(root: Path, **arguments: Any) -> None:
     videos = read_dfew(root, **arguments)
     assert videos.classes == CLASSES
     assert {int(v.id): v.label + 1 for v in videos.videos} == LABELS
@@ -290,7 +291,7 @@ def test_truth_beside_the_lists_is_attached(tmp_path: Path) -> None:
     assert videos.subsets == {"occluded": frozenset({"00001", "02522"})}
     assert videos.videos[0].subject == "s1"
     np.testing.assert_array_equal(videos.videos[0].frame_labels, [2, -1])
-    np.testing.assert_array_equal(videos.videos[0].frame_intensities, np.float32([0, 0.5]))
+    np.testing.assert_array_equal(videos.videos[0].frame_intensities, [0, 0.5])
     assert videos.videos[1].frame_labels is None
 
 

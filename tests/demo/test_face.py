@@ -11,6 +11,7 @@ from pipeline.demo.face import (
     EXPRESSION_UNITS,
     HAIR_STYLES,
     UNITS,
+    Person,
     Scene,
     draw_occluder,
     draw_person,
@@ -21,7 +22,7 @@ from pipeline.demo.face import (
 PLAIN = Scene()
 
 
-def person(seed: int = 0):
+def person(seed: int = 0) -> Person:
     return draw_person(np.random.default_rng(seed))
 
 

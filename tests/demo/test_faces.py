@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -73,7 +74,7 @@ def test_lengths_are_those_of_short_dfew_videos() -> None:
 
 @pytest.mark.parametrize(("setting", "share"), [("easy", 0.4), ("mid", 0.7)])
 def test_another_expression_never_comes_near_the_videos_own_peak(
-    setting: str, share: float
+    setting: Literal["easy", "mid"], share: float
 ) -> None:
     spec = FacesSpec(setting=setting)
     for video in plan_videos(spec)[:100]:
@@ -227,6 +228,8 @@ def test_the_marker_holds_nothing_of_this_machine(small_root: Path) -> None:
         ({"size_px": 111}, "even number"),
     ],
 )
-def test_a_specification_that_cannot_be_written_is_refused(fields: dict, message: str) -> None:
+def test_a_specification_that_cannot_be_written_is_refused(
+    fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(RefusedError, match=message):
         FacesSpec(**fields)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 
 from pipeline.datasets.dfew import CLASSES
 from pipeline.demo import train_mini
-from pipeline.demo.face import UNITS, draw_person
+from pipeline.demo.face import UNITS, Person, draw_person
 from pipeline.demo.train_mini import (
     FLOORS,
     MINI,
@@ -36,7 +37,7 @@ WEIGHTS = MINI / "open_clip_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def record() -> dict:
+def record() -> dict[str, Any]:
     return json.loads((MINI / "zero_shot.json").read_text())
 
 
@@ -47,7 +48,7 @@ def test_zero_shot_stays_above_the_floors_on_people_it_never_saw() -> None:
 
 
 def test_the_recorded_figures_are_of_these_weights_these_prompts_and_above_the_floors(
-    record: dict,
+    record: dict[str, Any],
 ) -> None:
     assert record["weights_sha256"] == hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     assert record["prompts"] == class_prompts()
@@ -56,7 +57,7 @@ def test_the_recorded_figures_are_of_these_weights_these_prompts_and_above_the_f
         assert record["accuracy"][name] >= floor
 
 
-def test_the_card_quotes_the_recorded_figures(record: dict) -> None:
+def test_the_card_quotes_the_recorded_figures(record: dict[str, Any]) -> None:
     card = (MINI / "README.md").read_text()
     for kind, value in record["accuracy"].items():
         assert re.search(rf"\| `{kind}` \|.*\| {value:.3f} \|", card), kind
@@ -78,7 +79,7 @@ def test_weights_are_small_half_precision_and_loaded_as_float32() -> None:
 
 
 def test_training_and_test_people_are_not_the_face_sets_people() -> None:
-    people: dict[str, set] = {"train": set(), "test": set(), "set": set()}
+    people: dict[str, set[Person]] = {"train": set(), "test": set(), "set": set()}
     for number in range(200):
         people["train"].add(draw_person(np.random.default_rng([number, TRAIN_STREAM])))
         people["test"].add(draw_person(np.random.default_rng([number, TEST_STREAM])))

@@ -1,6 +1,7 @@
 """Methods without a temporal network, and the table that sets them beside TG-DFER."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_zero_shot_finds_the_text_that_the_frames_point_to(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("pooling", ["mean", "mean+max+std"])
 def test_logistic_regression_learns_and_tests_every_video_once(
-    tmp_path: Path, pooling: str
+    tmp_path: Path, pooling: Literal["mean", "mean+max+std"]
 ) -> None:
     store = random_store(tmp_path / "s.zarr", videos=70, views=2, missing=(5,))
     result = logistic_regression(store, pooling)

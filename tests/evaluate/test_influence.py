@@ -1,5 +1,7 @@
 """Influence of frames, predictions from few of them, and how well they are found."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 
@@ -27,7 +29,7 @@ def test_influence_is_the_predicted_class_s_logit() -> None:
     ],
 )
 def test_few_frames_predict_by_the_mean_of_their_logits(
-    order: str, count: int, expected: list[int]
+    order: Literal["highest", "lowest"], count: int, expected: list[int]
 ) -> None:
     assert repool(LOGITS, np.array([0, 1]), order, count).tolist() == expected
 

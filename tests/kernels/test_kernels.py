@@ -187,7 +187,7 @@ def test_visual_prompt_and_its_weights_equal_their_definition(
     T: int, D: int, K: int, dtype: torch.dtype, device: torch.device
 ) -> None:
     inputs = [x.to(device, dtype) for x in drawn((R, B, T, D), (R, K, D))]
-    check(lambda x, impl: visual_prompt(*x, taus(device), impl), inputs)
+    check(lambda x, impl: visual_prompt(x[0], x[1], taus(device), impl), inputs)
 
 
 @pytest.mark.parametrize("videos", [1, B])
@@ -196,14 +196,14 @@ def test_frame_logits_equal_their_definition(
     T: int, D: int, K: int, videos: int, dtype: torch.dtype, device: torch.device
 ) -> None:
     inputs = [x.to(device, dtype) for x in drawn((R, B, T, D), (R, videos, K, D))]
-    check(lambda x, impl: [frame_logits(*x, taus(device), impl)], inputs)
+    check(lambda x, impl: [frame_logits(x[0], x[1], taus(device), impl)], inputs)
 
 
 def test_visual_prompt_and_frame_logits_read_tensors_with_gaps(device: torch.device) -> None:
     inputs = [strided(x.to(device)) for x in drawn((R, B, 16, 24), (R, 7, 24))]
-    check(lambda x, impl: visual_prompt(*x, taus(device), impl), inputs)
+    check(lambda x, impl: visual_prompt(x[0], x[1], taus(device), impl), inputs)
     inputs = [strided(x.to(device)) for x in drawn((R, B, 16, 24), (R, B, 7, 24))]
-    check(lambda x, impl: [frame_logits(*x, taus(device), impl)], inputs)
+    check(lambda x, impl: [frame_logits(x[0], x[1], taus(device), impl)], inputs)
 
 
 def test_a_frame_of_zeros_has_cosine_zero(device: torch.device) -> None:
@@ -254,7 +254,7 @@ def test_triton_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_kernels_compile_for_gpus_that_are_not_available() -> None:
-    done = python(ROOT / "tests/support/compiled.py", TRITON_INTERPRET="0")
+    done = python(ROOT / "tests/support/compiled.py", env={"TRITON_INTERPRET": "0"})
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert {(name, capability) for name, capability, _ in lines} == {

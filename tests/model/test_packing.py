@@ -1,5 +1,7 @@
 """Packed prompts against open_clip's own text path over all 77 positions."""
 
+from typing import Literal
+
 import open_clip
 import pytest
 import torch
@@ -53,8 +55,11 @@ def full_text_features(
     return x @ model.text_projection
 
 
+Pair = tuple[open_clip.CLIP, TextTower]
+
+
 @pytest.fixture(scope="module", params=[24, 512])
-def pair(request: pytest.FixtureRequest):
+def pair(request: pytest.FixtureRequest) -> Pair:
     """The same text tower as a whole open_clip CLIP and as stage two loads it."""
     width = request.param
     config = text_config(width, layers=2 if width < 512 else 12)
@@ -67,7 +72,7 @@ def pair(request: pytest.FixtureRequest):
 
 
 @pytest.mark.parametrize("kind", ["class", "descriptors"])
-def test_plain_texts_equal_encode_text(pair: tuple[open_clip.CLIP, TextTower], kind: str) -> None:
+def test_plain_texts_equal_encode_text(pair: Pair, kind: Literal["class", "descriptors"]) -> None:
     clip, tower = pair
     texts = class_texts(CLASSES).of(kind)
     with torch.no_grad():
@@ -78,7 +83,7 @@ def test_plain_texts_equal_encode_text(pair: tuple[open_clip.CLIP, TextTower], k
 @pytest.mark.parametrize("kind", ["class", "descriptors"])
 @pytest.mark.parametrize("context", ["shared", "class_specific"])
 def test_learnable_prompts_equal_the_full_path_in_outputs_and_context_gradients(
-    pair: tuple[open_clip.CLIP, TextTower], context: str, kind: str
+    pair: Pair, context: Literal["shared", "class_specific"], kind: Literal["class", "descriptors"]
 ) -> None:
     clip, tower = pair
     texts = class_texts(CLASSES).of(kind)
@@ -90,6 +95,7 @@ def test_learnable_prompts_equal_the_full_path_in_outputs_and_context_gradients(
     direction = torch.randn(packed_RKD.shape, generator=torch.Generator().manual_seed(9))
     (packed_RKD * direction).sum().backward()
     for r in range(runs):
+        assert prompts.context_RCW is not None
         learned = prompts.context_RCW.detach()[r].clone().requires_grad_()
         per_class = (
             learned.view(K, M, -1) if context == "class_specific" else learned.expand(K, -1, -1)
@@ -97,13 +103,14 @@ def test_learnable_prompts_equal_the_full_path_in_outputs_and_context_gradients(
         full_KD = full_text_features(clip, per_class, texts)
         torch.testing.assert_close(packed_RKD[r], full_KD, atol=1e-5, rtol=1e-5)
         (gradient,) = torch.autograd.grad((full_KD * direction[r]).sum(), learned)
+        assert prompts.context_RCW.grad is not None
         error = (prompts.context_RCW.grad[r] - gradient).norm() / gradient.norm()
         assert error < 1e-5
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])
 def test_text_is_placed_where_position_says(
-    pair: tuple[open_clip.CLIP, TextTower], position: str
+    pair: Pair, position: Literal["end", "middle", "front"]
 ) -> None:
     _, tower = pair
     config = PromptConfig(context_length=3, position=position, context="shared")
@@ -118,9 +125,7 @@ def test_text_is_placed_where_position_says(
 
 
 @pytest.mark.parametrize("learnable", [True, False])
-def test_visual_token_before_the_context_equals_the_full_path(
-    pair: tuple[open_clip.CLIP, TextTower], learnable: bool
-) -> None:
+def test_visual_token_before_the_context_equals_the_full_path(pair: Pair, learnable: bool) -> None:
     clip, tower = pair
     texts = class_texts(CLASSES).of("class")
     config = PromptConfig(context_length=4)
@@ -134,6 +139,7 @@ def test_visual_token_before_the_context_equals_the_full_path(
         token_K1W = visual_RBKD[r, b].detach().unsqueeze(1).requires_grad_()
         inserted = token_K1W
         if learnable:
+            assert prompts.context_RCW is not None
             context_KMW = prompts.context_RCW.detach()[r].view(len(texts), 4, -1)
             inserted = torch.cat([token_K1W, context_KMW], dim=1)
         full_KD = full_text_features(clip, inserted, texts)

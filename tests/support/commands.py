@@ -3,26 +3,31 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--set", "optimiser.epochs=1"]
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
     """No network: a try to fetch anything must fail at once, and would be a fault."""
     paths = [os.environ.get("PYTHONPATH", ""), str(ROOT), str(ROOT / "tests")]
     fixed = {"HF_HUB_OFFLINE": "1", "TERM": "dumb", "COLUMNS": "200"}
-    return os.environ | fixed | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | more
+    return os.environ | fixed | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | dict(more)
 
 
 def python(
-    *arguments: object, cwd: Path | None = None, timeout: float | None = None, **more: str
+    *arguments: object,
+    cwd: Path | None = None,
+    timeout: float | None = None,
+    env: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.CompletedProcess[str]:
-    """Python with our packages and the tests' support importable and ``more`` in its environ."""
+    """Python that finds our packages and the tests' support, with ``env`` added."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
-        command, env=environment(**more), capture_output=True, text=True, cwd=cwd, timeout=timeout
+        command, env=environment(env), capture_output=True, text=True, cwd=cwd, timeout=timeout
     )
 
 

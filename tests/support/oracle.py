@@ -84,7 +84,7 @@ def fine_module(x: Array, weights: Weights, o: "Options") -> Array:
 
 def temporal(x: Array, weights: Weights, o: "Options") -> Array:
     """Eqs. 2-5."""
-    branches = []
+    branches: list[Array] = []
     if o.depths[0]:
         branches.append(fine_module(x, part(weights, f"branches.{len(branches)}."), o))
     if o.depths[1]:

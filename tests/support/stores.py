@@ -10,7 +10,8 @@ from safetensors.torch import save
 from cache.files import canonical_json, sha256
 from cache.identity import EncoderIdentity, Identity, Preprocessing
 from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoStatus, VideoTable, encode_truth
-from cache.store import Store, create_store, open_store
+from cache.store import create_store
+from support.tiny import LocalStore, open_local
 
 CLASSES = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
 
@@ -38,7 +39,7 @@ def write_store(
     missing: tuple[int, ...] = (),
     subjects: tuple[str, ...] | None = None,
     truth_NT: np.ndarray | None = None,
-) -> Store:
+) -> LocalStore:
     """A finished store with the given features; video n is tested in fold n % folds + 1.
 
     ``truth_NT`` holds the true label of every frame.
@@ -111,7 +112,7 @@ def write_store(
                 )
             writer.commit(unit, block, index, records)
     writer.finalise()
-    return open_store(path)
+    return open_local(path)
 
 
 def _truth(truth_NT: np.ndarray) -> bytes:
@@ -122,7 +123,7 @@ def _truth(truth_NT: np.ndarray) -> bytes:
 
 def random_store(
     path: Path, videos: int = 40, views: int = 2, frames: int = 16, dim: int = 16, **options: Any
-) -> Store:
+) -> LocalStore:
     """A store of random features around one direction per class, so that it can be learned."""
     generator = np.random.default_rng(0)
     labels = np.arange(videos) % len(options.get("classes", CLASSES))

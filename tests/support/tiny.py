@@ -1,6 +1,7 @@
 """Stores without any encoder: three blocks of features that are a function of (video, view)."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
@@ -85,11 +86,21 @@ def fill(writer: StoreWriter, failed: tuple[int, ...] = (), only: int | None = N
             writer.commit(unit, *values_of(unit, failed))
 
 
-def make_store(path: Path, failed: tuple[int, ...] = (), **options: object) -> Store:
+class LocalStore(Store):
+    """A store whose files a test may change."""
+
+    path: Path
+
+
+def open_local(path: Path) -> LocalStore:
+    return cast(LocalStore, open_store(path))
+
+
+def make_store(path: Path, failed: tuple[int, ...] = (), **options: Any) -> LocalStore:
     writer = create_store(path, make_plan(**options), fixed_files())
     fill(writer, failed)
     assert writer.finalise()
-    return open_store(path)
+    return open_local(path)
 
 
 def store_bytes(path: Path) -> dict[str, bytes]:

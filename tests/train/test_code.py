@@ -89,11 +89,11 @@ def test_one_arithmetic_edit_makes_every_run_pending_and_a_comment_none(tmp_path
     random_store(copy / "s.zarr", videos=14, folds=2)
     here = {"PYTHONPATH": str(copy)}
     train = ["-m", "tgdfer", "train", "--store", "s.zarr", "--workers", 1, *SMALL]
-    done = python(*train, cwd=copy, **here)
+    done = python(*train, cwd=copy, env=here)
     assert done.returncode == 0, done.stderr
 
     def pending() -> str:
-        return python("-c", PENDING, cwd=copy, **here).stdout.strip()
+        return python("-c", PENDING, cwd=copy, env=here).stdout.strip()
 
     assert pending() == "0 []"
     network = copy / "pipeline/model/temporal.py"
@@ -103,6 +103,6 @@ def test_one_arithmetic_edit_makes_every_run_pending_and_a_comment_none(tmp_path
     network.write_text(text.replace("return summed / ", "return 0 * summed / "))
     others = "2 finished runs with the same settings that differ in code (model/temporal.py)"
     assert pending() == f"2 {[others]}"
-    again = python(*train, cwd=copy, **here)
+    again = python(*train, cwd=copy, env=here)
     assert others in again.stderr
     assert "2 runs trained, 0 already finished" in again.stdout

@@ -19,9 +19,11 @@ from pipeline.train.selection import Outcome
 from pipeline.train.stack import train_stack
 from support.stores import random_store
 
+Trained = tuple[Store, Outcome]
+
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Outcome]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     store = random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=21)
     method = load_method("paper", ["optimiser.epochs=2"])
     data = load_training_data(store, torch.device("cpu"))
@@ -29,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Outcome]:
 
 
 def test_record_holds_configuration_metrics_predictions_checkpoint_and_origin(
-    trained: tuple[Store, Outcome], tmp_path: Path
+    trained: Trained, tmp_path: Path
 ) -> None:
     store, outcome = trained
     folder = Records(tmp_path, store).write(outcome, seconds=1.5)
@@ -54,9 +56,7 @@ def test_record_holds_configuration_metrics_predictions_checkpoint_and_origin(
     assert result["war"] == float(metrics[-1]["test_war"])
 
 
-def test_result_is_read_back_with_its_predictions(
-    trained: tuple[Store, Outcome], tmp_path: Path
-) -> None:
+def test_result_is_read_back_with_its_predictions(trained: Trained, tmp_path: Path) -> None:
     store, outcome = trained
     assert Records(tmp_path, store).find(outcome.run) is None
     Records(tmp_path, store).write(outcome, seconds=1.5)
@@ -76,16 +76,14 @@ def test_result_is_read_back_with_its_predictions(
     np.testing.assert_allclose(frames.mean(1), outcome.reported.predictions.logits_NK, atol=1e-4)
 
 
-def test_folder_without_result_is_an_unfinished_run(
-    trained: tuple[Store, Outcome], tmp_path: Path
-) -> None:
+def test_folder_without_result_is_an_unfinished_run(trained: Trained, tmp_path: Path) -> None:
     store, outcome = trained
     folder = Records(tmp_path, store).write(outcome, seconds=1.5)
     (folder / "result.json").unlink()
     assert Records(tmp_path, store).find(outcome.run) is None
 
 
-def test_diverged_run_is_recorded_as_such(trained: tuple[Store, Outcome], tmp_path: Path) -> None:
+def test_diverged_run_is_recorded_as_such(trained: Trained, tmp_path: Path) -> None:
     store, outcome = trained
     said = outcome.reported.predictions
     nothing = replace(said, logits_NK=said.logits_NK * float("nan"))
@@ -98,9 +96,7 @@ def test_diverged_run_is_recorded_as_such(trained: tuple[Store, Outcome], tmp_pa
     assert result.result["status"] == "diverged"
 
 
-def test_identity_covers_all_that_the_numbers_depend_on(
-    trained: tuple[Store, Outcome], tmp_path: Path
-) -> None:
+def test_identity_covers_all_that_the_numbers_depend_on(trained: Trained, tmp_path: Path) -> None:
     store, outcome = trained
     run, records = outcome.run, Records(tmp_path, store)
 
@@ -124,7 +120,7 @@ def test_identity_covers_all_that_the_numbers_depend_on(
 
 
 def test_records_of_other_code_stores_and_devices_are_named_and_not_used(
-    trained: tuple[Store, Outcome], tmp_path: Path
+    trained: Trained, tmp_path: Path
 ) -> None:
     store, outcome = trained
     records = Records(tmp_path, store)

@@ -190,11 +190,10 @@ def test_learning_rate_decays_after_each_milestone(data: TrainingData) -> None:
 def test_prompts_and_network_have_their_own_learning_rates(data: TrainingData) -> None:
     settings = ["optimiser.epochs=1", "optimiser.lr_prompts=1e-12", "optimiser.weight_decay=0"]
     (outcome,) = train_stack(data, [run("1", 0, *settings)])
-    start = build_model(data, [outcome.run])
-    assert torch.allclose(
-        outcome.reported.parameters["fine.context_RCW"], start.fine.context_RCW[0], atol=1e-9
-    )
-    weight = start.temporal.join.weight_RIO[0]
+    start = dict(build_model(data, [outcome.run]).named_parameters())
+    context = start["fine.context_RCW"][0]
+    assert torch.allclose(outcome.reported.parameters["fine.context_RCW"], context, atol=1e-9)
+    weight = start["temporal.join.weight_RIO"][0]
     assert not torch.allclose(
         outcome.reported.parameters["temporal.join.weight_RIO"], weight, atol=1e-3
     )
@@ -241,8 +240,8 @@ def test_validation_videos_are_not_trained_on(data: TrainingData) -> None:
 def test_label_smoothing_and_fewer_views_change_the_training(tmp_path: Path) -> None:
     store = random_store(tmp_path / "s.zarr", videos=20, views=3)
     data = load_training_data(store, torch.device("cpu"))
-    settings = ([], ["optimiser.label_smoothing=0.2"], ["optimiser.views=1"], ["optimiser.views=2"])
-    stack = train_stack(data, [run("1", 0, *own) for own in settings])
+    changes = ("label_smoothing=0", "label_smoothing=0.2", "views=1", "views=2")
+    stack = train_stack(data, [run("1", 0, f"optimiser.{change}") for change in changes])
     plain, smooth, one, both = (outcome.epochs[0]["train_loss"] for outcome in stack)
     assert smooth != pytest.approx(plain, rel=1e-2)
     assert one != pytest.approx(plain, rel=1e-2)

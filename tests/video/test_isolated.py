@@ -122,7 +122,7 @@ def test_video_that_kills_or_hangs_its_decoder_is_left_out_at_the_second_attempt
     assert np.isfinite(store.load_features()[[0, 2, 3, 5]]).all()
     assert verify(store.path, deep=True) == []
     # Redone by repair, they are decoded in isolation at once.
-    begin_repair(store.path)
+    begin_repair(here / "s.zarr")
     again = extract(here, encoder)
     assert again.returncode == 0, again.stderr
     assert open_store(store.path).digest == store.digest
