@@ -35,7 +35,7 @@ def runs(context: typer.Context) -> None:
 
 @runs_app.command(name="list")
 def list_(root: RunsOption = DEFAULT_RUNS, as_json: JsonOption = False) -> None:
-    """List runs: data, fold, seed, scores, code and differing settings.
+    """List runs: data, fold, seed, scores, code and varying_settings settings.
 
     \b
     tgdfer runs list --runs runs
@@ -44,9 +44,9 @@ def list_(root: RunsOption = DEFAULT_RUNS, as_json: JsonOption = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    from pipeline.report.runs import differing
+    from pipeline.report.runs import varying_settings
 
-    names = differing(rows)
+    names = varying_settings(rows)
     head = ("run", "data", "fold", "seed", "UAR %", "WAR %", "code", *names)
     print(columns([head, *(_cells(row, names) for row in rows)]))
     others = sum(row["code"] != "this" for row in rows)
@@ -66,7 +66,7 @@ def show_(
     tgdfer runs show 3f2a
     """
     record = _find(root, run)
-    versions = {f"version of {name}": value for name, value in record.about["versions"].items()}
+    versions = {f"version of {name}": value for name, value in record.metadata["versions"].items()}
     files = {"files": ", ".join(sorted(path.name for path in record.folder.iterdir()))}
     result = {k: v for k, v in (record.result or {"status": "unfinished"}).items() if k != "sha256"}
     rows = [("folder", str(record.folder)), *(record.identity | result | versions | files).items()]

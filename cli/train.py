@@ -204,4 +204,4 @@ def _print(wanted: "list[Run]", records: "Records", trained: int) -> None:
         rows.append(["mean ± sd", f"n={len(scores)}", *means, ""])
     print(columns(rows))
     print(f"{trained} runs trained, {len(wanted) - trained} already finished.")
-    print(f"Reported: {SELECTION[wanted[0].method.selection.rule]}.")
+    print(f"SelectedEpoch: {SELECTION[wanted[0].method.selection.rule]}.")

@@ -175,7 +175,7 @@ class OptimiserConfig(Settings):
         """
         return tuple(round(m * self.epochs) if m < 1 else int(m) for m in self.milestones)
 
-    def products(self, device: str) -> Literal["fp32", "bf16"]:
+    def resolved_precision(self, device: str) -> Literal["fp32", "bf16"]:
         """Precision of matrix products on a kind of device, ``cpu`` or ``cuda``."""
         if self.precision != "auto":
             return self.precision
@@ -204,7 +204,7 @@ class StoreConfig(Settings):
     frames: int = Field(0, ge=0, description="frames per view")
     videos: str = Field("", description="digest of the video list")
 
-    def asked(self) -> dict[str, Any]:
+    def requirements(self) -> dict[str, Any]:
         """Dotted fields of a store's identity -> the values that are required."""
         fields = {
             "encoder.name": self.encoder,

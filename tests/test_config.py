@@ -78,8 +78,11 @@ def test_milestones_are_fractions_or_epochs_and_refused_beyond_the_end() -> None
 
 def test_precision_follows_the_kind_of_device_unless_it_is_given() -> None:
     auto, given = load_method(), load_method("paper", ["optimiser.precision=bf16"])
-    assert (auto.optimiser.products("cpu"), auto.optimiser.products("cuda")) == ("fp32", "bf16")
-    assert given.optimiser.products("cpu") == "bf16"
+    assert (
+        auto.optimiser.resolved_precision("cpu"),
+        auto.optimiser.resolved_precision("cuda"),
+    ) == ("fp32", "bf16")
+    assert given.optimiser.resolved_precision("cpu") == "bf16"
 
 
 def test_presets_differ_where_they_say_they_do() -> None:

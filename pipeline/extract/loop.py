@@ -147,7 +147,7 @@ def extract(
 
 
 @dataclass(frozen=True)
-class _Job:
+class _DecodeJob:
     """A video being decoded, and the claim on its unit, which ends with the unit's last video."""
 
     unit: Unit
@@ -214,7 +214,7 @@ class _Run:
             **{f"{name}_seconds": value for name, value in self._seconds.items()},
         )
 
-    def _jobs(self, pool: ThreadPoolExecutor) -> Iterator[_Job]:
+    def _jobs(self, pool: ThreadPoolExecutor) -> Iterator[_DecodeJob]:
         """Claim units and start decoding their videos, as far ahead as the caller asks."""
         for unit in self._units:
             claim = ExitStack()
@@ -223,10 +223,10 @@ class _Run:
                 continue
             for row in range(unit.start, unit.stop):
                 result = pool.submit(self._decode, row, unit.views)
-                yield _Job(unit, row, claim, result)
+                yield _DecodeJob(unit, row, claim, result)
 
     def _pack_unit(
-        self, ahead: deque[_Job], jobs: Iterator[_Job], encoders: Executor
+        self, ahead: deque[_DecodeJob], jobs: Iterator[_DecodeJob], encoders: Executor
     ) -> "tuple[Block, ExitStack]":
         from pipeline.extract.block import Block
 
@@ -239,7 +239,7 @@ class _Run:
             self._note(decoded)
         return block, claim
 
-    def _wait(self, job: _Job) -> "Decoded":
+    def _wait(self, job: _DecodeJob) -> "Decoded":
         try:
             return job.result.result(2 * self._settings.decode_seconds)
         except TimeoutError:

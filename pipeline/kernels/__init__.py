@@ -24,8 +24,8 @@ def runs_triton(
     if impl == "auto":
         return data.is_cuda and readable
     # Triton's interpreter runs kernels on the CPU, for tests.
-    at_hand = data.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    if impl == "triton" and not (at_hand and readable):
+    available = data.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if impl == "triton" and not (available and readable):
         raise ValueError(
             f"impl='triton' got {data.dtype} on {data.device}; expected "
             f"{' or '.join(map(str, dtypes))} on a CUDA device, or impl='auto'"

@@ -11,7 +11,7 @@ from pipeline.model.layers import Linear
 from pipeline.model.prompts import Prompts
 
 
-def look(
+def visual_prompts(
     instances_RBTD: Tensor, fine_RKD: Tensor, temperature_R: Tensor, config: LabelConfig
 ) -> tuple[Tensor, Tensor]:
     """Visual prompts V [R, B, K, D] (eq. 7) and their frame weights A_I [R, B, T, K] (eq. 8).
@@ -53,7 +53,9 @@ class LabelHead(nn.Module):
         attention_RBTK = None
         enriched = fine_RKD[:, None]
         if self.config.visual_prompt != "none":
-            visual_RBKD, attention_RBTK = look(instances_RBTD, fine_RKD, temperature_R, self.config)
+            visual_RBKD, attention_RBTK = visual_prompts(
+                instances_RBTD, fine_RKD, temperature_R, self.config
+            )
             enriched = self._enrich(visual_RBKD, fine, fine_RKD)
         return self._fuse(enriched, coarse), attention_RBTK
 

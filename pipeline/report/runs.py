@@ -26,12 +26,12 @@ def read_runs(root: Path | str = "runs") -> "pd.DataFrame":
 
 def row_of(record: Record) -> dict[str, Any]:
     """One run as a value per column."""
-    identity, result = record.about.get("identity", {}), record.result or {}
+    identity, result = record.metadata.get("identity", {}), record.result or {}
     code = identity.get("code", "")
     row: dict[str, Any] = {
         "folder": str(record.folder),
         "status": result.get("status", "unfinished"),
-        "data": record.about.get("data", ""),
+        "data": record.metadata.get("data", ""),
         "store": identity.get("store", ""),
         "fold": identity.get("fold", ""),
         "seed": identity.get("seed", -1),
@@ -44,7 +44,7 @@ def row_of(record: Record) -> dict[str, Any]:
     return row | flatten(identity.get("method", {}))
 
 
-def differing(rows: Iterable[dict[str, Any]]) -> list[str]:
+def varying_settings(rows: Iterable[dict[str, Any]]) -> list[str]:
     """The settings in which some rows differ, by their dotted names."""
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name in row if "." in name)

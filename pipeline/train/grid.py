@@ -78,7 +78,7 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
 
 def _check_identity(run: Run, store: Store) -> None:
     made = flatten(store.identity.model_dump(mode="json"))
-    asked = run.method.store.asked()
+    asked = run.method.store.requirements()
     rows = [(name, str(made[name]), str(v)) for name, v in asked.items() if made[name] != v]
     if rows:
         raise RefusedError(
@@ -100,15 +100,15 @@ def stacks_of(
     runs: Sequence[Run],
     size_max: int,
     frames: int,
-    begun: Callable[[Run], int] = lambda run: 0,
+    epochs_done: Callable[[Run], int] = lambda run: 0,
 ) -> list[list[Run]]:
     """Group runs that can train as one program, at most ``size_max`` per stack.
 
-    Runs in a stack have done the same number of epochs, ``begun``. The costliest stacks come first.
+    Runs in a stack have the same number of ``epochs_done``. The costliest stacks come first.
     """
 
     def key(run: Run) -> tuple[str, int]:
-        return stack_key(run.method), begun(run)
+        return stack_key(run.method), epochs_done(run)
 
     stacks = []
     for _, same in groupby(sorted(runs, key=key), key=key):
@@ -137,11 +137,11 @@ def train_runs(
     here = workers == 0 or not on_cpu or _is_private(records.store)
     workers = 1 if here else min(workers or os.cpu_count() or 1, len(runs))
     size_max = min(STACK_ON_CPU, -(-len(runs) // workers)) if on_cpu else len(runs)
-    stacks = stacks_of(runs, size_max, records.store.frames, records.begun)
+    stacks = stacks_of(runs, size_max, records.store.frames, records.epochs_done)
     if here:
         _train_here(stacks, records, device, on_epochs, keep_seconds)
     else:
-        _train_on_cores(stacks, _Job(records, keep_seconds), workers, on_epochs)
+        _train_on_cores(stacks, _WorkerSetup(records, keep_seconds), workers, on_epochs)
 
 
 def _train_here(
@@ -224,9 +224,9 @@ class _Trainer:
 
         start = kept = time.perf_counter()
         states = [] if self.keep_seconds is None else [self.records.read_state(r) for r in runs]
-        begun = [state for state in states if state is not None]
-        if len(begun) < len(runs) or len({state.epoch for state in begun}) > 1:
-            begun = []
+        kept_states = [state for state in states if state is not None]
+        if len(kept_states) < len(runs) or len({state.epoch for state in kept_states}) > 1:
+            kept_states = []
 
         def keep(unfinished: "Stack") -> None:
             nonlocal kept
@@ -241,7 +241,7 @@ class _Trainer:
         def advance(epochs: int) -> None:
             self.on_epochs(epochs * len(runs))
 
-        outcomes = train_stack(self.data, runs, advance, begun, keep)
+        outcomes = train_stack(self.data, runs, advance, kept_states, keep)
         seconds = (time.perf_counter() - start) / len(runs)
         for outcome in outcomes:
             self.records.write(outcome, seconds)
@@ -252,7 +252,7 @@ def _is_private(store: Store) -> bool:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _WorkerSetup:
     """What every training process is given when it starts."""
 
     records: Records
@@ -260,10 +260,10 @@ class _Job:
 
 
 # What a spawned process keeps between stacks: its job, its message queue, its stop event.
-_worker: tuple[_Job, Any, Any]
+_worker: tuple[_WorkerSetup, Any, Any]
 
 
-def _start_worker(job: _Job, threads: int, messages: Any, stop: Any) -> None:
+def _start_worker(job: _WorkerSetup, threads: int, messages: Any, stop: Any) -> None:
     import torch
 
     global _worker
@@ -301,7 +301,7 @@ def _train_in_worker(stack: Sequence[Run]) -> None:
 
 
 def _train_on_cores(
-    stacks: Sequence[Sequence[Run]], job: _Job, workers: int, on_epochs: OnEpochs
+    stacks: Sequence[Sequence[Run]], job: _WorkerSetup, workers: int, on_epochs: OnEpochs
 ) -> None:
     context = get_context("spawn")
     messages, stopping = context.Queue(), context.Event()

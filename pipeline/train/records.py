@@ -53,7 +53,7 @@ class Record:
     """What a run left in its folder, finished or not."""
 
     folder: Path
-    about: dict[str, Any]  # content of run.json
+    metadata: dict[str, Any]  # content of run.json
     result: dict[str, Any] | None  # content of result.json; None while unfinished
 
     @property
@@ -64,12 +64,12 @@ class Record:
     @property
     def identity(self) -> dict[str, Any]:
         """Everything the numbers depend on, with dotted names."""
-        return flatten(self.about.get("identity", {}))
+        return flatten(self.metadata.get("identity", {}))
 
     @property
     def run(self) -> Run:
         """The configuration, fold and seed."""
-        return Run.model_validate(self.about["run"])
+        return Run.model_validate(self.metadata["run"])
 
     def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
         """(ids, labels, predicted classes) of the test videos."""
@@ -111,7 +111,7 @@ class Records:
         settings["optimiser"]["decays"] = list(optimiser.decays())
         return {
             "method": settings,
-            "precision": optimiser.products(self.device),
+            "precision": optimiser.resolved_precision(self.device),
             "fold": run.fold,
             "seed": run.seed,
             "store": self.store.digest,
@@ -146,11 +146,11 @@ class Records:
             for run in set(got).difference(self.pending(got)):
                 files[run].unlink(missing_ok=True)  # nobody claims a finished run
 
-    def begun(self, run: Run) -> int:
+    def epochs_done(self, run: Run) -> int:
         """Number of epochs of an unfinished run that are done and saved."""
-        from pipeline.train.state import begun_epochs
+        from pipeline.train.state import epochs_done
 
-        return begun_epochs(self.folder(run))
+        return epochs_done(self.folder(run))
 
     def read_state(self, run: Run) -> "RunState | None":
         """The saved state of an unfinished run, if any."""
@@ -165,7 +165,7 @@ class Records:
         folder, scratch = self.folder(run), self.root / ".tmp"
         write_state(folder, state, scratch)
         if not (folder / "run.json").is_file():
-            write_files({folder / "run.json": _json(self._about(run))}, scratch)
+            write_files({folder / "run.json": _json(self._metadata(run))}, scratch)
 
     def others(self, runs: Sequence[Run]) -> list[tuple[Record, list[str]]]:
         """Finished records with the same settings, fold and seed that do not count, and why."""
@@ -173,7 +173,7 @@ class Records:
         own = {self.folder(run) for run in runs}
         found = []
         for record in read_records(self.root):
-            identity = record.about.get("identity", {})
+            identity = record.metadata.get("identity", {})
             mine = asked.get(_settings(identity)) if record.result else None
             if mine is not None and record.folder not in own:
                 found.append((record, _differences(record, mine)))
@@ -186,19 +186,19 @@ class Records:
         from pipeline.train.state import remove_state
 
         folder, scratch = self.folder(outcome.run), self.root / ".tmp"
-        predictions = outcome.reported.predictions
+        predictions = outcome.selected.predictions
         make_directories(folder, scratch)
         contents = {
-            "run.json": _json(self._about(outcome.run)),
+            "run.json": _json(self._metadata(outcome.run)),
             "metrics.csv": _metrics(outcome),
             "predictions.csv": _predictions(outcome, self.store),
             "frame_logits.npy": _npy(predictions.frame_logits_NTK),
             "attention.npy": _npy(predictions.attention_NTK),
-            "checkpoint.safetensors": save(outcome.reported.parameters),
+            "checkpoint.safetensors": save(outcome.selected.parameters),
         }
-        if outcome.reported.encoder_files:
+        if outcome.selected.encoder_files:
             make_directories(folder / "encoder")
-            files = outcome.reported.encoder_files
+            files = outcome.selected.encoder_files
             contents |= {f"encoder/{name}": data for name, data in files.items()}
         write_files({folder / name: data for name, data in contents.items()}, scratch)
         result = _result(outcome, self.store) | {
@@ -209,7 +209,7 @@ class Records:
         remove_state(folder)
         return folder
 
-    def _about(self, run: Run) -> dict[str, Any]:
+    def _metadata(self, run: Run) -> dict[str, Any]:
         import torch
 
         versions = {name: version(name) for name in LIBRARIES}
@@ -238,14 +238,14 @@ def describe_others(others: Sequence[tuple[Record, list[str]]]) -> list[str]:
 def read_record(folder: Path) -> Record | None:
     """The record in a run's folder; None if there is no readable ``run.json``."""
     try:
-        about = json.loads((folder / "run.json").read_bytes())
+        metadata = json.loads((folder / "run.json").read_bytes())
     except (OSError, ValueError):
         return None
     try:
         result = json.loads((folder / "result.json").read_bytes())
     except FileNotFoundError:
         result = None
-    return Record(folder, about, result)
+    return Record(folder, metadata, result)
 
 
 def read_records(root: Path) -> Iterator[Record]:
@@ -290,12 +290,12 @@ def _settings(identity: dict[str, Any]) -> bytes:
 
 def _differences(record: Record, mine: dict[str, Any]) -> list[str]:
     """How a record with the same settings differs: "store", "code (FILES)", …"""
-    theirs, reasons = record.about["identity"], []
+    theirs, reasons = record.metadata["identity"], []
     for name in ("store", "device", "precision"):
         if theirs[name] != mine[name]:
             reasons.append(name)
     if theirs["code"] != mine["code"]:
-        now, then = code_files(), record.about["code"]
+        now, then = code_files(), record.metadata["code"]
         files = sorted(f for f in now.keys() | then.keys() if now.get(f) != then.get(f))
         reasons.append(f"code ({', '.join(files)})")
     return reasons
@@ -311,7 +311,7 @@ def _result(outcome: "Outcome", store: Store) -> dict[str, Any]:
     }
     if outcome.diverged:
         return result
-    labels, predicted = store.labels[outcome.split.test], outcome.reported.predictions.labels_N
+    labels, predicted = store.labels[outcome.split.test], outcome.selected.predictions.labels_N
     counts = confusion(labels, predicted, len(store.classes))
     by_class = zip(store.classes, recalls(counts).tolist(), strict=True)
     return result | {
@@ -327,7 +327,7 @@ def _metrics(outcome: "Outcome") -> bytes:
 
 def _predictions(outcome: "Outcome", store: Store) -> bytes:
     """One line per test video: its logits, and each frame's influence on the prediction."""
-    predictions = outcome.reported.predictions
+    predictions = outcome.selected.predictions
     predicted = predictions.labels_N
     temperature = outcome.run.method.label.temperature
     cosines_NT = temperature * influence(predictions.frame_logits_NTK, predicted)

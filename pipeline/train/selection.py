@@ -21,7 +21,7 @@ Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Reported:
+class SelectedEpoch:
     """The network of the reported epoch, and its predictions for the test videos."""
 
     predictions: "Predictions"
@@ -37,12 +37,12 @@ class Outcome:
     split: Split
     epochs: list[Metrics]
     epoch: int  # the reported one, counted from 1
-    reported: Reported
+    selected: SelectedEpoch
 
     @property
     def diverged(self) -> bool:
         """Whether the network's output is no longer finite."""
-        return not bool(np.isfinite(self.reported.predictions.logits_NK).all())
+        return not bool(np.isfinite(self.selected.predictions.logits_NK).all())
 
 
 @dataclass
@@ -54,7 +54,7 @@ class History:
     split: Split
     epochs: list[Metrics] = field(default_factory=list)
     best: int = -1  # -1 for none yet
-    reported: Reported | None = None
+    selected: SelectedEpoch | None = None
 
     def add(
         self,
@@ -77,12 +77,12 @@ class History:
         if better(method.selection, epoch, best):
             self.best = len(self.epochs) - 1
             files = self.data.features.encoder_files()
-            self.reported = Reported(predictions.first(tests), parameters(), files)
+            self.selected = SelectedEpoch(predictions.first(tests), parameters(), files)
 
     def outcome(self) -> Outcome:
         """The outcome of the run, after its last epoch."""
-        assert self.reported is not None
-        return Outcome(self.run, self.split, self.epochs, self.best + 1, self.reported)
+        assert self.selected is not None
+        return Outcome(self.run, self.split, self.epochs, self.best + 1, self.selected)
 
     def _metrics(
         self, part: str, rows: NDArray[np.int64], logits_NK: NDArray[np.float32]

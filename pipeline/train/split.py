@@ -21,7 +21,7 @@ class Split:
     test: Rows
 
     @property
-    def evaluated(self) -> Rows:
+    def evaluation_rows(self) -> Rows:
         """Test rows, then validation rows."""
         return np.concatenate([self.test, self.val])
 

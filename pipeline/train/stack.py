@@ -32,18 +32,18 @@ def train_stack(
     data: TrainingData,
     runs: Sequence[Run],
     on_epochs: Callable[[int], None] = lambda epochs: None,
-    begun: Sequence[RunState] = (),
+    states: Sequence[RunState] = (),
     keep: "Callable[[Stack], None]" = lambda stack: None,
 ) -> list[Outcome]:
     """Train ``runs``, which may differ in anything that changes no shape, as one program.
 
-    Resumes from the states in ``begun``, if any. ``on_epochs`` gets the number of epochs done
+    Resumes from the states in ``states``, if any. ``on_epochs`` gets the number of epochs done
     since its last call; ``keep`` is called after every epoch. Raises ValueError for runs that
     cannot be stacked.
     """
     stack = Stack(data, runs)
-    if begun:
-        stack.restore(begun)
+    if states:
+        stack.restore(states)
         on_epochs(stack.epoch)
     while stack.epoch < runs[0].method.optimiser.epochs:
         stack.train_epoch()
@@ -64,7 +64,7 @@ class Stack:
         self._config = runs[0].method.optimiser  # for settings that all runs share
         self.histories = [History(data, run, split_of(data, run)) for run in runs]
         self.model = build_model(data, runs)
-        self._orders = [
+        self._generators = [
             np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())]) for run in runs
         ]
         self._smoothing_R = self._of_runs(lambda config: config.label_smoothing)
@@ -80,7 +80,7 @@ class Stack:
     def train_epoch(self) -> None:
         """Train every run for one epoch and evaluate it."""
         loss_R = self._train()
-        rows = [history.split.evaluated for history in self.histories]
+        rows = [history.split.evaluation_rows for history in self.histories]
         predictions = predict(self.model, self.data.features, rows)
         for r, history in enumerate(self.histories):
             history.add(float(loss_R[r]), predictions[r], partial(parameters_of, self.model, r))
@@ -89,12 +89,12 @@ class Stack:
         """What one run needs to resume; does not include a trained encoder."""
         history = self.histories[run]
         return RunState(
-            order=dict(self._orders[run].bit_generator.state),
+            generator=dict(self._generators[run].bit_generator.state),
             epochs=list(history.epochs),
             best=history.best,
             parameters=parameters_of(self.model, run),
             velocities=_of_run(self._velocities(), run),
-            reported=history.reported,
+            selected=history.selected,
         )
 
     def restore(self, states: Sequence[RunState]) -> None:
@@ -105,10 +105,10 @@ class Stack:
                     parameter[r] = state.parameters[name]
                 for name, velocity in self._velocities().items():
                     velocity[r] = state.velocities[name]
-                self._orders[r].bit_generator.state = state.order
+                self._generators[r].bit_generator.state = state.generator
                 history = self.histories[r]
                 history.epochs, history.best = list(state.epochs), state.best
-                history.reported = state.reported
+                history.selected = state.selected
 
     def steps(self) -> list[Batch]:
         """The batches of the next epoch, newly drawn in each run's data order."""
@@ -116,7 +116,7 @@ class Stack:
             [history.split.train for history in self.histories],
             self._config.batch,
             [self._views(run.method.optimiser) for run in self.runs],
-            self._orders,
+            self._generators,
         )
         arrays = (batches.video_SRB, batches.view_SRB, batches.weight_SRB)
         tensors = [torch.from_numpy(array).to(self.data.device) for array in arrays]
@@ -172,7 +172,7 @@ class Stack:
     def _products(self) -> AbstractContextManager[object]:
         """Matrix products in bfloat16 if configured; parameters stay in float32."""
         kind = self.data.device.type
-        lower = self._config.products(kind) == "bf16"
+        lower = self._config.resolved_precision(kind) == "bf16"
         # No cache: each weight is used once, and a captured graph must cast it every time.
         return torch.autocast(kind, torch.bfloat16, enabled=lower, cache_enabled=False)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cache.files import make_directories, remove_file, write_files
 from pipeline.evaluate.predictions import Predictions
-from pipeline.train.selection import Metrics, Reported
+from pipeline.train.selection import Metrics, SelectedEpoch
 
 STATE_FILE = "resume.safetensors"
 
@@ -21,12 +21,12 @@ STATE_FILE = "resume.safetensors"
 class RunState:
     """One run of a stack between two epochs: everything its further training depends on."""
 
-    order: dict[str, Any]  # state of the random generator that draws the data order
+    generator: dict[str, Any]  # state of the random generator that draws the data order
     epochs: list[Metrics]  # those done
     best: int  # the epoch that would be reported, -1 for none
     parameters: dict[str, Tensor]
     velocities: dict[str, Tensor]
-    reported: Reported | None
+    selected: SelectedEpoch | None
 
     @property
     def epoch(self) -> int:
@@ -40,7 +40,7 @@ def write_state(folder: Path, state: RunState, scratch: Path) -> None:
 
     make_directories(folder, scratch)
     tensors = {name: tensor.contiguous() for name, tensor in _to_tensors(state).items()}
-    head = {"epochs": state.epochs, "best": state.best, "order": state.order}
+    head = {"epochs": state.epochs, "best": state.best, "generator": state.generator}
     metadata = {"state": json.dumps(head | {"sha256": _digest(tensors)})}
     write_files({folder / STATE_FILE: save(tensors, metadata)}, scratch)
 
@@ -56,12 +56,12 @@ def read_state(folder: Path) -> RunState | None:
     if _digest(tensors) != head["sha256"]:
         return None
     return RunState(
-        order=head["order"],
+        generator=head["generator"],
         epochs=head["epochs"],
         best=head["best"],
         parameters=_under("parameter/", tensors),
         velocities=_under("velocity/", tensors),
-        reported=_reported(tensors) if head["best"] >= 0 else None,
+        selected=_selected_epoch(tensors) if head["best"] >= 0 else None,
     )
 
 
@@ -70,7 +70,7 @@ def remove_state(folder: Path) -> None:
     remove_file(folder / STATE_FILE)
 
 
-def begun_epochs(folder: Path) -> int:
+def epochs_done(folder: Path) -> int:
     """How many epochs of a run are done; reads only the header of its state."""
     head = _head(folder)
     return len(head["epochs"]) if head else 0
@@ -82,23 +82,23 @@ def _head(folder: Path) -> dict[str, Any] | None:
     try:
         with safe_open(folder / STATE_FILE, "pt") as file:
             head: dict[str, Any] = json.loads(file.metadata()["state"])
-            return head if {"epochs", "best", "order", "sha256"} <= head.keys() else None
+            return head if {"epochs", "best", "generator", "sha256"} <= head.keys() else None
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
 def _to_tensors(state: RunState) -> dict[str, Tensor]:
     parts = {"parameter/": state.parameters, "velocity/": state.velocities}
-    if state.reported is not None:
-        arrays = vars(state.reported.predictions).items()
+    if state.selected is not None:
+        arrays = vars(state.selected.predictions).items()
         parts["predicted/"] = {name: torch.from_numpy(array) for name, array in arrays}
-        parts["reported/"] = state.reported.parameters
+        parts["reported/"] = state.selected.parameters
     return {kind + name: t for kind, part in parts.items() for name, t in part.items()}
 
 
-def _reported(tensors: dict[str, Tensor]) -> Reported:
+def _selected_epoch(tensors: dict[str, Tensor]) -> SelectedEpoch:
     arrays = {name: t.numpy() for name, t in _under("predicted/", tensors).items()}
-    return Reported(Predictions(**arrays), _under("reported/", tensors))
+    return SelectedEpoch(Predictions(**arrays), _under("reported/", tensors))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

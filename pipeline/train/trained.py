@@ -75,7 +75,7 @@ def load_run(folder: Path | str, store: Store, device: str = "cpu") -> TrainedRu
 
 
 def _refuse_other_encoder(record: Record, store: Store) -> None:
-    trained = flatten(record.about["store"]) | {"classes": record.about["classes"]}
+    trained = flatten(record.metadata["store"]) | {"classes": record.metadata["classes"]}
     given = flatten(store.identity.model_dump(mode="json")) | {"classes": list(store.classes)}
     names = [name for name in given if name.startswith(("encoder.", "preprocessing."))]
     rows = [

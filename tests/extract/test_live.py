@@ -66,7 +66,7 @@ def test_without_augmentation_the_loss_curve_is_that_of_cached_features(
     # The same frames in the same batch size give the same float16 features, to the bit.
     assert losses[0] == losses[1]
     np.testing.assert_array_equal(
-        one.reported.predictions.logits_NK, other.reported.predictions.logits_NK
+        one.selected.predictions.logits_NK, other.selected.predictions.logits_NK
     )
 
 
@@ -91,11 +91,11 @@ def test_training_the_encoder_changes_it_and_micro_batches_do_not_change_the_tra
     parts = train(live(videos, files, trained=True), *settings, "optimiser.micro_batch=1")
     assert whole.epochs[0]["train_loss"] == pytest.approx(parts.epochs[0]["train_loss"], rel=1e-4)
     np.testing.assert_allclose(
-        whole.reported.predictions.logits_NK, parts.reported.predictions.logits_NK, atol=2e-2
+        whole.selected.predictions.logits_NK, parts.selected.predictions.logits_NK, atol=2e-2
     )
     frozen = train(live(videos, files), *STILL, "optimiser.epochs=1")
     assert not np.allclose(
-        whole.reported.predictions.logits_NK, frozen.reported.predictions.logits_NK, atol=2e-2
+        whole.selected.predictions.logits_NK, frozen.selected.predictions.logits_NK, atol=2e-2
     )
 
 

@@ -33,7 +33,7 @@ def test_a_stack_trains_on_the_gpu_as_on_the_cpu(
             assert ours["train_loss"] == pytest.approx(
                 theirs["train_loss"], rel=tolerance, abs=tolerance
             )
-        logits = one.reported.predictions.logits_NK, other.reported.predictions.logits_NK
+        logits = one.selected.predictions.logits_NK, other.selected.predictions.logits_NK
         np.testing.assert_allclose(*logits, atol=50 * tolerance)
 
 
@@ -48,5 +48,5 @@ def test_a_stack_on_the_gpu_equals_its_runs_trained_alone(
             alone.epochs[-1]["train_loss"], rel=1e-2
         )
         np.testing.assert_allclose(
-            outcome.reported.predictions.logits_NK, alone.reported.predictions.logits_NK, atol=0.5
+            outcome.selected.predictions.logits_NK, alone.selected.predictions.logits_NK, atol=0.5
         )

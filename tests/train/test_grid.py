@@ -138,7 +138,7 @@ def test_stopped_training_is_resumed_and_leaves_the_same_files(
     )
     short, long = runs(folds="1"), runs(*LONG, folds="23")
     deadline = time.monotonic() + 120
-    while records.begun(long[1]) < 5 and time.monotonic() < deadline:
+    while records.epochs_done(long[1]) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, number)
     said = process.communicate()[1]
@@ -146,11 +146,11 @@ def test_stopped_training_is_resumed_and_leaves_the_same_files(
         assert process.returncode == 130, said
         assert "finishing the current epoch" in said
         assert "Traceback" not in said
-    begun = records.begun(long[1])
+    begun = records.epochs_done(long[1])
     assert 5 <= begun < 30
     assert records.pending(short + long) == short + long
     # A kill between two runs' states leaves them an epoch apart; they then resume as two stacks.
-    same = records.begun(long[0]) == begun
+    same = records.epochs_done(long[0]) == begun
     assert same or number == signal.SIGKILL
     done: list[int] = []
     train_runs(short + long, records, "cpu", done.append, workers=1)
@@ -190,7 +190,7 @@ def test_runs_with_equal_shapes_and_epochs_done_share_a_stack() -> None:
     wanted = runs("optimiser.lr=0.1") + runs("label.top_k=3") + runs("optimiser.views=2")
     stacks = stacks_of(wanted, 10, frames=16)
     assert sorted(len(stack) for stack in stacks) == [2, 4]
-    ahead = stacks_of(wanted, 10, frames=16, begun=lambda run: int(run.fold == "2"))
+    ahead = stacks_of(wanted, 10, frames=16, epochs_done=lambda run: int(run.fold == "2"))
     assert sorted(len(stack) for stack in ahead) == [1, 1, 2, 2]
 
 

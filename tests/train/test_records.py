@@ -47,7 +47,7 @@ def test_record_holds_configuration_metrics_predictions_checkpoint_and_origin(
     assert [row["id"] for row in predictions] == [store.ids[row] for row in test]
     checkpoint = load_file(folder / "checkpoint.safetensors")
     assert all(
-        torch.equal(checkpoint[name], value) for name, value in outcome.reported.parameters.items()
+        torch.equal(checkpoint[name], value) for name, value in outcome.selected.parameters.items()
     )
     result = json.loads((folder / "result.json").read_text())
     digest = sha256_file(folder / "checkpoint.safetensors")
@@ -65,7 +65,7 @@ def test_result_is_read_back_with_its_predictions(trained: Trained, tmp_path: Pa
     assert result.ok
     _, labels, predicted = result.predictions()
     assert labels.tolist() == store.labels[outcome.split.test].tolist()
-    assert predicted.tolist() == outcome.reported.predictions.logits_NK.argmax(1).tolist()
+    assert predicted.tolist() == outcome.selected.predictions.logits_NK.argmax(1).tolist()
     frames = result.frame_logits()
     assert frames.shape == (len(labels), store.frames, len(store.classes))
     with (result.folder / "predictions.csv").open() as file:
@@ -73,7 +73,7 @@ def test_result_is_read_back_with_its_predictions(trained: Trained, tmp_path: Pa
     cosines = [float(first[f"influence_{frame}"]) for frame in range(store.frames)]
     np.testing.assert_allclose(np.array(cosines) / 0.01, frames[0, :, predicted[0]], atol=1e-3)
     np.testing.assert_allclose(result.attention().sum(1), 1, atol=1e-4)
-    np.testing.assert_allclose(frames.mean(1), outcome.reported.predictions.logits_NK, atol=1e-4)
+    np.testing.assert_allclose(frames.mean(1), outcome.selected.predictions.logits_NK, atol=1e-4)
 
 
 def test_folder_without_result_is_an_unfinished_run(trained: Trained, tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_folder_without_result_is_an_unfinished_run(trained: Trained, tmp_path: 
 
 def test_diverged_run_is_recorded_as_such(trained: Trained, tmp_path: Path) -> None:
     store, outcome = trained
-    said = outcome.reported.predictions
+    said = outcome.selected.predictions
     nothing = replace(said, logits_NK=said.logits_NK * float("nan"))
-    broken = replace(outcome, reported=replace(outcome.reported, predictions=nothing))
+    broken = replace(outcome, selected=replace(outcome.selected, predictions=nothing))
     Records(tmp_path, store).write(broken, seconds=1.5)
     result = Records(tmp_path, store).find(outcome.run)
     assert result is not None

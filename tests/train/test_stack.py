@@ -58,10 +58,10 @@ def check_equal_alone(data: TrainingData, runs: list[Run]) -> None:
 
 def check_equal(one: Outcome, other: Outcome) -> None:
     np.testing.assert_allclose(
-        one.reported.predictions.logits_NK, other.reported.predictions.logits_NK, atol=1e-7
+        one.selected.predictions.logits_NK, other.selected.predictions.logits_NK, atol=1e-7
     )
-    for name, value in other.reported.parameters.items():
-        torch.testing.assert_close(one.reported.parameters[name], value, atol=1e-9, rtol=1e-9)
+    for name, value in other.selected.parameters.items():
+        torch.testing.assert_close(one.selected.parameters[name], value, atol=1e-9, rtol=1e-9)
     for ours, theirs in zip(one.epochs, other.epochs, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
 
@@ -122,31 +122,31 @@ def test_stack_resumes_from_its_states_as_if_never_interrupted(data: TrainingDat
     train_stack(data, runs, keep=lambda stack: kept.append([stack.state(r) for r in range(3)]))
     assert [states[0].epoch for states in kept] == [1, 2, 3, 4, 5]
     done: list[int] = []
-    resumed = train_stack(data, runs, done.append, begun=kept[1])
+    resumed = train_stack(data, runs, done.append, states=kept[1])
     assert done == [2, 1, 1, 1]
     for ours, theirs in zip(resumed, whole, strict=True):
         assert ours.epochs == theirs.epochs
         assert ours.epoch == theirs.epoch
         np.testing.assert_array_equal(
-            ours.reported.predictions.logits_NK, theirs.reported.predictions.logits_NK
+            ours.selected.predictions.logits_NK, theirs.selected.predictions.logits_NK
         )
         assert all(
-            torch.equal(ours.reported.parameters[name], value)
-            for name, value in theirs.reported.parameters.items()
+            torch.equal(ours.selected.parameters[name], value)
+            for name, value in theirs.selected.parameters.items()
         )
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not(data: TrainingData) -> None:
     first, second, other = (train_stack(data, [run("2", seed)])[0] for seed in (0, 0, 1))
     assert all(
-        torch.equal(first.reported.parameters[name], second.reported.parameters[name])
-        for name in first.reported.parameters
+        torch.equal(first.selected.parameters[name], second.selected.parameters[name])
+        for name in first.selected.parameters
     )
     np.testing.assert_array_equal(
-        first.reported.predictions.logits_NK, second.reported.predictions.logits_NK
+        first.selected.predictions.logits_NK, second.selected.predictions.logits_NK
     )
     assert not np.array_equal(
-        first.reported.predictions.logits_NK, other.reported.predictions.logits_NK
+        first.selected.predictions.logits_NK, other.selected.predictions.logits_NK
     )
 
 
@@ -154,7 +154,7 @@ def test_network_learns_what_can_be_learned(data: TrainingData) -> None:
     (outcome,) = train_stack(data, [run("1", 0, "optimiser.epochs=30")])
     assert outcome.epochs[-1]["train_loss"] < 0.05
     assert outcome.epochs[-1]["test_war"] > 0.9
-    assert outcome.reported.predictions.logits_NK.shape == (9, 7)
+    assert outcome.selected.predictions.logits_NK.shape == (9, 7)
     assert len(outcome.split.train) == 34
 
 
@@ -183,8 +183,8 @@ def test_learning_rate_decays_after_each_milestone(data: TrainingData) -> None:
     (long,) = train_stack(data, [run("1", 0, *still)])
     (free,) = train_stack(data, [run("1", 0)])
     name = "temporal.join.weight_RIO"
-    assert (long.reported.parameters[name] - short.reported.parameters[name]).abs().max() < 1e-6
-    assert (free.reported.parameters[name] - short.reported.parameters[name]).abs().max() > 1e-3
+    assert (long.selected.parameters[name] - short.selected.parameters[name]).abs().max() < 1e-6
+    assert (free.selected.parameters[name] - short.selected.parameters[name]).abs().max() > 1e-3
 
 
 def test_prompts_and_network_have_their_own_learning_rates(data: TrainingData) -> None:
@@ -192,10 +192,10 @@ def test_prompts_and_network_have_their_own_learning_rates(data: TrainingData) -
     (outcome,) = train_stack(data, [run("1", 0, *settings)])
     start = dict(build_model(data, [outcome.run]).named_parameters())
     context = start["fine.context_RCW"][0]
-    assert torch.allclose(outcome.reported.parameters["fine.context_RCW"], context, atol=1e-9)
+    assert torch.allclose(outcome.selected.parameters["fine.context_RCW"], context, atol=1e-9)
     weight = start["temporal.join.weight_RIO"][0]
     assert not torch.allclose(
-        outcome.reported.parameters["temporal.join.weight_RIO"], weight, atol=1e-3
+        outcome.selected.parameters["temporal.join.weight_RIO"], weight, atol=1e-3
     )
 
 
@@ -219,7 +219,7 @@ def test_selection_reports_the_network_of_its_epoch(data: TrainingData) -> None:
     scores = [epoch["test_war"] for epoch in best.epochs]
     assert best.epoch == 1 + int(np.argmax(scores))
     labels = data.store.labels[best.split.test]
-    assert (best.reported.predictions.logits_NK.argmax(1) == labels).mean() == pytest.approx(
+    assert (best.selected.predictions.logits_NK.argmax(1) == labels).mean() == pytest.approx(
         max(scores)
     )
     (last,) = train_stack(data, [run("1", 0, *settings)])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.train.state import RunState, begun_epochs, read_state, write_state
+from pipeline.train.state import RunState, epochs_done, read_state, write_state
 
 STATE = RunState(
     {"seed": 3}, [{"epoch": n + 1} for n in range(7)], -1, {"a": torch.arange(3.0)}, {}, None
@@ -16,7 +16,7 @@ def test_state_is_read_back(tmp_path: Path) -> None:
     write_state(tmp_path, STATE, tmp_path / ".tmp")
     again = read_state(tmp_path)
     assert again is not None
-    assert (again.epoch, again.order, begun_epochs(tmp_path)) == (7, {"seed": 3}, 7)
+    assert (again.epoch, again.generator, epochs_done(tmp_path)) == (7, {"seed": 3}, 7)
     assert torch.equal(again.parameters["a"], torch.arange(3.0))
 
 
@@ -26,7 +26,7 @@ def test_torn_or_changed_state_is_not_resumed(tmp_path: Path) -> None:
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     assert read_state(tmp_path) is None
-    for damaged in (whole[:-5], whole[:20], b"", whole.replace(b"order", b"other")):
+    for damaged in (whole[:-5], whole[:20], b"", whole.replace(b"generator", b"other")):
         file.write_bytes(damaged)
         assert read_state(tmp_path) is None
-        assert begun_epochs(tmp_path) == 0
+        assert epochs_done(tmp_path) == 0
