@@ -51,7 +51,7 @@ def ablate(
     The paper's Table 3 on the embedded faces:
       tgdfer ablate table3
     On DFEW with three seeds:
-      tgdfer ablate table3 --store data/dfew.zarr --seeds 3
+      tgdfer ablate table3 --store data/dfew-ViT-B-32-quickgelu.zarr --seeds 3
     Every combination of some values:
       tgdfer ablate --vary optimiser.lr=[0.003,0.01] --vary label.temperature=[0.01,0.07]
     """

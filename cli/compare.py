@@ -39,7 +39,7 @@ def compare(
     On the embedded faces:
       tgdfer compare
     On DFEW:
-      tgdfer compare --store data/dfew.zarr
+      tgdfer compare --store data/dfew-ViT-B-32-quickgelu.zarr
     """
     from cache.store import open_store
     from pipeline.config import load_method, runs_of

@@ -88,7 +88,7 @@ def verify(
     Every byte:
       tgdfer store verify --deep data/faces-mini.zarr
     Does this machine still make the same features?
-      tgdfer store verify --canary 8 data/dfew.zarr --root /data/DFEW
+      tgdfer store verify --canary 8 data/dfew-ViT-B-32-quickgelu.zarr --root /data/DFEW
     """
     from cache.check import verify as check
 
