@@ -199,9 +199,9 @@ def test_stage_two_as_imported_has_loaded_no_decoder_and_nothing_of_stage_one() 
     assert done.stdout == "[]\n", done.stderr
 
 
-def test_demo_is_imported_by_the_command_line_only() -> None:
+def test_demo_is_imported_by_the_command_line_and_the_python_api_only() -> None:
     for path in ORDER:
-        if not path.startswith(("pipeline/demo/", "cli/")):
+        if not path.startswith(("pipeline/demo/", "cli/", "tgdfer.py")):
             assert not any(other.startswith("pipeline/demo/") for other in imports_of(path)), path
 
 
@@ -218,7 +218,8 @@ def test_functions_are_short() -> None:
     for path in ORDER:
         for node in ast.walk(ast.parse((ROOT / path).read_text())):
             if isinstance(node, ast.FunctionDef) and (path, node.name) not in allowed:
-                lines = (node.end_lineno or 0) - node.body[0].lineno + 1
+                body = node.body[bool(ast.get_docstring(node)) :] or node.body
+                lines = (node.end_lineno or 0) - body[0].lineno + 1
                 assert lines <= 60, f"{path}: {node.name} has {lines} lines"
 
 
