@@ -53,15 +53,16 @@ def read_dataset(
 
     >>> videos = tgdfer.read_dataset("dfew", root="/data/DFEW")
     """
+    from cache.errors import RefusedError
     from pipeline.datasets.dfew import read_dfew
     from pipeline.demo.faces import ensure_faces, faces_folder
 
     if name == "faces":
         return ensure_faces(Path(root) if root else faces_folder(), limit=limit)
-    _refuse_unless(name == "dfew", f"no data set {name}; available: faces, dfew")
-    return read_dfew(
-        Path(root or "data/dfew"), Path(annotation) if annotation else None, limit=limit
-    )
+    if name == "dfew":
+        lists = Path(annotation) if annotation else None
+        return read_dfew(Path(root or "data/dfew"), lists, limit=limit)
+    raise RefusedError(f"no data set {name}; available: faces, dfew")
 
 
 def extract(
@@ -155,13 +156,6 @@ def read_runs(runs: Path | str = "runs") -> "pd.DataFrame":
     from pipeline.report.runs import read_runs as read
 
     return read(runs)
-
-
-def _refuse_unless(condition: bool, message: str) -> None:
-    from cache.errors import RefusedError
-
-    if not condition:
-        raise RefusedError(message)
 
 
 def main() -> None:
