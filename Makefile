@@ -19,8 +19,14 @@ ablation-table: setup  ## the main job: extract if needed, run Table 3, write re
 	$(BIN)/tgdfer extract
 	$(BIN)/tgdfer ablate table3 --set optimiser.epochs=$(EPOCHS)
 
+# One worker per core; one that is done takes over tests from another.
+PYTEST = $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: setup  ## run every test that needs no GPU
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-fast: setup  ## a minute of tests: none that is slow or starts a process
+	$(PYTEST) --fast
 
 test-gpu: setup  ## run the GPU tests; TGDFER_REQUIRE_GPU=1 makes a missing GPU a failure
 	$(BIN)/python -m pytest -m gpu
@@ -39,4 +45,4 @@ mini: setup  ## train the bundled mini encoder again (about ten minutes on 2 cor
 clean:  ## remove what the commands made here: environment, data, runs, reports
 	rm -rf .venv data runs reports .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.PHONY: help setup ablation-table test test-gpu check bench mini clean
+.PHONY: help setup ablation-table test test-fast test-gpu check bench mini clean

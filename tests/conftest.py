@@ -1,13 +1,46 @@
-"""Fixtures of several tests, and where kernels run: on a GPU, else in Triton's interpreter."""
+"""Fixtures of several tests, where kernels run, and what ``--fast`` leaves out."""
 
+import multiprocessing.util
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton asks once, when it is first imported
+
+# make test has one worker per core, and no result may depend on the number of cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="skip what is slow or starts a process")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if config.getoption("fast") and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_processes_if_fast(pytestconfig: pytest.Config) -> Iterator[None]:
+    """With ``--fast``, the test or fixture that would start a process is skipped there."""
+
+    def skip(*_: object, **__: object) -> NoReturn:
+        pytest.skip("starts a process")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.getoption("fast"):
+            patch.setattr(subprocess.Popen, "__init__", skip)
+            patch.setattr(multiprocessing.util, "spawnv_passfds", skip)
+            patch.setattr(os, "fork", skip)
+        yield
 
 
 @pytest.fixture

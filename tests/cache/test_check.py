@@ -244,6 +244,7 @@ def damage(root: Path, rng: random.Random) -> str:
     return f"{kind} {victim.relative_to(root)} at {at}"
 
 
+@pytest.mark.slow
 def test_every_random_damage_is_found_and_never_trained_on(
     whole: LocalStore, tmp_path: Path
 ) -> None:

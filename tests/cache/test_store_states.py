@@ -169,7 +169,7 @@ def read_for_training(path: Path) -> None:
     store.load_frame_index()
 
 
-TestStore = StoreMachine.TestCase
+TestStore = pytest.mark.slow(StoreMachine.TestCase)
 TestStore.settings = settings(
     max_examples=EXAMPLES,
     stateful_step_count=12,

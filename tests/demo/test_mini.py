@@ -41,6 +41,7 @@ def record() -> dict[str, Any]:
     return json.loads((MINI / "zero_shot.json").read_text())
 
 
+@pytest.mark.slow
 def test_zero_shot_stays_above_the_floors_on_people_it_never_saw() -> None:
     accuracy = zero_shot(MINI, per_class=50)["accuracy"]
     for name, floor in FLOORS.items():
@@ -136,6 +137,7 @@ def test_class_texts_have_four_movements_per_class_in_the_data_sets_order() -> N
             assert len(entry["descriptors"].split(", ")) == 4
 
 
+@pytest.mark.slow
 def test_a_training_run_writes_a_loadable_model_and_refuses_it_below_the_floors(
     tmp_path: Path,
 ) -> None:

@@ -58,7 +58,7 @@ def full_text_features(
 Pair = tuple[open_clip.CLIP, TextTower]
 
 
-@pytest.fixture(scope="module", params=[24, 512])
+@pytest.fixture(scope="module", params=[24, pytest.param(512, marks=pytest.mark.slow)])
 def pair(request: pytest.FixtureRequest) -> Pair:
     """The same text tower as a whole open_clip CLIP and as stage two loads it."""
     width = request.param

@@ -66,6 +66,7 @@ def check_equal(one: Outcome, other: Outcome) -> None:
         assert ours == pytest.approx(theirs, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stack_of_five_folds_and_three_seeds_equals_fifteen_single_runs(
     exact: TrainingData,
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_stack_of_five_folds_and_three_seeds_equals_fifteen_single_runs(
     check_equal_alone(exact, runs)
 
 
+@pytest.mark.slow
 def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_selection_and_temperature(
     exact: TrainingData,
 ) -> None:
@@ -150,6 +152,7 @@ def test_same_seed_gives_the_same_bits_and_another_seed_does_not(data: TrainingD
     )
 
 
+@pytest.mark.slow
 def test_network_learns_what_can_be_learned(data: TrainingData) -> None:
     (outcome,) = train_stack(data, [run("1", 0, "optimiser.epochs=30")])
     assert outcome.epochs[-1]["train_loss"] < 0.05
@@ -162,6 +165,7 @@ POOLINGS = ["mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum
 VISUAL_PROMPTS = ["none", "add", "prepend", "concat"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [f"label.pooling={kind}" for kind in POOLINGS]
