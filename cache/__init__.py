@@ -1,1 +1,1 @@
-"""The feature store: the wall between stage one and stage two. Imports nothing of ours."""
+"""The feature store, which separates stage one from stage two; imports no other package of ours."""

@@ -1,6 +1,6 @@
 """A store -> what it is, what is wrong with it, what to redo, how it differs from another.
 
-Every file of the store is accounted for: it is what was committed, or there is a finding.
+Every file of the store is accounted for: either it is as committed, or there is a finding.
 """
 
 import json
@@ -45,14 +45,14 @@ from cache.writer import DIRECTORIES, StoreWriter, tidy, write_beside, write_jou
 
 Kind = Literal[
     "unfinished",  # no manifest yet
-    "plan",  # plan.json is not what was written; nothing else can be judged
+    "plan",  # plan.json is not as it was written; nothing else can be checked
     "manifest",
     "missing",
     "size",
-    "content",  # another sha256
+    "content",  # wrong sha256
     "journal",  # torn or changed lines
     "litter",  # left by a killed writer; harmless
-    "foreign",  # not of the store
+    "foreign",  # not part of the store
 ]
 
 
@@ -66,7 +66,7 @@ class Finding:
 
     @property
     def place(self) -> Place | None:
-        """The view of a block that must be redone for it, if any."""
+        """The view of a block that must be redone because of it, if any."""
         return place_of(self.file) if self.kind in ("missing", "size", "content") else None
 
 
@@ -79,7 +79,7 @@ class Inspection:
     status: StoreStatus
     digest: str | None  # None while unfinished
     missing: dict[str, str]
-    size_bytes: int  # of all its files; of those of the manifest where it is behind a URL
+    size_bytes: int  # of all its files; at a URL, of those in the manifest
     history: tuple[dict[str, Any], ...]  # the lines of provenance.jsonl
 
     @property
@@ -90,7 +90,7 @@ class Inspection:
 
 
 def inspect(path: StorePath | str) -> Inspection:
-    """What the store at ``path`` is; raises RefusedError where there is none that can be read."""
+    """Describe the store at ``path``; raises RefusedError if there is no readable one."""
     path = store_path(path)
     plan, state = read_plan(path), status(path)
     unfinished: dict[str, Any] = {"digest": None, "missing": {}, "files": {}}
@@ -111,19 +111,19 @@ def inspect(path: StorePath | str) -> Inspection:
 
 
 def verify(path: StorePath | str, *, deep: bool = False) -> list[Finding]:
-    """All that is wrong with the store at ``path``; nothing is changed, and no lock is taken.
+    """Everything wrong with the store at ``path``; changes nothing and takes no lock.
 
     Light: names, sizes, the small JSON files and the journals.  Deep: every file's sha256.
-    Behind a URL only what the manifest names is looked at: no journals, no foreign files.
-    Raises RefusedError where there is no store, or one of a newer schema, or an unfinished one
-    behind a URL.
+    At a URL only the files that the manifest names are checked: no journals, no foreign files.
+    Raises RefusedError if there is no store, if its schema is newer, or if it is unfinished and
+    at a URL.
     """
     return _Check(store_path(path), deep).findings
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair does: removes and rewrites, then has ``redo`` extracted again."""
+    """What a repair does: remove and rewrite files, then extract ``redo`` again."""
 
     path: Path
     plan: Plan
@@ -131,7 +131,7 @@ class Repair:
     redo: list[Place]
     remove: list[str]
     extraction: bool  # whether the videos and the encoder are needed
-    kept: Commits | None  # what the one journal is to hold; None leaves the journals alone
+    kept: Commits | None  # what goes into the one journal; None leaves the journals alone
 
     @property
     def is_needed(self) -> bool:
@@ -145,9 +145,9 @@ class Repair:
         return bool(self.redo) or any(f.kind in broken for f in self.findings)
 
     def begin(self) -> None:
-        """Remove what is damaged; the store is unfinished until its extraction is run again.
+        """Remove what is damaged; the store is unfinished until it is extracted again.
 
-        The manifest goes before any other file, so that a kill leaves an unfinished store.
+        The manifest is removed first, so that a kill leaves an unfinished store.
         """
         with locked(self.path / "locks" / "plan", wait=True):
             if self.kept is not None:
@@ -165,7 +165,7 @@ class Repair:
 def plan_repair(path: Path | str) -> Repair:
     """What to do about every finding of a deep verification, and about quarantined videos.
 
-    Raises DamagedError where ``plan.json`` is lost, since everything is checked against it, and
+    Raises DamagedError if ``plan.json`` is lost, since everything is checked against it, and
     RefusedError for a URL.
     """
     path = local_path(path)
@@ -196,8 +196,8 @@ class _Check:
     path: StorePath
     deep: bool
     findings: list[Finding] = field(default_factory=list)
-    plan: Plan | None = None  # None where it is lost
-    manifest: dict[str, Any] | None = None  # None where it is lost or not yet written
+    plan: Plan | None = None  # None if it is lost
+    manifest: dict[str, Any] | None = None  # None if it is lost or not yet written
     expected: Files = field(default_factory=dict)  # an empty fingerprint: any content
 
     def __post_init__(self) -> None:
@@ -219,7 +219,9 @@ class _Check:
         others = (path / "manifest.json").is_file()
         others |= isinstance(path, Path) and (path / "features").exists()
         if others and not (path / "plan.json").is_file():
-            self._add("plan", "plan.json", "is missing; put it back, or extract with the same")
+            self._add(
+                "plan", "plan.json", "is missing; restore it, or extract with the same options"
+            )
             return None
         try:
             return read_plan(self.path)
@@ -228,7 +230,7 @@ class _Check:
             return None
 
     def _read_manifest(self, plan: Plan) -> None:
-        """Learn every file that must be there, with its size and sha256."""
+        """Find out every file that must exist, with its size and sha256."""
         if (self.path / "manifest.json").is_file():
             try:
                 self.manifest = read_manifest(self.path)
@@ -239,7 +241,7 @@ class _Check:
         else:
             state = status(self.path)
             done = f"{state.done} of {state.total} blocks are committed"
-            self._add("unfinished", "manifest.json", f"{done}; extract again to finish")
+            self._add("unfinished", "manifest.json", f"{done}; run tgdfer extract again to finish")
         committed = _committed_files(self.path, plan) if isinstance(self.path, Path) else {}
         self.expected = committed | _planned_files(plan)
 
@@ -262,7 +264,7 @@ class _Check:
         if known and size != known[0]:
             return Finding("size", name, f"has {size} bytes, expected {known[0]}")
         if known and (self.deep or name.endswith(".json")) and sha256_file(path) != known[1]:
-            return Finding(kind, name, "is not what was committed (sha256)")
+            return Finding(kind, name, "is not as it was committed (sha256)")
         return None
 
     def _check_others(self, path: Path, plan: Plan) -> None:
@@ -274,13 +276,13 @@ class _Check:
             if name.startswith(".tmp/"):
                 self._add("litter", name, "left by a writer that was killed")
             elif self.manifest is None and place_of(name) in places:
-                self._add("litter", name, "no journal names it; it will be written anew")
+                self._add("litter", name, "no journal names it; it will be rewritten")
             elif re.fullmatch(r"journal/\w+\.jsonl|provenance\.jsonl", name):
                 self._check_lines(name, plan)
             elif name not in locks:
-                self._add("foreign", name, "is not of this store; repair leaves it alone")
+                self._add("foreign", name, "does not belong to this store; repair leaves it alone")
             elif (path / name).stat().st_size:
-                self._add("litter", name, "a lock has content, expected none")
+                self._add("litter", name, "is a lock file with content, expected none")
         if self.manifest is not None and f"journal/{FINAL}" not in present:
             self._add("journal", f"journal/{FINAL}", "is missing")
 
@@ -292,7 +294,7 @@ class _Check:
         if torn:
             self._add("journal", name, f"{torn} lines are torn or changed")
         elif final and data != encode_journal(plan, _commits(plan, self.expected)):
-            self._add("journal", name, "does not say what the manifest says")
+            self._add("journal", name, "does not agree with the manifest")
 
 
 def _places(plan: Plan) -> Iterator[Place]:
@@ -305,7 +307,7 @@ def _commits(plan: Plan, files: Files) -> Commits:
 
 
 def _committed_files(path: Path, plan: Plan) -> Files:
-    """What the journals name; of several records of a place, one the disk agrees with."""
+    """The files that journals name; of several records of a place, one that matches the disk."""
     commits: Commits = {}
     for place, files in read_commits(path, plan.identity.digest):
         if place not in commits or not all_unchanged(path, commits[place]):
@@ -314,14 +316,14 @@ def _committed_files(path: Path, plan: Plan) -> Files:
 
 
 def _planned_files(plan: Plan) -> Files:
-    """The files beside the chunks, as far as the plan fixes their bytes."""
+    """The files beside the chunks, with fingerprints if the plan determines their bytes."""
     files: Files = {name: fingerprint_of(name, data) for name, data in zarr_metadata(plan).items()}
     files |= {"plan.json": [], "text.json": [], "text.safetensors": []}
     return files | ({"truth.npy": []} if plan.videos.truth_sha256 else {})
 
 
 def _quarantined(path: Path, places: Iterable[Place]) -> list[Place]:
-    """The places with a video that failed, as their rows say."""
+    """The places whose rows name a failed video."""
 
     def has_failed(place: Place) -> bool:
         rows = json.loads((path / rows_name(*place)).read_bytes())
@@ -331,7 +333,7 @@ def _quarantined(path: Path, places: Iterable[Place]) -> list[Place]:
 
 
 def _walk(path: Path) -> Iterator[str]:
-    """Paths of all files inside the store, and of directories that are not the store's."""
+    """Paths of all files inside the store, and of directories that do not belong to it."""
     for folder, directories, files in os.walk(path):
         here = Path(folder).relative_to(path)
         for name in files:

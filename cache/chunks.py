@@ -24,12 +24,12 @@ _CRC32C_RESIDUE = 0x48674BC7
 
 
 def chunk_name(array: str, block: int, view: int) -> str:
-    """Path of a chunk inside the store; Zarr's default key with "." for the separator."""
+    """Path of a chunk inside the store; Zarr's default key with the separator "."."""
     return f"{array}/c.{block}.{view}.0" + (".0" if array == "features" else "")
 
 
 def rows_name(block: int, view: int) -> str:
-    """Path of the record of how the videos of a block fared in one view."""
+    """Path of the outcomes of a block's videos in one view."""
     return f"rows/{block}.{view}"
 
 
@@ -39,9 +39,9 @@ def view_files(block: int, view: int) -> tuple[str, ...]:
 
 
 def encode_chunk(array: str, values: NDArray[Any], block_videos: int) -> bytes:
-    """One view of a block, [video, ...], filled up to ``block_videos`` rows -> the file's bytes.
+    """One view of a block, [video, ...], padded to ``block_videos`` rows -> the file's bytes.
 
-    What zarr's own codecs write (bytes, crc32c); a test holds the two equal.
+    The same as zarr's own codecs (bytes, crc32c) write, as a test checks.
     """
     full = np.full((block_videos, *values.shape[1:]), FILL[array], DTYPES[array])
     full[: len(values)] = values
@@ -52,8 +52,8 @@ def encode_chunk(array: str, values: NDArray[Any], block_videos: int) -> bytes:
 def read_chunk(path: StorePath, array: str, crc32c: str) -> NDArray[Any]:
     """The values of a chunk file, flat.
 
-    Raises DamagedError where its checksum fails, or is not ``crc32c``, the one that was committed:
-    then the file is whole but another's.
+    Raises DamagedError if its checksum fails, or is not ``crc32c``, the committed one: then the
+    file is intact but belongs elsewhere.
     """
     with storage_errors(path, "read"):
         data = path.read_bytes()
@@ -99,7 +99,7 @@ def zarr_metadata(plan: Plan) -> dict[str, bytes]:
 def _describe_all(group: dict[str, Any], files: dict[str, bytes], plan: Plan) -> bytes:
     """The group's ``zarr.json`` with the videos as attributes, and the arrays' metadata inside.
 
-    Finding the arrays there, Zarr does not look for them among files that are not its own.
+    With these, Zarr does not search for arrays among files that are not its own.
     """
     videos = plan.videos
     group["attributes"] = {"ids": videos.ids, "labels": videos.labels, "classes": videos.classes}
@@ -112,5 +112,5 @@ def repair_hint(path: StorePath) -> str:
     """What to do about a damaged file of the store at ``path``."""
     look = f"list the damage with: tgdfer store verify --deep {path}, "
     if not isinstance(path, Path):
-        return look + "then copy those files there again from a store that is whole"
-    return look + f"redo it with: tgdfer store repair {path}"
+        return look + "then copy those files there again from an intact store"
+    return look + f"repair it with: tgdfer store repair {path}"

@@ -4,12 +4,12 @@
 class RefusedError(ValueError):
     """Wrong use, or work refused before it began (exit code 2).
 
-    The message says what came, what was expected, where, and what to do.
+    The message says what was given, what was expected, where, and what to do.
     """
 
 
 class DamagedError(RefusedError):
-    """A store, or a part of it, is not what was written; verify lists what and repair redoes it."""
+    """A store is not as it was written; verify lists the damage, repair redoes it."""
 
 
 class StorageError(OSError):

@@ -23,21 +23,21 @@ from cache.remote import StorePath
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
     errno.EDQUOT: "the quota is used up; free some space and run the same command again",
-    errno.EROFS: "the file system is read-only; choose another place",
-    errno.EACCES: "no permission to write here; choose another place or change the permissions",
-    errno.EPERM: "no permission to write here; choose another place or change the permissions",
-    errno.EIO: "the disk reported an input/output error; check it before going on",
-    errno.ENOENT: "it is gone; was it moved or removed meanwhile? run the same command again",
-    errno.ESTALE: "it is gone from the network file system; run the same command again",
+    errno.EROFS: "the file system is read-only; choose another location",
+    errno.EACCES: "no permission to write here; choose another location or change the permissions",
+    errno.EPERM: "no permission to write here; choose another location or change the permissions",
+    errno.EIO: "the disk reported an input/output error; check it before you continue",
+    errno.ENOENT: "it no longer exists; was it moved or removed? run the same command again",
+    errno.ESTALE: "it no longer exists on the network file system; run the same command again",
 }
 _SWEEPS = 32
-# File systems without locks: work may then be done twice, never wrong.
+# File systems without locks: work may then be done twice, but never wrongly.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
 def storage_errors(path: StorePath, verb: str = "write") -> Iterator[None]:
-    """Turn a failure of the disk under ``path`` into a StorageError that names the remedy."""
+    """Turn a disk failure under ``path`` into a StorageError that names the remedy."""
     try:
         yield
     except StorageError:
@@ -52,10 +52,10 @@ def storage_errors(path: StorePath, verb: str = "write") -> Iterator[None]:
 
 
 def write_files(files: Mapping[Path, bytes], scratch: Path) -> None:
-    """Write all ``files`` so that each is either absent or whole, and durable on return.
+    """Write all ``files`` so that each is either absent or complete, and durable on return.
 
-    ``scratch`` is a directory of the same file system; what a killed writer leaves there is litter
-    and never mistaken for data.
+    ``scratch`` is a directory on the same file system; whatever a killed writer leaves there is
+    litter, never mistaken for data.
     """
     with storage_errors(scratch):
         written: list[Path] = []
@@ -65,7 +65,7 @@ def write_files(files: Mapping[Path, bytes], scratch: Path) -> None:
             for temporary, (path, data) in zip(written, files.items(), strict=True):
                 _put(temporary, path, data)
         except BaseException:
-            # A full disk must not be kept full by what was not kept.
+            # Files that are not kept must not keep a full disk full.
             for temporary in written:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
@@ -80,8 +80,8 @@ def make_directories(*paths: Path) -> None:
         with storage_errors(path):
             line = (path, *path.parents)
             missing = [p for p in line if not p.exists()]
-            # From the top down, so that of those already there only the lowest can be the work of
-            # one who was killed before its name was durable; he could write where it stands.
+            # From the top down: of the directories already there, only the lowest can come from a
+            # process killed before the name was durable; that process could write to its parent.
             for directory in reversed(line[: len(missing) + 1]):
                 directory.mkdir(exist_ok=True)
                 if directory in missing or os.access(directory.parent, os.W_OK):
@@ -89,7 +89,7 @@ def make_directories(*paths: Path) -> None:
 
 
 def remove_file(path: Path) -> None:
-    """Remove a file durably; nothing happens if there is none."""
+    """Remove a file durably; does nothing if there is none."""
     with storage_errors(path):
         path.unlink(missing_ok=True)
         sync_directory(path.parent)
@@ -108,7 +108,7 @@ def append_record(path: Path, record: Mapping[str, Any]) -> None:
         existed = path.exists()
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            # A line that a full disk tore must not swallow this one.
+            # A line that a full disk cut short must not swallow this one.
             size = os.fstat(handle).st_size
             torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             _write_all(handle, b"\n" * torn + encode_record(record))
@@ -126,9 +126,9 @@ def encode_record(record: Mapping[str, Any]) -> bytes:
 
 
 def read_records(path: StorePath) -> Iterator[dict[str, Any]]:
-    """The whole records of a journal; a line torn by a kill is passed over.
+    """The complete records of a journal; lines torn by a kill are skipped.
 
-    What a torn line announced is done again, which costs time and never correctness.
+    Work whose line is torn is done again, which costs time but never correctness.
     """
     for line in path.read_bytes().split(b"\n"):
         if is_whole_line(line):
@@ -136,13 +136,13 @@ def read_records(path: StorePath) -> Iterator[dict[str, Any]]:
 
 
 def is_whole_line(line: bytes) -> bool:
-    """Whether a journal's line, without its end, is the one that was written."""
+    """Whether a journal line, without its newline, is as it was written."""
     checksum, _, text = line.partition(b" ")
     return len(checksum) == 8 and checksum == b"%08x" % zlib.crc32(text)
 
 
 def drop_torn_lines(path: Path, scratch: Path) -> None:
-    """Write a journal anew without the lines that a kill tore, if there are any."""
+    """Rewrite a journal without its torn lines, if there are any."""
     *lines, end = path.read_bytes().split(b"\n") if path.is_file() else [b""]
     whole = [line + b"\n" for line in lines if is_whole_line(line)]
     if end or len(whole) != len(lines):
@@ -151,9 +151,9 @@ def drop_torn_lines(path: Path, scratch: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold an exclusive ``flock``; yields False if another process has it and ``wait`` is off.
+    """Hold an exclusive ``flock``; yields False if another process has it and ``wait`` is False.
 
-    The kernel frees the lock when its holder dies, so there are no ages and no clocks.
+    The kernel frees the lock when its holder dies, so no timeout is needed.
     """
     with storage_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -173,7 +173,7 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of ``value``: sorted keys, no spaces, no NaN."""
+    """The canonical JSON of ``value``: sorted keys, no spaces, no NaN."""
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
@@ -224,7 +224,7 @@ def _write_all(handle: int, data: bytes) -> None:
 
 def _put(temporary: Path, path: Path, data: bytes) -> None:
     # Where locks do not work, a worker that finishes the store may sweep away what another is
-    # writing again; there are as many sweeps as workers.
+    # rewriting; that happens at most once per worker.
     for _ in range(_SWEEPS):
         try:
             return os.replace(temporary, path)

@@ -1,8 +1,8 @@
 """A store <-> one HDF5 file, and other people's features -> a store.
 
-An exported file holds the arrays ``features`` and ``frame_index`` in one piece each, and under
-``files`` every other file of the manifest byte by byte, so that importing it gives the same store
-with the same digest.
+An exported file holds ``features`` and ``frame_index`` as contiguous datasets, and under ``files``
+every other file of the manifest, byte for byte, so that importing it gives the same store with the
+same digest.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ ReadVideo = Callable[[str], NDArray[Any]]
 def export_store(path: StorePath | str, file: Path) -> str:
     """Write the finished store at ``path`` into one HDF5 file; returns the store's digest.
 
-    The file appears under its name when it is whole.  Raises RefusedError where it exists already.
+    The file gets its name only when it is complete.  Raises RefusedError if it exists already.
     """
     store = open_store(path)
     if file.exists():
@@ -61,9 +61,9 @@ def is_export(file: Path) -> bool:
 
 
 def import_store(file: Path, path: Path) -> str:
-    """Write the store that was exported into ``file`` to ``path``; returns its digest.
+    """Write the store exported to ``file`` to ``path``; returns its digest.
 
-    Raises DamagedError unless every file has the sha256 that the exported manifest says.
+    Raises DamagedError unless every file has the sha256 given in the exported manifest.
     """
     with h5py.File(file, "r") as source:
         files = {name: data[()].tobytes() for name, data in _datasets(source["files"])}
@@ -90,10 +90,10 @@ def import_features(
 ) -> str:
     """Other people's features -> a store; returns its digest.
 
-    ``source`` is a folder of one ``ID.npy`` a video, or an HDF5 file of one dataset a video, or of
-    ``features`` [video, ...] beside ``ids``; each video [frame, dim] or [view, frame, dim].
-    ``make_plan`` gets (views, frames, dim, the sha256 of the source's files) and knows the videos.
-    Raises RefusedError where ids or shapes do not agree, naming them.
+    ``source`` is a folder with one ``ID.npy`` per video, or an HDF5 file with one dataset per video
+    or with ``features`` [video, ...] and ``ids``; each video is [frame, dim] or [view, frame, dim].
+    ``make_plan`` gets (views, frames, dim, sha256 of the source's files) and knows the videos.
+    Raises RefusedError if ids or shapes do not agree, naming them.
     """
     with _videos_of(source) as (ids, read):
         if not ids:
@@ -114,7 +114,7 @@ def import_features(
                     writer.commit(unit, block[:, list(unit.views)], index, rows)
         digest = writer.finalise()
     if digest is None:
-        raise RefusedError(f"{path} is unfinished: another process works on it; run again")
+        raise RefusedError(f"{path} is unfinished: another process is working on it; run again")
     return digest
 
 
@@ -183,7 +183,7 @@ def _is_fixed(name: str) -> bool:
 
 @contextmanager
 def _videos_of(source: Path) -> Iterator[tuple[Sequence[str], ReadVideo]]:
-    """(ids, how to read one) of a source."""
+    """(ids, function that reads one video) of a source."""
     if source.is_dir():
         files = {file.stem: file for file in sorted(source.glob("*.npy"))}
         yield list(files), lambda video: np.load(files[video], allow_pickle=False)
@@ -211,7 +211,7 @@ def _check_ids(source: Path, ids: Sequence[str], expected: Sequence[str]) -> Non
     if twice or lacking or unknown:
         raise RefusedError(
             f"{source}: {len(lacking)} videos of the list have no features{_such(lacking)}, "
-            f"{len(unknown)} features belong to no video{_such(unknown)}, {twice} ids come twice"
+            f"{len(unknown)} features belong to no video{_such(unknown)}, {twice} ids repeat"
         )
 
 
@@ -230,5 +230,5 @@ def _checked(source: Path, video: str, values: NDArray[Any], plan: Plan) -> NDAr
     with np.errstate(over="ignore"):
         kept = values.astype(np.float16)
     if not np.isfinite(kept).all():
-        raise RefusedError(f"{source}: video {video} has features that float16 does not hold")
+        raise RefusedError(f"{source}: video {video} has features that are not finite in float16")
     return kept

@@ -1,7 +1,7 @@
-"""What a store was made from -> one digest, and what differs between two of them.
+"""What a store was made from -> one digest, and the differences between two stores.
 
-Two stores with the same identity hold the same features.  It is made of declared values and of
-bytes, never of paths, times, host names or pickles.
+Two stores with the same identity hold the same features.  It is computed from declared values and
+bytes, never from paths, times, host names or pickles.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from cache.files import canonical_json, sha256
 
 
 class FrozenModel(BaseModel):
-    """Fields that never change, and no others."""
+    """Fields that never change; unknown ones are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,12 +24,12 @@ class EncoderIdentity(FrozenModel):
     weights_sha256: str
     activation: str
     dim: int
-    # None in a request: it follows from the weights, and knowing it needs the model loaded.
+    # None in a request: it follows from the weights, but only the loaded model tells it.
     text_sha256: str | None = None
 
 
 class Preprocessing(FrozenModel):
-    """Pixels as the encoder wants them."""
+    """How pixels are prepared for the encoder."""
 
     size_px: int
     resize: str
@@ -42,7 +42,7 @@ class Identity(FrozenModel):
     """Everything that decides a feature's value.
 
     A request may leave ``batch_frames``, ``precision``, ``device`` and ``encoder.text_sha256`` open
-    (None), where finding them out would need torch; a store's own identity never does.
+    (None), since finding them out would need torch; the identity of a store has them all.
     """
 
     encoder: EncoderIdentity

@@ -1,6 +1,6 @@
 """Committed views of blocks <-> the lines of the journals.
 
-A record names the files of one or several views of a block with their sizes and checksums, and the
+A record names the files of one or more views of a block with their sizes and checksums, and the
 identity they were made under, so that it is never taken for a commit of another plan.
 """
 
@@ -28,19 +28,19 @@ def fingerprint_of(name: str, data: bytes) -> Fingerprint:
 
 
 def is_chunk(name: str) -> bool:
-    """Whether a path inside the store is that of a chunk."""
+    """Whether a path inside the store names a chunk."""
     return name.startswith(("features/c.", "frame_index/c."))
 
 
 def place_of(name: str) -> Place | None:
-    """The place a chunk or a record of rows belongs to; None for any other path."""
+    """The place that a chunk or a rows file belongs to; None for any other path."""
     found = re.fullmatch(r"(?:features/c|frame_index/c|rows/)\.?(\d+)\.(\d+)(?:\.0){0,2}", name)
     place = (int(found[1]), int(found[2])) if found else None
     return place if place and name in view_files(*place) else None
 
 
 def is_unchanged(path: Path, fingerprint: Fingerprint) -> bool:
-    """Whether the file is there with the size and sha256 that were recorded."""
+    """Whether the file exists with the recorded size and sha256."""
     try:
         return path.stat().st_size == fingerprint[0] and sha256_file(path) == fingerprint[1]
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -48,7 +48,7 @@ def is_unchanged(path: Path, fingerprint: Fingerprint) -> bool:
 
 
 def all_unchanged(root: Path, files: Files) -> bool:
-    """Whether all files of a commit are, byte for byte, as it says."""
+    """Whether all files of a commit exist as recorded."""
     return all(is_unchanged(root / name, found) for name, found in files.items())
 
 
@@ -61,8 +61,8 @@ def make_record(identity: str, block: int, views: Mapping[int, Files]) -> dict[s
 def read_commits(root: Path, identity: str) -> Iterator[tuple[Place, Files]]:
     """What the journals of the store at ``root`` say was committed under ``identity``.
 
-    A place comes once or more for every record of it; which of them the disk still agrees with is
-    for the caller to find out.
+    A place comes once for every record of it; the caller finds out which of them still matches the
+    disk.
     """
     journals = sorted((root / "journal").glob("*.jsonl"))
     try:
@@ -70,12 +70,12 @@ def read_commits(root: Path, identity: str) -> Iterator[tuple[Place, Files]]:
             for record in read_records(journal):
                 yield from commits_of(record, identity)
     except FileNotFoundError:
-        # Another worker finished the store meanwhile, and all is in one new journal.
+        # Another worker has just finished the store, and everything is in one new journal.
         yield from read_commits(root, identity)
 
 
 def commits_of(record: Mapping[str, Any], identity: str) -> Iterator[tuple[Place, Files]]:
-    """The places of one record; none where it belongs to another plan."""
+    """The places of one record; none if it belongs to another plan."""
     if record.get("identity") != identity:
         return
     for view in record["views"]:
@@ -84,7 +84,7 @@ def commits_of(record: Mapping[str, Any], identity: str) -> Iterator[tuple[Place
 
 
 def encode_journal(plan: Plan, commits: Commits) -> bytes:
-    """All that is committed as one journal, the same for every history of the store."""
+    """All commits as one journal, the same whatever the store's history."""
     lines = []
     for unit in plan.units():
         views = {v: commits[unit.block, v] for v in unit.views if (unit.block, v) in commits}

@@ -1,4 +1,4 @@
-"""The last file of a store: what all the others must be, and the digest that results record."""
+"""The last file of a store: sizes and sha256 of all others, and the digest that results record."""
 
 import json
 from pathlib import Path
@@ -24,14 +24,14 @@ FIXED = (
 
 
 def fixed_fingerprints(root: Path) -> Files:
-    """Sizes and sha256 of the files beside the chunks, of those that are there."""
+    """Sizes and sha256 of the files beside the chunks, as far as they exist."""
     with storage_errors(root, "read"):
         found = [name for name in FIXED if (root / name).is_file()]
         return {name: fingerprint_of(name, (root / name).read_bytes()) for name in found}
 
 
 def make_manifest(root: Path, plan: Plan, files: Files) -> dict[str, Any]:
-    """What ``manifest.json`` holds of a store whose files are ``files``; reads the rows."""
+    """The contents of ``manifest.json`` for a store with these ``files``; reads the rows."""
     missing: dict[str, str] = {}
     for unit in plan.units():
         for view in unit.views:
@@ -49,7 +49,7 @@ def make_manifest(root: Path, plan: Plan, files: Files) -> dict[str, Any]:
 
 
 def read_manifest(root: StorePath) -> dict[str, Any]:
-    """``manifest.json`` of a store; raises DamagedError unless it is, to the byte, as written."""
+    """``manifest.json`` of a store; raises DamagedError unless it is as written, byte for byte."""
     file = root / "manifest.json"
     with storage_errors(file, "read"):
         data = file.read_bytes()

@@ -16,7 +16,7 @@ from cache.identity import FrozenModel, Identity
 from cache.remote import StorePath
 
 SCHEMA_VERSION = 2
-BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB a chunk
+BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB per chunk
 
 # One row per source frame of every video, in the order of the videos.
 TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")])
@@ -31,7 +31,7 @@ class PlanFold(FrozenModel):
 
 
 class VideoTable(FrozenModel):
-    """What stage two needs to know of the videos besides their features."""
+    """What stage two needs to know about the videos besides their features."""
 
     name: str
     ids: tuple[str, ...]
@@ -44,12 +44,12 @@ class VideoTable(FrozenModel):
 
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON of all of it."""
+        """sha256 of the canonical JSON of all fields."""
         return sha256(canonical_json(self.model_dump(mode="json")))
 
 
 class VideoStatus(FrozenModel):
-    """How one video fared: what its decoder found, or why there is nothing."""
+    """The outcome of one video: what its decoder found, or why it has no features."""
 
     id: str
     status: Literal["ok", "failed"]
@@ -61,7 +61,7 @@ class VideoStatus(FrozenModel):
 
 @dataclass(frozen=True)
 class Unit:
-    """What is computed and committed in one piece: some views of one block of videos."""
+    """What is computed and committed together: some views of one block of videos."""
 
     block: int
     start: int  # first row of the store
@@ -96,7 +96,8 @@ class Plan(FrozenModel):
 def read_plan(path: StorePath) -> Plan:
     """Read ``plan.json`` of the store at ``path``.
 
-    Raises RefusedError where there is no store of this schema, DamagedError where there was one.
+    Raises RefusedError if there is no store or its schema is newer, DamagedError if the plan is
+    not as it was written.
     """
     plan_path = path / "plan.json"
     try:
@@ -113,7 +114,7 @@ def read_plan(path: StorePath) -> Plan:
             f"{plan_path} is damaged ({where}: {first['msg']}): {_remedy(path)}"
         ) from error
     if encode_plan(plan) != data or plan.videos.digest != plan.identity.videos:
-        raise DamagedError(f"{plan_path} is damaged or of another version: {_remedy(path)}")
+        raise DamagedError(f"{plan_path} is damaged or written by another version: {_remedy(path)}")
     return plan
 
 
@@ -130,9 +131,9 @@ def encode_truth(rows: NDArray[np.void]) -> bytes:
 
 
 def _remedy(path: StorePath) -> str:
-    # The plan is what everything else is checked against.
+    # Everything else is checked against the plan.
     if not isinstance(path, Path):
-        return "copy the store there again from one that is whole"
+        return "copy the store there again from an intact one"
     return (
         "delete it and manifest.json, then extract with the same options; what was committed under "
         "the same identity is kept"

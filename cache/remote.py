@@ -1,7 +1,7 @@
-"""Where a store is -> its files: a local folder, or a URL that fsspec can open.
+"""Location of a store -> its files: a local folder, or a URL that fsspec can open.
 
 A store in an object store, on a web server, in an archive or in memory is read in place and never
-written.  fsspec is imported only once a URL is read.
+written.  fsspec is imported only when a URL is read.
 """
 
 import errno
@@ -14,13 +14,13 @@ from typing import Any, Protocol, Self
 
 from cache.errors import RefusedError, StorageError
 
-# A request takes its time wherever it goes, so many are under way at once.
+# Every request has some latency, so many are in flight at once.
 REMOTE_THREADS = 16
 LOCAL_THREADS = 4
 
 
 class StorePath(Protocol):
-    """What reading a store needs of a path; ``pathlib.Path`` has it too."""
+    """What a path must offer for reading a store; ``pathlib.Path`` does."""
 
     def __truediv__(self, name: str, /) -> Self: ...
 
@@ -33,22 +33,22 @@ class StorePath(Protocol):
 
 
 class RemotePath:
-    """A store behind a URL, or a file of it; parts of the URL may be chained with ``::``.
+    """A store at a URL, or a file inside it; parts of the URL may be chained with ``::``.
 
-    Raises, from any method: FileNotFoundError where nothing has that name, RefusedError where
-    fsspec cannot open such a URL, StorageError where it fails.
+    Every method raises FileNotFoundError if there is no such file, RefusedError if fsspec cannot
+    open such a URL, and StorageError if reading fails.
     """
 
     def __init__(self, url: str, name: str = "", root: "RemotePath | None" = None) -> None:
         self.url = url  # of the store
-        self.name = name  # path inside the store, empty for itself
+        self.name = name  # path inside the store, empty for the store itself
         self._root = root or self
 
     def __truediv__(self, name: str, /) -> "RemotePath":
         return RemotePath(self.url, f"{self.name}/{name}".lstrip("/"), self._root)
 
     def __reduce__(self) -> Any:
-        # Connections stay behind: another process opens its own.
+        # Connections are not pickled: another process opens its own.
         return RemotePath, (self.url, self.name)
 
     def __str__(self) -> str:
@@ -62,7 +62,7 @@ class RemotePath:
 
     @property
     def parent(self) -> "RemotePath":
-        """What this is in."""
+        """The folder that holds it."""
         return RemotePath(self.url, self.name.rpartition("/")[0], self._root)
 
     @property
@@ -79,26 +79,26 @@ class RemotePath:
         return True
 
     def read_bytes(self) -> bytes:
-        """Everything in the file."""
+        """The contents of the file."""
         fs, place = self._opened()
         with self._failures():
             data: bytes = fs.cat_file(place)
         return data
 
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         fs, place = self._opened()
         size: int | None = None
         try:
             with self._failures():
                 size = fs.info(place)["size"]
         except FileNotFoundError:
-            # A web server that is not reached looks like this as well; reading tells them apart.
+            # An unreachable web server looks the same; reading the file tells them apart.
             pass
         return len(self.read_bytes()) if size is None else size
 
     def sizes(self, names: Collection[str]) -> dict[str, int | None]:
-        """Sizes of files inside, None where there is none; as few requests as the place allows."""
+        """Sizes of files inside, None for missing ones, in as few requests as possible."""
         listed = self._list()
 
         def size(name: str) -> int | None:
@@ -115,11 +115,11 @@ class RemotePath:
     def _list(self) -> dict[str, int]:
         fs, place = self._opened()
         if "http" in fs.protocol:
-            return {}  # the pages of a web server, if it lists its folders at all, tell no sizes
+            return {}  # a web server's folder pages, if it has any, do not tell sizes
         try:
             found = fs.find(place, detail=True)
         except Exception:
-            # Not everybody who may read the files may list them; each is then asked for its size.
+            # Some may read the files but not list them; sizes are then requested one by one.
             return {}
         prefix = f"{place}/" if place else ""
         sizes = {name.removeprefix(prefix): about["size"] for name, about in found.items()}
@@ -135,25 +135,25 @@ class RemotePath:
         from fsspec.core import url_to_fs
 
         with self._failures():
-            # An instance of its own: one kept from before may know what was there before.
+            # A new instance: a cached one may remember what was there before.
             fs, place = url_to_fs(self.url, skip_instance_cache=True)
         return fs, place.rstrip("/")
 
     @contextmanager
     def _failures(self) -> Iterator[None]:
-        """Turn whatever a file system fails with into an error of ours that names the remedy."""
+        """Turn any failure of a file system into one of our errors, which names the remedy."""
         try:
             yield
         except FileNotFoundError as error:
             raise FileNotFoundError(errno.ENOENT, "no such file", str(self)) from error
         except ImportError as error:
             raise RefusedError(
-                f"cannot open {self.url}: {error}; add that package beside tgdfer with pip install"
+                f"cannot open {self.url}: {error}; install that package with pip"
             ) from error
         except ValueError as error:
             raise RefusedError(f"cannot open {self.url}: {error}; check the address") from error
         except Exception as error:
-            # Each file system has exceptions of its own, with nothing in common but this.
+            # Each file system has its own exceptions, which share no other base class.
             raise StorageError(
                 f"cannot read {self}: {type(error).__name__}: {error}; check the address, the "
                 "network and your permission there, then run the same command again"
@@ -161,19 +161,18 @@ class RemotePath:
 
 
 def store_path(text: str | StorePath) -> StorePath:
-    """Where a store is: text with ``://`` is a URL, any other a path of this machine."""
+    """The path of a store: text with ``://`` is a URL, anything else a local path."""
     if isinstance(text, str):
         return RemotePath(text) if "://" in text else Path(text)
     return text
 
 
 def local_path(path: str | StorePath) -> Path:
-    """Where a store is to be written; raises RefusedError for a URL."""
+    """The path of a store to be written; raises RefusedError for a URL."""
     found = store_path(path)
     if not isinstance(found, Path):
         raise RefusedError(
-            f"{found} can only be read; write the store to a folder of this machine, then copy it "
-            "there"
+            f"{found} can only be read; write the store to a local folder, then copy it there"
         )
     return found
 

@@ -4,12 +4,12 @@
 
     store.zarr/
       plan.json                   what the store will hold
-      zarr.json, features/, frame_index/   what any Zarr library reads: a chunk a block and view
-      rows/                       how each video fared
-      text.safetensors, text.json, truth.npy   the text tower; the truth of every source frame
+      zarr.json, features/, frame_index/   for any Zarr library; one chunk per block and view
+      rows/                       the outcome of each video
+      text.safetensors, text.json, truth.npy   text tower; ground truth of every source frame
       journal/                    what was committed
       manifest.json               written last: every file's size and sha256, the store's digest
-      provenance.jsonl, locks/, .tmp/   for people and for writers; empty of meaning to readers
+      provenance.jsonl, locks/, .tmp/   for people and writers; readers ignore them
 """
 
 import io
@@ -48,7 +48,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """How far a store is: blocks with all their views committed, of all blocks."""
+    """Progress of a store: blocks with all their views committed, out of all blocks."""
 
     finished: bool
     done: int
@@ -91,7 +91,7 @@ class Store:
 
     @property
     def subjects(self) -> tuple[str | None, ...]:
-        """Who is seen in every video, where the data set says so."""
+        """Who is seen in each video, if the data set says so."""
         return self.plan.videos.subjects
 
     @cached_property
@@ -104,7 +104,7 @@ class Store:
 
     @cached_property
     def subsets(self) -> dict[str, NDArray[np.bool_]]:
-        """Marked subsets -> which videos are in them, [video]."""
+        """Name of a subset -> which videos are in it, [video]."""
         masks = {}
         for name, rows in self.plan.videos.subsets.items():
             masks[name] = np.zeros(len(self.ids), np.bool_)
@@ -119,17 +119,17 @@ class Store:
 
     @property
     def views(self) -> int:
-        """Views of a video; view 0 is the evaluation view."""
+        """Views per video; view 0 is the evaluation view."""
         return self.plan.views
 
     @property
     def frames(self) -> int:
-        """Frames of a view (T)."""
+        """Frames per view (T)."""
         return self.plan.frames
 
     @property
     def dim(self) -> int:
-        """Features of a frame (D)."""
+        """Features per frame (D)."""
         return self.plan.dim
 
     @property
@@ -146,7 +146,7 @@ class Store:
         """Features as ``encode_image`` gave them, float16 [video, view, frame, dim].
 
         All views, or the given ones in the given order.  Videos without features are NaN.
-        Raises RefusedError where a chunk fails its checksum.
+        Raises RefusedError if a chunk fails its checksum.
         """
         return self._load("features", views)
 
@@ -155,16 +155,16 @@ class Store:
         return self._load("frame_index", views)
 
     def load_rows(self, view: int) -> list[VideoStatus]:
-        """How every video fared in a view; raises RefusedError where a record changed."""
+        """The outcome of every video in a view; raises RefusedError if a record changed."""
         names = [rows_name(block, view) for block in range(self.plan.blocks)]
         with ThreadPoolExecutor(threads_of(self.path)) as pool:
             records = list(pool.map(self._unchanged, names))
         return [VideoStatus.model_validate(row) for data in records for row in json.loads(data)]
 
     def frame_truth(self) -> tuple[NDArray[np.int8], NDArray[np.float32]] | None:
-        """(labels int8, intensities float32), both [video, frame], of the frames view 0 shows.
+        """Ground truth of view 0: (labels int8, intensities float32), both [video, frame].
 
-        None where the data set knows no truth of its frames; label -1 and intensity 0 for videos
+        None if the data set has no ground truth of its frames; label -1 and intensity 0 for videos
         without features.
         """
         if "truth.npy" not in self.manifest["files"]:
@@ -213,8 +213,8 @@ def open_store(path: StorePath | str) -> Store:
     """Open a finished store for reading: a folder, or a URL that fsspec can open.
 
     Raises RefusedError if there is none, if it is unfinished, of a newer schema or damaged, and
-    StorageError if it cannot be reached.  Checks sizes and the small files' sha256; the arrays'
-    checksums are checked when they are loaded.
+    StorageError if it cannot be reached.  Checks all sizes, and the sha256 of small files; chunks
+    are checked when they are loaded.
     """
     path = store_path(path)
     plan = read_plan(path)
@@ -237,16 +237,16 @@ def open_store(path: StorePath | str) -> Store:
 
 
 def status(path: StorePath | str) -> StoreStatus:
-    """How far the store at ``path`` is, from its journals alone; refuses what is not a store.
+    """Progress of the store at ``path``, from its journals alone; refuses what is not a store.
 
-    Behind a URL only a finished store counts as one, and an unfinished one is refused as well.
+    At a URL an unfinished store is refused as well.
     """
     path = store_path(path)
     plan = read_plan(path)
     if not isinstance(path, Path):
         if not (path / "manifest.json").is_file():
             raise RefusedError(
-                f"{path} is unfinished: it has no manifest.json; finish it where it is written, "
+                f"{path} is unfinished: it has no manifest.json; finish it where it was written, "
                 "then copy it there again"
             )
         return StoreStatus(True, plan.blocks, plan.blocks)

@@ -46,12 +46,12 @@ DIRECTORIES = ("features", "frame_index", "rows", "journal", "locks", ".tmp")
 
 
 def create_store(path: Path | str, plan: Plan, fixed: Mapping[str, bytes]) -> "StoreWriter":
-    """Create the store at ``path``, or open it again to go on where it stopped.
+    """Create the store at ``path``, or reopen it to resume where it stopped.
 
     ``fixed`` holds the files that belong to the plan (``text.safetensors``, ``text.json`` and
-    optionally ``truth.npy``).  An existing store must have been planned the same; more views than
-    it has are added to it.  Raises RefusedError with the differing fields side by side, and where
-    ``path`` is a URL.
+    optionally ``truth.npy``).  An existing store must have the same plan; views that it lacks are
+    added.  Raises RefusedError for another plan, showing the differing fields side by side, and
+    for a URL.
     """
     path = local_path(path)
     refuse_foreign(path)
@@ -74,16 +74,16 @@ def refuse_foreign(path: Path) -> None:
         strange = sorted({p.name for p in path.iterdir()} - _own_names())
         if strange:
             raise RefusedError(
-                f"{path} is not a feature store and is not empty (it has {strange[0]}); "
+                f"{path} is not a feature store and is not empty (it holds {strange[0]}); "
                 "choose another --store"
             )
 
 
 def write_beside(path: Path, plan: Plan, fixed: Mapping[str, bytes]) -> None:
-    """Write the files beside the chunks that are not there as they must be.
+    """Write the files beside the chunks, those that are missing or differ.
 
     Those of a finished store are left as they are: its manifest holds their sha256, and another
-    version of zarr may spell ``zarr.json`` another way.
+    version of zarr may write ``zarr.json`` differently.
     """
     if (path / "manifest.json").exists():
         return
@@ -92,16 +92,16 @@ def write_beside(path: Path, plan: Plan, fixed: Mapping[str, bytes]) -> None:
 
 
 def check_same(path: Path, stored: Plan, asked: Plan) -> None:
-    """Refuse to go on with a store that was planned otherwise, showing the fields side by side.
+    """Refuse to continue a store that has another plan, showing the differences side by side.
 
-    How it is cut into blocks changes no feature: the store's own way is kept.
+    The block size does not affect the features, so it may differ: the store keeps its own.
     """
     rows = differences(stored.identity, asked.identity)
-    remedy = "choose another --store, or ask for the same"
+    remedy = "choose another --store, or use the settings of this one"
     count = len(stored.videos.ids)
     if [name for name, *_ in rows] == ["videos"] and stored.videos.ids == asked.videos.ids[:count]:
         remedy = (
-            f"it holds the first {count} of these videos; to take their features over, run the "
+            f"it holds the first {count} of these videos; to reuse their features, run the "
             f"same command with --store OTHER --reuse {path}"
         )
     for name in ("frames", "dim"):
@@ -114,7 +114,7 @@ def check_same(path: Path, stored: Plan, asked: Plan) -> None:
 
 
 class StoreWriter:
-    """An unfinished store, open for writing; several processes may hold one each."""
+    """An unfinished store, open for writing; several processes may each have one."""
 
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path = path
@@ -151,9 +151,9 @@ class StoreWriter:
         frame_index: NDArray[np.int32],
         rows: Sequence[VideoStatus],
     ) -> None:
-        """Keep a unit: features [video, view, frame, dim], frame_index [video, view, frame].
+        """Commit a unit: features [video, view, frame, dim], frame_index [video, view, frame].
 
-        Durable on return.  Raises ValueError for a wrong shape, dtype or a value that is not
+        Durable on return.  Raises ValueError for a wrong shape or dtype or a value that is not
         finite, StorageError if the disk fails.
         """
         self._check(unit, features, frame_index, rows)
@@ -172,8 +172,8 @@ class StoreWriter:
     def finalise(self) -> str | None:
         """Write the manifest and return the store's digest.
 
-        None while a unit is still to do, or where another process has given the store more views.
-        Hashes every file again and raises StorageError where one changed since its commit.
+        None while a unit is left to do, or if another process has added views to the store.
+        Hashes every file again and raises StorageError if one changed since its commit.
         """
         with locked(self.path / "locks" / "plan", wait=True):
             if not _holds(self.path / "plan.json", encode_plan(self.plan)):
@@ -186,16 +186,16 @@ class StoreWriter:
                 write_journal(self.path, self.plan, self._committed)
                 tidy(self.path)
                 _write(self.path, {"manifest.json": canonical_json(manifest) + b"\n"})
-            # The one who wrote it may have been killed before its name was durable.
+            # The process that wrote it may have been killed before the name was durable.
             with storage_errors(self.path):
                 sync_directory(self.path)
             tidy(self.path)
             return str(read_manifest(self.path)["digest"])
 
     def decoding_mark(self, row: int) -> Path:
-        """A file that stands while the video of a row is decoded.
+        """A file that exists while the video of a row is being decoded.
 
-        One that stands when the decoding begins was left by a process that died meanwhile.
+        If it exists before decoding begins, a process died while decoding that video.
         """
         return self.path / "locks" / f"decoding.{row}"
 
@@ -209,7 +209,7 @@ class StoreWriter:
         return Unit(unit.block, unit.start, unit.stop, views)
 
     def _learn(self) -> None:
-        """Take over what the journals say was committed, if its files are still the same."""
+        """Accept what the journals say was committed, if the files are unchanged."""
         with storage_errors(self.path, "read"):
             for place, files in read_commits(self.path, self._identity):
                 if place not in self._committed and all_unchanged(self.path, files):
@@ -259,7 +259,7 @@ class StoreWriter:
             if found != digest:
                 raise DamagedError(
                     f"{self.path / name} has sha256 {found}, the plan says {digest}; "
-                    "run tgdfer extract again to write it anew"
+                    "run tgdfer extract again to rewrite it"
                 )
         return dict(sorted(files.items()))
 
@@ -270,9 +270,9 @@ def write_journal(root: Path, plan: Plan, commits: Commits) -> None:
 
 
 def tidy(root: Path) -> None:
-    """Remove what is of no use once all is committed and stands in one journal.
+    """Remove what is of no use once all is committed and in one journal.
 
-    Only with the plan locked.
+    Call it only with the plan locked.
     """
     for journal in (root / "journal").iterdir():
         if journal.name != FINAL:
@@ -282,11 +282,11 @@ def tidy(root: Path) -> None:
 
 
 def _agree(path: Path, stored: Plan, asked: Plan) -> Plan:
-    """The plan to go on with: the stored one, with views added if more are asked for."""
+    """The plan to continue with: the stored one, with views added if more are asked for."""
     check_same(path, stored, asked)
     if asked.views <= stored.views:
         return stored
-    # The manifest goes first: whatever happens after, the store counts as unfinished.
+    # Remove the manifest first: whatever happens next, the store counts as unfinished.
     remove_file(path / "manifest.json")
     grown = stored.model_copy(update={"views": asked.views})
     _write(path, {"plan.json": encode_plan(grown)})
@@ -308,7 +308,7 @@ def _video_differences(stored: Plan, asked: Plan) -> list[tuple[str, str, str]]:
 
 
 def _own_names() -> set[str]:
-    # What a creation killed before its plan.json leaves, or a store whose damaged plan was deleted.
+    # Left by a writer killed before plan.json, or in a store whose damaged plan was deleted.
     return {*DIRECTORIES, *FIXED, "provenance.jsonl"}
 
 

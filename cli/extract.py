@@ -59,11 +59,14 @@ def extract(
     views: Annotated[
         int,
         typer.Option(
-            "--views", metavar="N", min=1, help="View 0 for evaluation, the others for training."
+            "--views",
+            metavar="N",
+            min=1,
+            help="Views per video; view 0 is for evaluation.",
         ),
     ] = 5,
     frames: Annotated[
-        int, typer.Option("--frames", metavar="N", min=1, help="Frames of a view.")
+        int, typer.Option("--frames", metavar="N", min=1, help="Frames per view.")
     ] = 16,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
@@ -73,7 +76,7 @@ def extract(
             "--batch-frames",
             metavar="N",
             min=1,
-            help="Frames the encoder gets at once.",
+            help="Frames per encoder batch.",
             show_default="32 on a CPU, 256 on a GPU",
         ),
     ] = None,
@@ -82,7 +85,7 @@ def extract(
         bool,
         typer.Option(
             "--isolate",
-            help="Decode every video in a process of its own: slower, survives crashes.",
+            help="Decode each video in a separate process: slower, survives crashes.",
         ),
     ] = False,
     decode_seconds: Annotated[
@@ -99,8 +102,8 @@ def extract(
         typer.Option(
             "--shard",
             metavar="I/N|auto",
-            help="Do only every N-th block, from block I on; auto: as a SLURM array or torchrun "
-            "numbers this process.",
+            help="Do only every N-th block, starting at block I; auto: I and N as a SLURM array or "
+            "torchrun numbers this process.",
         ),
     ] = "0/1",
     limit: LimitOption = None,
@@ -120,8 +123,8 @@ def extract(
 ) -> None:
     """Decode and encode every video once, into a feature store.
 
-    Goes on where an earlier run stopped; on a finished store it returns at once.  Videos that
-    cannot be read are left out, and listed with their reasons in a file (exit code 3).
+    Resumes where an earlier run stopped; returns at once if the store is finished.  Videos that
+    cannot be read are left out, and listed with the reasons in a file (exit code 3).
 
     \b
     The embedded faces with the bundled encoder:
@@ -134,7 +137,7 @@ def extract(
       tgdfer extract --shard 0/2
     A trial on the first 100 videos:
       tgdfer extract --limit 100
-    All of them, with what the trial has already done:
+    All of them, reusing what the trial has done:
       tgdfer extract --reuse data/faces-mini-first100.zarr
     Where the time goes, on the first 128 videos:
       tgdfer extract --profile trace.json
@@ -184,11 +187,11 @@ def extract(
 
 
 def _hint_at_shorter(path: Path) -> None:
-    """Name a finished store of the first videos, where that of all of them is yet to be made."""
+    """Suggest a finished store of the first videos if there is no store of all of them yet."""
     if not path.exists():
         for shorter in path.parent.glob(f"{path.stem}-first*.zarr"):
             if (shorter / "manifest.json").is_file():
-                print(f"--reuse {show(shorter)} would take its features over", file=sys.stderr)
+                print(f"--reuse {show(shorter)} would reuse its features", file=sys.stderr)
 
 
 def _profile(
@@ -227,17 +230,17 @@ def open_source(
 
 
 def default_encoder(dataset: str) -> str:
-    """The encoder of a data set where none is named."""
+    """The default encoder of a data set."""
     return "mini" if dataset == "faces" else "ViT-B-32-quickgelu"
 
 
 def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
-    """The encoder, with open_clip's models from the weights openai if none are named."""
+    """The encoder; open_clip's models have the weights openai if none are named."""
     from pipeline.encoders.clip import find_encoder
 
     on_its_own = name == "mini" or name.startswith("local-dir:")
     if on_its_own and pretrained is not None:
-        raise RefusedError(f"--pretrained: not read with --encoder {name}, which has its weights")
+        raise RefusedError(f"--pretrained: not read with --encoder {name}, it has its own weights")
     return find_encoder(name, pretrained or (None if on_its_own else "openai"))
 
 
@@ -267,7 +270,7 @@ def read_list(
 
 @contextmanager
 def shown_progress() -> Iterator[Callable[["ExtractProgress"], None]]:
-    """A bar on a terminal; elsewhere a plain line now and then.  Both on stderr."""
+    """A progress bar on a terminal, elsewhere a plain line now and then; both on stderr."""
     with progress("extract", None, "videos") as shown:
         yield lambda p: shown.update(p.videos, p.total, _rates(p))
 

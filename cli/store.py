@@ -1,4 +1,4 @@
-"""tgdfer store: look at feature stores, check, mend, compare and exchange them."""
+"""tgdfer store: inspect, verify, repair, compare and exchange feature stores."""
 
 import time
 from pathlib import Path
@@ -39,15 +39,15 @@ store_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help=(
-        "Look at feature stores, check, mend, compare and exchange them.\n\n"
-        "Exit codes: 0 all is well; 2 refused; 3 something was found; 5 the disk failed."
+        "Inspect, verify, repair, compare and exchange feature stores.\n\n"
+        "Exit codes: 0 nothing found; 2 refused; 3 something found; 5 the disk failed."
     ),
 )
 
 
 @store_app.command()
 def inspect(store: StoreArgument) -> None:
-    """What a store is: how far, of which videos, made from what.
+    """Show what a store holds, how far it is, and what it was made from.
 
     \b
     tgdfer store inspect data/faces-mini.zarr
@@ -69,9 +69,9 @@ def inspect(store: StoreArgument) -> None:
 def verify(
     context: typer.Context,
     store: StoreArgument,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every file: sha256.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read and hash every file.")] = False,
     count: Annotated[
-        int, typer.Option("--canary", metavar="N", min=0, help="Encode N videos again, compare.")
+        int, typer.Option("--canary", metavar="N", min=0, help="Encode N videos again and compare.")
     ] = 0,
     dataset: StoresDatasetOption = None,
     root: RootOption = None,
@@ -80,14 +80,14 @@ def verify(
     pretrained: PretrainedOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Check every file of a store; exit code 3 if anything is not as it was committed.
+    """Check every file of a store; exit code 3 if one is not as it was committed.
 
     Without --deep: names, sizes, metadata and journals.  Nothing is changed.
 
     \b
     Every byte:
       tgdfer store verify --deep data/faces-mini.zarr
-    Does this machine still make the same features?
+    Does this machine still produce the same features?
       tgdfer store verify --canary 8 data/dfew-ViT-B-32-quickgelu.zarr --root /data/DFEW
     """
     from cache.check import verify as check
@@ -120,10 +120,10 @@ def repair(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
 ) -> None:
-    """Redo what is damaged, and try the videos that could not be read once more.
+    """Redo what is damaged, and retry the videos that could not be read.
 
-    Only damaged files are removed, and only their blocks extracted again, with the settings the
-    store was made with.  Files that are not of the store are left alone.
+    Only damaged files are removed, and only their blocks are extracted again, with the store's own
+    settings.  Files that do not belong to the store are left alone.
 
     \b
     tgdfer store repair --dry-run data/faces-mini.zarr
@@ -157,9 +157,9 @@ def repair(
 
 @store_app.command()
 def diff(a: StoreAArgument, b: StoreBArgument) -> None:
-    """How two finished stores differ: what they were made from, their videos, their features.
+    """Compare two finished stores: what they were made from, their videos, their features.
 
-    Exit code 0 if they hold the same, else 3.
+    Exit code 0 if they are the same, else 3.
 
     \b
     tgdfer store diff data/faces-mini.zarr /mnt/copy/faces.zarr
@@ -180,7 +180,7 @@ def diff(a: StoreAArgument, b: StoreBArgument) -> None:
         print(f"features of {show(video)}: {_missing(reason_a)}; {_missing(reason_b)}")
     print(
         f"{len(found.changed)} of {found.videos} videos differ in their features, "
-        f"at most by {found.max_abs:.6g} ({found.views} views compared): {_some(found.changed)}"
+        f"by at most {found.max_abs:.6g} ({found.views} views compared): {_some(found.changed)}"
     )
     raise typer.Exit(FINDINGS)
 
@@ -212,14 +212,14 @@ def import_(
     annotation: AnnotationOption = None,
     encoder: Annotated[
         str,
-        typer.Option("--encoder", metavar="NAME", help="Whose text tower goes with the features."),
+        typer.Option("--encoder", metavar="NAME", help="Encoder that gives the text tower."),
     ] = "mini",
     pretrained: PretrainedOption = None,
 ) -> None:
-    """Make a store of an exported one, or of features that others made.
+    """Make a store from an exported one, or from features made elsewhere.
 
-    Features are [frame, dim] or [view, frame, dim] a video: a folder of ID.npy, an HDF5 file of one
-    dataset a video, or one of `features` beside `ids`.  The ids must be those of the data set.
+    Features are [frame, dim] or [view, frame, dim] per video: a folder of ID.npy files, or an HDF5
+    file with one dataset per video or with `features` and `ids`.  The ids must be the data set's.
 
     \b
     tgdfer store import faces.h5 data/faces-mini.zarr
@@ -275,7 +275,7 @@ def _compare_reencoded(
     pretrained: str | None,
     device: str,
 ) -> bool:
-    """Encode some videos again and print how close they come; False where one does not."""
+    """Encode some videos again and print how close they come; False if one is not close."""
     from cache.store import open_store
     from pipeline.encoders.clip import Encoder
     from pipeline.extract.planning import parse_precision
@@ -303,7 +303,7 @@ def _sources(
     dataset, root, annotation = source
     name = encoder or plan.identity.encoder.name
     if encoder is None and name.startswith("local-dir:"):
-        raise RefusedError(f"the store's encoder is {name}: say where it is with --encoder")
+        raise RefusedError(f"the store's encoder is {name}; say where it is with --encoder")
     dataset = dataset or plan.videos.name
     files = find_files(name, pretrained)
     return read_list(dataset, root, annotation, len(plan.videos.ids)), files
@@ -315,4 +315,4 @@ def _some(ids: "list[str] | dict[str, float]") -> str:
 
 
 def _missing(reason: str) -> str:
-    return f"missing ({show(reason)})" if reason else "there"
+    return f"missing ({show(reason)})" if reason else "present"

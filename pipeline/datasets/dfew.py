@@ -1,14 +1,14 @@
 """A DFEW tree as users have it -> VideoList: official split, frame folders or videos, labels.
 
-What is read (every part of it optional in spelling, none in content):
+What is read (the names vary between copies; each part is required):
 
     ROOT/EmoLabel_DataSplit/train(single-labeled)/set_1.csv     video_name,label
     ROOT/EmoLabel_DataSplit/test(single-labeled)/set_1.csv      2522,6
     ROOT/Clip/clip_224x224/02522/*.jpg                          or Clip/original/02522.mp4
 
-Beside the lists may lie the truth that DFEW itself lacks: ``truth.json`` (``subjects``: id ->
-subject, ``subsets``: name -> ids) and ``frames.csv`` (``video_name,frame,label,intensity``; frames
-from 1, labels from 1, 0 where a frame shows no expression of the list).
+Beside the lists there may be ground truth that DFEW itself lacks: ``truth.json`` (``subjects``:
+id -> subject, ``subsets``: name -> ids) and ``frames.csv`` (``video_name,frame,label,intensity``;
+frames and labels count from 1, label 0 marks a frame that shows none of the classes).
 """
 
 import csv
@@ -48,14 +48,14 @@ FRAME_SOURCES = (
     "data_affine/single_label/data",
 )
 VIDEO_SOURCES = ("Clip/original", "original", "Clip/clip_224x224_avi", "clip_224x224_avi")
-# Sixteen frames interpolated in time: other data, so never chosen unless asked for.
+# Sixteen frames interpolated in time: different data, so never chosen unless asked for.
 INTERPOLATED_SOURCES = (
     "Clip/clip_224x224_16f",
     "Clip/clip_224x16f",
     "clip_224x224_16f",
     "clip_224x16f",
 )
-SHOWN = 10  # how many of a long list of faults a message names
+SHOWN = 10  # how many of many faults a message names
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Survey:
-    """A tree after every check but that of missing videos."""
+    """A tree after every check except that for missing videos."""
 
     folds: tuple[Fold, ...]
     labels: Mapping[str, int]  # id -> label from 0, in the order of the rows
@@ -109,7 +109,7 @@ def read_dfew(
 
     ``annotation`` is the folder of the lists if it is not below ``root``. ``source`` names the
     root of frames or videos to use ("clip_224x224", "original", …); "auto" prefers frame folders.
-    Raises RefusedError for anything that is missing, doubled or contradictory: nothing is dropped.
+    Raises RefusedError for anything missing, duplicate or contradictory: nothing is dropped.
     """
     survey = _survey(root, annotation, source)
     kept = dict(islice(survey.labels.items(), limit))
@@ -118,7 +118,7 @@ def read_dfew(
         raise RefusedError(
             f"{root}: {len(missing)} of {len(kept)} listed videos have no frames "
             f"in {survey.source}: {_some(missing)}; complete the copy, "
-            "or take the ids out of the lists"
+            "or remove the ids from the lists"
         )
     subjects, subsets = _read_truth(survey.lists, survey.labels)
     frames = _read_frame_truth(survey.lists, survey.labels)
@@ -192,13 +192,13 @@ def _find_lists(root: Path, annotation: Path | None) -> tuple[Path, dict[tuple[i
             return candidate, files
     raise RefusedError(
         f"{root}: no annotation; looked in {', '.join(str(c) for c in candidates[:SHOWN])} for "
-        "train(single-labeled)/set_1.csv and its like; unpack EmoLabel_DataSplit there, "
+        "train(single-labeled)/set_1.csv and similar files; unpack EmoLabel_DataSplit there, "
         "or name its folder with --annotation"
     )
 
 
 def _list_files(folder: Path) -> dict[tuple[int, str], Path]:
-    """Files that say which part and which set they are, in their own name or their folder's."""
+    """Files whose own name, or their folder's, says which part and which set they are."""
     files: dict[tuple[int, str], Path] = {}
     for path in sorted([*folder.glob("*"), *folder.glob("*/*")]):
         if path.suffix.lower() not in (".csv", ".txt") or path.name.startswith("."):
@@ -223,15 +223,15 @@ def _refuse_unpaired(folder: Path, files: Iterable[tuple[int, str]]) -> None:
     for number, part in sorted(keys):
         other = "test" if part == "train" else "train"
         if (number, other) not in keys:
-            raise RefusedError(f"{folder}: set {number} has a {part} list and no {other} list")
+            raise RefusedError(f"{folder}: set {number} has a {part} list but no {other} list")
 
 
 def _read_rows(path: Path) -> list[_Row]:
     """Rows of one list, parsed from the right; a first line without a number is a header."""
     rows: list[_Row] = []
     lines: dict[str, int] = {}
-    # utf-8-sig takes a byte order mark off; splitlines takes CRLF and a missing final newline.
-    # A folder named in another encoding does no harm: only digits are read.
+    # utf-8-sig removes a byte order mark; splitlines handles CRLF and a missing final newline.
+    # A folder name in another encoding does no harm: only digits are read.
     text = path.read_text("utf-8-sig", errors="replace")
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -240,18 +240,18 @@ def _read_rows(path: Path) -> list[_Row]:
         if row is None:
             if rows or re.search(r"\d", line):
                 raise RefusedError(
-                    f"{path}:{number}: {line!r} is no row; expected 'video_name,label' or "
+                    f"{path}:{number}: {line!r} is not a row; expected 'video_name,label' or "
                     "'path/to/02522 frames label'"
                 )
             continue
         if row.id in lines:
             raise RefusedError(
-                f"{path}:{number}: video {row.id} is listed again, first in line {lines[row.id]}"
+                f"{path}:{number}: video {row.id} is listed twice, first in line {lines[row.id]}"
             )
         lines[row.id] = number
         rows.append(row)
     if not rows:
-        raise RefusedError(f"{path}: the list holds no video")
+        raise RefusedError(f"{path}: the list has no videos")
     return rows
 
 
@@ -260,7 +260,7 @@ def _parse_row(line: str, where: str) -> _Row | None:
     if "," in line:
         name, _, label = (part.strip().strip('"') for part in line.rpartition(","))
     else:
-        # Frames may stand before the label; what is left may hold spaces.
+        # A frame count may precede the label; the path may contain spaces.
         match = re.fullmatch(r"(.*?\S)(?:\s+\d+)?\s+(-?\d+)", line)
         if match is None:
             return None
@@ -273,7 +273,7 @@ def _parse_row(line: str, where: str) -> _Row | None:
 
 
 def _label_base(rows: list[_Row], lists: Path) -> int:
-    """1 for the official files, 0 for the copies that count from 0; known only from both ends."""
+    """1 for the official files, 0 for copies that count from 0; both ends must occur to tell."""
     low = min(rows, key=lambda row: row.label)
     high = max(rows, key=lambda row: row.label)
     last = len(CLASSES) - 1
@@ -283,12 +283,12 @@ def _label_base(rows: list[_Row], lists: Path) -> int:
         return 1
     raise RefusedError(
         f"{lists}: labels run from {low.label} ({low.where}) to {high.label} ({high.where}); "
-        f"expected 1 to {last + 1} (official) or 0 to {last}: which class is which is not certain"
+        f"expected 1 to {last + 1} (official) or 0 to {last}, to be certain which class is which"
     )
 
 
 def _merge_labels(rows: Mapping[tuple[int, str], list[_Row]], base: int) -> dict[str, int]:
-    """One label a video, from 0, in the order of the ids; contradictions are refused."""
+    """One label per video, from 0, in the order of the ids; contradictions are refused."""
     first: dict[str, _Row] = {}
     for row in (row for part in rows.values() for row in part):
         known = first.setdefault(row.id, row)
@@ -307,7 +307,8 @@ def _make_folds(rows: Mapping[tuple[int, str], list[_Row]]) -> tuple[Fold, ...]:
         for row in rows[number, "test"]:
             if row.id in train:
                 raise RefusedError(
-                    f"{row.where}: test video {row.id} is also trained on, {train[row.id].where}"
+                    f"{row.where}: test video {row.id} is also a training video, "
+                    f"{train[row.id].where}"
                 )
         test = tuple(row.id for row in rows[number, "test"])
         folds.append(Fold(str(number), tuple(train), test))
@@ -350,7 +351,7 @@ def _index_folder(folder: Path) -> dict[str, Path]:
                 continue
             video_id = f"{int(stem):05d}"
             if video_id in index:
-                raise RefusedError(f"{folder}: {index[video_id].name} and {entry.name} are one id")
+                raise RefusedError(f"{folder}: {index[video_id].name} and {entry.name} share an id")
             index[video_id] = Path(entry.path)
     return index
 
@@ -370,7 +371,7 @@ def _read_truth(
     subsets = {name: frozenset(ids) for name, ids in truth.get("subsets", {}).items()}
     unknown = set(truth.get("subjects", {})).union(*subsets.values()) - set(labels)
     if unknown:
-        raise RefusedError(f"{path}: names videos that no list holds: {_some(sorted(unknown))}")
+        raise RefusedError(f"{path}: names videos in no list: {_some(sorted(unknown))}")
     return dict(truth.get("subjects", {})), subsets
 
 

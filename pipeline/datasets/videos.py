@@ -20,8 +20,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 class Video:
     """One labelled sample: a video file, or a folder of frames.
 
-    ``frame_labels`` and ``frame_intensities`` (one entry per source frame) exist only where a data
-    set knows the truth of every frame; -1 marks a frame that shows no expression of the list.
+    ``frame_labels`` and ``frame_intensities`` (one entry per source frame) exist only if the data
+    set has ground truth for every frame; -1 marks a frame that shows none of the classes.
     """
 
     id: str
@@ -49,7 +49,7 @@ class VideoList:
     classes: tuple[str, ...]
     videos: tuple[Video, ...]
     folds: tuple[Fold, ...]
-    # Marked subsets such as "occluded" -> the ids in it.
+    # Name of a subset, such as "occluded" -> the ids in it.
     subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     # Which of several copies of the pixels was used, such as "Clip/clip_224x224".
     source: str = ""
@@ -67,7 +67,7 @@ class VideoList:
             _check_fold(fold, known, self.name)
 
     def first(self, count: int | None) -> "VideoList":
-        """The list of the first ``count`` videos, or of all; folds and subsets are cut as well."""
+        """The first ``count`` videos, or all, with folds and subsets cut to match."""
         videos = self.videos[:count]
         ids = {video.id for video in videos}
         subsets = {name: found & ids for name, found in self.subsets.items()}
@@ -75,7 +75,7 @@ class VideoList:
 
 
 def cut_folds(folds: Iterable[Fold], ids: Collection[str]) -> tuple[Fold, ...]:
-    """What the folds keep of ``ids``; one without any training or test videos is left out."""
+    """The folds limited to ``ids``; one left without training or test videos is dropped."""
     cut = (
         Fold(fold.name, *(tuple(i for i in part if i in ids) for part in (fold.train, fold.test)))
         for fold in folds

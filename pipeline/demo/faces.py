@@ -1,7 +1,7 @@
 """A specification -> the embedded face set on disk, in DFEW's own layout, and read back.
 
-Every video goes from neutral over onset and apex to offset of one expression at a random place,
-and shows another expression, weaker, somewhere else: one label, many frames that do not show it.
+Every video has onset, apex and offset of one expression at a random time, is neutral elsewhere or
+shows weaker expressions: one label, and many frames that do not show it.
 
     frame       0 1 2 3 4 5 6 7 8 9
     expression  . . h H H h . s s .     label happiness: four frames of ten show it
@@ -39,17 +39,17 @@ from pipeline.demo.face import (
     render_face,
 )
 
-# Raise it whenever the same specification gives other pixels, lists or truth.
+# Increase it whenever the same specification gives other pixels, lists or ground truth.
 FORMAT = 5
 FOLDS = 5
 DFEW_COUNTS = (2445, 1894, 2669, 2173, 1469, 145, 902)  # in the order of CLASSES
 MIN_FRAMES, MAX_FRAMES = 11, 60
-# Under this intensity a frame's expression cannot be seen: its truth is neutral.
+# Below this intensity a frame's expression cannot be seen: its true label is neutral.
 VISIBLE = 0.2
 NEUTRAL = CLASSES.index("neutral")
 LISTS = "EmoLabel_DataSplit"
 
-OnVideo = Callable[[int, int], None]  # (videos rendered, to render in all)
+OnVideo = Callable[[int, int], None]  # (videos rendered, videos to render)
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class FacesSpec:
     """What determines the set: the same specification gives the same pixels of every frame.
 
     ``easy`` (the demonstration): peaks .7 to 1, distractors at most .4 of the peak. ``mid`` (the
-    stress set): peaks .4 to 1, distractors .3 to .7 of the peak. The marked subset low_intensity
-    has .6 of that peak.
+    stress set): peaks .4 to 1, distractors .3 to .7 of the peak. The subset low_intensity has .6
+    of that peak.
     """
 
     videos: int = 700
@@ -72,7 +72,7 @@ class FacesSpec:
         if self.setting not in ("easy", "mid"):
             raise RefusedError(f"faces: setting {self.setting!r}, expected 'easy' or 'mid'")
         if self.size_px < 32 or self.size_px % 2:
-            raise RefusedError(f"faces: size_px {self.size_px}, expected an even number from 32 on")
+            raise RefusedError(f"faces: size_px {self.size_px}, expected an even number >= 32")
 
     def digest(self) -> str:
         """sha256 of the specification and of the format's version."""
@@ -97,7 +97,7 @@ class PlannedVideo:
 
 @dataclass(frozen=True)
 class Script:
-    """Everything that a video's pixels follow from, and the truth of every frame (see Video)."""
+    """Everything that determines a video's pixels, and the truth of every frame (see Video)."""
 
     person: Person
     units_TU: NDArray[np.float64]
@@ -122,9 +122,9 @@ def write_faces(
 ) -> None:
     """Write the lists and the first ``limit`` videos, or all, under ``root`` in DFEW's layout.
 
-    What is there is kept, and several processes may write at once.  ``on_video(done, total)`` is
+    Existing videos are kept, and several processes may write at once.  ``on_video(done, total)`` is
     called before the first and after every video that was missing.  ``workers`` defaults to one
-    per core and changes no byte.  Raises RefusedError if ``root`` holds anything but this set.
+    per core and does not change a byte.  Raises RefusedError if ``root`` holds anything else.
     """
     spec = spec or FacesSpec()
     plan = plan_videos(spec)
@@ -159,7 +159,7 @@ def read_faces(root: Path, source: str = "auto", limit: int | None = None) -> Vi
 
 
 def plan_videos(spec: FacesSpec) -> list[PlannedVideo]:
-    """Labels, test folds disjoint by subject, subsets; in the order of the ids."""
+    """Labels, test folds with disjoint subjects, and subsets, in the order of the ids."""
     rng = np.random.default_rng([spec.seed, 1])
     subjects_per_fold = max(1, round(spec.videos / 7 / FOLDS))
     labels = np.repeat(np.arange(len(CLASSES)), _class_counts(spec.videos))
@@ -238,7 +238,7 @@ def draw_scenes(
 def draw_units(
     rng: np.random.Generator, intensities_TK: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Action units [T, U] of class intensities [T, K]; each call draws one manner and habits."""
+    """Class intensities [T, K] -> action units [T, U]; each call draws new manner and habits."""
     prototypes_KU = np.stack([expression_units(name) for name in CLASSES]).astype(np.float64)
     manner_KU = rng.uniform(0.6, 1.1, prototypes_KU.shape)
     units_TU = intensities_TK @ (prototypes_KU * manner_KU)
@@ -253,7 +253,7 @@ def draw_units(
 
 
 def _class_counts(videos: int) -> list[int]:
-    """DFEW's imbalance, with at least one video a fold (where there are enough) and 20 disgust."""
+    """DFEW's imbalance, with at least one video per fold (if there are enough) and 20 disgust."""
     floor = min(FOLDS, videos // len(CLASSES))
     floors = [floor] * len(CLASSES)
     floors[CLASSES.index("disgust")] = max(floor, min(20, videos // 35))
@@ -309,7 +309,7 @@ def _draw_course(
         pulse_T = _pulse(rng, frames, middle - side_length / 2, side_length)
         strength = peak * rng.uniform(low, high)
         course_TK[:, other] = np.maximum(course_TK[:, other], strength * pulse_T)
-    # Two expressions fade into each other: what the label's own course leaves is the others'.
+    # Expressions cross-fade: the others get what the label's own expression leaves.
     own_T = course_TK[:, video.label].copy()
     course_TK *= (1 - own_T / peak)[:, None]
     course_TK[:, video.label] = own_T
@@ -334,8 +334,8 @@ def _claim(root: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
     marker = root / LISTS / "faces.json"
     if not marker.is_file():
         others = [path for path in root.glob("*") if not path.name.startswith(f".{LISTS}.")]
-        if others and not marker.is_file():  # another process may have written them meanwhile
-            raise RefusedError(f"{root}: holds other files and no face set; choose an empty folder")
+        if others and not marker.is_file():  # another process may just have written them
+            raise RefusedError(f"{root}: holds other files but no face set; choose an empty folder")
         scratch = _scratch(root / LISTS)
         scratch.mkdir(parents=True)
         _write_lists(scratch, plan)
@@ -367,7 +367,7 @@ def _count_finished(
 
 
 def _write_video(root: Path, spec: FacesSpec, video: PlannedVideo) -> None:
-    """One mp4 and one folder of jpg frames, each under its own name only when it is complete."""
+    """One mp4 and one folder of jpg frames, each given its name only when it is complete."""
     mp4, folder = _paths(root, video)
     frames_THWC = render_video(spec, video)
     mp4.parent.mkdir(parents=True, exist_ok=True)
@@ -408,7 +408,7 @@ def _encode_mp4(path: Path, frames_THWC: NDArray[np.uint8]) -> None:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width = frames_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        # Without cpu-independent, x264 gave other bytes from one call to the next.
+        # Without cpu-independent, x264 gave different bytes from one call to the next.
         exact = "cpu-independent=1:threads=1:lookahead-threads=1"
         stream.options = {"crf": "12", "preset": "veryfast", "x264-params": exact}
         for frame_HWC in frames_THWC:

@@ -1,7 +1,7 @@
 """Frames [frame, channel, height, width] -> features [frame, dim], by a frozen CLIP image tower.
 
-``find_encoder`` tells what an encoder is from its files alone, without importing torch; ``load``
-builds the model.
+``find_encoder`` describes an encoder from its files alone, without importing torch; ``Encoder``
+loads it.
 """
 
 import importlib.util
@@ -33,14 +33,14 @@ class EncoderFiles:
     """An encoder as its files describe it; nothing is loaded yet."""
 
     name: str  # what the identity records
-    model: str  # what open_clip is asked for
+    model: str  # the name by which open_clip loads it
     weights_path: Path
     config: dict[str, Any] = field(repr=False)  # open_clip's model_cfg
     preprocessing: Preprocessing
 
     @cached_property
     def identity(self) -> EncoderIdentity:
-        """What the store records of it; the text tower's sha256 is open until it is loaded."""
+        """What the store records about it; the text tower's sha256 is None until it is loaded."""
         return EncoderIdentity(
             name=self.name,
             weights_sha256=sha256_file(self.weights_path),
@@ -50,11 +50,11 @@ class EncoderFiles:
 
 
 def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFiles:
-    """What is known of an encoder before loading it.
+    """What is known about an encoder before loading it.
 
     ``name`` is ``mini`` (bundled), ``local-dir:FOLDER`` as open_clip saves them, or an open_clip
     model name with ``pretrained`` a tag (fetched by open_clip if it is not on this machine) or a
-    file of weights.  Raises RefusedError where something is missing or does not fit together.
+    file of weights.  Raises RefusedError if anything is missing or does not fit together.
     """
     if name == "mini":
         return _in_folder(MINI, "mini")
@@ -77,7 +77,7 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
 
 
 def choose_precision(precision: Precision, device: str) -> str:
-    """``auto`` -> bf16 where the device computes in it natively, else fp32."""
+    """``auto`` -> bf16 if the device has it natively, else fp16 on a GPU and fp32 on a CPU."""
     import torch
 
     if precision != "auto":
@@ -109,26 +109,26 @@ class Encoder:
             }
         )
         self._low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        # Convolutions are twice as fast with the channels last.
+        # Convolutions are twice as fast in the channels-last layout.
         self.visual = model.visual.to(self.device, memory_format=torch.channels_last)
         self.visual.eval().requires_grad_(False)
         if self._low is not None:
             _compute_in(self._low, self.visual)
         mean, std = files.preprocessing.mean, files.preprocessing.std
-        # (x / 255 - mean) / std as one multiplication and one addition a pixel
+        # (x / 255 - mean) / std as one multiplication and one subtraction per pixel
         self._scale_CHW = (1 / (255 * torch.tensor(std, device=self.device))).view(3, 1, 1)
         offset = torch.tensor(mean, device=self.device) / torch.tensor(std, device=self.device)
         self._offset_CHW = offset.view(3, 1, 1)
 
     @cached_property
     def identity(self) -> EncoderIdentity:
-        """What the store records of it, complete."""
+        """What the store records about it, complete."""
         return self.files.identity.model_copy(update={"text_sha256": sha256(self.text_weights)})
 
     def encode(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
         """Un-normalised ``encode_image`` of uint8 frames -> float16 [frame, dim] on the device.
 
-        Its bits depend on the number of frames in the call, so callers keep that fixed.
+        The exact bits depend on the number of frames in the call, so callers keep that fixed.
         """
         import torch
 
@@ -138,14 +138,14 @@ class Encoder:
             return features_ND.to(torch.float16)
 
     def encode_with_gradient(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
-        """As ``encode``, in float32 and with gradients for the image tower's weights."""
+        """Like ``encode``, but in float32 and with gradients for the image tower's weights."""
         features_ND: torch.Tensor = self.visual(self._normalise(frames_NCHW))
         return features_ND
 
     def as_files(self) -> dict[str, bytes]:
-        """The encoder as it is now, as open_clip's ``local-dir`` holds it.
+        """The encoder's present state, as the files of an open_clip ``local-dir``.
 
-        The weights are a whole state dict, so that ``--pretrained FILE`` takes them as well.
+        The weights are a complete state dict, so that ``--pretrained FILE`` accepts them as well.
         """
         import torch
         from safetensors.torch import load, save
@@ -179,7 +179,7 @@ def _in_folder(folder: Path, name: str) -> EncoderFiles:
     weights = sorted(folder.glob("*.safetensors"))
     if not config_path.is_file() or len(weights) != 1:
         raise RefusedError(
-            f"encoder {name}: {folder} needs {_CONFIG} and one file of weights (.safetensors)"
+            f"encoder {name}: {folder} needs {_CONFIG} and one weights file (.safetensors)"
         )
     config = json.loads(config_path.read_bytes())
     pixels = config.get("preprocess_cfg", {})
@@ -217,7 +217,7 @@ def _fetch_tag(name: str, tag: str, config: dict[str, Any]) -> tuple[Path, dict[
         plain = name.removesuffix("-quickgelu")
         remedy = f"{plain}-quickgelu" if known.get("quick_gelu") else plain
         raise RefusedError(
-            f"the weights {tag} were trained with {wanted}, which encoder {name} has not; "
+            f"the weights {tag} were trained with {wanted}, which encoder {name} does not use; "
             f"use --encoder {remedy}"
         )
     try:
@@ -225,7 +225,7 @@ def _fetch_tag(name: str, tag: str, config: dict[str, Any]) -> tuple[Path, dict[
     except Exception as error:
         raise RefusedError(
             f"could not fetch the weights {tag} of {name} ({type(error).__name__}); "
-            "fetch them elsewhere and pass the file with --pretrained FILE"
+            "download them elsewhere and pass the file with --pretrained FILE"
         ) from error
     return path, known
 
@@ -262,10 +262,10 @@ def _load_model(files: EncoderFiles) -> Any:
 
 
 def _compute_in(low: "torch.dtype", visual: Any) -> None:
-    """Matrix products in ``low``; the sums along the layers (the residual stream) in float32.
+    """Compute matrix products in ``low`` and the residual stream in float32.
 
-    Weights are rounded once rather than by autocast at every call, which takes half of the time on
-    a CPU.  With the stream in float32 the features' error is half of autocast's own.
+    Weights are rounded once; autocast rounds them at every call, which takes half of the time on a
+    CPU.  With the residual stream in float32 the features' error is half of autocast's.
     """
     import torch
 
@@ -273,12 +273,12 @@ def _compute_in(low: "torch.dtype", visual: Any) -> None:
         if isinstance(module, torch.nn.Linear | torch.nn.Conv2d | torch.nn.MultiheadAttention):
             module.to(low)
         if isinstance(module, torch.nn.MultiheadAttention):
-            # One input of the weights' dtype takes torch's fused attention, three times faster.
+            # One input of the weights' dtype selects the fused attention, three times faster.
             module.register_forward_pre_hook(
                 lambda _, args: (args[0].to(low),) * 3 if args[0] is args[1] is args[2] else args
             )
     if hasattr(visual, "transformer"):
-        # What the patches are added up in is the dtype of the first convolution's output.
+        # The residual stream takes the dtype of the first convolution's output.
         visual.conv1.register_forward_hook(lambda _, args, out: out.float())
 
 

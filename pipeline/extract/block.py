@@ -16,7 +16,7 @@ from pipeline.profile import stage
 
 @dataclass(frozen=True)
 class Decoded:
-    """One video as its decode thread hands it over; no views where it failed."""
+    """One video as its decode thread returns it; without views if it failed."""
 
     row: VideoStatus
     seconds: float
@@ -27,8 +27,8 @@ class Decoded:
 class Block:
     """The features of one unit while it is being encoded.
 
-    Video i of the block always sits at place ``i % n`` of batch ``i // n`` of each view; the places
-    of failed videos and the end of the last batch are black.
+    Video i of the block is always at position ``i % n`` of batch ``i // n`` of each view; the
+    positions of failed videos and the end of the last batch are black.
     """
 
     def __init__(self, unit: Unit, plan: Plan, encoder: Encoder, executor: Executor) -> None:
@@ -45,7 +45,7 @@ class Block:
         self._encoded: list[list[Future[tuple[NDArray[np.float16], float]]]] = []
 
     def add(self, decoded: Decoded) -> None:
-        """Put the next video into its place, and start encoding when a batch is full."""
+        """Add the next video at its position, and start encoding when a batch is full."""
         if decoded.frame_index_VT is not None:
             self.frame_index[len(self.rows)] = decoded.frame_index_VT
         self.rows.append(decoded.row)
@@ -56,7 +56,7 @@ class Block:
     def finish(self) -> NDArray[np.float16]:
         """Wait for the features, float16 [video, view, frame, dim]; NaN for videos that failed.
 
-        Raises RefusedError where float16 does not hold them.
+        Raises RefusedError if they overflow float16.
         """
         features = np.empty((*self.frame_index.shape, self._plan.dim), np.float16)
         for batch, futures in enumerate(self._encoded):

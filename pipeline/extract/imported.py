@@ -15,9 +15,9 @@ UNKNOWN = "unknown (imported)"
 
 
 def import_videos(source: Path, path: Path, video_list: VideoList, encoder: Encoder) -> str:
-    """Store the features in ``source`` beside the text tower of ``encoder``; returns the digest.
+    """Store the features in ``source`` with the text tower of ``encoder``; returns the digest.
 
-    Raises RefusedError where ids, shapes or the text tower's dimension do not agree.
+    Raises RefusedError if ids, shapes or the text tower's dimension do not agree.
     """
     _, truth = make_plan(video_list, encoder.files, ExtractSettings())
     fixed = {"text.safetensors": encoder.text_weights, "text.json": encoder.text_config}

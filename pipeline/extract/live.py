@@ -1,6 +1,6 @@
-"""Videos -> features inside the training loop, without a store: decode, augment, encode, each step.
+"""Videos -> features inside the training loop, without a store: decoded and encoded at each step.
 
-The slow way that the cached one is measured against, and the only one that can train the encoder.
+The slow way that the store is measured against, and the only one that can train the encoder.
 """
 
 import json
@@ -21,7 +21,7 @@ from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
 from pipeline.video.frames import BadVideoError
 from pipeline.video.views import decode_views
 
-# View numbers to draw from: every step shows a video anew.
+# Number of views to draw from: each step shows a new view of a video.
 FRESH_VIEWS = 1 << 31
 
 
@@ -58,15 +58,15 @@ class LiveFeatures:
         self._ahead = self._submit(video_RB, view_RB)
 
     def parameters(self) -> list[Tensor]:
-        """The image tower, where it is trained."""
+        """Those of the image tower, if it is trained."""
         return list(self._encoder.visual.parameters()) if self._trained else []
 
     def encoder_files(self) -> dict[str, bytes]:
-        """The encoder as it is now, in open_clip's ``local-dir`` format; empty if frozen."""
+        """The encoder's present state in open_clip's ``local-dir`` format; empty if frozen."""
         return self._encoder.as_files() if self._trained else {}
 
     def _submit(self, video_RB: Tensor, view_RB: Tensor) -> dict[tuple[int, int], Future[Tensor]]:
-        """Each clip asked for, decoded ahead already or from now on."""
+        """Each view asked for, whether decoded ahead or only started now."""
         ahead, self._ahead = self._ahead, {}
         return {
             asked: ahead.get(asked) or self._pool.submit(self._decode, *asked)
@@ -74,7 +74,7 @@ class LiveFeatures:
         }
 
     def _encode_frozen(self, frames_NCHW: Tensor) -> Tensor:
-        """As stage one does, in batches of one size, so that the features are the store's."""
+        """Encode in batches of fixed size, as stage one does, so that the features are equal."""
         size = self._batch_frames
         black = torch.zeros_like(frames_NCHW[:1]).expand(-len(frames_NCHW) % size, -1, -1, -1)
         padded = torch.cat([frames_NCHW, black])
@@ -88,7 +88,7 @@ class LiveFeatures:
             made = decode_views(video, (view,), settings.frames, settings.seed, pixels)
         except BadVideoError as error:
             raise RefusedError(
-                f"video {video.id}: {error}; mend it or take it out of the list (tgdfer extract "
+                f"video {video.id}: {error}; repair it or remove it from the list (tgdfer extract "
                 "leaves such videos out and lists them)"
             ) from error
         return made.views_VTCHW[0]
@@ -103,7 +103,7 @@ def open_live(
 ) -> tuple[Store, LiveFeatures, bytes, dict[str, Any]]:
     """(the videos as a store would describe them, their features, text tower and its config).
 
-    The store stands for itself in records; there is nothing on disk behind it.
+    The store only describes the videos for records; there is nothing on disk behind it.
     """
     encoder = Encoder(files, settings.device, "fp32" if trained else settings.precision)
     plan, _ = make_plan(video_list, files, settings)

@@ -1,14 +1,14 @@
-"""Videos -> a feature store: decode, encode, commit, block by block; goes on where it stopped.
+"""Videos -> a feature store: decode, encode, commit, block by block; resumes where it stopped.
 
 ::
 
     decode threads           this thread              encode threads        this thread
-    video -> views  ──────>  a batch a view  ──────>  batch -> features ──> block -> store
+    video -> views  ──────>  batch per view  ──────>  batch -> features ──> block -> store
             bounded look-ahead                                      at most two blocks
 
-Every frame has its place: row (video, frame) of a view sits at one position of one batch of fixed
-size, whatever else is decoded, failed, added later or done by another worker.  So the features of a
-video are a function of the plan alone, to the bit.
+Every frame has a fixed position in a batch of fixed size, whatever else is decoded, fails, is added
+later or is done by another worker.  So the features of a video depend on the plan alone, bit for
+bit.
 """
 
 import importlib.metadata
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExtractProgress:
-    """Where a running extraction stands; busy times are in seconds."""
+    """Progress of a running extraction; busy times are in seconds."""
 
     videos: int = 0  # finished in this run
     total: int = 0  # to do in this run
@@ -72,11 +72,11 @@ class Summary:
     precision: str = ""
     stopped_by: int | None = None  # the signal
     reused: int = 0  # videos whose features came from another store
-    shard_done: bool = True  # nothing is left of the blocks that were this process's to do
+    shard_done: bool = True  # no block of this process's shard is left to do
 
     @property
     def bottleneck(self) -> str:
-        """``decode``, ``encode`` or ``write``; ``nothing to do`` where nothing was."""
+        """``decode``, ``encode`` or ``write``, or ``nothing to do``."""
         shares = {
             "decode": self.progress.decode_seconds / self.progress.workers,
             "encode": self.progress.encode_seconds / self.progress.encoders,
@@ -87,7 +87,7 @@ class Summary:
         )
 
 
-# While one waits for its features to come back, the other starts its batch.
+# While one waits for its features to be copied back, the other starts its batch.
 _CUDA_ENCODERS = 2
 
 OnProgress = Callable[[ExtractProgress], None]
@@ -101,13 +101,13 @@ def extract(
     on_progress: OnProgress = lambda progress: None,
     reuse: Store | None = None,
 ) -> Summary:
-    """Fill the store at ``store_path`` with the features of ``video_list``, or go on filling it.
+    """Fill the store at ``store_path`` with the features of ``video_list``, or continue filling it.
 
     A finished store of the same plan is returned at once, without importing torch.  Blocks that
     ``reuse`` holds are copied.  Videos that cannot be read stay NaN, with one reason each.  The
     first SIGINT or SIGTERM ends the work after the current block, the second at once.  Raises
-    RefusedError where the store or ``reuse`` was made from something else, StorageError where the
-    store cannot be written.
+    RefusedError if the store or ``reuse`` was made from something else, StorageError if the store
+    cannot be written.
     """
     settings = settings or ExtractSettings()
     plan, truth = make_plan(video_list, encoder, settings)
@@ -177,11 +177,11 @@ class _Run:
         self._done = self._frames = 0
 
     def work(self, stop: Stop) -> None:
-        """Do all units of this shard that nobody else does, until told to stop."""
+        """Do all units of this shard that no other process does, until told to stop."""
         self._on_progress(self.progress())
         with ExitStack() as pools:
             pool = pools.enter_context(_pool(self._workers))
-            # A CPU is fullest when each core does its own batch: torch's threads wait for each
+            # A CPU is used best when each core does its own batch: torch's threads wait for each
             # other, and wait long while a core is busy decoding.
             on_cpu = self._encoder.device.type == "cpu"
             encoders = pool if on_cpu else pools.enter_context(_pool(_CUDA_ENCODERS))
@@ -202,7 +202,7 @@ class _Run:
                     claim.close()
 
     def progress(self) -> ExtractProgress:
-        """Where this run stands."""
+        """Progress of this run so far."""
         return ExtractProgress(
             videos=self._done,
             total=sum(unit.stop - unit.start for unit in self._units),
@@ -243,11 +243,11 @@ class _Run:
         try:
             return job.result.result(2 * self._settings.decode_seconds)
         except TimeoutError:
-            if job.result.done():  # one that the decoding itself raised
+            if job.result.done():  # raised by the decoding itself
                 raise
             print(
                 f"video {self._videos[job.row].id} hangs its decoder; what was committed is kept: "
-                "run the same command again, and it is decoded in a process of its own and left "
+                "run the same command again, and it is decoded in a separate process and left "
                 "out if it hangs again",
                 file=sys.stderr,
                 flush=True,
@@ -283,7 +283,7 @@ class _Run:
             with stage("decode"):
                 made = decode_views(video, views, settings.frames, settings.seed, pixels, read)
         except BadVideoError as error:
-            died = isinstance(error, DecoderDeathError)  # its mark stays, for when it is repaired
+            died = isinstance(error, DecoderDeathError)  # its mark stays: a repair isolates it
             failed = VideoStatus(id=video.id, status="failed", reason=str(error))
             return Decoded(failed, time.perf_counter() - started)
         except Exception as error:
@@ -355,5 +355,5 @@ def _provenance(settings: ExtractSettings, encoder: "Encoder") -> dict[str, Any]
 def _pool(threads: int) -> ThreadPoolExecutor:
     import torch
 
-    # One torch thread each: the threads of the pool are the parallelism.
+    # One torch thread each: the pool's threads provide the parallelism.
     return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))

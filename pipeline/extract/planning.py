@@ -21,7 +21,7 @@ from pipeline.video.sampling import EVALUATION_RULE, TRAINING_RULE
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """How to extract; ``views`` to ``seed`` decide what the store holds, the rest does not."""
+    """How to extract; ``workers``, ``isolate``, ``decode_seconds``, ``shard`` change no feature."""
 
     views: int = 5
     frames: int = 16
@@ -30,8 +30,8 @@ class ExtractSettings:
     device: str = "auto"
     precision: Precision = "auto"
     workers: int | None = None  # decode threads
-    isolate: bool = False  # decode every video in a process of its own
-    decode_seconds: float = 600.0  # a video that takes longer hangs its decoder
+    isolate: bool = False  # decode every video in a separate process
+    decode_seconds: float = 600.0  # a video that takes longer counts as hanging
     fold: str = "all"  # the fold whose training videos the encoder was trained on
     shard: tuple[int, int] = (0, 1)  # (i, n): the blocks with block % n == i
 
@@ -50,7 +50,7 @@ class ExtractSettings:
 
 
 def default_store(dataset: str, encoder: str, limit: int | None) -> Path:
-    """Where the features of a data set, or of its first videos, by an encoder are kept."""
+    """The default store of a data set, or of its first ``limit`` videos, and an encoder."""
     if encoder.startswith(LOCAL_DIR):
         encoder = Path(encoder.removeprefix(LOCAL_DIR)).resolve().name
     name = re.sub(r"[^\w.-]", "-", f"{dataset}-{encoder}")
@@ -58,17 +58,17 @@ def default_store(dataset: str, encoder: str, limit: int | None) -> Path:
 
 
 def suited_batch(frames: int, device: str) -> int:
-    """Frames in a batch: whole views, near 32 on a CPU and 256 on a GPU.
+    """Frames per batch: whole views, about 32 on a CPU and 256 on a GPU.
 
-    On a CPU the hidden layers of larger batches do not fit its caches, and the system hands their
-    memory out anew at every call; on a GPU small batches leave it idle.
+    On a CPU the hidden layers of larger batches do not fit its caches, and their memory is
+    allocated anew at every call; small batches leave a GPU idle.
     """
     near = 32 if device == "cpu" else 256
     return frames * max(1, near // frames)
 
 
 def suited_block(videos: int, batch_videos: int) -> int:
-    """Videos in a block: whole batches, near 64, or near 16 so that a small set spreads as well."""
+    """Videos per block: whole batches, about 64, or 16 so that a small set spreads as well."""
     near = 64 if videos >= 1024 else 16
     return batch_videos * max(1, near // batch_videos)
 
@@ -76,7 +76,7 @@ def suited_block(videos: int, batch_videos: int) -> int:
 def make_plan(
     video_list: VideoList, encoder: EncoderFiles, settings: ExtractSettings
 ) -> tuple[Plan, bytes | None]:
-    """(the plan of a store, the bytes of its ``truth.npy`` if there is such truth); no torch."""
+    """(the plan of a store, the bytes of its ``truth.npy`` if there is one); no torch."""
     if not video_list.videos:
         raise RefusedError(f"{video_list.name}: the list holds no videos")
     truth = _truth(video_list.videos)
@@ -109,7 +109,7 @@ def make_plan(
 
 
 def _table(video_list: VideoList, truth: bytes | None) -> VideoTable:
-    """What the store keeps of the list."""
+    """What the store keeps about the list."""
     videos = video_list.videos
     row_of = {video.id: row for row, video in enumerate(videos)}
 
@@ -132,7 +132,7 @@ def _table(video_list: VideoList, truth: bytes | None) -> VideoTable:
 
 
 def _truth(videos: Sequence[Video]) -> bytes | None:
-    """The bytes of ``truth.npy``: one row per source frame; None if no video has such truth."""
+    """The bytes of ``truth.npy``: one row per source frame; None if no video has frame labels."""
     parts = []
     for row, video in enumerate(videos):
         if video.frame_labels is not None:
@@ -147,7 +147,7 @@ def _truth(videos: Sequence[Video]) -> bytes | None:
 def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """``I/N``, or ``auto`` for this task of a SLURM array or process of torchrun -> (i, n).
 
-    Raises RefusedError for anything else, and for ``auto`` where there is neither.
+    Raises RefusedError for anything else, and for ``auto`` if this is neither.
     """
     if text == "auto":
         text = _own_shard(environment)

@@ -1,7 +1,7 @@
-"""A finished store -> some of its videos encoded again, and how close that comes to what is kept.
+"""A finished store -> some of its videos encoded again, and how close they come to the stored ones.
 
-It tells whether this machine, with its libraries and its copy of the videos and of the weights,
-still makes the features that the store holds.
+It tells whether this machine, with its libraries and its copies of the videos and the weights,
+still produces the features in the store.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pipeline.video.frames import BadVideoError
 from pipeline.video.views import decode_views
 
 # Measured with the bundled encoder on 480 frames: bfloat16 against float32 at least 0.9997; another
-# interpolation of the resize down to 0.972, other pixel statistics down to 0.09.
+# resize interpolation down to 0.972, other pixel statistics down to 0.09.
 LOWEST_COSINE = 0.999
 
 
@@ -27,17 +27,17 @@ class Reencoded:
     """One video's evaluation view, encoded again."""
 
     id: str
-    cosine: float  # the lowest of its frames; NaN where the video can no longer be read
-    identical: bool  # to the bit
+    cosine: float  # the lowest of its frames; NaN if the video can no longer be read
+    identical: bool  # bit for bit
     reason: str = ""
 
 
 def compare_reencoded(
     store: Store, video_list: VideoList, encoder: Encoder, count: int
 ) -> list[Reencoded]:
-    """Encode view 0 of ``count`` videos, evenly spread over the store, again.
+    """Encode view 0 of ``count`` videos again, evenly spread over the store.
 
-    Raises RefusedError where ``encoder`` is not the store's, or the list lacks one of the videos.
+    Raises RefusedError if ``encoder`` is not the store's, or the list lacks one of the videos.
     """
     _refuse_other_encoder(store, encoder)
     paths = {video.id: video for video in video_list.videos}
@@ -60,7 +60,7 @@ def _refuse_other_encoder(store: Store, encoder: Encoder) -> None:
     if rows:
         raise RefusedError(
             f"{store.path} was made with another encoder:\n{side_by_side(rows)}\n"
-            "name the store's own with --encoder and --pretrained"
+            "name the store's encoder with --encoder and --pretrained"
         )
 
 
@@ -71,7 +71,7 @@ def _reencode(store: Store, video: Video, encoder: Encoder, kept_TD: np.ndarray)
     except BadVideoError as error:
         return Reencoded(video.id, float("nan"), False, str(error))
     view_TCHW = made.views_VTCHW[0]
-    # Bits depend on the number of frames in a call, so the batch is filled up as extraction's is.
+    # Bits depend on the number of frames in a call, so the batch is padded as in extraction.
     assert identity.batch_frames is not None
     batch_NCHW = torch.zeros((identity.batch_frames, *view_TCHW.shape[1:]), dtype=torch.uint8)
     batch_NCHW[: store.frames] = view_TCHW

@@ -1,4 +1,4 @@
-"""A damaged store + its videos -> the store as it was, and quarantined videos tried once more."""
+"""A damaged store + its videos -> the store as it was, and quarantined videos tried again."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from pipeline.extract.planning import ExtractSettings, make_plan, parse_precisio
 
 
 def settings_of(plan: Plan, settings: ExtractSettings) -> ExtractSettings:
-    """The settings that ``plan`` was made with; only the workers are those of ``settings``."""
+    """``settings``, with the fields that ``plan`` determines taken from it."""
     identity = plan.identity
     precision = parse_precision(identity.precision or "auto")
     device = identity.device or "auto"
@@ -37,7 +37,7 @@ def repair_store(
 ) -> Summary:
     """Remove what is damaged and extract it again; everything else stays as it is.
 
-    Raises RefusedError, before anything is removed, where the list or the encoder are others.
+    Raises RefusedError, before anything is removed, if the list or the encoder is another.
     """
     settings = settings_of(repair.plan, settings)
     video_list = video_list.first(len(repair.plan.videos.ids))

@@ -14,7 +14,7 @@ from pipeline.video.frames import source_sha256
 
 
 def refuse_other(source: Store, plan: Plan) -> None:
-    """Refuse to reuse a store of another encoder or other settings; its videos may be others."""
+    """Refuse to reuse a store of another encoder or other settings; its videos may differ."""
     asked = plan.identity.model_copy(update={"videos": source.identity.videos})
     rows = differences(source.identity, asked)
     if rows:
@@ -27,9 +27,7 @@ def refuse_other(source: Store, plan: Plan) -> None:
 def reuse_features(
     writer: StoreWriter, source: Store, videos: Sequence[Video], shard: tuple[int, int]
 ) -> int:
-    """Commit the blocks all of whose videos are in ``source``, unchanged since; returns how many
-    videos they hold.
-    """
+    """Commit the blocks whose videos are all in ``source``, unchanged; returns how many videos."""
     plan, reused = writer.plan, set[int]()
     units = [unit for unit in writer.todo(shard) if unit.views[0] < source.views]
     rows = _same_places(source, plan, videos)
@@ -58,8 +56,8 @@ def _rows(unit: Unit) -> range:
 
 
 def _same_places(source: Store, plan: Plan, videos: Sequence[Video]) -> dict[int, int]:
-    """Row here -> row in ``source`` of the same video, at the same place of an encoder's batch."""
-    # The bits of a feature depend on its place.
+    """Row here -> row in ``source`` of the same video, at the same position of a batch."""
+    # The exact bits of a feature depend on its position.
     assert plan.identity.batch_frames is not None
     videos_of_batch = plan.identity.batch_frames // plan.frames
     known = {video: row for row, video in enumerate(source.ids)}
@@ -73,7 +71,7 @@ def _same_places(source: Store, plan: Plan, videos: Sequence[Video]) -> dict[int
 
 
 def _hash_sources(videos: Sequence[Video], rows: Iterable[int]) -> dict[int, str]:
-    """Row -> sha256 of the video's bytes as they are now, empty where they cannot be read."""
+    """Row -> present sha256 of the video's bytes, empty if they cannot be read."""
 
     def hashed(row: int) -> tuple[int, str]:
         try:

@@ -37,14 +37,14 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ViewRule:
-    """When each of T segments is shown, in [0, 1), and how; no augmentation in view 0."""
+    """The moment in [0, 1) shown of each of T segments, and how; no augmentation in view 0."""
 
     moments: NDArray[np.float64]
     augmentation: Augmentation | None
 
 
 def view_rule(seed: int, video_id: str, view: int, frames: int) -> ViewRule:
-    """The rule of one view of a video; depends on nothing but its arguments."""
+    """The rule of one view of a video; depends only on its arguments."""
     if view == 0:
         return ViewRule(np.full(frames, 0.5), None)
     name = int.from_bytes(hashlib.sha256(video_id.encode()).digest()[:8], "little")

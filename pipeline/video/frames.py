@@ -23,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from cache.files import sha256_file
 from pipeline.datasets.videos import IMAGE_SUFFIXES, natural_key
 
-MAX_PIXELS = 50_000_000  # Pillow would need 2.8 GB for what it only warns about
+MAX_PIXELS = 50_000_000  # Pillow only warns about more, and needs 2.8 GB for it
 MAX_FRAMES = 1_000_000
 MIN_DECODED = 0.9  # of the frames that the header promises
 
@@ -53,7 +53,7 @@ _IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 
 
 class BadVideoError(ValueError):
-    """A video that gives no features; its message is the reason kept in the store."""
+    """A video that cannot be used; the message is the reason that the store records."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Found:
 
 
 def decoder_name() -> str:
-    """Name and version of what decodes here, for the store's identity."""
+    """Names and versions of the decoding libraries, for the store's identity."""
     libraries = {"pyav": "av", "pillow": "pillow", "simplejpeg": "simplejpeg"}
     return ", ".join(f"{name} {importlib.metadata.version(d)}" for name, d in libraries.items())
 
@@ -75,9 +75,9 @@ def read_frames(path: Path, choose: Choose, take: Take) -> Found:
     """Decode the video at ``path`` once.
 
     ``choose`` gets the number of frames and names those wanted; ``take`` gets each of them, in
-    order, as (index, uint8 [height, width, 3]).  Both may be called again from the start, where a
-    video file's header was wrong about its number of frames.
-    Raises BadVideoError where the source is empty, cut, not what it claims to be, or not readable.
+    order, as (index, uint8 [height, width, 3]).  Both may be called again from the start, if a
+    video file's header gave the wrong number of frames.
+    Raises BadVideoError if the source is empty, truncated, not what it claims to be, or unreadable.
     """
     try:
         if path.is_dir():
@@ -99,7 +99,7 @@ def source_sha256(path: Path) -> str:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images of a folder in natural order; thumbnails and hidden files are passed over."""
+    """The images of a folder in natural order; thumbnails and hidden files are skipped."""
     images = [
         path
         for path in folder.iterdir()
@@ -129,7 +129,7 @@ def decode_image(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
 
 
 def _jpeg_to_rgb(data: bytes, image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """The same pixels as Pillow's; but what libjpeg only warns about, corrupt bytes, is refused."""
+    """The same pixels as Pillow's, but corrupt bytes, a mere warning of libjpeg, are refused."""
     try:
         rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except ValueError as error:
@@ -202,7 +202,7 @@ def _read_file(path: Path, choose: Choose, take: Take) -> Found:
 
 def _demuxer(path: Path) -> str:
     if path.exists() and not path.is_file():
-        raise BadVideoError("not a regular file")  # a pipe would be waited on for ever
+        raise BadVideoError("not a regular file")  # opening a pipe would wait forever
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
@@ -221,14 +221,14 @@ def _open(path: Path, demuxer: str) -> Any:
 def _promised_frames(path: Path, demuxer: str) -> int:
     with _open(path, demuxer) as container:
         stream = _video_stream(container)
-        # Without a count in the header, the packets are counted: no decoding.
+        # Without a count in the header, count the packets: that needs no decoding.
         return stream.frames or sum(1 for p in container.demux(stream) if p.size)
 
 
 def _decode_pass(path: Path, demuxer: str, wanted: set[int], take: Take) -> tuple[int, set[str]]:
     flags: set[str] = set()
     count = 0
-    to_rgb = VideoReformatter()  # one a pass: making one takes longer than using it
+    to_rgb = VideoReformatter()  # one per pass: making one takes longer than using it
     with _open(path, demuxer) as container:
         for frame in _decoded(container, flags):
             if frame.width * frame.height > MAX_PIXELS or count >= MAX_FRAMES:
@@ -247,7 +247,7 @@ def _decode_pass(path: Path, demuxer: str, wanted: set[int], take: Take) -> tupl
 
 def _decoded(container: Any, flags: set[str]) -> Iterator[Any]:
     stream = _video_stream(container)
-    stream.codec_context.thread_count = 1  # videos are decoded side by side instead
+    stream.codec_context.thread_count = 1  # videos are decoded in parallel instead
     for packet in container.demux(stream):
         try:
             yield from packet.decode()

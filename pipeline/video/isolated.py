@@ -1,7 +1,7 @@
-"""A video that may kill or hang its decoder -> its frames, decoded in a process of its own.
+"""A video that may kill or hang its decoder -> its frames, decoded in a separate process.
 
-The process writes JSON lines: how many frames there are, and, after being told which are wanted,
-each of them followed by its bytes.  It is its own clock, so that nothing outlives the limit.
+The process writes JSON lines: how many frames there are and, after being told which are wanted,
+each of them followed by its bytes.  It has its own timer, so that nothing outlives the limit.
 """
 
 import json
@@ -19,16 +19,16 @@ from pipeline.video.frames import BadVideoError, Choose, Found, Take, read_frame
 
 
 class DecoderDeathError(BadVideoError):
-    """The decoder of a video died or did not come to an end."""
+    """The decoder of a video died or did not finish."""
 
 
 def read_frames_isolated(path: Path, choose: Choose, take: Take, seconds_max: float) -> Found:
-    """``read_frames`` in a process of its own, for at most ``seconds_max`` seconds.
+    """``read_frames`` in a separate process, for at most ``seconds_max`` seconds.
 
-    Raises DecoderDeathError where that process dies or hangs, else what ``read_frames`` raises.
+    Raises DecoderDeathError if that process dies or hangs, else what ``read_frames`` raises.
     """
     command = [sys.executable, "-m", "pipeline.video.isolated", str(path), str(seconds_max)]
-    # A session of its own: Ctrl-C is not the decoder's death.
+    # A new session, so that Ctrl-C does not kill the decoder.
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as child:
@@ -45,14 +45,14 @@ def read_frames_isolated(path: Path, choose: Choose, take: Take, seconds_max: fl
         return found
     code = child.returncode
     if code == -signal.SIGALRM:
-        raise DecoderDeathError(f"hangs its decoder: no end after {seconds_max:g} seconds")
+        raise DecoderDeathError(f"hangs its decoder: not finished after {seconds_max:g} seconds")
     if code < 0:
         raise DecoderDeathError(f"kills its decoder ({signal.Signals(-code).name})")
     raise RuntimeError(f"the process that decoded {path} ended with exit code {code}")
 
 
 def _converse(ask: IO[bytes], answer: IO[bytes], choose: Choose, take: Take) -> Found | None:
-    """What the other process found; None where it ended in the middle."""
+    """What the other process found; None if it ended midway."""
     while line := answer.readline():
         kind, value = json.loads(line)
         if kind == "choose":
@@ -74,9 +74,9 @@ def _converse(ask: IO[bytes], answer: IO[bytes], choose: Choose, take: Take) -> 
 
 
 def main(path: Path, seconds_max: float) -> None:
-    """The other process: decode ``path`` and tell what is found on standard output."""
+    """The other process: decode ``path`` and write what is found to standard output."""
     signal.setitimer(signal.ITIMER_REAL, seconds_max)
-    # Libraries that print must not disturb the conversation.
+    # What libraries print must not mix with the answers.
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)
 
@@ -85,7 +85,7 @@ def main(path: Path, seconds_max: float) -> None:
                 answer.write(json.dumps([kind, value]).encode() + b"\n" + data)
                 answer.flush()
             except BrokenPipeError:
-                os._exit(0)  # nobody listens any more
+                os._exit(0)  # nobody is reading any more
 
         def choose(frames: int) -> list[int]:
             tell("choose", frames)

@@ -36,10 +36,10 @@ def uniform_in_segments(length: int, frames: int, rng: np.random.Generator) -> N
 def at_moments(length: int, moments: NDArray[np.float64]) -> NDArray[np.int32]:
     """The frame shown at a moment in [0, 1) of each segment, sorted; raises ValueError for n < 1.
 
-    ``moments`` has one entry a segment, so its length is T.
+    ``moments`` has one entry per segment, so its length is T.
     """
     if length < 1:
-        raise ValueError(f"a video of {length} frames shows nothing, needs 1")
+        raise ValueError(f"a video of {length} frames shows nothing, expected 1 or more")
     frames = len(moments)
     if length < frames:
         return np.minimum(np.arange(frames), length - 1).astype(np.int32)

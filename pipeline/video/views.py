@@ -18,7 +18,7 @@ from pipeline.video.sampling import at_moments
 
 @dataclass(frozen=True)
 class DecodedViews:
-    """The views of one video, and what its source is."""
+    """The views of one video, and what was found in its source."""
 
     views_VTCHW: torch.Tensor  # uint8
     frame_index_VT: NDArray[np.int32]
@@ -35,7 +35,7 @@ def decode_views(
 ) -> DecodedViews:
     """Decode a video once, by ``read``, and make ``views`` of ``frames`` frames each.
 
-    Raises BadVideoError where it cannot be read, or has another length than its annotation says.
+    Raises BadVideoError if it cannot be read or its length differs from its annotation.
     """
     maker = ViewMaker(video.id, views, frames, seed, pixels)
     found = read(video.path, maker.choose, maker.take)
@@ -47,7 +47,7 @@ def decode_views(
 
 
 class ViewMaker:
-    """Collects the views of one video while it is decoded; holds no frame of the source's size."""
+    """Collects the views of one video while it is decoded; keeps no frame at its full size."""
 
     def __init__(
         self, video_id: str, views: tuple[int, ...], frames: int, seed: int, pixels: Preprocessing
@@ -59,7 +59,7 @@ class ViewMaker:
         self.frame_index_VT = np.zeros((len(views), frames), np.int32)
 
     def choose(self, length: int) -> Collection[int]:
-        """The frames that any view shows of a video of ``length`` frames."""
+        """The frames, of a video of ``length`` frames, that any view shows."""
         self.frame_index_VT[:] = [at_moments(length, rule.moments) for rule in self._rules]
         self._shown = [set(index.tolist()) for index in self.frame_index_VT]
         self._kept = [{} for _ in self._rules]

@@ -51,7 +51,7 @@ def test_finished_store_has_no_findings(whole: LocalStore) -> None:
     assert verify(whole.path) == verify(whole.path, deep=True) == []
 
 
-def test_inspection_tells_what_the_store_is(whole: LocalStore) -> None:
+def test_inspection_describes_the_store(whole: LocalStore) -> None:
     found = inspect(whole.path)
     assert (found.digest, found.status.total) == (whole.digest, 3)
     assert found.identity["encoder.name"] == "tiny"
@@ -71,7 +71,7 @@ def test_light_finds_sizes_and_deep_finds_content(copy: Path) -> None:
     assert kinds(verify(copy)) == [("missing", "frame_index/c.2.1.0"), ("size", "rows/0.1")]
 
 
-def test_what_is_not_of_the_store_is_named(copy: Path) -> None:
+def test_what_does_not_belong_to_the_store_is_named(copy: Path) -> None:
     (copy / "features" / "Thumbs.db").write_bytes(b"x")
     (copy / "notes").mkdir()
     (copy / ".tmp" / "abc").write_bytes(b"litter")
@@ -84,7 +84,7 @@ def test_what_is_not_of_the_store_is_named(copy: Path) -> None:
     ]
 
 
-def test_link_in_the_place_of_a_file_is_found(copy: Path, tmp_path: Path) -> None:
+def test_link_in_place_of_a_file_is_found(copy: Path, tmp_path: Path) -> None:
     (copy / "rows/0.0").rename(tmp_path / "elsewhere")
     (copy / "rows/0.0").symlink_to(tmp_path / "elsewhere")
     assert kinds(verify(copy)) == [("content", "rows/0.0")]
@@ -99,7 +99,7 @@ def test_journal_and_manifest_and_plan_damage_have_their_own_kinds(copy: Path) -
     assert kinds(verify(copy)) == [("plan", "plan.json")]
     (copy / "plan.json").unlink()
     assert kinds(verify(copy)) == [("plan", "plan.json")]
-    with pytest.raises(DamagedError, match=r"plan\.json: is missing; put it back"):
+    with pytest.raises(DamagedError, match=r"plan\.json: is missing; restore it"):
         plan_repair(copy)
 
 
@@ -146,7 +146,7 @@ def test_repair_redoes_only_what_is_damaged(whole: LocalStore, copy: Path) -> No
     assert verify(copy, deep=True) == []
 
 
-def test_repair_takes_a_mended_video_in(copy: Path) -> None:
+def test_repair_adds_a_video_that_became_readable(copy: Path) -> None:
     repair = plan_repair(copy)
     repair.begin()
     fill(writer := create_store(copy, repair.plan, fixed_files()), failed=(140,))
@@ -163,7 +163,7 @@ def test_damage_without_features_is_repaired_without_extraction(tmp_path: Path) 
     (store.path / "journal/final.jsonl").write_bytes(b"")
     flip(store.path / "features/zarr.json")
     (store.path / ".tmp/litter").write_bytes(b"x")
-    # Without manifest and journal nothing is known to be committed: that is left for extraction.
+    # Without manifest and journal nothing is known to be committed: extraction does it all.
     assert plan_repair(store.path).extraction
     for name, data in before.items():
         (store.path / name).write_bytes(data)
@@ -178,7 +178,7 @@ def test_damage_without_features_is_repaired_without_extraction(tmp_path: Path) 
     assert verify(store.path, deep=True) == []
 
 
-def test_repair_leaves_what_is_foreign_alone(copy: Path) -> None:
+def test_repair_leaves_foreign_files_alone(copy: Path) -> None:
     (copy / "notes.txt").write_bytes(b"mine")
     mend(copy)
     assert (copy / "notes.txt").read_bytes() == b"mine"
@@ -217,9 +217,9 @@ def read_all(path: Path) -> tuple[object, ...]:
 
 
 def damage(root: Path, rng: random.Random) -> str:
-    """One random damage of one random file; says which."""
+    """Damage one random file at random; returns what was done."""
     files = sorted(f for f in root.rglob("*") if f.is_file() and f.stat().st_size)
-    # Half of the damages hit chunks, the other half whatever is there, journals included.
+    # Half of the damage hits chunks, the other half any file, journals included.
     chunks = [file for file in files if file.name.startswith("c.")]
     victim = rng.choice(chunks if rng.random() < 0.5 else files)
     data = victim.read_bytes()

@@ -16,12 +16,12 @@ from support.commands import ROOT, python
 from support.sources import write_encoder
 from support.tiny import fill, fixed_files, make_plan, make_store, store_bytes
 
-# Every call of every scene with every kind of failure takes five minutes: TGDFER_FAULT_STEP=1
+# TGDFER_FAULT_STEP=1 tries every call of every scene with every failure, in five minutes.
 STEP = int(os.environ.get("TGDFER_FAULT_STEP", "12"))
 NOBODY = 65534
 
 
-def test_after_any_failure_of_the_disk_one_resumption_gives_the_same_store(tmp_path: Path) -> None:
+def test_after_any_disk_failure_one_restart_gives_the_same_store(tmp_path: Path) -> None:
     done = python(ROOT / "tests/support/faults.py", tmp_path, STEP)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -43,10 +43,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
-def test_full_disk_keeps_what_was_committed_and_goes_on_with_more_space(
+def test_full_disk_keeps_what_was_committed_and_resumes_with_more_space(
     small_disk: Path, tmp_path: Path
 ) -> None:
-    """Through the command: exit code 5, the remedy, and after it the same store."""
+    """Through the command: exit code 5, the remedy, and then the same store."""
     write_faces(tmp_path / "DFEW", FacesSpec(videos=35), workers=2)
     encoder = write_encoder(tmp_path / "encoder", dim=64)
     options = ["--dataset", "dfew", "--root", tmp_path / "DFEW", "--encoder", encoder]
@@ -62,8 +62,8 @@ def test_full_disk_keeps_what_was_committed_and_goes_on_with_more_space(
     assert store_bytes(store) == store_bytes(tmp_path / "whole.zarr")
 
 
-def test_disk_that_fills_up_at_every_size(small_disk: Path) -> None:
-    """The disk grows by 4 KiB at a time, and every attempt goes on where the last one stopped."""
+def test_disk_that_fills_up_at_any_size_gives_the_same_store(small_disk: Path) -> None:
+    """The disk grows by 4 KiB at a time, and every attempt resumes where the last one stopped."""
     code = (
         "import sys; from pathlib import Path; from support import faults\n"
         "from cache.errors import StorageError\n"
@@ -91,7 +91,7 @@ def test_store_on_a_read_only_disk_is_read_and_not_written(small_disk: Path) -> 
     for name in ("half", "new"):
         done = python("-c", MAKE, small_disk / name)
         assert done.stdout.startswith("5 "), done.stderr
-        assert "the file system is read-only; choose another place" in done.stdout
+        assert "the file system is read-only; choose another location" in done.stdout
 
 
 MAKE = (

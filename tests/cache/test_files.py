@@ -22,7 +22,7 @@ from cache.files import (
 )
 
 
-def test_files_are_written_whole_and_leave_no_litter(tmp_path: Path) -> None:
+def test_files_are_written_completely_and_leave_no_litter(tmp_path: Path) -> None:
     scratch = tmp_path / ".tmp"
     scratch.mkdir()
     write_files({tmp_path / "a": b"1" * 100, tmp_path / "b": b""}, scratch)
@@ -31,7 +31,7 @@ def test_files_are_written_whole_and_leave_no_litter(tmp_path: Path) -> None:
     assert list(scratch.iterdir()) == []
 
 
-def test_directory_of_one_killed_before_its_name_was_durable_is_synced(
+def test_directory_left_by_a_killed_process_before_its_name_was_durable_is_synced(
     tmp_path: Path, synced: list[Path]
 ) -> None:
     (tmp_path / "made").mkdir()
@@ -58,7 +58,7 @@ def test_failing_disk_is_named_with_its_remedy_and_nothing_is_replaced(
     assert (tmp_path / "a").read_bytes() == b"old"
 
 
-def test_journal_passes_over_torn_and_changed_lines(tmp_path: Path) -> None:
+def test_journal_skips_torn_and_changed_lines(tmp_path: Path) -> None:
     journal = tmp_path / "w.jsonl"
     for block in range(4):
         append_record(journal, {"block": block, "name": "ä\n"})

@@ -1,4 +1,4 @@
-"""Stores through one HDF5 file and back, and other people's features into a store."""
+"""Stores to one HDF5 file and back, and other people's features into a store."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def write_features(folder: Path, form: str) -> Path:
             np.save(folder / f"{name}.npy", values)
         return folder
     with h5py.File(folder / "f.h5", "w") as file:
-        if form == "dataset a video":
+        if form == "dataset per video":
             for name, values in zip(IDS, FEATURES, strict=True):
                 file[name] = values
         else:
@@ -73,8 +73,8 @@ def write_features(folder: Path, form: str) -> Path:
     return folder / "f.h5"
 
 
-@pytest.mark.parametrize("form", ["folder of npy", "dataset a video", "features and ids"])
-def test_features_of_others_are_imported_by_id(tmp_path: Path, encoder: Encoder, form: str) -> None:
+@pytest.mark.parametrize("form", ["folder of npy", "dataset per video", "features and ids"])
+def test_foreign_features_are_imported_by_id(tmp_path: Path, encoder: Encoder, form: str) -> None:
     (tmp_path / "in").mkdir()
     source = write_features(tmp_path / "in", form)
     digest = import_videos(source, tmp_path / "s", VIDEOS, encoder)

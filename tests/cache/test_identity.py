@@ -36,7 +36,7 @@ def test_every_field_changes_the_digest() -> None:
     assert len({identity.digest, *(other.digest for other in others.values())}) == len(others) + 1
 
 
-def test_digest_is_a_literal_that_must_not_drift() -> None:
+def test_digest_does_not_drift() -> None:
     assert changed(make_plan().identity, videos="x").digest == DIGEST
 
 

@@ -13,7 +13,7 @@ CYCLES = int(os.environ.get("TGDFER_KILL_CYCLES", "8"))  # 100 take four minutes
 
 @pytest.mark.parametrize("locks", ["on", "off"])
 def test_killed_workers_leave_no_bad_block_and_the_same_store(tmp_path: Path, locks: str) -> None:
-    """Without locks, as on file systems that have none, work is done twice but never wrong."""
+    """Without locks, as on some file systems, work is done twice but never wrongly."""
     cycles = CYCLES if locks == "on" else max(1, CYCLES // 2)
     done = python(ROOT / "tests/support/kills.py", tmp_path, cycles, locks)
     assert done.returncode == 0, done.stderr

@@ -8,11 +8,11 @@ import pytest
 
 from support.commands import ROOT, python
 
-# Every call of every scene with every kind of cut takes a minute: TGDFER_FAULT_STEP=1
+# TGDFER_FAULT_STEP=1 tries every call of every scene with every kind of cut, in a minute.
 STEP = int(os.environ.get("TGDFER_FAULT_STEP", "12"))
 
 
-def test_after_a_power_cut_no_returned_commit_is_lost_and_one_resumption_gives_the_same_store(
+def test_after_a_power_cut_no_returned_commit_is_lost_and_one_restart_gives_the_same_store(
     tmp_path: Path,
 ) -> None:
     done = python(ROOT / "tests/support/powercut.py", tmp_path, STEP)
@@ -23,10 +23,10 @@ def test_after_a_power_cut_no_returned_commit_is_lost_and_one_resumption_gives_t
 
 
 @pytest.mark.parametrize("ignored", ["files", "folders"])
-def test_power_cuts_where_fsync_keeps_nothing_lose_returned_commits(
+def test_power_cuts_lose_returned_commits_if_fsync_does_nothing(
     tmp_path: Path, ignored: str
 ) -> None:
-    """Or the test above would be blind."""
+    """Otherwise the test above would be blind."""
     done = python(ROOT / "tests/support/powercut.py", tmp_path, 4 * STEP, ignored)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

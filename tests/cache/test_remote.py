@@ -1,4 +1,4 @@
-"""Stores behind a URL, in memory, in an archive, on a web server: the same checks and runs."""
+"""Stores at a URL, in memory, in an archive, on a web server: the same checks and runs."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ from support.tiny import TEXT, LocalStore, fill, fixed_files, flip, kinds, make_
 
 
 class WebServer(ThreadingHTTPServer):
-    """Serves a folder, and tells what was asked of it."""
+    """Serves a folder, and records what was requested."""
 
     request_queue_size = 64
 
@@ -87,7 +87,7 @@ def copy_of(source: Path, kind: str, web: WebServer, folder: Path) -> str:
     return f"zip://s.zarr::{folder}/s.zip"
 
 
-def test_copy_behind_a_url_reads_as_the_store_itself(whole: LocalStore, url: str) -> None:
+def test_copy_at_a_url_reads_like_the_store_itself(whole: LocalStore, url: str) -> None:
     copy = open_store(url)
     assert (copy.digest, copy.plan, copy.missing) == (whole.digest, whole.plan, whole.missing)
     np.testing.assert_array_equal(copy.load_features(), whole.load_features())
@@ -98,7 +98,7 @@ def test_copy_behind_a_url_reads_as_the_store_itself(whole: LocalStore, url: str
     assert pickle.loads(pickle.dumps(copy)).load_features().shape == (150, 2, 4, 8)
 
 
-def test_copy_behind_a_url_is_inspected_verified_compared_and_exported(
+def test_copy_at_a_url_is_inspected_verified_compared_and_exported(
     whole: LocalStore, url: str, tmp_path: Path
 ) -> None:
     assert verify(url) == verify(url, deep=True) == []
@@ -151,14 +151,14 @@ def test_chunks_come_from_a_web_server_at_the_same_time_and_once(
 ) -> None:
     store = open_store(copy_of(whole.path, "http", web, tmp_path))
     web.asked.clear()
-    # Nobody is served before all six have asked.
+    # No request is served before all six have arrived.
     web.before_chunk = threading.Barrier(6, timeout=20).wait
     store.load_features()
     asked = [("GET", f"/s.zarr/features/c.{b}.{v}.0.0") for b in range(3) for v in range(2)]
     assert sorted(web.asked) == asked
 
 
-def test_server_that_goes_away_is_no_damage(
+def test_server_that_goes_away_is_not_damage(
     whole: LocalStore, web: WebServer, tmp_path: Path
 ) -> None:
     url = copy_of(whole.path, "http", web, tmp_path)
@@ -177,7 +177,7 @@ def test_server_that_goes_away_is_no_damage(
         ("memory://nothing.zarr", "no store at memory://nothing.zarr: there is no plan.json"),
         ("zip://s.zarr::nothing.zip", "no store at zip://s.zarr::nothing.zip"),
         ("nonsense://s.zarr", "cannot open nonsense://s.zarr: Protocol not known: nonsense"),
-        ("oci://bucket/s.zarr", "cannot open oci://bucket/s.zarr: .*ocifs.* with pip install"),
+        ("oci://bucket/s.zarr", "cannot open oci://bucket/s.zarr: .*ocifs.* with pip"),
     ],
 )
 def test_url_without_a_store_is_refused(url: str, message: str) -> None:
@@ -185,7 +185,7 @@ def test_url_without_a_store_is_refused(url: str, message: str) -> None:
         open_store(url)
 
 
-def test_archive_that_is_none_is_a_failure_of_the_storage(tmp_path: Path) -> None:
+def test_file_that_is_not_an_archive_is_a_storage_error(tmp_path: Path) -> None:
     (tmp_path / "s.zip").write_bytes(b"no archive")
     with pytest.raises(StorageError, match=r"cannot read zip://s\.zarr::.*not a zip file"):
         open_store(f"zip://s.zarr::{tmp_path}/s.zip")
@@ -199,7 +199,7 @@ def test_unfinished_copy_is_refused(tmp_path: Path, web: WebServer) -> None:
             read(f"{web.url}/s.zarr")
 
 
-def test_names_inside_a_chained_url_keep_its_end() -> None:
+def test_names_inside_a_chained_url_keep_the_rest_of_it() -> None:
     chained = store_path("zip://s.zarr::https://host/s.zip") / "rows/0.1"
     assert str(chained) == "zip://s.zarr/rows/0.1::https://host/s.zip"
     assert str(chained.parent.parent) == "zip://s.zarr::https://host/s.zip"
@@ -207,8 +207,8 @@ def test_names_inside_a_chained_url_keep_its_end() -> None:
     assert store_path("data/s.zarr") == Path("data/s.zarr")
 
 
-def test_nothing_is_written_behind_a_url(tmp_path: Path) -> None:
-    with pytest.raises(RefusedError, match="memory://s can only be read; write the store to a fo"):
+def test_nothing_is_written_at_a_url(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="memory://s can only be read; write the store to"):
         create_store("memory://s", make_plan(), fixed_files())
     with pytest.raises(RefusedError, match="can only be read"):
         plan_repair("memory://s")

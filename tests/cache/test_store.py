@@ -66,7 +66,7 @@ def test_plain_zarr_lists_what_a_store_holds_without_a_warning(tmp_path: Path) -
     ]
 
 
-def test_store_of_version_1_is_finished_read_and_repaired_as_such(tmp_path: Path) -> None:
+def test_version_1_store_is_finished_read_and_repaired_as_version_1(tmp_path: Path) -> None:
     first = make_plan().model_copy(update={"schema_version": 1})
     fill(create_store(tmp_path / "s", first, fixed_files()), only=1)
     writer = create_store(tmp_path / "s", make_plan(), fixed_files())
@@ -85,7 +85,7 @@ def test_store_of_version_1_is_finished_read_and_repaired_as_such(tmp_path: Path
 def test_files_beside_a_finished_store_are_never_written_again(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s")
     group = store.path / "zarr.json"
-    group.write_bytes(group.read_bytes() + b" ")  # as another version of zarr might spell it
+    group.write_bytes(group.read_bytes() + b" ")  # as another version of zarr might write it
     manifest = json.loads((store.path / "manifest.json").read_bytes())
     del manifest["digest"]
     manifest["files"]["zarr.json"] = fingerprint_of("zarr.json", group.read_bytes())
@@ -112,7 +112,7 @@ def test_zarr_itself_writes_the_same_bytes(tmp_path: Path) -> None:
     assert store_bytes(store.path) == before
 
 
-def test_manifest_of_one_killed_before_its_name_was_durable_is_synced(
+def test_manifest_left_by_a_killed_process_before_its_name_was_durable_is_synced(
     tmp_path: Path, synced: list[Path]
 ) -> None:
     make_store(tmp_path / "s")
@@ -147,7 +147,7 @@ def test_views_can_be_added_later(tmp_path: Path) -> None:
     assert store_bytes(tmp_path / "grown") == store_bytes(whole.path)
 
 
-def test_writer_does_not_finish_a_store_that_got_more_views_meanwhile(tmp_path: Path) -> None:
+def test_writer_does_not_finish_a_store_to_which_views_were_added(tmp_path: Path) -> None:
     writer = create_store(tmp_path / "s", make_plan(views=2), fixed_files())
     fill(writer)
     create_store(tmp_path / "s", make_plan(views=3), fixed_files())
@@ -167,7 +167,7 @@ def test_one_damaged_view_is_redone_alone(tmp_path: Path) -> None:
 
 
 def test_commits_of_another_plan_are_not_adopted(tmp_path: Path) -> None:
-    """What two workers with two plans leave behind where locks do not work."""
+    """What two workers with different plans leave behind if locks do not work."""
     fill(create_store(tmp_path / "s", make_plan(), fixed_files()))
     (tmp_path / "s" / "plan.json").unlink()
     writer = create_store(tmp_path / "s", make_plan(seed=7), fixed_files())
@@ -204,7 +204,7 @@ def test_unfinished_store_is_refused_with_its_progress(tmp_path: Path) -> None:
         open_store(tmp_path / "s")
 
 
-def test_store_of_something_else_is_refused_side_by_side(tmp_path: Path) -> None:
+def test_store_made_from_something_else_is_refused_side_by_side(tmp_path: Path) -> None:
     make_store(tmp_path / "s")
     with pytest.raises(RefusedError, match=r"(?s)seed +0 +7.*batch_frames +8 +64"):
         create_store(tmp_path / "s", make_plan(batch_frames=64, seed=7), fixed_files())
@@ -231,7 +231,7 @@ except RefusedError as error:
 """
 
 
-def test_of_two_plans_that_race_for_a_path_one_wins_whole(tmp_path: Path) -> None:
+def test_one_of_two_plans_racing_for_a_path_wins_completely(tmp_path: Path) -> None:
     whole = {seed: make_store(tmp_path / f"whole{seed}", seed=seed).path for seed in (0, 1)}
     for attempt in range(2):
         store = tmp_path / str(attempt)

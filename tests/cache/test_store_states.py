@@ -30,7 +30,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = self.folder / "s"
         self.views = 1
         self.held: dict[tuple[int, int], str] = {}
-        self.failing: tuple[int, ...] = ()  # videos that cannot be read at present
+        self.failing: tuple[int, ...] = ()  # videos that cannot be read at the moment
         self.finished = False
         self.damaged: set[str] = set()
 
@@ -100,7 +100,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(failing=st.sampled_from([(), (3,), (70, 129)]))
     def repair(self, failing: tuple[int, ...]) -> None:
-        """The videos that cannot be read may have changed meanwhile."""
+        """Other videos may be unreadable by now."""
         planned = plan_repair(self.path)
         quarantined = {p for p, reasons in self.held.items() if reasons}
         lost = set(planned.redo) - quarantined

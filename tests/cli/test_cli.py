@@ -102,7 +102,7 @@ def test_trial_of_the_first_videos_is_reused_by_all_of_them(extracted: Path) -> 
     assert tgdfer("extract", *options, "--limit", 20, cwd=extracted).returncode == 0
     assert len(open_store(extracted / trial).ids) == 20
     plain = tgdfer("extract", *options, cwd=extracted)
-    assert f"--reuse {trial} would take its features over" in plain.stderr
+    assert f"--reuse {trial} would reuse its features" in plain.stderr
     reusing = ["--reuse", trial, "--store", "again.zarr"]
     again = tgdfer("extract", *options, *reusing, cwd=extracted)
     assert "54 done now, 16 reused" in again.stdout, again.stderr

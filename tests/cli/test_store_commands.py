@@ -64,7 +64,7 @@ def test_verify_is_silent_about_nothing(store: Path, tgdfer: Tgdfer) -> None:
     assert tgdfer("store", "verify", store)[0] == 0
     code, out, _ = tgdfer("store", "verify", "--deep", store)
     assert code == 3
-    assert "content     features/c.1.0.0.0: is not what was committed (sha256)" in out
+    assert "content     features/c.1.0.0.0: is not as it was committed (sha256)" in out
 
 
 def test_canary_of_the_same_machine_is_identical(store: Path, tgdfer: Tgdfer) -> None:

@@ -237,11 +237,15 @@ REFUSED_LISTS = {
         r"set_9.csv:3: video 00001 .* line 1",
     ),
     "a padded and an unpadded id": ("train", "1,1\n00001,1\n", r"set_9.csv:2: .* line 1"),
-    "a video trained and tested on": ("test", "3,3\n", r"test video 00003 is also trained on"),
+    "a video trained and tested on": (
+        "test",
+        "3,3\n",
+        r"test video 00003 is also a training video",
+    ),
     "labels that disagree": ("test", "8,2\n", r"set_9.csv:1: video 00008 has label 2, but label 1"),
-    "a row that is none": ("train", "1,1\nhello\n", r"set_9.csv:2: 'hello' is no row"),
-    "a label that is a word": ("train", "1,happy\n", r"set_9.csv:1: '1,happy' is no row"),
-    "an empty list": ("train", "video_name,label\n", r"holds no video"),
+    "a row that is none": ("train", "1,1\nhello\n", r"set_9.csv:2: 'hello' is not a row"),
+    "a label that is a word": ("train", "1,happy\n", r"set_9.csv:1: '1,happy' is not a row"),
+    "an empty list": ("train", "video_name,label\n", r"has no videos"),
 }
 
 
@@ -260,7 +264,7 @@ def test_a_contradiction_is_refused_with_file_and_line(tmp_path: Path, fault: st
 def test_a_set_without_its_other_half_is_refused(tmp_path: Path) -> None:
     write_lists(tmp_path)
     write(tmp_path / OFFICIAL.format(part="train", fold=3), official([1]))
-    with pytest.raises(RefusedError, match="set 3 has a train list and no test list"):
+    with pytest.raises(RefusedError, match="set 3 has a train list but no test list"):
         read_dfew(tmp_path)
 
 
@@ -275,7 +279,7 @@ def test_two_folders_of_one_id_are_refused(tmp_path: Path) -> None:
     write_lists(tmp_path)
     write_frames(tmp_path)
     write(tmp_path / "Clip/clip_224x224/1/1.jpg", b"\0")
-    with pytest.raises(RefusedError, match="are one id"):
+    with pytest.raises(RefusedError, match="share an id"):
         read_dfew(tmp_path)
 
 
@@ -298,7 +302,7 @@ def test_truth_beside_the_lists_is_attached(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("truth.json", '{"subjects": {"00099": "s1"}}', "no list holds: 00099"),
+        ("truth.json", '{"subjects": {"00099": "s1"}}', "in no list: 00099"),
         ("frames.csv", "video_name,frame,label,intensity\n00099,1,1,0\n", "video 00099 is in no"),
         ("frames.csv", "video_name,frame,label,intensity\n00001,2,1,0\n", "are not 1, 2, 3"),
     ],

@@ -178,7 +178,7 @@ def test_number_of_videos_is_part_of_the_plan(
     with pytest.raises(RefusedError, match=r"number of ids +3 +4") as refused:
         run(here, videos.first(4), tmp_path / "s.zarr")
     assert f"same command with --store OTHER --reuse {tmp_path / 's.zarr'}" in str(refused.value)
-    with pytest.raises(RefusedError, match="choose another --store, or ask for the same"):
+    with pytest.raises(RefusedError, match="choose another --store, or use the settings"):
         run(here, videos.first(2), tmp_path / "s.zarr")
 
 

@@ -1,4 +1,4 @@
-"""Our commands and scripts as processes of their own, as users start them."""
+"""Our commands and scripts in separate processes, as users start them."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ SMALL = ["--set", "optimiser.epochs=1"]
 
 
 def environment(more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-    """No network: a try to fetch anything must fail at once, and would be a fault."""
+    """Our variables, without network: an attempt to fetch anything is a fault and fails at once."""
     paths = [os.environ.get("PYTHONPATH", ""), str(ROOT), str(ROOT / "tests")]
     fixed = {"HF_HUB_OFFLINE": "1", "TERM": "dumb", "COLUMNS": "200"}
     return os.environ | fixed | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | dict(more)
@@ -24,7 +24,7 @@ def python(
     timeout: float | None = None,
     env: Mapping[str, str] = MappingProxyType({}),
 ) -> subprocess.CompletedProcess[str]:
-    """Python that finds our packages and the tests' support, with ``env`` added."""
+    """Python that finds our packages and ``tests/support``, with ``env`` added."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
         command, env=environment(env), capture_output=True, text=True, cwd=cwd, timeout=timeout

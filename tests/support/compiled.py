@@ -1,7 +1,7 @@
 """Compile every kernel for GPUs that are not available, for ``test_kernels``.
 
-Run as ``python tests/compiled.py``; prints kernel, capability and bytes of shared memory, a line
-each.  It is a process of its own, because Triton's interpreter, once chosen, stays.
+Run as ``python tests/support/compiled.py``; prints kernel, capability and bytes of shared memory,
+one line each.  It runs in a separate process, because Triton cannot leave its interpreter.
 """
 
 import triton

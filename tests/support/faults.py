@@ -1,7 +1,7 @@
-"""A disk that fails at its k-th call, for ``test_faults``; each failure is in a forked process.
+"""A disk that fails at its k-th call, for ``test_faults``; each failure is in a fork.
 
 Run as ``python tests/support/faults.py FOLDER STEP``; prints one JSON object: how many failures of
-each kind were tried, and every one after which something was wrong.  It is a process of its own,
+each kind were tried, and every one after which something was wrong.  It runs in a separate process,
 because one that has loaded torch must not be forked.
 """
 
@@ -77,16 +77,16 @@ def repair(path: Path) -> None:
 
 
 def nothing(path: Path) -> None:
-    """Where the work begins: no store."""
+    """A starting point: no store."""
 
 
 def one_view(path: Path) -> None:
-    """Where the work begins: a finished store of fewer views."""
+    """A starting point: a finished store of fewer views."""
     make_store(path, videos=VIDEOS, views=1, failed=(70,))
 
 
 def damaged(path: Path) -> None:
-    """Where the work begins: a finished store with a flipped bit and a cut journal."""
+    """A starting point: a finished store with a flipped bit and a cut journal."""
     extract(path)
     chunk, journal = path / "features/c.1.0.0.0", path / "journal/final.jsonl"
     data = bytearray(chunk.read_bytes())
@@ -135,7 +135,7 @@ def count_calls(work: Work, path: Path, kind: str) -> int:
 
 
 def wrong_after(code: int, kind: str, path: Path, work: Work, whole: dict[str, bytes]) -> str:
-    """What is wrong after a failure and one resumption; empty if nothing is."""
+    """What is wrong after a failure and one restart; empty if nothing is."""
     allowed = {"die": (KILLED,), "torn write": (KILLED,), "short write": (0,)}
     if code not in allowed.get(kind, (0, STORAGE_FAILED)):
         return f"exit code {code}"
@@ -143,10 +143,10 @@ def wrong_after(code: int, kind: str, path: Path, work: Work, whole: dict[str, b
 
 
 def wrong_in_journals(path: Path, work: Work) -> str:
-    """What a journal names that is not as it says; empty if nothing is."""
+    """A file that is not as a journal says; empty if there is none."""
     if (path / "plan.json").exists():
         for place, files in read_commits(path, read_plan(path).identity.digest):
-            bad = [name for name, fact in files.items() if not is_unchanged(path / name, fact)]
+            bad = [n for n, found in files.items() if not is_unchanged(path / n, found)]
             # Repair begins with a damaged view of block 1, and redoes the blocks of failed videos.
             if bad and work is not repair:
                 return f"the journal names {bad[0]} of {place}, which is not as it says"
@@ -154,7 +154,7 @@ def wrong_in_journals(path: Path, work: Work) -> str:
 
 
 def wrong_resumed(path: Path, work: Work, whole: dict[str, bytes]) -> str:
-    """What is wrong after one resumption; empty if nothing is."""
+    """What is wrong after one restart; empty if nothing is."""
     work(path)
     if store_bytes(path) != whole:
         return "not identical after one resumption"

@@ -58,7 +58,7 @@ def work(folder: Path, store: Path, locks: bool) -> int:
 
 
 def refuse_lock(handle: int, operation: int) -> NoReturn:
-    """A file system that knows no locks."""
+    """A file system without locks."""
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
@@ -71,7 +71,7 @@ def prepare(folder: Path) -> int:
 
 
 def forked(work: Callable[[], int]) -> int:
-    """Start ``work`` in a process of its own; returns its id."""
+    """Start ``work`` in a new process; returns its id."""
     pid = os.fork()
     if pid:
         return pid
@@ -100,7 +100,7 @@ def kill_some(pids: list[int], seconds: float, rng: random.Random) -> None:
 
 
 def bad_blocks(store: Path) -> list[str]:
-    """Files that a journal names and that are not as it says."""
+    """Files that are not as a journal says."""
     if not (store / "plan.json").exists():
         return []
     commits = read_commits(store, read_plan(store).identity.digest)
@@ -132,7 +132,7 @@ def main(folder: Path, cycles: int, locks: bool) -> None:
         found = store_bytes(store)
         findings = verify(store, deep=True)
         if not locks:
-            # A worker that repeated what was done already may be killed after the store's end, and
+            # A worker that repeats finished work may be killed after the store is finished, and
             # leave a journal and scratch files; verify names them, and they do no harm.
             found = {n: d for n, d in found.items() if n in expected or "journal/" not in n}
             findings = [finding for finding in findings if finding.kind != "litter"]

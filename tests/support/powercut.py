@@ -1,14 +1,14 @@
 """A disk whose power is cut before its k-th call, for ``test_powercut``.
 
-After a power cut a file system keeps of a file the bytes of its last fsync, and of a directory the
-names of its own last fsync.  Anything newer may be there or not, each for itself: a file renamed
-into place can have the right name and no bytes.  A model of such a disk follows the calls of one
-run of the work; what a cut leaves of it is laid out as real files, and the work is done on them.
+After a power cut a file has at least the bytes of its last fsync, and a directory the names of its
+own last fsync.  Anything newer may or may not be there, independently: a file renamed into place
+can have the right name and no bytes.  A model of such a disk follows the calls of one run of the
+work; what a cut leaves is written as real files, and the work is done again on them.
 
 Run as ``python tests/support/powercut.py FOLDER STEP [IGNORED]``; prints one JSON object: how many
 cuts of each kind were tried in each scene, and every one after which something was wrong.  IGNORED
-is ``files`` or ``folders``: their fsync then keeps nothing, and much must be wrong.  It is a
-process of its own, because it replaces calls of the operating system.
+is ``files`` or ``folders``: their fsync then keeps nothing, and much must be wrong.  It runs in a
+separate process, because it replaces calls of the operating system.
 """
 
 import json
@@ -41,7 +41,7 @@ from support.faults import (
 from support.tiny import make_plan, store_bytes
 
 Inode = int
-Name = tuple[Inode | None, ...]  # all it stood for since the last sync: first durable, last seen
+Name = tuple[Inode | None, ...]  # what it named since the last sync: first durable, last seen
 Contents = dict[str, bytes | None]  # by path; None is a folder
 ROOT: Inode = 0  # the folder that holds the store
 
@@ -66,7 +66,7 @@ Nodes = dict[Inode, File | Folder]
 
 @dataclass(frozen=True)
 class Cut:
-    """A moment at which the power may go."""
+    """A moment at which the power may fail."""
 
     call: str
     nodes: Nodes
@@ -76,19 +76,19 @@ class Cut:
 
 @dataclass(frozen=True)
 class Kind:
-    """What a cut leaves of a name and of a file's bytes."""
+    """What a cut leaves of names and of files' bytes."""
 
     name: Callable[[Name, random.Random], Inode | None]
     data: Callable[[File, random.Random], bytes]
 
 
 def half(file: File, _: random.Random) -> bytes:
-    """Of the bytes not synced the first half."""
+    """The first half of the bytes not synced."""
     return file.seen[: (len(file.durable) + len(file.seen)) // 2]
 
 
 def any_data(file: File, rng: random.Random) -> bytes:
-    """Of the bytes not synced none, all, half, or zeros in their place."""
+    """None, all or half of the bytes not synced, or zeros in their place."""
     zeros = file.durable.ljust(len(file.seen), b"\0")
     return rng.choice((file.durable, file.seen, half(file, rng), zeros))
 
@@ -104,11 +104,11 @@ KINDS = {
 
 
 class Killed(BaseException):
-    """The process is gone; what it did before, the next one sees."""
+    """The process is gone; the next one sees what it did before."""
 
 
 class Disk:
-    """Follows the calls that change the store at ``path`` and knows what of it would survive."""
+    """Follows the calls that change the store at ``path`` and knows what would survive a cut."""
 
     def __init__(self, path: Path, ignored: str = "") -> None:
         self.path, self.ignored = path, ""
@@ -126,7 +126,7 @@ class Disk:
         """The moments before each call of the work, and the one after it returned or was killed."""
         self.cuts, self.kill_at = [], kill_at
         if work is repair:
-            # A repair takes back what it will redo.
+            # A repair removes what it will redo.
             self.promised -= set(plan_repair(self.path).redo)
         with self._attached(), suppress(Killed):
             work(self.path)
@@ -204,7 +204,7 @@ class Disk:
         self._point(path, self._new(Folder()))
 
     def _load(self, path: Path) -> None:
-        """Take over what is on the disk, as durable."""
+        """Load what is on the disk, as durable."""
         if path.is_file():
             self._point(path, self._new(File(path.read_bytes(), path.read_bytes())))
         elif path.is_dir():
@@ -241,7 +241,7 @@ class Disk:
 
 
 def contents(nodes: Nodes, kind: Kind, seed: str = "") -> Contents:
-    """What a cut of this kind leaves, by path."""
+    """What this kind of cut leaves, by path."""
     rng, found = random.Random(seed), Contents()
     folders = [("", nodes[ROOT])]
     for above, folder in folders:
@@ -257,7 +257,7 @@ def contents(nodes: Nodes, kind: Kind, seed: str = "") -> Contents:
 
 
 def on_disk(path: Path) -> Contents:
-    """What is there, by path from the folder above."""
+    """What is on the disk, by path relative to the folder above."""
     files = [path, *path.rglob("*")] if path.exists() else []
     return {
         file.relative_to(path.parent).as_posix(): file.read_bytes() if file.is_file() else None
@@ -276,7 +276,7 @@ def lay_out(path: Path, left: Contents) -> None:
 
 
 def committed(path: Path) -> frozenset[Place]:
-    """The views of blocks that whoever asks for all of them need not do again."""
+    """The views of blocks that need not be done again."""
     plan = make_plan(VIDEOS)
     todo = {(unit.block, view) for unit in StoreWriter(path, plan).todo() for view in unit.views}
     return frozenset({(u.block, view) for u in plan.units() for view in u.views} - todo)
@@ -303,7 +303,7 @@ def moments(folder: Path, step: int, ignored: str) -> Iterator[tuple[str, str, C
         for offset, kind in enumerate(KINDS):
             for k in (*range(offset % step, len(cuts) - 1, step), len(cuts) - 1):
                 yield scene, f"{k}", cuts[k], kind
-        # A process that was killed leaves what the next one sees and the disk has not promised.
+        # A killed process leaves what the next one sees but the disk has not promised.
         for killed_at in range(0, 0 if ignored else len(cuts) - 1, step):
             disk = Disk(renewed(folder))
             disk.run(work, killed_at)
@@ -316,7 +316,7 @@ def moments(folder: Path, step: int, ignored: str) -> Iterator[tuple[str, str, C
 
 def main(folder: Path, step: int, ignored: str = "") -> None:
     """Cut the power before every ``step``-th call of every scene and after the last."""
-    # The model is the disk whose power goes; to wait for the real one would only take time.
+    # The model replaces the real disk, so waiting for the real one would only take time.
     os.fsync = lambda handle: None
     extract(folder / "whole")
     whole, path = store_bytes(folder / "whole"), folder / "s"

@@ -1,4 +1,4 @@
-"""What rounding to bfloat16 costs by itself, whatever instructions this CPU has for it."""
+"""The error of rounding to bfloat16 itself, whatever instructions this CPU has for it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +37,7 @@ class ProductsAsDefined(TorchDispatchMode):
 def check_rounding(
     low: Mapping[str, Tensor], defined: Mapping[str, Tensor], whole: Mapping[str, Tensor]
 ) -> None:
-    """``low`` is as far from float32's ``whole`` as the definition's products take it."""
+    """``low`` is as far from ``whole``, in float32, as products rounded by definition are."""
     for name, exact in whole.items():
         error, expected = (float((kind[name] - exact).norm()) for kind in (low, defined))
         assert expected / 3 < error < 3 * expected, name

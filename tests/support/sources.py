@@ -42,7 +42,7 @@ def write_folder(path: Path, frames: np.ndarray, suffix: str = ".jpg") -> Path:
 
 
 def write_list(root: Path, count: int, frames: int = 20) -> None:
-    """``count`` videos, by turns an mp4 and a folder of jpg."""
+    """``count`` videos, alternating between an mp4 and a folder of jpg."""
     for i in range(count):
         moving = pictures(frames + i % 3, seed=i)
         if i % 2:

@@ -1,4 +1,4 @@
-"""Small real things that several tests need: a text tower, a finished store."""
+"""Small real text towers and finished stores that several tests need."""
 
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def _truth(truth_NT: np.ndarray) -> bytes:
 def random_store(
     path: Path, videos: int = 40, views: int = 2, frames: int = 16, dim: int = 16, **options: Any
 ) -> LocalStore:
-    """A store of random features around one direction per class, so that it can be learned."""
+    """A store of random features around one direction per class, so that classes can be learned."""
     generator = np.random.default_rng(0)
     labels = np.arange(videos) % len(options.get("classes", CLASSES))
     centres = generator.standard_normal((len(options.get("classes", CLASSES)), dim))

@@ -1,4 +1,4 @@
-"""Stores without any encoder: three blocks of features that are a function of (video, view)."""
+"""Stores made without an encoder: three blocks of features computed from (video, view)."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -64,7 +64,7 @@ def fixed_files(truth: bytes | None = None) -> dict[str, bytes]:
 def values_of(
     unit: Unit, failed: tuple[int, ...] = ()
 ) -> tuple[np.ndarray, np.ndarray, list[VideoStatus]]:
-    """Features that are a function of (video, view), as stage one's are."""
+    """Features that depend only on (video, view), as in stage one."""
     videos = np.arange(unit.start, unit.stop)
     base = videos[:, None] + 1000 * np.array(unit.views)[None]
     features = np.broadcast_to(base[..., None, None], (*base.shape, FRAMES, DIM)).astype(np.float16)
