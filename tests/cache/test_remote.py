@@ -264,5 +264,6 @@ def test_store_in_memory_is_trained_in_this_process(tmp_path: Path, web: WebServ
         train_runs(runs, records, "cpu", workers=2)
         scores.append([found.result for run in runs if (found := records.find(run))])
     assert len(scores[0]) == 2
-    sums = [[result["sha256"] for result in own if result] for own in scores]
-    assert sums[0] == sums[1]
+    # The bits depend on the number of threads, which differs between here and the processes.
+    first, second = ([result["war"] for result in own if result] for own in scores)
+    assert first == second
