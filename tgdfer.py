@@ -57,12 +57,17 @@ def read_dataset(
     from pipeline.datasets.dfew import read_dfew
     from pipeline.demo.faces import ensure_faces, faces_folder
 
-    if name == "faces":
-        return ensure_faces(Path(root) if root else faces_folder(), limit=limit)
+    if limit is not None and limit < 1:
+        raise RefusedError(f"limit is {limit}, expected 1 or more")
     if name == "dfew":
         lists = Path(annotation) if annotation else None
         return read_dfew(Path(root or "data/dfew"), lists, limit=limit)
-    raise RefusedError(f"no data set {name}; available: faces, dfew")
+    if name != "faces" or annotation:
+        raise RefusedError(
+            f"no data set {name} with annotation {annotation}; available: faces, dfew"
+        )
+    # In this process: a script without ``if __name__ == "__main__"`` cannot start others.
+    return ensure_faces(Path(root) if root else faces_folder(), workers=1, limit=limit)
 
 
 def extract(
@@ -109,8 +114,8 @@ def load_method(config: Path | str = "paper", settings: Sequence[str] = ()) -> "
 def train(
     store: "Store | Path | str",
     methods: "Sequence[MethodConfig] | MethodConfig | None" = None,
-    folds: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0,),
+    folds: Sequence[str | int] | None = None,
+    seeds: Sequence[int] | int = 1,
     runs: Path | str = "runs",
     device: str = "auto",
     workers: int = 0,
@@ -129,7 +134,8 @@ def train(
 
     store = open_store(store) if isinstance(store, str | Path) else store
     methods = [methods or MethodConfig()] if not isinstance(methods, Sequence) else methods
-    names = [name for name, _, _ in store.folds] if folds is None else folds
+    names = [name for name, _, _ in store.folds] if folds is None else [*map(str, folds)]
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
     wanted = [run for method in methods for run in runs_of(method, names, seeds)]
     check_runs(wanted, store)
     records = Records(Path(runs), store, device_kind(device))
@@ -138,20 +144,23 @@ def train(
     return [record for run in wanted if (record := records.find(run)) is not None]
 
 
-def load_run(folder: Path | str, store: "Store", device: str = "cpu") -> "TrainedRun":
+def load_run(
+    folder: Path | str, store: "Store | Path | str", device: str = "cpu", other_code: bool = False
+) -> "TrainedRun":
     """The network of a finished run: ``predict(features_NTD)`` gives logits and frame logits.
 
     >>> predictions = tgdfer.load_run(records[0].folder, store).predict(features_NVTD[:, 0])
     """
     from pipeline.train.trained import load_run as loaded
 
-    return loaded(folder, store, device)
+    store = open_store(store) if isinstance(store, str | Path) else store
+    return loaded(folder, store, device, other_code)
 
 
 def read_runs(runs: Path | str = "runs") -> "pd.DataFrame":
     """All runs as a DataFrame: settings, fold, seed, scores, code.
 
-    >>> tgdfer.read_runs("runs").groupby("temporal.window").war.agg(["mean", "std", "count"])
+    >>> tgdfer.read_runs("runs").query("code == 'this'").groupby("temporal.window").war.mean()
     """
     from pipeline.report.runs import read_runs as read
 

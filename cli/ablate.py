@@ -20,7 +20,7 @@ from cli.options import (
     TablesArgument,
     WorkersOption,
 )
-from cli.show import next_step, show
+from cli.show import count, next_step, show
 from cli.training import open_records, train_pending
 
 
@@ -73,6 +73,6 @@ def ablate(
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
     paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)
     print(paths[0].read_text(encoding="utf-8"))
-    print(f"{trained} runs trained, {len(set(wanted)) - trained} already finished.")
+    print(f"{count(trained, 'run')} trained, {len(set(wanted)) - trained} already finished.")
     print("written: " + ", ".join(show(path) for path in paths))
     next_step("tgdfer", "compare", "--store", store)

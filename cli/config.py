@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
@@ -85,8 +88,23 @@ def show(
         print(_file(found))
         next_step("tgdfer", "train", "--config", "FILE")
         return
-    print(columns([("key", "value", "meaning", "type"), *(setting.cells for setting in found)]))
+    table = columns([("key", "value", "meaning", "type"), *(setting.cells for setting in found)])
+    widest = max(map(len, table.splitlines()))
+    if sys.stdout.isatty() and widest > shutil.get_terminal_size().columns:
+        table = "\n".join(_stacked(setting) for setting in found)
+    print(table)
     next_step("tgdfer", "train", "--config", config)
+
+
+def _stacked(setting: Setting) -> str:
+    """A setting on several lines, for narrow terminals."""
+    key, value, meaning, kind = setting.cells
+    lines = (f"{key} = {value}", meaning, f"({kind})")
+    width = shutil.get_terminal_size().columns
+    return "\n".join(
+        textwrap.fill(line, width, initial_indent=indent, subsequent_indent="  ")
+        for line, indent in zip(lines, ("", "  ", "  "), strict=True)
+    )
 
 
 def toml(value: Any) -> str:

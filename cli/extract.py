@@ -1,6 +1,8 @@
 """tgdfer extract: videos -> a feature store."""
 
 import os
+import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,7 +32,7 @@ from cli.options import (
 )
 from cli.profile import show_profile
 from cli.progress import progress
-from cli.show import next_step, show
+from cli.show import columns, next_step, show
 
 if TYPE_CHECKING:
     from pipeline.datasets.videos import VideoList
@@ -173,25 +175,46 @@ def extract(
     path = local_path(store or default_store(dataset, encoder, limit))
     refuse_foreign(path)
     reused = None if reuse is None else open_store(reuse)
-    if reuse is None and limit is None:
-        _hint_at_shorter(path)
+    if reuse is None and profile is None:
+        _suggest_reuse(path, settings)
     if device.startswith("cuda"):
         choose_device(device)
     videos, files = open_source(dataset, root, annotation, encoder, pretrained, limit)
     if profile is not None:
         _profile(videos, files, settings, profile)
         return
+    _check_fold(fold, videos)
     with shown_progress() as on_progress:
         summary = extract_videos(videos, path, files, settings, on_progress, reused)
     finish(summary)
 
 
-def _hint_at_shorter(path: Path) -> None:
-    """Suggest a finished store of the first videos if there is no store of all of them yet."""
-    if not path.exists():
-        for shorter in path.parent.glob(f"{path.stem}-first*.zarr"):
-            if (shorter / "manifest.json").is_file():
-                print(f"--reuse {show(shorter)} would reuse its features", file=sys.stderr)
+def _check_fold(name: str, videos: "VideoList") -> None:
+    names = [fold.name for fold in videos.folds]
+    if name != "all" and name not in names:
+        raise RefusedError(f"--fold {name}: {videos.name} has the folds {', '.join(names)}")
+
+
+def _suggest_reuse(path: Path, settings: "ExtractSettings") -> None:
+    """Name the command that reuses the largest finished store of the first videos, if any."""
+    from cache.plan import read_plan
+
+    whole = re.sub(r"-first\d+$", "", path.stem)
+    shorter = [
+        (len(plan.videos.ids), store)
+        for store in path.parent.glob(f"{whole}-first*.zarr")
+        if (store / "manifest.json").is_file()
+        for plan in [read_plan(store)]
+        if (plan.identity.seed, plan.frames) == (settings.seed, settings.frames)
+    ]
+    if shorter and not path.exists():
+        videos, store = max(shorter)
+        command = shlex.join(["tgdfer", *sys.argv[1:], "--reuse", str(store)])
+        print(
+            f"{show(store)} has the features of the first {videos} videos. To reuse them, press "
+            f"Ctrl-C and run: {show(command)}",
+            file=sys.stderr,
+        )
 
 
 def _profile(
@@ -238,10 +261,9 @@ def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
     """The encoder; open_clip's models have the weights openai if none are named."""
     from pipeline.encoders.clip import find_encoder
 
-    on_its_own = name == "mini" or name.startswith("local-dir:")
-    if on_its_own and pretrained is not None:
+    if pretrained is not None and (name == "mini" or name.startswith("local-dir:")):
         raise RefusedError(f"--pretrained: not read with --encoder {name}, it has its own weights")
-    return find_encoder(name, pretrained or (None if on_its_own else "openai"))
+    return find_encoder(name, pretrained)
 
 
 def read_list(
@@ -283,15 +305,10 @@ def _rates(done: "ExtractProgress") -> str:
 
 
 def _print_summary(summary: "Summary") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     done = summary.progress
-    table = Table(show_header=False, box=None)
     rows = {
         "store": str(summary.store),
-        "digest": summary.digest or _unfinished(summary),
+        "digest": summary.digest or "none yet",
         "videos": f"{done.videos} done now, {summary.reused} reused, "
         f"{len(summary.failures)} without features",
     }
@@ -305,9 +322,9 @@ def _print_summary(summary: "Summary") -> None:
             "work": "decode {:.0f} %, encode {:.0f} %, write {:.0f} %".format(*parts),
             "bottleneck": summary.bottleneck,
         }
-    for name, value in rows.items():
-        table.add_row(name, Text(show(value)))
-    Console().print(table)
+    print(columns([(name, show(value)) for name, value in rows.items()]))
+    if summary.digest is None:
+        print(_unfinished(summary))
 
 
 def _unfinished(summary: "Summary") -> str:
@@ -316,7 +333,10 @@ def _unfinished(summary: "Summary") -> str:
     state = status(summary.store)
     if summary.shard_done and not summary.stopped_by:
         missing = state.total - state.done
-        return f"this shard is done; {missing} of {state.total} blocks of the store are missing"
+        return (
+            f"this shard is done, nothing is left for it; {missing} of {state.total} blocks of the "
+            "store are missing, which are for the other shards"
+        )
     return f"unfinished: {state.done} of {state.total} blocks; run the same command again"
 
 

@@ -15,7 +15,7 @@ from cli.runs import runs_app
 from cli.show import print_what_the_terminal_can, show
 from cli.store import store_app
 from cli.train import train
-from pipeline.interrupt import StoppedError
+from pipeline.interrupt import StoppedError, explain_interrupt
 
 REFUSED, STORAGE_FAILED = 2, 5
 
@@ -63,6 +63,7 @@ def tgdfer(
 def run() -> None:
     """Entry point: a known failure becomes one sentence on stderr and its exit code."""
     print_what_the_terminal_can()
+    explain_interrupt()
     try:
         app(prog_name="tgdfer")
     except RefusedError as error:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cache.errors import RefusedError
-from cli.options import DEFAULT_RUNS, RunsOption, did_you_mean
-from cli.show import columns, next_step, show
+from cli.options import DEFAULT_RUNS, RunsOption, did_you_mean, refuse_unread
+from cli.show import columns, count, next_step, show
 
 if TYPE_CHECKING:
     from pipeline.train.records import Record
@@ -22,7 +22,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 
 
 @runs_app.callback(invoke_without_command=True)
-def runs(context: typer.Context) -> None:
+def runs(context: typer.Context, root: RunsOption = DEFAULT_RUNS) -> None:
     """List, show and remove runs.
 
     \b
@@ -30,19 +30,24 @@ def runs(context: typer.Context) -> None:
       tgdfer runs
     """
     if context.invoked_subcommand is None:
-        list_(DEFAULT_RUNS)
+        list_(root)
+    else:
+        name = context.invoked_subcommand
+        refuse_unread(
+            context, ("root",), f"give it after the command: tgdfer runs {name} --runs DIR"
+        )
 
 
 @runs_app.command(name="list")
 def list_(root: RunsOption = DEFAULT_RUNS, as_json: JsonOption = False) -> None:
-    """List runs: data, fold, seed, scores, code and varying_settings settings.
+    """List runs: data, fold, seed, scores, code and the settings that differ.
 
     \b
     tgdfer runs list --runs runs
     """
     rows = _rows(root)
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps([_without_nan(row) for row in rows], indent=1))
         return
     from pipeline.report.runs import varying_settings
 
@@ -50,7 +55,7 @@ def list_(root: RunsOption = DEFAULT_RUNS, as_json: JsonOption = False) -> None:
     head = ("run", "data", "fold", "seed", "UAR %", "WAR %", "code", *names)
     print(columns([head, *(_cells(row, names) for row in rows)]))
     others = sum(row["code"] != "this" for row in rows)
-    print(f"{len(rows)} runs, {others} of them made by other code.")
+    print(f"{count(len(rows), 'run')}, {others} of them made by other code.")
     if others:
         next_step("tgdfer", "runs", "prune", "--other-code", "--dry-run", "--runs", root)
 
@@ -124,22 +129,30 @@ def _confirmed(count: int) -> bool:
 
 
 def _kinds(record: "Record") -> list[str]:
-    from pipeline.train.code import code_digest
-
-    kinds = ["other code"] if record.identity.get("code") != code_digest() else []
+    kinds = ["other code"] if record.changed_code() else []
     if record.result is None:
         return [*kinds, "unfinished"]
     return kinds if record.ok else [*kinds, "diverged"]
 
 
 def _rows(root: Path) -> list[dict[str, Any]]:
-    from pipeline.report.runs import row_of
+    from pipeline.report.runs import row_of, varying_settings
     from pipeline.train.records import read_records
 
     rows = [row_of(record) for record in read_records(root)]
     if not rows:
         raise RefusedError(f"no runs in {root}; train some with: tgdfer train --cached")
-    return sorted(rows, key=lambda row: (row["code"] != "this", row["store"], row["fold"]))
+    names = varying_settings(rows)
+    return sorted(rows, key=lambda row: _order(row, names))
+
+
+def _order(row: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
+    settings = [str(row.get(name)) for name in names]
+    return row["code"] != "this", row["store"], settings, row["fold"], row["seed"]
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if value != value else value for name, value in row.items()}
 
 
 def _cells(row: dict[str, Any], names: list[str]) -> list[str]:

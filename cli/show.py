@@ -44,6 +44,15 @@ def columns(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def count(number: int, noun: str) -> str:
+    """A number and what it counts.
+
+    >>> count(1, "run"), count(0, "run")
+    ('1 run', '0 runs')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def next_step(*words: object) -> None:
     """Print the command that usually comes next to stderr, ready to copy."""
     sys.stdout.flush()  # where both go to one file, this is the last line

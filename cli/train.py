@@ -29,7 +29,7 @@ from cli.options import (
     refuse_unread,
 )
 from cli.profile import show_profile
-from cli.show import columns, next_step, show
+from cli.show import columns, count, next_step, show
 from cli.training import open_records, train_pending, train_pending_live
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def train(
     from cache.store import open_store
     from pipeline.config import load_method, runs_of
     from pipeline.device import device_kind
+    from pipeline.train.code import code_files
     from pipeline.train.records import Records
 
     _refuse_unread(context, cached, profile)
@@ -109,7 +110,7 @@ def train(
         data = _open_live(*source, method, device, precision)
         opened = data.store
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
-        records = Records(runs, opened, device_kind(data.device.type))
+        records = Records(runs, opened, device_kind(data.device.type), code_files(live=True))
         trained = train_pending_live(wanted, data, records)
     _print(wanted, records, trained)
     if cached:
@@ -203,5 +204,5 @@ def _print(wanted: "list[Run]", records: "Records", trained: int) -> None:
         ]
         rows.append(["mean ± sd", f"n={len(scores)}", *means, ""])
     print(columns(rows))
-    print(f"{trained} runs trained, {len(wanted) - trained} already finished.")
-    print(f"SelectedEpoch: {SELECTION[wanted[0].method.selection.rule]}.")
+    print(f"{count(trained, 'run')} trained, {len(wanted) - trained} already finished.")
+    print(f"Reported: {SELECTION[wanted[0].method.selection.rule]}.")

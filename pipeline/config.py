@@ -160,10 +160,10 @@ class OptimiserConfig(Settings):
                     f"milestones has {milestone:g}, expected fractions of the epochs between 0 and "
                     "1, such as 0.6, or whole epochs"
                 )
-            if milestone > max(self.epochs, 1):
+            if milestone >= max(self.epochs, 1):
                 raise ValueError(
-                    f"milestone {milestone:g} is beyond the last of {self.epochs} epochs, so the "
-                    "rate would never decay; use fractions, such as milestones=[0.6, 0.8]"
+                    f"milestone {milestone:g} is not before the end of {self.epochs} epochs, so "
+                    "the rate would never decay; use fractions, such as milestones=[0.6, 0.8]"
                 )
         return self
 
@@ -291,6 +291,13 @@ def known_keys() -> list[str]:
     return list(_keys(MethodConfig, ""))
 
 
+def unknown_setting(key: str) -> str:
+    """What to say of a key that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known_keys())}"
+    return f"unknown setting {key}{hint}"
+
+
 def _read_toml(config: Path | str) -> dict[str, Any]:
     if config in PRESETS:
         preset = files("pipeline").joinpath(f"presets/{config}.toml")
@@ -341,9 +348,7 @@ def _explain(error: ValidationError, where: str) -> str:
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(known_keys())}"
-            lines.append(f"unknown setting {key}{hint}")
+            lines.append(unknown_setting(key))
             continue
         given = "" if isinstance(problem["input"], Mapping) else f" = {problem['input']!r}"
         lines.append(f"{key}{given}: {problem['msg'].removeprefix('Value error, ')}")

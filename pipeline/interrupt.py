@@ -25,10 +25,15 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signal(doing: str, tell: Callable[[], None] = lambda: None) -> Iterator[Stop]:
+def stop_on_signal(
+    doing: str,
+    tell: Callable[[], None] = lambda: None,
+    after: str = "Run the same command again to resume.",
+) -> Iterator[Stop]:
     """On the first SIGINT or SIGTERM, set ``signal``, call ``tell`` and name what is finished.
 
-    A second one has its usual effect. Outside the main thread, signals are not caught.
+    ``after`` says what to do then. A second one has its usual effect. Outside the main thread,
+    signals are not caught.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -40,10 +45,7 @@ def stop_on_signal(doing: str, tell: Callable[[], None] = lambda: None) -> Itera
         stop.signal = number
         _restore(before)
         tell()
-        _say(
-            f"finishing {doing}; press Ctrl-C again to stop at once. "
-            "Run the same command again to resume."
-        )
+        _say(f"finishing {doing}; press Ctrl-C again to stop at once. {after}")
 
     for number in before:
         signal.signal(number, note)
@@ -51,6 +53,17 @@ def stop_on_signal(doing: str, tell: Callable[[], None] = lambda: None) -> Itera
         yield stop
     finally:
         _restore(before)
+
+
+def explain_interrupt() -> None:
+    """From now on, Ctrl-C outside ``stop_on_signal`` says how to resume before it ends the work."""
+
+    def explain(_number: int, _frame: object) -> None:
+        _say("interrupted; what was finished is kept. Run the same command again to resume.")
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, explain)
 
 
 def _restore(handlers: "dict[signal.Signals, signal._HANDLER]") -> None:

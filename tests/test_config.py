@@ -68,9 +68,11 @@ def test_milestones_are_fractions_or_epochs_and_refused_beyond_the_end() -> None
     assert load_method("paper", absolute).optimiser.decays() == (12, 16)
     assert load_method("paper", ["optimiser.milestones=[]"]).optimiser.decays() == ()
     with pytest.raises(
-        RefusedError, match=r"milestone 30 is beyond the last of 3 .*\[0\.6, 0\.8\]"
+        RefusedError, match=r"milestone 30 is not before the end of 3 .*\[0\.6, 0\.8\]"
     ):
         load_method("paper", ["optimiser.epochs=3", "optimiser.milestones=[30, 40]"])
+    with pytest.raises(RefusedError, match="milestone 3 is not before the end of 3"):
+        load_method("paper", ["optimiser.epochs=3", "optimiser.milestones=[3]"])
     for wrong in ("[-1]", "[1.5]", "[0]"):
         with pytest.raises(RefusedError, match=r"expected fractions of the epochs"):
             load_method("paper", [f"optimiser.milestones={wrong}"])

@@ -9,6 +9,7 @@ import pytest
 import tgdfer
 from cache.errors import DamagedError, RefusedError
 from cache.store import Store
+from pipeline.train.code import code_files
 from support.commands import ROOT, python
 from support.stores import random_store
 
@@ -71,6 +72,40 @@ def test_run_of_other_features_changed_or_unfinished_is_refused(
         tgdfer.load_run(tmp_path, store)
 
 
+def test_run_of_other_code_is_refused_unless_asked_for(store: Store, tmp_path: Path) -> None:
+    method = tgdfer.load_method("paper", SETTINGS)
+    (record,) = tgdfer.train(store, method, folds=[1], seeds=1, runs=tmp_path)
+    text = (record.folder / "run.json").read_text()
+    digest = code_files()["model/temporal.py"]
+    (record.folder / "run.json").write_text(text.replace(digest, "0" * 64))
+    with pytest.raises(RefusedError, match=r"other code \(model/temporal\.py\)"):
+        tgdfer.load_run(record.folder, str(store.path))
+    assert tgdfer.load_run(record.folder, str(store.path), other_code=True).run == record.run
+
+
+def test_run_that_trained_its_encoder_needs_a_store_of_that_encoder(
+    store: Store, tmp_path: Path
+) -> None:
+    (record,) = tgdfer.train(store, tgdfer.load_method("paper", SETTINGS), [1], runs=tmp_path)
+    (record.folder / "encoder").mkdir()
+    (record.folder / "encoder/open_clip_model.safetensors").write_bytes(b"tuned")
+    with pytest.raises(RefusedError, match=r"(?s)weights_sha256.*encoder local-dir:.*/encoder"):
+        tgdfer.load_run(record.folder, store)
+
+
+def test_script_without_a_main_guard_can_render_faces(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import tgdfer\nprint(len(tgdfer.read_dataset('faces', limit=3).videos))\n")
+    done = python(script, cwd=tmp_path, env={"TGDFER_CACHE": str(tmp_path / "cache")})
+    assert done.stdout == "3\n", done.stderr
+
+
+def test_what_a_data_set_cannot_be_is_refused() -> None:
+    for options in ({"limit": 0}, {"annotation": "lists"}, {"name": "fer2013"}):
+        with pytest.raises(RefusedError, match=r"expected 1 or more|available: faces, dfew"):
+            tgdfer.read_dataset(**options)  # type: ignore[arg-type]
+
+
 def test_runs_are_rows_of_a_data_frame(store: Store, tmp_path: Path) -> None:
     methods = [tgdfer.load_method("paper", [*SETTINGS, f"temporal.window={w}"]) for w in (2, 4)]
     tgdfer.train(store, methods, folds=["1", "2"], runs=tmp_path)
@@ -79,4 +114,6 @@ def test_runs_are_rows_of_a_data_frame(store: Store, tmp_path: Path) -> None:
     assert set(frame.fold) == {"1", "2"}
     assert set(frame.code) == {"this"}
     assert frame.war.between(0, 1).all()
-    assert tgdfer.read_runs(tmp_path / "none").empty
+    nothing = tgdfer.read_runs(tmp_path / "none")
+    assert nothing.empty
+    assert {"fold", "war", "temporal.window"} <= set(nothing.columns)

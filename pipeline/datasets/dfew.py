@@ -170,7 +170,7 @@ def _survey(root: Path, annotation: Path | None, source: str) -> _Survey:
 def _refuse_empty(root: Path) -> None:
     if not root.is_dir():
         raise RefusedError(
-            f"{root}: no such folder; give the folder that holds EmoLabel_DataSplit and Clip"
+            f"{root}: no such folder; --root is the folder that holds EmoLabel_DataSplit and Clip"
         )
     if not any(root.iterdir()):
         raise RefusedError(

@@ -4,6 +4,7 @@
 loads it.
 """
 
+import difflib
 import importlib.util
 import json
 from dataclasses import dataclass, field
@@ -61,11 +62,8 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     if name.startswith(LOCAL_DIR):
         folder = Path(name.removeprefix(LOCAL_DIR))
         return _in_folder(folder, LOCAL_DIR + folder.name)
-    if pretrained is None:
-        raise RefusedError(
-            f"encoder {name} needs weights: --pretrained TAG (such as openai) or --pretrained FILE"
-        )
     config = _open_clip_config(name)
+    pretrained = pretrained or "openai"
     pixels: dict[str, Any] = {"mean": _OPENAI_MEAN, "std": _OPENAI_STD}
     if Path(pretrained).suffix:
         weights = Path(pretrained)
@@ -197,10 +195,9 @@ def _open_clip_config(name: str) -> dict[str, Any]:
     folder = Path(package.origin).parent / "model_configs"
     path = folder / f"{name}.json"
     if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("ViT-*.json"))
-        raise RefusedError(
-            f"open_clip has no encoder {name}; it has {', '.join(known[:8])} and others"
-        )
+        known = [p.stem for p in folder.glob("*.json")]
+        near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "ViT-B-32-quickgelu"
+        raise RefusedError(f"open_clip has no encoder {name}; did you mean one of {near}?")
     config: dict[str, Any] = json.loads(path.read_bytes())
     return config
 

@@ -36,6 +36,9 @@ class ExtractSettings:
     shard: tuple[int, int] = (0, 1)  # (i, n): the blocks with block % n == i
 
     def __post_init__(self) -> None:
+        parse_precision(self.precision)
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+            raise RefusedError(f"device {self.device}: expected auto, cpu or cuda")
         i, n = self.shard
         if not 0 <= i < n:
             raise RefusedError(f"shard {i}/{n}: expected I/N with 0 <= I < N, such as 0/4")
@@ -159,11 +162,11 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
 
 def _own_shard(environment: Mapping[str, str]) -> str:
     if "SLURM_ARRAY_TASK_COUNT" in environment:
-        task, low, high, step = (
-            int(environment.get(f"SLURM_ARRAY_TASK_{name}", default))
-            for name, default in (("ID", 0), ("MIN", 0), ("MAX", 0), ("STEP", 1))
-        )
-        count = int(environment["SLURM_ARRAY_TASK_COUNT"])
+        names = ("ID", "MIN", "MAX", "STEP", "COUNT")
+        texts = [environment.get(f"SLURM_ARRAY_TASK_{n}", str(int(n == "STEP"))) for n in names]
+        if not all(text.isdecimal() for text in texts):
+            raise RefusedError(f"--shard auto: SLURM_ARRAY_TASK_… are {texts}; give --shard I/N")
+        task, low, high, step, count = map(int, texts)
         if high and (high - low) // step + 1 != count:
             raise RefusedError("--shard auto: the SLURM array has gaps; give --shard I/N")
         return f"{(task - low) // step}/{count}"

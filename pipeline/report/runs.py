@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cache.identity import flatten
-from pipeline.train.code import code_digest
+from pipeline.config import MethodConfig
 from pipeline.train.records import Record, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+COLUMNS = (
+    *("folder", "status", "data", "store", "fold", "seed", "uar", "war"),
+    *("code", "device", "precision"),
+)
 
 
 def read_runs(root: Path | str = "runs") -> "pd.DataFrame":
@@ -21,7 +27,9 @@ def read_runs(root: Path | str = "runs") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    return pd.DataFrame([row_of(record) for record in read_records(Path(root))])
+    rows = [row_of(record) for record in read_records(Path(root))]
+    settings = flatten(MethodConfig().model_dump(mode="json", exclude={"store"}))
+    return pd.DataFrame(rows or None, columns=None if rows else [*COLUMNS, *settings])
 
 
 def row_of(record: Record) -> dict[str, Any]:
@@ -37,7 +45,7 @@ def row_of(record: Record) -> dict[str, Any]:
         "seed": identity.get("seed", -1),
         "uar": result.get("uar", float("nan")),
         "war": result.get("war", float("nan")),
-        "code": "this" if code == code_digest() else code[:8] or "unknown",
+        "code": code[:8] or "unknown" if record.changed_code() else "this",
         "device": identity.get("device", ""),
         "precision": identity.get("precision", ""),
     }
@@ -48,4 +56,5 @@ def varying_settings(rows: Iterable[dict[str, Any]]) -> list[str]:
     """The settings in which some rows differ, by their dotted names."""
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name in row if "." in name)
+    names |= dict.fromkeys(("device", "precision"))
     return [name for name in names if len({str(row.get(name)) for row in rows}) > 1]

@@ -6,7 +6,13 @@ from itertools import product
 from typing import Any, Literal
 
 from cache.errors import RefusedError
-from pipeline.config import MethodConfig, method_from, parse_setting
+from pipeline.config import (
+    MethodConfig,
+    known_keys,
+    method_from,
+    parse_setting,
+    unknown_setting,
+)
 
 
 @dataclass(frozen=True)
@@ -151,6 +157,8 @@ def vary(settings: Sequence[str]) -> Table:
                 f"--vary {text}: expected KEY=[VALUE, VALUE, ...], e.g. "
                 "--vary optimiser.lr=[0.003,0.01,0.03]"
             )
+        if name not in known_keys():
+            raise RefusedError(f"--vary {text}: {unknown_setting(name)}")
         names.append(name)
         choices.append(values)
     rows = []

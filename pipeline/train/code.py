@@ -14,28 +14,32 @@ from typing import Any
 from cache.files import canonical_json, sha256
 
 PIPELINE = Path(__file__).resolve().parents[1]
-ENTRY = "train/stack.py"
-TEXTS = "datasets/texts.toml"  # the wording of the prompts
+ENTRIES = ("train/stack.py", "evaluate/influence.py")
+LIVE_ENTRIES = (*ENTRIES, "extract/live.py")  # where the features are computed in training
+IGNORED = {"profile.py"}  # only watches
+TEXTS = "datasets/texts.toml"  # what the prompts say
 
 
 @cache
-def code_files() -> dict[str, str]:
-    """Every file that a run's numbers depend on: path in the package -> digest."""
+def code_files(live: bool = False) -> dict[str, str]:
+    """Every file that affects a run's numbers, by its path in the package, and its digest.
+
+    For a ``live`` run, which computes its features in training, that includes stage one.
+    """
     files = {TEXTS: sha256(canonical_json(tomllib.loads((PIPELINE / TEXTS).read_text())))}
-    pending = [ENTRY]
+    pending = list(LIVE_ENTRIES if live else ENTRIES)
     while pending:
         name = pending.pop()
-        if name not in files:
+        if name not in files and name not in IGNORED:
             tree = ast.parse((PIPELINE / name).read_bytes())
             files[name] = tree_digest(tree)
             pending += _imported(tree)
     return dict(sorted(files.items()))
 
 
-@cache
-def code_digest() -> str:
-    """One digest of all of these files."""
-    return sha256(canonical_json(code_files()))
+def code_digest(files: dict[str, str] | None = None) -> str:
+    """One digest of files as ``code_files`` gives them, by default of those of a cached run."""
+    return sha256(canonical_json(code_files() if files is None else files))
 
 
 def tree_digest(tree: ast.AST) -> str:

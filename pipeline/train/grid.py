@@ -20,7 +20,7 @@ from cache.remote import RemotePath
 from cache.store import Store
 from pipeline.config import Run, stack_key
 from pipeline.interrupt import StoppedError, stop_on_signal
-from pipeline.train.code import code_digest
+from pipeline.train.code import code_files
 from pipeline.train.records import Records
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ def train_live(
 
     No unfinished state is saved, since a run's state does not include a trained encoder.
     """
-    with stop_on_signal("the current epoch") as stop:
+    after = "Finished runs are kept; the current one starts again."
+    with stop_on_signal("the current epoch", after=after) as stop:
         trainer = _Trainer(data, records, on_epochs, None, lambda: bool(stop.signal))
         for run in runs:
             trainer.train([run])
@@ -290,7 +291,7 @@ def _trainer_of_worker() -> _Trainer:
     from pipeline.train.features import load_training_data
 
     job, messages, stop = _worker
-    if code_digest() != job.records.code:
+    if code_files() != job.records.code_files:
         raise RefusedError("the source changed as training started; run the same command again")
     data = load_training_data(job.records.store, torch.device("cpu"))
     return _Trainer(data, job.records, messages.put, job.keep_seconds, stop.is_set)

@@ -45,6 +45,7 @@ FILES = (
     "metrics.csv",
     "run.json",
 )
+LIVE = "live-"  # begins the digest of videos whose features are computed in training
 DIGITS = 16  # of a folder's name
 
 
@@ -70,6 +71,12 @@ class Record:
     def run(self) -> Run:
         """The configuration, fold and seed."""
         return Run.model_validate(self.metadata["run"])
+
+    def changed_code(self) -> list[str]:
+        """The files of the code that computed it which are not as they are now."""
+        now = code_files(live=str(self.identity.get("store", "")).startswith(LIVE))
+        then = self.metadata.get("code", {})
+        return sorted(f for f in now.keys() | then.keys() if now.get(f) != then.get(f))
 
     def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
         """(ids, labels, predicted classes) of the test videos."""
@@ -99,7 +106,12 @@ class Records:
     root: Path
     store: Store
     device: Literal["cpu", "cuda"] = "cpu"
-    code: str = field(default_factory=code_digest)
+    code_files: dict[str, str] = field(default_factory=code_files)
+
+    @property
+    def code(self) -> str:
+        """Digest of the code that computes the runs."""
+        return code_digest(self.code_files)
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Everything the numbers of ``run`` depend on."""
@@ -222,7 +234,7 @@ class Records:
             "missing_videos": len(self.store.missing),
             "versions": versions | {"python": platform.python_version()},
             "threads": torch.get_num_threads(),
-            "code": code_files(),
+            "code": self.code_files,
         }
 
 
@@ -230,7 +242,7 @@ def describe_others(others: Sequence[tuple[Record, list[str]]]) -> list[str]:
     """How many finished records with the same settings do not count, and what differs."""
     counts = Counter(", ".join(reasons) for _, reasons in others)
     return [
-        f"{count} finished runs with the same settings that differ in {what}"
+        f"{count} finished run{'s' * (count > 1)} with the same settings, other {what}"
         for what, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]
 
@@ -290,15 +302,10 @@ def _settings(identity: dict[str, Any]) -> bytes:
 
 def _differences(record: Record, mine: dict[str, Any]) -> list[str]:
     """How a record with the same settings differs: "store", "code (FILES)", …"""
-    theirs, reasons = record.metadata["identity"], []
-    for name in ("store", "device", "precision"):
-        if theirs[name] != mine[name]:
-            reasons.append(name)
-    if theirs["code"] != mine["code"]:
-        now, then = code_files(), record.metadata["code"]
-        files = sorted(f for f in now.keys() | then.keys() if now.get(f) != then.get(f))
-        reasons.append(f"code ({', '.join(files)})")
-    return reasons
+    theirs = record.metadata["identity"]
+    reasons = [name for name in ("store", "device", "precision") if theirs[name] != mine[name]]
+    changed = record.changed_code()
+    return [*reasons, f"code ({', '.join(changed)})"] if changed else reasons
 
 
 def _result(outcome: "Outcome", store: Store) -> dict[str, Any]:

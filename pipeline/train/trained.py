@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DamagedError, RefusedError
-from cache.files import sha256
+from cache.files import sha256, sha256_file
 from cache.identity import flatten, side_by_side
 from cache.store import Store
 from pipeline.config import Run
@@ -20,6 +20,7 @@ from pipeline.model.tgdfer import TGDFER
 from pipeline.train.records import Record, read_record
 
 CHECKPOINT = "checkpoint.safetensors"
+ENCODER_WEIGHTS = "open_clip_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,25 @@ class TrainedRun:
         return said
 
 
-def load_run(folder: Path | str, store: Store, device: str = "cpu") -> TrainedRun:
+def load_run(
+    folder: Path | str, store: Store, device: str = "cpu", other_code: bool = False
+) -> TrainedRun:
     """The network in ``folder``, with the text tower of ``store``.
 
     The store may differ from the one that the run was trained on, as long as its encoder, frames
-    and classes are the same. Raises RefusedError if they are not or if there is no finished run,
-    and DamagedError if the checkpoint is damaged.
+    and classes are the same. Raises RefusedError if they are not, if there is no finished run, or
+    if it was trained by other code (unless ``other_code``), whose predictions this code need not
+    repeat; DamagedError if the checkpoint is damaged.
     """
     record = read_record(Path(folder))
     if record is None or record.result is None or not record.ok:
         raise RefusedError(f"{folder}: no finished run here; list the runs with: tgdfer runs")
+    changed = record.changed_code()
+    if changed and not other_code:
+        raise RefusedError(
+            f"{folder} was trained by other code ({', '.join(changed)}), so its network may "
+            "predict something else now; train it again, or pass other_code=True"
+        )
     _refuse_other_encoder(record, store)
     run = record.run
     model = TGDFER(
@@ -78,6 +88,10 @@ def _refuse_other_encoder(record: Record, store: Store) -> None:
     trained = flatten(record.metadata["store"]) | {"classes": record.metadata["classes"]}
     given = flatten(store.identity.model_dump(mode="json")) | {"classes": list(store.classes)}
     names = [name for name in given if name.startswith(("encoder.", "preprocessing."))]
+    tuned = record.folder / "encoder"
+    if tuned.is_dir():  # the encoder was trained too, so it is no longer the one it began with
+        trained["encoder.weights_sha256"] = sha256_file(tuned / ENCODER_WEIGHTS)
+        names = ["encoder.weights_sha256"]
     rows = [
         (name, str(trained.get(name)), str(given[name]))
         for name in (*names, "frames", "classes")
@@ -85,8 +99,9 @@ def _refuse_other_encoder(record: Record, store: Store) -> None:
     ]
     if rows:
         head = ("field", "trained on", str(store.path))
+        remedy = f"\nextract a store with encoder local-dir:{tuned}" if tuned.is_dir() else ""
         raise RefusedError(
-            f"{record.folder} was trained on other features:\n{side_by_side(rows, head)}"
+            f"{record.folder} was trained on other features:\n{side_by_side(rows, head)}{remedy}"
         )
 
 

@@ -47,6 +47,9 @@ WRONG = {
     "extract --store s.zarr/plan.json/t.zarr": "plan.json is a file, expected a directory",
     "extract --shard 4/4": "--shard 4/4: expected I/N with 0 <= I < N",
     "extract --shard auto": "neither a task of a SLURM array nor a process of torchrun",
+    "extract --encoder ViT-B32": "did you mean one of ViT-B-32",
+    "ablate --vary optimser.lr=[1,2] --store s.zarr": "did you mean optimiser.lr?",
+    "runs --runs other prune": "tgdfer runs prune --runs DIR",
     "extract --reuse none.zarr": "no store at none.zarr",
     "store verify s.zarr --root DFEW": "--root: read only with --canary",
     "config show papr": "configuration papr: expected paper, equations, dfer-clip or an existing "

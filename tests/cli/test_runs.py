@@ -21,7 +21,8 @@ def place(tmp_path: Path) -> Path:
         method = load_method("paper", ["optimiser.epochs=1", f"temporal.window={window}"])
         train_runs(runs_of(method, ["1"], [0]), records, "cpu", workers=0)
     (other,) = runs_of(load_method("paper", ["optimiser.epochs=1", "optimiser.lr=0.5"]), ["2"], [3])
-    train_runs([other], replace(records, code="ab" * 32), "cpu", workers=0)
+    edited = replace(records, code_files={**records.code_files, "model/bag.py": "edited"})
+    train_runs([other], edited, "cpu", workers=0)
     unfinished = next(path for path in records.root.iterdir() if path.name == _named(records, 4))
     (unfinished / "result.json").unlink()
     return tmp_path
@@ -42,7 +43,7 @@ def test_runs_are_listed_with_their_settings_scores_and_code(place: Path) -> Non
     ]
     assert [line.split()[-2:] for line in lines].count(["0.5", "4"]) == 1
     assert sum("unfinished" in line for line in lines) == 1
-    assert sum("abababab" in line for line in lines) == 1
+    assert sum("this" in line for line in lines) == 2
     assert last == "3 runs, 1 of them made by other code."
     assert "next: tgdfer runs prune --other-code --dry-run" in done.stderr
     rows = json.loads(tgdfer("runs", "list", "--json", cwd=place).stdout)
@@ -69,7 +70,9 @@ def test_prune_removes_the_chosen_kinds_and_nothing_else(place: Path) -> None:
         done = tgdfer("runs", *refused, cwd=place)
         assert done.returncode == 2, done.stdout
     assert sorted(path.name for path in runs.glob("?" * 16)) == before
-    (other,) = [path for path in runs.glob("?" * 16) if "abab" in (path / "run.json").read_text()]
+    (other,) = [
+        path for path in runs.glob("?" * 16) if '"edited"' in (path / "run.json").read_text()
+    ]
     (other / "notes.txt").write_text("mine")
     done = tgdfer("runs", "prune", "--other-code", "--unfinished", "--yes", cwd=place)
     assert "1 runs removed" in done.stdout

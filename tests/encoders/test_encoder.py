@@ -112,8 +112,8 @@ def test_activation_other_than_configured_is_refused(name: str) -> None:
 def test_unknown_encoders_tags_and_files_are_refused(tmp_path: Path) -> None:
     for arguments, message in {
         ("ViT-Z-1", "openai"): "has no encoder ViT-Z-1",
+        ("ViT-B32-quickgelu", None): "did you mean one of ViT-B-32-quickgelu",
         ("ViT-B-32-quickgelu", "nonsense"): "known tags: openai",
-        ("ViT-B-32-quickgelu", None): "needs weights",
         ("ViT-B-32-quickgelu", str(tmp_path / "w.safetensors")): "no weights at",
         (f"local-dir:{tmp_path}", None): "needs open_clip_config.json",
     }.items():

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -246,6 +247,12 @@ def test_settings_that_make_no_sense_are_refused() -> None:
     for text in ("4/4", "half", "-1/2"):
         with pytest.raises(RefusedError, match=f"--shard {text}: expected I/N with 0 <= I < N"):
             parse_shard(text, {})
+
+
+@pytest.mark.parametrize("wrong", [{"precision": "fp8"}, {"device": "gpu"}, {"views": 0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError, match=r"fp8|gpu|views is 0"):
+        ExtractSettings(**wrong)
 
 
 def test_shard_is_taken_from_the_environment_only_where_asked_to() -> None:

@@ -131,5 +131,5 @@ def test_trained_encoder_is_saved_and_its_store_serves_its_own_fold_only(
 def test_prepended_visual_prompt_needs_tokens_as_wide_as_features(
     videos: VideoList, files: EncoderFiles
 ) -> None:
-    with pytest.raises(RefusedError, match=r"puts 16 features where .* tokens of width 8"):
+    with pytest.raises(RefusedError, match=r"feeds 16 features to .* tokens of width 8"):
         train(live(videos, files), *STILL, "label.visual_prompt=prepend")

@@ -107,8 +107,9 @@ def test_varied_settings_are_a_table_of_every_combination() -> None:
     for wrong in ("optimiser.lr=0.1", "optimiser.lr=[]", "lr=[1]", "optimiser.lr"):
         with pytest.raises(RefusedError, match=r"expected KEY="):
             vary([wrong])
-    with pytest.raises(RefusedError, match=r"unknown setting optimiser\.lrr"):
-        vary(["optimiser.lrr=[1]"]).rows[0].method(base)
+    for unknown in ("optimiser.lrr", "optimser.lr"):
+        with pytest.raises(RefusedError, match=rf"--vary {unknown}.* did you mean optimiser\.lr\?"):
+            vary([f"{unknown}=[1]"])
 
 
 def test_unknown_table_is_refused_with_the_known_ones() -> None:

@@ -66,6 +66,7 @@ def test_digest_covers_the_files_that_compute_a_run() -> None:
     ):
         assert name in files
     rooms = {name.split("/")[0] for name in files if "/" in name}
+    assert {"video/views.py", "encoders/clip.py", "extract/live.py"} <= code_files(live=True).keys()
     assert rooms == {"datasets", "evaluate", "kernels", "model", "train"}
     assert not {"train/grid.py", "train/records.py", "evaluate/statistics.py"} & files.keys()
 
@@ -101,7 +102,7 @@ def test_one_arithmetic_edit_makes_every_run_pending_and_a_comment_none(tmp_path
     network.write_text(text.replace("    def forward", "    # A comment.\n    def forward"))
     assert pending() == "0 []"
     network.write_text(text.replace("return summed / ", "return 0 * summed / "))
-    others = "2 finished runs with the same settings that differ in code (model/temporal.py)"
+    others = "2 finished runs with the same settings, other code (model/temporal.py)"
     assert pending() == f"2 {[others]}"
     again = python(*train, cwd=copy, env=here)
     assert others in again.stderr

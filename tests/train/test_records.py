@@ -111,11 +111,11 @@ def test_identity_covers_all_that_the_numbers_depend_on(trained: Trained, tmp_pa
         records.folder(changed("optimiser.milestones=[]")),
         replace(records, store=replace(store, digest="0" * 64)).folder(run),
         replace(records, device="cuda").folder(run),
-        replace(records, code="0" * 64).folder(run),
+        replace(records, code_files={}).folder(run),
     ]
     assert len({records.folder(run), *others}) == 9
     # Other words for the same training, and what was asked of a store that has it.
-    for same in ("optimiser.precision=fp32", "optimiser.milestones=[1, 2]", "store.frames=16"):
+    for same in ("optimiser.precision=fp32", "optimiser.milestones=[0.5, 0.9]", "store.frames=16"):
         assert records.folder(changed(same)) == records.folder(run)
 
 
@@ -124,16 +124,14 @@ def test_records_of_other_code_stores_and_devices_are_named_and_not_used(
 ) -> None:
     store, outcome = trained
     records = Records(tmp_path, store)
-    folder = replace(records, code="0" * 64).write(outcome, seconds=1)
-    about = json.loads((folder / "run.json").read_text())
-    about["code"]["model/temporal.py"] = "another digest"
-    (folder / "run.json").write_text(json.dumps(about))
+    edited = records.code_files | {"model/temporal.py": "another digest"}
+    replace(records, code_files=edited).write(outcome, seconds=1)
     replace(records, device="cuda", store=replace(store, digest="1")).write(outcome, seconds=1)
     assert records.find(outcome.run) is None
     assert records.pending([outcome.run]) == [outcome.run]
     assert describe_others(records.others([outcome.run])) == [
-        "1 finished runs with the same settings that differ in code (model/temporal.py)",
-        "1 finished runs with the same settings that differ in store, device, precision",
+        "1 finished run with the same settings, other code (model/temporal.py)",
+        "1 finished run with the same settings, other store, device, precision",
     ]
     assert records.others([outcome.run.model_copy(update={"seed": 5})]) == []
     records.write(outcome, seconds=1)
