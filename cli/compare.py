@@ -29,7 +29,7 @@ def compare(
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
 ) -> None:
-    """Compare zero-shot CLIP, logistic regression and TG-DFER on one store.
+    """Compare TG-DFER with zero-shot CLIP and logistic regression.
 
     Scores have 95 % intervals. If every frame is labelled, as in the embedded set, it also
     measures how well a frame's influence finds the frames that show the label. Writes

@@ -119,7 +119,7 @@ def check_modules(folders: list[Path]) -> Check:
     if not hiding:
         return Check("modules", "ok", "nothing hides tgdfer's packages")
     found = f"{', '.join(map(str, hiding))} can hide a package of tgdfer"
-    return Check("modules", "warn", found, "rename it, or keep it off the Python path")
+    return Check("modules", "warn", found, "rename what is yours, or keep it off the Python path")
 
 
 def check_torch() -> Check:

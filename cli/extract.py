@@ -186,7 +186,7 @@ def extract(
     _check_fold(fold, videos)
     with shown_progress() as on_progress:
         summary = extract_videos(videos, path, files, settings, on_progress, reused)
-    finish(summary)
+    finish(summary, fold)
 
 
 def _check_fold(name: str, videos: "VideoList") -> None:
@@ -230,10 +230,10 @@ def _profile(
     print(f"profiled: {summary.progress.videos} videos, {_rates(summary.progress)}")
 
 
-def finish(summary: "Summary") -> None:
-    """Print what an extraction did and leave with its exit code."""
+def finish(summary: "Summary", fold: str = "all") -> None:
+    """Print what an extraction did and leave with its exit code; ``fold`` is for the next step."""
     _print_summary(summary)
-    _leave(summary)
+    _leave(summary, [] if fold == "all" else ["--fold", fold])
 
 
 def open_source(
@@ -340,7 +340,7 @@ def _unfinished(summary: "Summary") -> str:
     return f"unfinished: {state.done} of {state.total} blocks; run the same command again"
 
 
-def _leave(summary: "Summary") -> None:
+def _leave(summary: "Summary", options: list[str]) -> None:
     """The exit code: 128 + the signal if stopped, 3 if videos failed, else 0."""
     path = summary.store.with_suffix(".failed.txt")
     if summary.digest and not summary.failures:
@@ -354,4 +354,4 @@ def _leave(summary: "Summary") -> None:
     if summary.failures:
         raise typer.Exit(DONE_WITH_FAILURES)
     if summary.digest:
-        next_step("tgdfer", "train", "--store", summary.store)
+        next_step("tgdfer", "train", "--store", summary.store, *options)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.progress import progress
+from cli.show import count
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -34,13 +35,13 @@ def train_pending(
     from pipeline.train.grid import train_runs
 
     pending = records.pending(runs)
+    place = choose_device(device) if pending else ""
     _print_others(runs, records)
     if not pending:
         return 0
-    device = choose_device(device)
     epochs = sum(run.method.optimiser.epochs for run in pending)
-    with progress(f"training {len(pending)} runs", epochs, "epochs") as shown:
-        train_runs(pending, records, device, shown.advance, workers)
+    with progress(f"training {count(len(pending), 'run')}", epochs, "epochs") as shown:
+        train_runs(pending, records, place, shown.advance, workers)
     _print_claimed(pending, records)
     return len(pending)
 
@@ -53,7 +54,9 @@ def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Re
     pending = records.pending(runs)
     _print_others(runs, records)
     epochs = sum(run.method.optimiser.epochs for run in pending)
-    with progress(f"training {len(pending)} runs without a cache", epochs, "epochs") as shown:
+    with progress(
+        f"training {count(len(pending), 'run')} without a cache", epochs, "epochs"
+    ) as shown:
         train_live(pending, data, records, shown.advance)
     return len(pending)
 
@@ -69,7 +72,7 @@ def _print_claimed(runs: Sequence["Run"], records: "Records") -> None:
     left = len(records.pending(runs))
     if left:
         print(
-            f"{left} runs are being trained by another process; run the same command again when "
-            "it is done",
+            f"{count(left, 'run')} left to another process that is training them; run the same "
+            "command again when it is done",
             file=sys.stderr,
         )

@@ -130,7 +130,7 @@ def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[
     return {
         "data": f"{store.name}{synthetic}, {len(store.ids)} videos, {len(store.missing)} missing",
         "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views per video",
-        "protocol": f"{folds} folds x {seeds} seeds, {optimiser.epochs} epochs",
+        "protocol": f"{folds} folds, seeds per fold: {seeds}, epochs: {optimiser.epochs}",
         "reported": SELECTION[base.selection.rule],
         "spread": "mean ± sample standard deviation over the runs, in per cent",
         "intervals": "95 %, 2,000 paired bootstrap resamples of people (of videos where people are "
