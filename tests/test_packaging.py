@@ -2,7 +2,9 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import subprocess
 import sys
 import tarfile
 import tomllib
@@ -96,3 +98,22 @@ def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None
     homes = importlib.metadata.packages_distributions()
     used = {distribution(home) for name in imported() for home in homes.get(name, [name])}
     assert used - {"triton"} == DECLARED - INDIRECT  # triton comes with torch
+
+
+def test_editable_wheel_points_at_the_checkout_and_copies_nothing(tmp_path: Path) -> None:
+    command = ("-m", "hatchling", "build", "-t", "wheel:editable", "-d", tmp_path)
+    done = python(*command, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        names = [name for name in file.namelist() if ".dist-info/" not in name]
+        assert names == ["_tgdfer.pth"]
+        assert file.read("_tgdfer.pth").decode().strip() == str(ROOT)
+
+
+def test_installed_command_starts_from_any_folder(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("tgdfer")
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([command, "--version"], cwd=tmp_path, env=clean, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"tgdfer ")
