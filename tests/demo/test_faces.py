@@ -98,6 +98,7 @@ def test_every_video_shows_its_label_and_most_show_something_else_too() -> None:
     assert 0.3 < np.mean(shares) < 0.7
 
 
+@pytest.mark.slow
 def test_the_worker_count_changes_no_byte_of_any_file(tmp_path: Path) -> None:
     write_faces(tmp_path / "one", TINY, workers=1)
     write_faces(tmp_path / "two", TINY, workers=2)
@@ -143,6 +144,7 @@ def test_frames_survive_compression_in_both_forms(small_root: Path, source: str)
     assert np.abs(np.stack(frames) - drawn).mean() < 4  # grey levels
 
 
+@pytest.mark.slow
 def test_what_is_there_is_left_alone_and_what_is_missing_is_rendered(tmp_path: Path) -> None:
     root = tmp_path / "set"
     with pytest.raises(RefusedError, match="no face set here"):
@@ -160,6 +162,7 @@ def test_what_is_there_is_left_alone_and_what_is_missing_is_rendered(tmp_path: P
     write_faces(root, TINY, on_video=lambda done, total: pytest.fail("nothing was left to do"))
 
 
+@pytest.mark.slow
 def test_only_the_first_videos_are_rendered_where_only_they_are_asked_for(tmp_path: Path) -> None:
     root = tmp_path / "set"
     few = ensure_faces(root, TINY, workers=1, limit=3)

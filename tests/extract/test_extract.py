@@ -118,6 +118,7 @@ def test_workers_shards_and_order_do_not_change_the_store(
     assert store_bytes(other) == store_bytes(whole)
 
 
+@pytest.mark.slow
 def test_views_added_later_equal_views_made_at_once(
     here: Path, videos: VideoList, whole: Path
 ) -> None:
@@ -183,6 +184,7 @@ def test_number_of_videos_is_part_of_the_plan(
         run(here, videos.first(2), tmp_path / "s.zarr")
 
 
+@pytest.mark.slow
 def test_blocks_of_another_store_are_reused_and_give_the_same_store(
     here: Path, videos: VideoList, whole: Path, tmp_path: Path
 ) -> None:
