@@ -6,7 +6,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -199,15 +199,16 @@ def _suggest_reuse(path: Path, settings: "ExtractSettings") -> None:
     """Name the command that reuses the largest finished store of the first videos, if any."""
     from cache.plan import read_plan
 
-    whole = re.sub(r"-first\d+$", "", path.stem)
-    shorter = [
-        (len(plan.videos.ids), store)
-        for store in path.parent.glob(f"{whole}-first*.zarr")
-        if (store / "manifest.json").is_file()
-        for plan in [read_plan(store)]
-        if (plan.identity.seed, plan.frames) == (settings.seed, settings.frames)
-    ]
-    if shorter and not path.exists():
+    if path.exists():
+        return
+    whole, shorter = re.sub(r"-first\d+$", "", path.stem), []
+    for store in path.parent.glob(f"{whole}-first*.zarr"):
+        with suppress(RefusedError):  # a store that cannot be read is not worth a hint
+            plan = read_plan(store)
+            same = (plan.identity.seed, plan.frames) == (settings.seed, settings.frames)
+            if same and (store / "manifest.json").is_file():
+                shorter.append((len(plan.videos.ids), store))
+    if shorter:
         videos, store = max(shorter)
         command = shlex.join(["tgdfer", *sys.argv[1:], "--reuse", str(store)])
         print(

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from cache.store import open_store
+from cli.extract import _suggest_reuse
 from pipeline.demo.faces import FacesSpec, write_faces
+from pipeline.extract.planning import ExtractSettings
 from support.commands import SMALL, python, tgdfer
+from support.tiny import FRAMES, make_store
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +202,15 @@ def test_training_without_a_store_from_the_command_line(place: Path) -> None:
     done = tgdfer("train", "--no-cached", *options, *tuned, "--runs", "live", cwd=place)
     assert done.returncode == 0, done.stderr
     assert len(list((place / "live").glob("*/encoder/open_clip_model.safetensors"))) == 1
+
+
+def test_damaged_neighbour_is_not_suggested_for_reuse_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = make_store(tmp_path / "x-first3.zarr").path
+    settings = ExtractSettings(frames=FRAMES)
+    _suggest_reuse(tmp_path / "x.zarr", settings)
+    assert "x-first3.zarr has the features of the first 150 videos" in capsys.readouterr().err
+    (whole / "plan.json").write_text("{")
+    _suggest_reuse(tmp_path / "x.zarr", settings)
+    assert capsys.readouterr().err == ""
