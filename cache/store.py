@@ -35,6 +35,7 @@ from cache.remote import StorePath, sizes_of, store_path, threads_of
 from cache.writer import StoreWriter, create_store
 
 __all__ = [
+    "LIVE",
     "Plan",
     "Store",
     "StoreStatus",
@@ -44,6 +45,10 @@ __all__ = [
     "open_store",
     "status",
 ]
+
+
+# Begins the digest of a store that only describes videos, whose features are computed in training.
+LIVE = "live-"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cache.errors import RefusedError
-from cache.store import Store
+from cache.store import LIVE, Store
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, EncoderFiles
 from pipeline.extract.loop import completed_plan
@@ -108,7 +108,7 @@ def open_live(
     encoder = Encoder(files, settings.device, "fp32" if trained else settings.precision)
     plan, _ = make_plan(video_list, files, settings)
     plan = completed_plan(plan, encoder, settings)
-    digest = f"live-{plan.identity.digest}"
+    digest = LIVE + plan.identity.digest
     store = Store(Path(video_list.name), digest, plan, {"missing": {}, "files": {}})
     features = LiveFeatures(video_list.videos, encoder, settings, trained)
     return store, features, encoder.text_weights, json.loads(encoder.text_config)

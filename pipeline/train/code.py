@@ -37,11 +37,6 @@ def code_files(live: bool = False) -> dict[str, str]:
     return dict(sorted(files.items()))
 
 
-def code_digest(files: dict[str, str] | None = None) -> str:
-    """One digest of files as ``code_files`` gives them, by default of those of a cached run."""
-    return sha256(canonical_json(code_files() if files is None else files))
-
-
 def tree_digest(tree: ast.AST) -> str:
     """Digest of what a syntax tree does, the same in every Python version that has its nodes."""
     return sha256(canonical_json(_content(_WithoutProse().visit(tree))))

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from cache.files import canonical_json, locked, make_directories, remove_file, sha256, write_files
 from cache.identity import flatten
-from cache.store import Store
+from cache.store import LIVE, Store
 from pipeline.config import Run
 from pipeline.evaluate.influence import influence
 from pipeline.evaluate.metrics import confusion, recalls, uar, war
-from pipeline.train.code import code_digest, code_files
+from pipeline.train.code import code_files
 
 if TYPE_CHECKING:
     from pipeline.train.selection import Outcome
@@ -45,7 +45,6 @@ FILES = (
     "metrics.csv",
     "run.json",
 )
-LIVE = "live-"  # begins the digest of videos whose features are computed in training
 DIGITS = 16  # of a folder's name
 
 
@@ -111,7 +110,7 @@ class Records:
     @property
     def code(self) -> str:
         """Digest of the code that computes the runs."""
-        return code_digest(self.code_files)
+        return sha256(canonical_json(self.code_files))
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Everything the numbers of ``run`` depend on."""
@@ -181,7 +180,7 @@ class Records:
 
     def others(self, runs: Sequence[Run]) -> list[tuple[Record, list[str]]]:
         """Finished records with the same settings, fold and seed that do not count, and why."""
-        asked = {_settings(self.identity(run)): self.identity(run) for run in runs}
+        asked = {_settings(identity): identity for identity in map(self.identity, runs)}
         own = {self.folder(run) for run in runs}
         found = []
         for record in read_records(self.root):
