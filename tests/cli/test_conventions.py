@@ -163,8 +163,8 @@ def test_nothing_is_coloured_or_boxed(tmp_path: Path) -> None:
 
 def test_terminals_that_cannot_show_a_character_get_another(tmp_path: Path) -> None:
     script = (
-        "import sys; from cli.show import print_what_the_terminal_can\n"
-        "print_what_the_terminal_can()\n"
+        "import sys; from cli.show import escape_output\n"
+        "escape_output()\n"
         "print('82.9 ± 1.2, 1–2, a…, 2×2, −1, 日'); print('±', file=sys.stderr)"
     )
     done = python("-c", script, cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})
