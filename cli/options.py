@@ -65,8 +65,9 @@ def _one_of(option: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_device(value: str) -> str:
-    expect("--device", value.partition(":")[0], DEVICES)
-    return value
+    from pipeline.device import check_device
+
+    return check_device(value)
 
 
 def complete_presets() -> list[str]:
@@ -136,7 +137,9 @@ AnnotationOption = Annotated[
 ]
 LimitOption = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", min=1, help="Use only the first N videos of the list."),
+    typer.Option(
+        "--limit", metavar="N", min=1, max=10**9, help="Use only the first N videos of the list."
+    ),
 ]
 
 # The encoder.
@@ -209,7 +212,7 @@ SetOption = Annotated[
     ),
 ]
 SeedsOption = Annotated[
-    int, typer.Option("--seeds", metavar="N", min=1, help="Seeds 0 to N-1 for every fold.")
+    int, typer.Option("--seeds", metavar="N", min=1, max=100, help="Seeds 0 to N-1 for every fold.")
 ]
 RunsOption = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="Folder that holds one folder per run.")
