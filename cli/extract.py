@@ -341,6 +341,12 @@ def _print_summary(summary: "Summary") -> None:
     print(columns([(name, show(value)) for name, value in rows.items()]))
     if summary.digest is None:
         print(_unfinished(summary))
+        return
+    from cache.store import open_store
+    from pipeline.train.leaks import describe_leaks, find_leaks
+
+    for sentence in describe_leaks(find_leaks(open_store(summary.store))):
+        print(f"warning: {show(sentence)}; training refuses that fold", file=sys.stderr)
 
 
 def _unfinished(summary: "Summary") -> str:

@@ -191,6 +191,12 @@ StoreBArgument = Annotated[StorePath, _store_argument("B", "Feature store, or it
 MissingOption = Annotated[
     bool, typer.Option("--allow-missing", help="Train without the videos that have no features.")
 ]
+DuplicatesOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-duplicates", help="Train although a fold is tested on videos it is trained on."
+    ),
+]
 
 # The runs and their tables.
 ConfigOption = Annotated[

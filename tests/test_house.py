@@ -93,6 +93,7 @@ ORDER = [
     "pipeline/train/stack.py",
     "pipeline/train/code.py",
     "pipeline/train/records.py",
+    "pipeline/train/leaks.py",
     "pipeline/train/grid.py",
     "pipeline/train/trained.py",
     "pipeline/report/runs.py",
