@@ -22,6 +22,8 @@ from cli.train import train
 from pipeline.interrupt import StoppedError, explain_interrupt
 
 REFUSED, STORAGE_FAILED = 2, 5
+# What a disk says of a path that cannot be meant.
+_OF_THE_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL}
 
 # Plain help: Markdown and boxes break the examples and are slow to load.
 app = typer.Typer(
@@ -80,7 +82,8 @@ def run() -> None:
     except OSError as error:
         if error.filename is None:
             raise
-        _fail(f"{error.filename}: {error.strerror}", STORAGE_FAILED)
+        of_the_path = error.errno in _OF_THE_PATH
+        _fail(f"{error.filename}: {error.strerror}", REFUSED if of_the_path else STORAGE_FAILED)
     except StoppedError as error:
         raise SystemExit(128 + error.signal) from None
     except ClosedOutputError as error:

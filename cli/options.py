@@ -251,6 +251,7 @@ WorkersOption = Annotated[
         "--workers",
         metavar="N",
         min=1,
+        max=1024,
         help="Decoding threads, or training processes on a CPU.",
         show_default="one per core",
     ),
