@@ -34,7 +34,7 @@ _STORAGES = {f"torch.{storage}": dtype for dtype, (_, storage, _) in DTYPES.item
 _WRAPPERS = {"torch._utils._rebuild_parameter", "torch.jit._pickle.restore_type_tag"} | {
     f"torch.jit._pickle.build_{kind}list" for kind in ("int", "bool", "double", "tensor")
 }
-_PICKLE_BYTES_MAX = 4 << 20  # a ViT-L/14 takes 0.1 MiB, with the state of its optimiser 0.4
+_PICKLE_BYTES_MAX = 1 << 20  # some 160 for each tensor; the largest models have a thousand
 _DIRECTORY_BYTES_MAX = 8 << 20
 _MODULES_MAX = 20_000
 _NAME_MAX = 1000

@@ -22,6 +22,7 @@ from pipeline.archive import DTYPES, Stored, find_in_archive, is_archive
 # What marks a digest of tensors.  Stores made before it existed have the sha256 of the file.
 TENSORS = "tensors:"
 _FILE_BYTES_MAX = 32 << 30  # open_clip's largest model takes 20 GB
+_TENSOR_BYTES_MAX = 2 << 30
 _HEADER_BYTES_MAX = 8 << 20
 _CONFIG_BYTES_MAX = 1 << 20
 # Constants and counters that some formats store beside the weights; no feature depends on them.
@@ -69,24 +70,20 @@ def digest_weights(path: Path, config: dict[str, Any], like: str = TENSORS) -> s
     return str(digest)
 
 
+def check_weights(path: Path) -> None:
+    """Raise RefusedError if the file is no file of weights; their values are not read."""
+    with _opened(path):
+        pass
+
+
 def read_weights(path: Path) -> Iterator[Weight]:
     """The weights at ``path``, one at a time.
 
     Raises RefusedError if they cannot be read, or if the file holds anything but tensors.
     """
-    with open_regular(path) as file:
-        try:
-            found = find_in_archive(file) if is_archive(file) else _find_in_safetensors(file)
-            for name, stored in _in_order(found, os.fstat(file.fileno()).st_size):
-                yield Weight(name, stored.dtype, stored.shape, stored.read(file))
-        except OSError:
-            raise
-        except Exception as error:  # whatever a malformed file leads to
-            reason = str(error) if isinstance(error, ValueError) else f"it is damaged ({error!r})"
-            raise RefusedError(
-                f"the weights {path} do not load: {reason[:500]}; "
-                "pass safetensors or a plain state dict of this model"
-            ) from error
+    with _opened(path) as (file, ordered):
+        for name, stored in ordered:
+            yield Weight(name, stored.dtype, stored.shape, stored.read(file))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -121,6 +118,23 @@ def open_regular(path: Path) -> Iterator[BufferedReader]:
             yield file
     except OSError as error:
         raise RefusedError(f"cannot read {path}: {error.strerror}; check the path") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BufferedReader, list[tuple[str, Stored]]]]:
+    """The open file, and where its weights are, in the order of their digest."""
+    with open_regular(path) as file:
+        try:
+            found = find_in_archive(file) if is_archive(file) else _find_in_safetensors(file)
+            yield file, _in_order(found, os.fstat(file.fileno()).st_size)
+        except OSError:
+            raise
+        except Exception as error:  # whatever a malformed file leads to
+            reason = str(error) if isinstance(error, ValueError) else f"it is damaged ({error!r})"
+            raise RefusedError(
+                f"the weights {path} do not load: {reason[:500]}; "
+                "pass safetensors or a plain state dict of this model"
+            ) from error
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -165,6 +179,9 @@ def _in_order(found: dict[str, Stored], size: int) -> list[tuple[str, Stored]]:
     ordered = sorted(weights.items(), key=lambda item: _canonical(item[0]))
     if len({_canonical(name) for name in weights}) != len(weights) or not weights:
         raise ValueError("it holds no weights, or the text tower's twice")
+    for name, stored in ordered:
+        if not 0 < stored.bytes <= _TENSOR_BYTES_MAX:
+            raise ValueError(f"{name[:80]} has {stored.bytes} bytes, no layer of an encoder has")
     if sum(stored.bytes for stored in weights.values()) > 2 * size:
         raise ValueError("its tensors share their storage")
     return ordered

@@ -7,6 +7,7 @@ loads it.
 import difflib
 import importlib.util
 import json
+import os
 import re
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -24,9 +25,9 @@ from pipeline.device import choose_device
 from pipeline.weights import (
     TENSORS,
     Digest,
+    check_weights,
     digest_weights,
     is_no_weight,
-    open_regular,
     read_config,
     read_weights,
 )
@@ -55,8 +56,7 @@ class EncoderFiles:
     hashed: str = TENSORS  # what its weights are hashed like
 
     def __post_init__(self) -> None:
-        with open_regular(self.weights_path):
-            pass
+        check_weights(self.weights_path)
 
     @cached_property
     def identity(self) -> EncoderIdentity:
@@ -97,7 +97,7 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     weights = Path(pretrained or "openai")
     if not _is_file(weights):
         weights, pixels = _fetch_tag(name, str(weights), config)
-    elif not weights.exists():
+    elif not os.path.exists(weights):
         raise RefusedError(f"no weights at {weights}; check --pretrained")
     return EncoderFiles(name, weights, config, _preprocessing(config, pixels))
 
@@ -280,7 +280,7 @@ def _weights_in(folder: Path) -> list[Path]:
 
 def _is_file(weights: Path) -> bool:
     """Whether ``--pretrained`` means a file, and not a tag."""
-    return bool(weights.suffix) or len(weights.parts) > 1 or weights.is_file()
+    return bool(weights.suffix) or len(weights.parts) > 1 or os.path.isfile(weights)
 
 
 def _open_clip_config(name: str) -> dict[str, Any]:
@@ -290,7 +290,7 @@ def _open_clip_config(name: str) -> dict[str, Any]:
         raise RefusedError("open_clip is not installed; pip install open_clip_torch")
     folder = Path(package.origin).parent / "model_configs"
     path = folder / f"{name}.json"
-    if not re.fullmatch(r"[\w.-]+", name) or not path.is_file():
+    if not re.fullmatch(r"[\w.-]{1,99}", name) or not path.is_file():
         known = [p.stem for p in folder.glob("*.json")]
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "ViT-B-32-quickgelu"
         raise RefusedError(f"open_clip has no encoder {name}; did you mean one of {near}?")
@@ -339,9 +339,9 @@ def _preprocessing(config: dict[str, Any], pixels: dict[str, Any]) -> Preprocess
 
 def _load_model(files: EncoderFiles) -> Any:
     """open_clip's model with exactly the weights that the identity describes."""
+    expected = files.identity.weights_sha256
     import torch
 
-    expected = files.identity.weights_sha256
     try:
         # A wrong configuration can describe a model of any size, so it is first built without data.
         with torch.device("meta"):

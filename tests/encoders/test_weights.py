@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import random
 import shutil
 import struct
 import time
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save, save_file
 from cache.errors import RefusedError
 from cache.files import sha256_file
 from cache.identity import EncoderIdentity
+from cli.extract import open_source
 from pipeline.encoders.clip import Encoder, EncoderFiles, find_encoder
 from pipeline.weights import read_weights
 from support.sources import SIZE_PX, write_encoder
@@ -260,6 +262,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "fractional shape": (lambda: of_header({"x": entry(0, 16, [4.0])}), "header describes 'x'"),
     "unknown dtype": (lambda: of_header({"x": entry(0, 64, [4], "F7")}), "header describes 'x'"),
     "shape of another size": (lambda: of_header({"x": entry(0, 64, [17])}), "its shape needs 68"),
+    "tensor of no elements": (lambda: of_header({"x": entry(0, 0, [0])}, b""), "x has 0 bytes"),
     "huge shape": (lambda: of_header({"x": entry(0, 64, [1 << 60, 1 << 60])}), "its shape needs"),
     "no weights": (lambda: of_header({}, b""), "it holds no weights"),
     "name with an escape sequence": (
@@ -298,6 +301,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         "more than 20000 modules",
     ),
+    "pickle that is too long": (lambda: pickled(bytes(2 << 20)), "more than 1048576 bytes"),
     "numbers of another byte order": (
         lambda: with_entry(saved({"x": torch.zeros(1)}), "byteorder", b"big"),
         "not little-endian",
@@ -315,6 +319,27 @@ def test_a_malformed_file_of_weights_is_refused_in_one_sentence(kind: str, tmp_p
         list(read_weights(path))
     assert "\n" not in str(refused.value)
     assert time.perf_counter() - started < 5
+
+
+def test_any_damage_to_a_file_of_weights_is_at_most_a_refusal(tmp_path: Path) -> None:
+    layer = {"weight": torch.ones(4, 4), "bias": torch.ones(4)}
+    sources, path = (save(layer), saved(layer)), tmp_path / "weights"
+    rng = random.Random(0)
+    read, refusals = 0, list[str]()
+    for number in range(1000):
+        data = bytearray(sources[number % 2])
+        for _ in range(rng.choice([1, 2, 5])):
+            at = rng.randrange(rng.choice([600, len(data)])) % max(1, len(data))
+            end = at + rng.choice([0, 1, 1, 1, 4])
+            data[at:end] = rng.randbytes(rng.choice([0, 1, 1, 1, 4]))
+        path.write_bytes(data)
+        try:
+            read += len(list(read_weights(path))) > 0
+        except RefusedError as refused:
+            refusals.append(str(refused))
+    assert read > 100
+    assert len(refusals) > 100
+    assert not any("\n" in text for text in refusals)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +363,18 @@ def test_weights_that_do_not_fit_the_model_are_refused_by_name(
         files.check()
 
 
+def test_weights_that_do_not_fit_are_refused_before_faces_are_rendered(
+    folder: Path, state: State, tmp_path: Path
+) -> None:
+    bad = beside(folder, tmp_path, {"w.safetensors": save(state | {"more": torch.zeros(3)})})
+    with pytest.raises(RefusedError, match="more has the shape"):
+        open_source("faces", tmp_path / "faces", None, f"local-dir:{bad}", None, limit=1)
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
 def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="no weights at"):
+        find_encoder("ViT-B-32-quickgelu", "x" * 999 + ".pt")
     os.mkfifo(tmp_path / "fifo.pt")
     (tmp_path / "folder.pt").mkdir()
     for path, message in {
@@ -413,7 +449,9 @@ def test_a_broken_configuration_is_refused_in_one_sentence(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["../x", "ViT-B-32/../x", "a/b", "a\0b", "a\x1b[2J", "", "a b"])
+@pytest.mark.parametrize(
+    "name", ["../x", "ViT-B-32/../x", "a/b", "a\0b", "a\x1b[2J", "", "a b", "x" * 999]
+)
 def test_a_name_that_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(RefusedError, match=r"has no encoder|control characters"):
         find_encoder(name)
