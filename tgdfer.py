@@ -30,8 +30,9 @@ def _module_in_the_way() -> str:
         file = getattr(found, "__file__", None) or getattr(found, "origin", None)
         if file and home not in Path(file).resolve().parents:
             return (
-                f"{file} is in the way: tgdfer has its own package {name}; rename that file, or "
-                "start Python in another folder"
+                # Its folder may have a name that a terminal would obey.
+                f"{repr(file)[1:-1]} is in the way: tgdfer has its own package {name}; rename "
+                "that file, or start Python in another folder"
             )
     return ""
 

@@ -250,8 +250,8 @@ def open_source(
     name = encoder or default_encoder(dataset)
     if dataset != "faces":
         return read_list(dataset, root, annotation, limit), find_files(name, pretrained)
-    files = find_files(name, pretrained)  # before the faces are rendered, which takes minutes
-    return read_list(dataset, root, annotation, limit), files
+    files = find_files(name, pretrained)
+    return read_list(dataset, root, annotation, limit, files), files
 
 
 def default_encoder(dataset: str) -> str:
@@ -269,12 +269,20 @@ def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
 
 
 def read_list(
-    dataset: str, root: Path | None, annotation: Path | None, limit: int | None = None
+    dataset: str,
+    root: Path | None,
+    annotation: Path | None,
+    limit: int | None = None,
+    files: "EncoderFiles | None" = None,
 ) -> "VideoList":
-    """The first videos of a data set, or all; those of the embedded one are rendered first."""
+    """The first videos of a data set, or all; those of the embedded one are rendered first.
+
+    The encoder of ``files`` is checked before that, since rendering takes minutes.  Classes that a
+    fold lacks are warned of.
+    """
     from pipeline.datasets.videos import absent_classes
 
-    videos = _read_list(dataset, root, annotation, limit)
+    videos = _read_list(dataset, root, annotation, limit, files)
     lines = absent_classes(videos)
     for line in lines[:SHOWN_WARNINGS]:
         print(f"warning: {videos.name}: {show(line)}", file=sys.stderr)
@@ -284,7 +292,11 @@ def read_list(
 
 
 def _read_list(
-    dataset: str, root: Path | None, annotation: Path | None, limit: int | None
+    dataset: str,
+    root: Path | None,
+    annotation: Path | None,
+    limit: int | None,
+    files: "EncoderFiles | None",
 ) -> "VideoList":
     expect("--dataset", dataset, DATASETS)
     if dataset == "dfew":
@@ -300,6 +312,8 @@ def _read_list(
 
         def on_video(done: int, total: int) -> None:
             if not done:
+                if files is not None:
+                    files.check()
                 print(f"rendering {total} videos of faces into {show(root)}", file=sys.stderr)
             shown.update(done, total)
 
