@@ -15,7 +15,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from pipeline.video.frames import BadVideoError, Choose, Found, Take, read_frames
+from pipeline.video.frames import Choose, Found, Take, read_frames
+from pipeline.video.images import BadVideoError
 
 
 class DecoderDeathError(BadVideoError):
@@ -53,7 +54,7 @@ def read_frames_isolated(path: Path, choose: Choose, take: Take, seconds_max: fl
 
 def _converse(ask: IO[bytes], answer: IO[bytes], choose: Choose, take: Take) -> Found | None:
     """What the other process found; None if it ended midway."""
-    while line := answer.readline():
+    while (line := answer.readline()).endswith(b"\n"):
         kind, value = json.loads(line)
         if kind == "choose":
             ask.write(json.dumps(sorted(choose(value))).encode() + b"\n")

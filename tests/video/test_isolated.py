@@ -9,7 +9,8 @@ import pytest
 
 from cache.check import plan_repair, verify
 from cache.store import open_store
-from pipeline.video.frames import BadVideoError, read_frames
+from pipeline.video.frames import read_frames
+from pipeline.video.images import BadVideoError
 from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
 from support.commands import ROOT, python
 from support.sources import pictures, write_encoder, write_folder, write_video
@@ -113,7 +114,7 @@ def test_video_that_kills_or_hangs_its_decoder_is_left_out_at_the_second_attempt
     assert first.returncode == -signal.SIGABRT
     second = extract(here, encoder)
     assert second.returncode == 1
-    assert "video e-sleeper hangs its decoder" in second.stderr
+    assert "video 'e-sleeper' hangs its decoder" in second.stderr
     assert "run the same command again" in second.stderr
     third = extract(here, encoder)
     assert third.returncode == 0, third.stderr
