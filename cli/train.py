@@ -174,7 +174,7 @@ def _open_live(
     from pipeline.train.features import TrainingData
 
     place = torch.device(choose_device(device))
-    settings = ExtractSettings(device=place.type, precision=parse_precision(precision))
+    settings = ExtractSettings(device=str(place), precision=parse_precision(precision))
     trained = method.optimiser.lr_encoder > 0
     store, features, weights, text = open_live(videos, files, settings, trained)
     return TrainingData(

@@ -4,6 +4,8 @@ from typing import Literal
 
 from cache.errors import RefusedError
 
+_NO_MEMORY = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")  # of CUDA, cuBLAS and cuDNN
+
 
 def device_kind(device: str) -> Literal["cpu", "cuda"]:
     """The kind of device that ``device`` names, whether or not it is available."""
@@ -28,3 +30,22 @@ def choose_device(device: str) -> str:
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RefusedError(f"--device {device}: no CUDA device available; use --device cpu or auto")
     return device
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory was too small for what raised ``error``.
+
+    Out of memory during the capture of a graph, the capture's own end fails as well, and only the
+    context of that error tells why. Libraries that allocate for themselves raise no type of their
+    own.
+    """
+    import torch
+
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, torch.OutOfMemoryError):
+            return True
+        if isinstance(seen, RuntimeError) and any(sign in str(seen) for sign in _NO_MEMORY):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

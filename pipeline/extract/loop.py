@@ -350,7 +350,9 @@ def _provenance(settings: ExtractSettings, encoder: "Encoder") -> dict[str, Any]
     cuda = encoder.device.type == "cuda"
     return {
         "versions": {n: importlib.metadata.version(n) for n in ("torch", "open_clip_torch", "av")},
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name(encoder.device)
+        if cuda
+        else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "shard": list(settings.shard),
         "weights": encoder.files.weights_path.name,
