@@ -15,13 +15,15 @@ from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
 from support.commands import ROOT, python
 from support.sources import pictures, write_encoder, write_folder, write_video
 
-# Python runs this in every process before anything else: a decoder with two faults.
+# Python runs this in every process before anything else: a decoder with faults.
 FAULTY_DECODER = """
 import os, time, av
 sound = av.open
 def opened(path, *arguments, **options):
     if "killer" in path:
         os.abort()
+    if "glutton" in path:
+        bytearray(8 << 30)
     if "sleeper" in path:
         time.sleep(3600)
     return sound(path, *arguments, **options)
@@ -72,6 +74,13 @@ def test_death_and_endless_decoding_are_told_apart(tmp_path: Path, name: str, re
     path = write_video(tmp_path / f"{name}.mp4", pictures(3))
     with pytest.raises(DecoderDeathError, match=reason):
         frames_of(read_frames_isolated, path, seconds_max=5)
+
+
+@pytest.mark.usefixtures("faulty")
+def test_memory_of_a_decoder_is_limited(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "glutton.mp4", pictures(3))
+    with pytest.raises(BadVideoError, match="MemoryError"):
+        frames_of(read_frames_isolated, path, seconds_max=60)
 
 
 EXTRACT = """
