@@ -95,7 +95,10 @@ def read_frames(path: Path, choose: Choose, take: Take) -> Found:
 
 
 def source_sha256(path: Path) -> str:
-    """sha256 of a video file, or of the names and bytes of a folder's images, as in ``Found``."""
+    """sha256 of a video file, or of the names and bytes of a folder's images, as in ``Found``.
+
+    Raises OSError or BadVideoError if it cannot be read.
+    """
     if not path.is_dir():
         return sha256_file(path)
     digest = hashlib.sha256()
