@@ -97,7 +97,7 @@ def extract(
             "--decode-seconds",
             metavar="SECONDS",
             min=0.1,
-            help="A video that takes longer is left out.",
+            help="A video that takes longer is left out; without --isolate, by the second run.",
         ),
     ] = 600.0,
     shard: Annotated[

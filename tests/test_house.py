@@ -52,6 +52,7 @@ ORDER = [
     "pipeline/datasets/videos.py",
     "pipeline/datasets/dfew.py",
     "pipeline/video/sampling.py",
+    "pipeline/video/images.py",
     "pipeline/video/frames.py",
     "pipeline/video/isolated.py",
     "pipeline/video/augmentation.py",
