@@ -99,6 +99,12 @@ def link(place: Place, name: str, target: str) -> None:
         path.symlink_to(target if target.startswith("/") else place.here / target)
 
 
+def hardlink(place: Place, name: str, target: str) -> None:
+    """Replace a file by another name of ``target``."""
+    (place.here / name).unlink()
+    os.link(place.here / target, place.here / name)
+
+
 def write(place: Place, name: str, text: str) -> None:
     for path in place.files(name):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -284,6 +290,7 @@ def header(place: Place, name: str, text: str) -> None:
 def nest(place: Place, name: str) -> None:
     """Files of JSON that is nested 100,000 times."""
     for path in place.files(name):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"[" * 100_000 + b"]" * 100_000)
 
 
