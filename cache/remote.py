@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from cache.errors import RefusedError, StorageError
+from cache.local import LocalPath
 
 # Every request has some latency, so many are in flight at once.
 REMOTE_THREADS = 16
@@ -20,7 +21,7 @@ LOCAL_THREADS = 4
 
 
 class StorePath(Protocol):
-    """What a path must offer for reading a store; ``pathlib.Path`` does."""
+    """What a path must offer for reading a store; ``pathlib.Path`` and LocalPath do."""
 
     def __truediv__(self, name: str, /) -> Self: ...
 
@@ -160,6 +161,10 @@ class RemotePath:
             ) from error
 
 
+# What is in a store is read and written through these alone.
+StoreFiles = LocalPath | RemotePath
+
+
 def store_path(text: str | StorePath) -> StorePath:
     """The path of a store: text with ``://`` is a URL, anything else a local path."""
     if isinstance(text, str):
@@ -177,15 +182,23 @@ def local_path(path: str | StorePath) -> Path:
     return found
 
 
-def sizes_of(root: StorePath, names: Collection[str]) -> dict[str, int | None]:
+def inside(path: str | StorePath) -> StoreFiles:
+    """The same place, for everything that reads or writes what is in the store."""
+    found = store_path(path)
+    if isinstance(found, Path):
+        return LocalPath(found)
+    assert isinstance(found, LocalPath | RemotePath)
+    return found
+
+
+def sizes_of(root: StoreFiles, names: Collection[str]) -> dict[str, int | None]:
     """Sizes of files inside a store, None where there is no such file."""
-    if isinstance(root, Path):
-        files = {name: root / name for name in names}
-        return {n: file.stat().st_size if file.is_file() else None for n, file in files.items()}
-    assert isinstance(root, RemotePath)
-    return root.sizes(names)
+    if isinstance(root, RemotePath):
+        return root.sizes(names)
+    files = {name: root / name for name in names}
+    return {n: file.size() if file.is_file() else None for n, file in files.items()}
 
 
-def threads_of(path: StorePath) -> int:
+def threads_of(path: StoreFiles) -> int:
     """How many files to read at once."""
-    return LOCAL_THREADS if isinstance(path, Path) else REMOTE_THREADS
+    return LOCAL_THREADS if isinstance(path, LocalPath) else REMOTE_THREADS

@@ -30,6 +30,7 @@ DECODERS = {"av", "PIL", "simplejpeg", "cv2", "torchvision"}
 # A file may import only files above it.
 ORDER = [
     "cache/errors.py",
+    "cache/local.py",
     "cache/remote.py",
     "cache/files.py",
     "cache/identity.py",
