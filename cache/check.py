@@ -349,7 +349,7 @@ def _quarantined(root: LocalPath, plan: Plan, places: Iterable[Place]) -> list[P
         rows = parse_rows((root / name).read_bytes(), ids, what, "remove it, then repair again")
         return any(row.status == "failed" for row in rows)
 
-    return [place for place in places if has_failed(place)]
+    return [place for place in sorted(places) if has_failed(place)]
 
 
 def _walk(root: LocalPath) -> Iterator[tuple[str, bool]]:

@@ -116,6 +116,9 @@ class _Export:
                 written = encode_unit(self.plan, unit, *self.read_unit(unit))
                 files |= {name: fingerprint_of(name, data) for name, data in written.items()}
         refuse_undeclared(self.plan, files, self._file)
+        other = [n for n, data in self._files.items() if fingerprint_of(n, data) != files[n]]
+        if other:
+            raise DamagedError(f"{self._file}: {min(other)} is not as it was exported; {_AGAIN}")
         found = make_manifest(self.plan, files, self._files.__getitem__)["digest"]
         expected = self._source.attrs["digest"]
         if found != expected:
