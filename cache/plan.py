@@ -39,7 +39,7 @@ class PlanFold(FrozenModel):
         for part, rows in (("training", self.train), ("test", self.test)):
             if not rows:
                 raise ValueError(f"fold {self.name} has no {part} videos")
-            _refuse_repeated(f"{part} row of fold {self.name}", rows)
+            _refuse_repeated("row", rows, f" for {part} in fold {self.name}")
         both = set(self.train) & set(self.test)
         if both:
             raise ValueError(f"row {min(both)} is in both training and test of fold {self.name}")
@@ -70,7 +70,7 @@ class VideoTable(FrozenModel):
         _refuse_repeated("class", self.classes)
         _refuse_repeated("fold", [fold.name for fold in self.folds])
         for name, rows in self.subsets.items():
-            _refuse_repeated(f"row of subset {name}", rows)
+            _refuse_repeated("row", rows, f" in subset {name}")
         if max(self.labels) >= len(self.classes):
             raise ValueError(f"label {max(self.labels)}, but there are {len(self.classes)} classes")
         parts = [rows for fold in self.folds for rows in (fold.train, fold.test)]
@@ -198,26 +198,34 @@ def encode_truth(rows: NDArray[np.void]) -> bytes:
     return buffer.getvalue()
 
 
-def parse_truth(data: bytes, videos: VideoTable, what: str) -> NDArray[np.void]:
+def parse_truth(data: bytes, videos: VideoTable, what: str, remedy: str) -> NDArray[np.void]:
     """The rows of ``truth.npy``; raises DamagedError unless they are of these videos, in order."""
     try:
         rows: NDArray[np.void] = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, TypeError, SyntaxError) as error:
-        raise DamagedError(f"{what} ({error})") from error
-    if rows.dtype != TRUTH_DTYPE or rows.ndim != 1:
-        raise DamagedError(f"{what} ({rows.dtype} {rows.shape}, expected rows of {TRUTH_DTYPE})")
-    row_of_video, label = rows["video"], rows["label"]
-    known = (row_of_video >= 0) & (row_of_video < len(videos.ids))
-    if not (known & (label >= -1) & (label < len(videos.classes))).all():
-        raise DamagedError(f"{what} (rows or labels out of range)")
-    if (np.diff(row_of_video) < 0).any() or not np.isfinite(rows["intensity"]).all():
-        raise DamagedError(f"{what} (rows out of order, or intensities that are not finite)")
+        why = _why_no_truth(rows, videos)
+    except (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError) as error:
+        why = str(error)
+    if why:
+        raise DamagedError(f"{what} ({why}): {remedy}")
     return rows
 
 
-def _refuse_repeated(what: str, values: Collection[str | int]) -> None:
+def _why_no_truth(rows: NDArray[np.void], videos: VideoTable) -> str:
+    if rows.dtype != TRUTH_DTYPE or rows.ndim != 1:
+        return f"{rows.dtype} {rows.shape}, expected rows of {TRUTH_DTYPE}"
+    row_of_video, label = rows["video"], rows["label"]
+    known = (row_of_video >= 0) & (row_of_video < len(videos.ids))
+    if not (known & (label >= -1) & (label < len(videos.classes))).all():
+        return "rows or labels are out of range"
+    if (np.diff(row_of_video) < 0).any() or not np.isfinite(rows["intensity"]).all():
+        return "rows are out of order, or intensities are not finite"
+    return ""
+
+
+def _refuse_repeated(what: str, values: Collection[str | int], where: str = "") -> None:
     if len(set(values)) < len(values):
-        raise ValueError(f"{what} {Counter(values).most_common(1)[0][0]} is listed twice")
+        twice = Counter(values).most_common(1)[0][0]
+        raise ValueError(f"{what} {twice} is listed twice{where}")
 
 
 def _remedy(path: StorePath) -> str:

@@ -46,6 +46,8 @@ __all__ = [
 
 # Begins the digest of a store that only describes videos, whose features are computed in training.
 LIVE = "live-"
+# For what was written so: a repair only restores what was committed.
+_REPLACE = "copy the store again from an intact one, or extract it again"
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Store:
         if not isinstance(config, dict) or config.get("embed_dim") != self.dim:
             raise DamagedError(
                 f"{self.path / 'text.json'} describes no text tower for features of size "
-                f"{self.dim}: {repair_hint(self.path)}"
+                f"{self.dim}: {_REPLACE}"
             )
         return config
 
@@ -176,7 +178,7 @@ class Store:
             name = rows_name(unit.block, view)
             what = f"{self.path / name} does not describe the videos of its block"
             ids = self.ids[unit.start : unit.stop]
-            return parse_rows(self._unchanged(name), ids, what, repair_hint(self.path))
+            return parse_rows(self._unchanged(name), ids, what, _REPLACE)
 
         with ThreadPoolExecutor(threads_of(self._files)) as pool:
             return [row for rows in pool.map(load, self.plan.units()) for row in rows]
@@ -190,7 +192,7 @@ class Store:
         if "truth.npy" not in self.manifest["files"]:
             return None
         what = f"{self.path / 'truth.npy'} is no ground truth of these videos"
-        truth = parse_truth(self._unchanged("truth.npy"), self.plan.videos, what)
+        truth = parse_truth(self._unchanged("truth.npy"), self.plan.videos, what, _REPLACE)
         index_BT = self.load_frame_index([0])[:, 0]
         first_B, end_B = (
             np.searchsorted(truth["video"], np.arange(len(self.ids)), side)[:, None]
@@ -243,7 +245,7 @@ class Store:
             if video not in self.manifest["missing"] and not _is_finite(features):
                 raise DamagedError(
                     f"{self.path / name}: the features of video {video} are not finite, and it is "
-                    f"not among the missing ones; {repair_hint(self.path)}"
+                    f"not among the missing ones: {_REPLACE}"
                 )
 
 

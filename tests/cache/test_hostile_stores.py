@@ -291,7 +291,10 @@ PLANS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "overlap": (lambda p: first_fold(p)["test"].append(5), "row 5 is in both training and test"),
     "negative row": (lambda p: first_fold(p)["train"].append(-1), "greater than or equal to 0"),
     "row too large": (lambda p: first_fold(p)["train"].append(VIDEOS), "row 70 of a fold"),
-    "row twice": (lambda p: first_fold(p)["train"].append(5), "row of fold 1 5 is listed twice"),
+    "row twice": (
+        lambda p: first_fold(p)["train"].append(5),
+        "row 5 is listed twice for",
+    ),
     "no test": (lambda p: first_fold(p).update(test=[]), "fold 1 has no test videos"),
     "no training": (lambda p: first_fold(p).update(train=[]), "fold 1 has no training videos"),
     "fold twice": (lambda p: p["videos"]["folds"].append(first_fold(p)), "fold 1 is listed twice"),
