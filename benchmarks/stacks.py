@@ -95,11 +95,13 @@ def _stack(data: TrainingData, count: int) -> Stack:
 def _stepper(data: TrainingData, count: int) -> Callable[[], Tensor]:
     """One step of ``count`` stacked runs, as training does it."""
     stack = _stack(data, count)
-    step = ReplayedStep(stack.step) if data.device.type == "cuda" else stack.step
+    step: Callable[..., Tensor] = stack.step
+    if data.device.type == "cuda":
+        step = partial(ReplayedStep(data.device), stack.step)
     batch, factor_R = stack.steps()[0], stack.factors()
     for _ in range(4):  # past the capture of a graph
-        step(batch, factor_R, None)
-    return partial(step, batch, factor_R, None)
+        step(batch, factor_R)
+    return partial(step, batch, factor_R)
 
 
 def _stages(data: TrainingData) -> dict[str, float]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from cache.errors import StorageError
 from cache.local import LocalPath, StrangeFileError
+from cache.outside import parse_json
 from cache.remote import StorePath
 
 # Of a plain path, the last part must not be a link; of a path inside a store, no part.
@@ -146,14 +147,11 @@ def read_records(path: StorePath) -> Iterator[dict[str, Any]]:
     """The complete records of a journal; lines torn by a kill are skipped.
 
     Work whose line is torn is done again, which costs time but never correctness.  Raises
-    ValueError for a complete line that holds no JSON object.
+    RefusedError for a complete line that holds no JSON object.
     """
     for line in path.read_bytes().split(b"\n"):
         if is_whole_line(line):
-            record = parse_json(line[9:])
-            if not isinstance(record, dict):
-                raise ValueError(f"a record is {type(record).__name__}, expected an object")
-            yield record
+            yield parse_json(line[9:], "a line")
 
 
 def is_whole_line(line: bytes) -> bool:
@@ -191,14 +189,6 @@ def locked(path: Place, *, wait: bool) -> Iterator[bool]:
                 raise
             got = True
         yield got
-
-
-def parse_json(data: bytes | str) -> Any:
-    """The value of some JSON; raises ValueError for anything else, however deep or long."""
-    try:
-        return json.loads(data)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
 
 
 def canonical_json(value: Any) -> bytes:

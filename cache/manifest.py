@@ -5,9 +5,10 @@ from typing import Any
 
 from cache.chunks import repair_hint, rows_name, view_files
 from cache.errors import DamagedError
-from cache.files import canonical_json, parse_json, sha256, storage_errors
+from cache.files import canonical_json, sha256, storage_errors
 from cache.journal import Files, fingerprint_of, is_fingerprint
 from cache.local import LocalPath
+from cache.outside import parse_json
 from cache.plan import Plan, parse_rows
 from cache.remote import StoreFiles
 
@@ -81,14 +82,14 @@ def read_manifest(root: StoreFiles, plan: Plan) -> dict[str, Any]:
     with storage_errors(file, "read"):
         data = file.read_bytes()
     try:
-        manifest: dict[str, Any] = parse_json(data)
+        manifest = parse_json(data, file)
         content = {name: value for name, value in manifest.items() if name != "digest"}
         whole = (
             sha256(canonical_json(content)) == manifest["digest"]
             and canonical_json(manifest) + b"\n" == data
             and _fits(manifest, plan)
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise DamagedError(f"{file} is damaged: {repair_hint(root)}")

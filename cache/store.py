@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 
 from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, repair_hint, rows_name
 from cache.errors import DamagedError, RefusedError
-from cache.files import parse_json, sha256, sha256_file, storage_errors
+from cache.files import sha256, sha256_file, storage_errors
 from cache.identity import Identity
 from cache.journal import read_commits
 from cache.manifest import read_manifest
+from cache.outside import parse_json
 from cache.plan import Plan, Unit, VideoStatus, parse_rows, parse_truth, read_plan
 from cache.remote import RemotePath, StoreFiles, StorePath, inside, sizes_of, store_path, threads_of
 from cache.writer import StoreWriter, create_store
@@ -148,11 +149,8 @@ class Store:
         Raises RefusedError if it changed or describes no tower for features of this size.
         """
         data = self._unchanged("text.json")
-        try:
-            config = parse_json(data)
-        except ValueError:
-            config = None
-        if not isinstance(config, dict) or config.get("embed_dim") != self.dim:
+        config = parse_json(data, self.path / "text.json")
+        if config.get("embed_dim") != self.dim:
             raise DamagedError(
                 f"{self.path / 'text.json'} describes no text tower for features of size "
                 f"{self.dim}: {_REPLACE}"

@@ -12,13 +12,14 @@ bit.
 """
 
 import importlib.metadata
+import math
 import os
 import platform
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,8 @@ from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch, 
 from pipeline.extract.reuse import refuse_other, reuse_features
 from pipeline.interrupt import Stop, stop_on_signal
 from pipeline.profile import stage
-from pipeline.video.frames import BadVideoError, Found, read_frames
+from pipeline.video.frames import Found, read_frames
+from pipeline.video.images import BadVideoError
 from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
 
 if TYPE_CHECKING:
@@ -110,9 +112,11 @@ def extract(
     cannot be written.
     """
     settings = settings or ExtractSettings()
+    stored = read_plan(store_path) if (store_path / "plan.json").is_file() else None
+    if stored is not None:
+        encoder = encoder.hashed_like(stored.identity.encoder)
     plan, truth = make_plan(video_list, encoder, settings)
-    if (store_path / "plan.json").is_file():
-        stored = read_plan(store_path)
+    if stored is not None:
         check_same(store_path, stored, plan)
         if (store_path / "manifest.json").is_file() and stored.views >= plan.views:
             return _finished_summary(store_path)
@@ -122,7 +126,7 @@ def extract(
     loaded = Encoder(encoder, settings.device, settings.precision)
     plan = completed_plan(plan, loaded, settings)
     if reuse is not None:
-        refuse_other(reuse, plan)
+        refuse_other(reuse, plan, encoder)
     fixed = {"text.safetensors": loaded.text_weights, "text.json": loaded.text_config}
     writer = create_store(store_path, plan, fixed | ({"truth.npy": truth} if truth else {}))
     writer.note(**_provenance(settings, loaded))
@@ -175,6 +179,7 @@ class _Run:
         self._started = time.perf_counter()
         self._seconds = dict.fromkeys(("decode", "encode", "write"), 0.0)
         self._done = self._frames = 0
+        self._decoding: dict[int, float] = {}  # row decoded in this process -> when it began
 
     def work(self, stop: Stop) -> None:
         """Do all units of this shard that no other process does, until told to stop."""
@@ -240,20 +245,19 @@ class _Run:
         return block, claim
 
     def _wait(self, job: _DecodeJob) -> "Decoded":
-        try:
-            return job.result.result(2 * self._settings.decode_seconds)
-        except TimeoutError:
-            if job.result.done():  # raised by the decoding itself
-                raise
-            print(
-                f"video {self._videos[job.row].id} hangs its decoder; what was committed is kept: "
-                "run the same command again, and it is decoded in a separate process and left "
-                "out if it hangs again",
-                file=sys.stderr,
-                flush=True,
-            )
-            # A thread inside a decoder cannot be stopped, and would be waited for at exit.
-            os._exit(1)
+        while not wait([job.result], timeout=1).done:
+            seconds = time.perf_counter() - self._decoding.get(job.row, math.inf)
+            if seconds > self._settings.decode_seconds:
+                print(
+                    f"video {self._videos[job.row].id!r} hangs its decoder; what was committed is "
+                    "kept: run the same command again, and it is decoded in a separate process "
+                    "and left out if it hangs again",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                # A thread inside a decoder cannot be stopped, and would be waited for at exit.
+                os._exit(1)
+        return job.result.result()
 
     def _commit(self, block: "Block", claim: ExitStack) -> None:
         features = block.finish()
@@ -276,6 +280,8 @@ class _Run:
         mark = self._writer.decoding_mark(row)
         if settings.isolate or mark.is_file():
             read = partial(read_frames_isolated, seconds_max=settings.decode_seconds)
+        else:
+            self._decoding[row] = started
         with storage_errors(mark):
             mark.touch()
         died = False
@@ -287,9 +293,10 @@ class _Run:
             failed = VideoStatus(id=video.id, status="failed", reason=str(error))
             return Decoded(failed, time.perf_counter() - started)
         except Exception as error:
-            error.add_note(f"while decoding video {video.id} ({video.path})")
+            error.add_note(f"while decoding video {video.id!r} ({str(video.path)!r})")
             raise
         finally:
+            self._decoding.pop(row, None)
             if not died:
                 mark.unlink(missing_ok=True)
         seconds = time.perf_counter() - started
@@ -345,7 +352,9 @@ def _provenance(settings: ExtractSettings, encoder: "Encoder") -> dict[str, Any]
     cuda = encoder.device.type == "cuda"
     return {
         "versions": {n: importlib.metadata.version(n) for n in ("torch", "open_clip_torch", "av")},
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name(encoder.device)
+        if cuda
+        else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
         "shard": list(settings.shard),
         "weights": encoder.files.weights_path.name,

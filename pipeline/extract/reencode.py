@@ -14,7 +14,7 @@ from cache.identity import differences, side_by_side
 from cache.store import Store
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder
-from pipeline.video.frames import BadVideoError
+from pipeline.video.images import BadVideoError
 from pipeline.video.views import decode_views
 
 # Measured with the bundled encoder on 480 frames: bfloat16 against float32 at least 0.9997; another
@@ -53,9 +53,10 @@ def compare_reencoded(
 
 
 def _refuse_other_encoder(store: Store, encoder: Encoder) -> None:
-    asked = store.identity.model_copy(
-        update={"encoder": encoder.identity, "preprocessing": encoder.files.preprocessing}
-    )
+    known = encoder.files.hashed_like(store.identity.encoder).identity
+    known = known.model_copy(update={"text_sha256": encoder.identity.text_sha256})
+    update = {"encoder": known, "preprocessing": encoder.files.preprocessing}
+    asked = store.identity.model_copy(update=update)
     rows = differences(store.identity, asked)
     if rows:
         raise RefusedError(

@@ -19,8 +19,10 @@ from cache.identity import flatten, side_by_side
 from cache.remote import RemotePath
 from cache.store import Store
 from pipeline.config import Run, stack_key
+from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, stop_on_signal
 from pipeline.train.code import code_files
+from pipeline.train.leaks import refuse_leaks
 from pipeline.train.records import Records
 
 if TYPE_CHECKING:
@@ -37,11 +39,18 @@ KEEP_SECONDS = 60.0  # between saves of an unfinished stack's state
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
 
-def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False) -> None:
+def check_runs(
+    runs: Sequence[Run],
+    store: Store,
+    *,
+    allow_missing: bool = False,
+    allow_duplicates: bool = False,
+) -> None:
     """Refuse, before any training, runs that this store cannot train.
 
-    Raises RefusedError for an unknown fold, settings that do not fit the features, or videos
-    without features unless ``allow_missing``.
+    Raises RefusedError for an unknown fold, settings that do not fit the features, videos without
+    features unless ``allow_missing``, or the same video in training and test unless
+    ``allow_duplicates``.
     """
     if store.missing and not allow_missing:
         first, reason = next(iter(store.missing.items()))
@@ -64,6 +73,8 @@ def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False
                 f"and would leak test videos into fold {run.fold}; use --fold {store.identity.fold}"
             )
         _check_views(run, store)
+    if not allow_duplicates:
+        refuse_leaks(store, {run.fold for run in runs})
 
 
 def check_shapes(runs: Sequence[Run], store: Store) -> None:
@@ -74,6 +85,11 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
         run.method.temporal.tokens(store.frames)
         run.method.temporal.heads(store.dim)
+        label = run.method.label
+        if label.pooling == "top_k" and label.top_k > store.frames:
+            raise RefusedError(
+                f"label.top_k={label.top_k} is more than the {store.frames} frames of a video"
+            )
 
 
 def _check_identity(run: Run, store: Store) -> None:
@@ -151,17 +167,31 @@ def _train_here(
     on_epochs: OnEpochs,
     keep_seconds: float,
 ) -> None:
-    import torch
-
-    from pipeline.train.features import load_training_data
-
-    data = load_training_data(records.store, torch.device(device))
+    data = _load_onto(device, records.store)
     with stop_on_signal("the current epoch") as stop:
         trainer = _Trainer(data, records, on_epochs, keep_seconds, lambda: bool(stop.signal))
         for stack in stacks:
             trainer.train_what_fits(stack)
             if stop.signal:
                 raise StoppedError(stop.signal)
+
+
+def _load_onto(device: str, store: Store) -> "TrainingData":
+    import torch
+
+    from pipeline.train.features import load_training_data
+
+    try:
+        return load_training_data(store, torch.device(device))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
+        size = 2 * len(store.ids) * store.views * store.frames * store.dim / 2**30  # float16
+        raise RefusedError(
+            f"the features of {store.path} take {size:.1f} GiB, {device} has {free:.1f} of "
+            f"{total:.1f} GiB free; use --device cpu, or a store with fewer --views"
+        ) from error
 
 
 def train_live(
@@ -205,10 +235,15 @@ class _Trainer:
         try:
             self.train(stack)
             return
-        except torch.cuda.OutOfMemoryError as error:
-            if len(stack) == 1:
-                error.add_note("not even one run fits; use a smaller optimiser.batch")
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
+            if len(stack) == 1:
+                raise RefusedError(
+                    f"not even one run fits in the memory of {self.data.device}; use a smaller "
+                    "optimiser.batch, or --device cpu"
+                ) from error
+        # Only now, when the error no longer keeps the failed stack alive.
         torch.cuda.empty_cache()
         half = len(stack) // 2
         self.train_what_fits(stack[:half])

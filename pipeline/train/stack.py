@@ -70,7 +70,7 @@ class Stack:
         self._smoothing_R = self._of_runs(lambda config: config.label_smoothing)
         self._optimiser = self._make_optimiser()
         graphed = data.device.type == "cuda" and isinstance(data.features, CachedFeatures)
-        self._step = ReplayedStep(self.step) if graphed else self.step
+        self._replayed = ReplayedStep(data.device) if graphed else None
 
     @property
     def epoch(self) -> int:
@@ -165,7 +165,10 @@ class Stack:
         steps, factor_R = self.steps(), self.factors()
         total_R, count_R = torch.zeros_like(factor_R), torch.zeros_like(factor_R)
         for batch, following in zip(steps, [*steps[1:], None], strict=True):
-            total_R += self._step(batch, factor_R, following)
+            if self._replayed is None:
+                total_R += self.step(batch, factor_R, following)
+            else:
+                total_R += self._replayed(self.step, batch, factor_R)
             count_R += batch.weight_RB.sum(1)
         return (total_R / count_R).cpu()
 

@@ -44,34 +44,42 @@ class ReplayedStep:
     """A step that is captured once as a CUDA graph: one launch in place of hundreds.
 
     The first steps run uncaptured, on a separate stream as capturing requires. All batches must
-    have the same shape, and the step must change parameters in place.
+    have the same shape, and the step must change parameters in place. The step is given at each
+    call and not kept, so that whatever it belongs to can be freed without a garbage collection.
     """
 
-    def __init__(self, step: Step) -> None:
-        self._step = step
-        self._stream = torch.cuda.Stream()
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
         self._left = WARM_UP_STEPS
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, batch: Batch, factor_R: Tensor, following: Batch | None) -> Tensor:
+    def __call__(self, step: Step, batch: Batch, factor_R: Tensor) -> Tensor:
         """Summed loss of each run, [R]; valid until the next call."""
-        inputs = (*batch.tensors(), factor_R)
-        if self._left:
-            self._left -= 1
-            return self._apart(batch, factor_R)
-        if self._graph is None:
-            self._inputs: Sequence[Tensor] = [tensor.clone() for tensor in inputs]
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._loss_R = self._step(Batch(*self._inputs[:3]), self._inputs[3], None)
-        for ours, given in zip(self._inputs, inputs, strict=True):
-            ours.copy_(given)
-        self._graph.replay()
-        return self._loss_R
+        # Streams and captures are those of the current device.
+        with torch.cuda.device(self._device):
+            if self._left:
+                self._left -= 1
+                return self._apart(step, batch, factor_R)
+            inputs = (*batch.tensors(), factor_R)
+            if self._graph is None:
+                self._capture(step, inputs)
+            assert self._graph is not None
+            for ours, given in zip(self._inputs, inputs, strict=True):
+                ours.copy_(given)
+            self._graph.replay()
+            return self._loss_R
 
-    def _apart(self, batch: Batch, factor_R: Tensor) -> Tensor:
+    def _capture(self, step: Step, inputs: Sequence[Tensor]) -> None:
+        self._inputs = [tensor.clone() for tensor in inputs]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._loss_R = step(Batch(*self._inputs[:3]), self._inputs[3], None)
+        self._graph = graph
+
+    def _apart(self, step: Step, batch: Batch, factor_R: Tensor) -> Tensor:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            loss_R = self._step(batch, factor_R, None)
+            loss_R = step(batch, factor_R, None)
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss_R

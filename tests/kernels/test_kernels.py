@@ -287,3 +287,14 @@ def test_the_model_runs_on_a_cpu_without_triton() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout == "tensor(True)\n"
+
+
+def test_a_missing_triton_is_said_once_and_the_definitions_are_computed() -> None:
+    script = (
+        "import sys; sys.modules['triton'] = None\n"
+        "from pipeline.kernels import has_triton\n"
+        "print(has_triton(), has_triton())"
+    )
+    done = python("-c", script)
+    assert done.stdout == "False False\n"
+    assert done.stderr.count("Triton is not installed") == 1

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from cache.errors import RefusedError
 from pipeline.config import Run, load_method
 from pipeline.train.features import load_training_data
+from pipeline.train.grid import train_runs
+from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
 from support.stores import random_store
 
@@ -50,3 +53,57 @@ def test_a_stack_on_the_gpu_equals_its_runs_trained_alone(
         np.testing.assert_allclose(
             outcome.selected.predictions.logits_NK, alone.selected.predictions.logits_NK, atol=0.5
         )
+
+
+@pytest.mark.gpu
+def test_a_stack_trains_on_another_gpu_than_the_current_one(
+    gpu: torch.device, tmp_path: Path
+) -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU")
+    store = random_store(tmp_path / "s.zarr", videos=35)
+    one, other = (
+        train_stack(load_training_data(store, torch.device(gpu.type, index)), runs())
+        for index in (0, 1)
+    )
+    for ours, theirs in zip(one, other, strict=True):
+        assert ours.epochs[-1]["train_loss"] == pytest.approx(
+            theirs.epochs[-1]["train_loss"], rel=1e-2
+        )
+
+
+@pytest.mark.gpu
+def test_all_runs_of_a_stack_that_does_not_fit_are_trained_in_smaller_ones(
+    gpu: torch.device, tmp_path: Path
+) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=35)
+    wanted = runs("optimiser.precision=fp32")
+    whole, halved = (Records(tmp_path / name, store, "cuda") for name in ("whole", "halved"))
+    torch.cuda.reset_peak_memory_stats(gpu)
+    train_runs(wanted, whole, "cuda")
+    peak = torch.cuda.max_memory_reserved(gpu)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(
+        0.8 * peak / torch.cuda.get_device_properties(gpu).total_memory, gpu
+    )
+    try:
+        train_runs(wanted, halved, "cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, gpu)
+    for run in wanted:
+        assert whole.find(run) is not None
+        assert halved.find(run) is not None
+
+
+@pytest.mark.gpu
+def test_features_that_do_not_fit_are_refused_with_their_size(
+    gpu: torch.device, tmp_path: Path
+) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=35)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.0, gpu)
+    try:
+        with pytest.raises(RefusedError, match=r"the features of .* take .* GiB, cuda has"):
+            train_runs(runs(), Records(tmp_path / "runs", store, "cuda"), "cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, gpu)

@@ -1,5 +1,7 @@
 """Training R runs as one program."""
 
+import gc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,6 +212,18 @@ def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(exact: Training
     assert broken.diverged
     (alone,) = train_stack(exact, [sound])
     check_equal(beside, alone)
+
+
+def test_a_stack_is_freed_without_a_garbage_collection(data: TrainingData) -> None:
+    gc.disable()  # a GPU's memory is needed at once, when a stack is halved
+    try:
+        stack = Stack(data, [run("1", 0)])
+        stack.train_epoch()
+        parts = [weakref.ref(part) for part in (stack, stack.model)]
+        del stack
+        assert [part() for part in parts] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_runs_of_different_methods_are_not_stacked(data: TrainingData) -> None:
