@@ -8,8 +8,8 @@ a device is refused wherever it is. The store's own folder may be reached by a l
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +88,22 @@ class LocalPath:
             found = os.stat(last, dir_fd=folder, follow_symlinks=False)
             self._refuse_others(found.st_mode)
             return found.st_size
+
+    def sizes(self, names: Collection[str]) -> dict[str, int | None]:
+        """Sizes of files inside, None for missing ones; opens each folder once."""
+        sizes: dict[str, int | None] = dict.fromkeys(names)
+        inside: dict[str, list[LocalPath]] = {}
+        for file in (self / name for name in names):
+            inside.setdefault(file.parent.name, []).append(file)
+        for files in inside.values():
+            with suppress(*_ABSENT), files[0].parent._opened() as handle:
+                for file in files:
+                    with suppress(*_ABSENT):
+                        last = file.name.rpartition("/")[2]
+                        found = os.stat(last, dir_fd=handle, follow_symlinks=False)
+                        file._refuse_others(found.st_mode)
+                        sizes[file.name] = found.st_size
+        return sizes
 
     def read_bytes(self) -> bytes:
         """The contents of the file."""

@@ -253,14 +253,6 @@ def inside(path: str | StorePath) -> StoreFiles:
     return found
 
 
-def sizes_of(root: StoreFiles, names: Collection[str]) -> dict[str, int | None]:
-    """Sizes of files inside a store, None where there is no such file."""
-    if isinstance(root, RemotePath):
-        return root.sizes(names)
-    files = {name: root / name for name in names}
-    return {n: file.size() if file.is_file() else None for n, file in files.items()}
-
-
 def threads_of(path: StoreFiles) -> int:
     """How many files to read at once."""
     return LOCAL_THREADS if isinstance(path, LocalPath) else REMOTE_THREADS

@@ -29,7 +29,7 @@ from cache.journal import read_commits
 from cache.manifest import read_manifest
 from cache.outside import parse_json
 from cache.plan import Plan, Unit, VideoStatus, parse_rows, parse_truth, read_plan
-from cache.remote import RemotePath, StoreFiles, StorePath, inside, sizes_of, store_path, threads_of
+from cache.remote import RemotePath, StoreFiles, StorePath, inside, store_path, threads_of
 from cache.writer import StoreWriter, create_store
 
 __all__ = [
@@ -270,7 +270,7 @@ def open_store(path: StorePath | str) -> Store:
             "run tgdfer extract again to finish it"
         )
     manifest = read_manifest(files, plan)
-    sizes = sizes_of(files, manifest["files"])
+    sizes = files.sizes(manifest["files"])
     for name, (size, expected, *_) in manifest["files"].items():
         file, found = files / name, sizes[name]
         if found != size:
