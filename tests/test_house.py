@@ -30,6 +30,7 @@ DECODERS = {"av", "PIL", "simplejpeg", "cv2", "torchvision"}
 # A file may import only files above it.
 ORDER = [
     "cache/errors.py",
+    "cache/local.py",
     "cache/outside.py",
     "cache/remote.py",
     "cache/files.py",
