@@ -152,7 +152,7 @@ class Record:
         return self._array("attention.npy")
 
     def read(self, name: str) -> bytes:
-        """A file of a finished run, as the run left it; raises DamagedError if it changed."""
+        """A file of a finished run, as the run left it; raises DamagedError if it was changed."""
         if self.result is None:
             raise RefusedError(self.damage or f"{self.folder} is unfinished: it has no {name}")
         return _read(self.folder, name, self.result["sha256"])

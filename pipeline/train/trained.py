@@ -114,10 +114,13 @@ def _read_checkpoint(record: Record, shapes: dict[str, torch.Size]) -> dict[str,
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    data = record.read(CHECKPOINT)
     try:
-        parameters: dict[str, torch.Tensor] = load(record.read(CHECKPOINT))
-    except (DamagedError, SafetensorError) as error:
-        raise DamagedError(f"{record.folder / CHECKPOINT}: {error}; {TRAIN_AGAIN}") from error
+        parameters: dict[str, torch.Tensor] = load(data)
+    except SafetensorError as error:
+        raise DamagedError(
+            f"{record.folder / CHECKPOINT} is damaged: {error}; {TRAIN_AGAIN}"
+        ) from error
     if {name: p.shape for name, p in parameters.items()} != shapes:
         raise DamagedError(
             f"{record.folder / CHECKPOINT} is the network of another method; {TRAIN_AGAIN}"
