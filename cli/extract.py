@@ -249,8 +249,8 @@ def open_source(
     name = encoder or default_encoder(dataset)
     if dataset != "faces":
         return read_list(dataset, root, annotation, limit), find_files(name, pretrained)
-    files = find_files(name, pretrained)  # before the faces are rendered, which takes minutes
-    return read_list(dataset, root, annotation, limit), files
+    files = find_files(name, pretrained)
+    return read_list(dataset, root, annotation, limit, files), files
 
 
 def default_encoder(dataset: str) -> str:
@@ -268,9 +268,16 @@ def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
 
 
 def read_list(
-    dataset: str, root: Path | None, annotation: Path | None, limit: int | None = None
+    dataset: str,
+    root: Path | None,
+    annotation: Path | None,
+    limit: int | None = None,
+    files: "EncoderFiles | None" = None,
 ) -> "VideoList":
-    """The first videos of a data set, or all; those of the embedded one are rendered first."""
+    """The first videos of a data set, or all; those of the embedded one are rendered first.
+
+    The encoder of ``files`` is checked before that, since rendering takes minutes.
+    """
     expect("--dataset", dataset, DATASETS)
     if dataset == "dfew":
         from pipeline.datasets.dfew import read_dfew
@@ -285,6 +292,8 @@ def read_list(
 
         def on_video(done: int, total: int) -> None:
             if not done:
+                if files is not None:
+                    files.check()
                 print(f"rendering {total} videos of faces into {show(root)}", file=sys.stderr)
             shown.update(done, total)
 

@@ -45,6 +45,8 @@ ORDER = [
     "pipeline/device.py",
     "pipeline/interrupt.py",
     "pipeline/profile.py",
+    "pipeline/archive.py",
+    "pipeline/weights.py",
     "pipeline/show.py",
     "pipeline/datasets/texts.py",
     "pipeline/datasets/videos.py",

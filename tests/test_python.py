@@ -119,7 +119,8 @@ def test_run_that_trained_its_encoder_needs_a_store_of_that_encoder(
 ) -> None:
     (run,) = runs_of(tgdfer.load_method("paper", SETTINGS), ["1"], [0])
     (outcome,) = train_stack(load_training_data(store, torch.device("cpu")), [run])
-    files = {"open_clip_model.safetensors": b"tuned"}
+    config = b'{"model_cfg": {}}'
+    files = {"open_clip_model.safetensors": b"tuned", "open_clip_config.json": config}
     tuned = replace(outcome, selected=replace(outcome.selected, encoder_files=files))
     folder = Records(tmp_path, store).write(tuned, seconds=1)
     with pytest.raises(RefusedError, match=r"(?s)weights_sha256.*encoder local-dir:.*/encoder"):

@@ -316,7 +316,8 @@ def _read_json(path: Path, model: type[BaseModel]) -> dict[str, Any]:
 
 def _check_names(folder: Path, result: dict[str, Any]) -> None:
     names = set(result["sha256"])
-    if strange := names.difference(FILES[2:]) or set(FINISHED) - names:
+    encoder = set(FILES[2:4]) if names & set(FILES[2:4]) else set()
+    if strange := names.difference(FILES[2:]) or (encoder | set(FINISHED)) - names:
         raise DamagedError(f"{folder / 'result.json'} is damaged: sha256 of {min(strange)}")
     for name in names:
         if not os.path.lexists(folder / name):

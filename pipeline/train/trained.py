@@ -18,10 +18,12 @@ from pipeline.evaluate.predictions import Predictions, predict
 from pipeline.model.text_tower import load_text_tower
 from pipeline.model.tgdfer import TGDFER
 from pipeline.train.record import Record, read_record
+from pipeline.weights import digest_weights, read_config
 
 TRAIN_AGAIN = "train the run again with: tgdfer train --retrain-damaged"
 CHECKPOINT = "checkpoint.safetensors"
 ENCODER_WEIGHTS = "encoder/open_clip_model.safetensors"
+ENCODER_CONFIG = "encoder/open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,15 @@ def _refuse_other_encoder(record: Record, store: Store) -> None:
     trained = flatten(record.metadata["store"]) | {"classes": record.metadata["classes"]}
     given = flatten(store.identity.model_dump(mode="json")) | {"classes": list(store.classes)}
     names = [name for name in given if name.startswith(("encoder.", "preprocessing."))]
-    tuned, sums = record.folder / "encoder", (record.result or {})["sha256"]
-    if ENCODER_WEIGHTS in sums:  # it was trained too, so it is no longer the one it began with
-        trained["encoder.weights_sha256"] = sums[ENCODER_WEIGHTS]
+    tuned = record.folder / "encoder"
+    retrained = ENCODER_WEIGHTS in (record.result or {})["sha256"]
+    if retrained:  # so it is no longer the one it began with
+        record.read(ENCODER_WEIGHTS)  # which verifies them
+        record.read(ENCODER_CONFIG)
+        config = read_config(record.folder / ENCODER_CONFIG).get("model_cfg", {})
+        known = given["encoder.weights_sha256"]
+        known = digest_weights(record.folder / ENCODER_WEIGHTS, config, known)
+        trained["encoder.weights_sha256"] = known
         names = ["encoder.weights_sha256"]
     rows = [
         (name, str(trained.get(name)), str(given[name]))
@@ -102,9 +110,7 @@ def _refuse_other_encoder(record: Record, store: Store) -> None:
     ]
     if rows:
         head = ("field", "trained on", str(store.path))
-        remedy = (
-            f"\nextract a store with encoder local-dir:{tuned}" if ENCODER_WEIGHTS in sums else ""
-        )
+        remedy = f"\nextract a store with encoder local-dir:{tuned}" if retrained else ""
         raise RefusedError(
             f"{record.folder} was trained on other features:\n{side_by_side(rows, head)}{remedy}"
         )
