@@ -242,7 +242,8 @@ def scores(
 def tested_rows(store: Store, fold: str) -> NDArray[np.int64]:
     """Rows of the test videos of a fold that have features."""
     tested = next((test for name, _, test in store.folds if name == fold), ())
-    return np.array([row for row in tested if store.ids[row] not in store.missing], np.int64)
+    ids, missing = store.ids, store.missing
+    return np.array([row for row in tested if ids[row] not in missing], np.int64)
 
 
 def _kinds_of_files(folder: Path) -> set[str]:
@@ -402,11 +403,11 @@ def _check_videos(
         raise DamagedError(f"{path} is damaged: its classes are not those of run.json")
     if store is None:
         return
-    rows = tested_rows(store, metadata["identity"]["fold"])
+    rows, ids = tested_rows(store, metadata["identity"]["fold"]), store.ids
     same = (
         tested.classes == list(store.classes)
         and metadata["store"].get("frames") == store.frames
-        and tested.ids == [store.ids[row] for row in rows]
+        and tested.ids == [ids[row] for row in rows]
         and tested.labels.tolist() == store.labels[rows].tolist()
     )
     if not same:
