@@ -6,6 +6,7 @@ from cli.options import (
     DEFAULT_STORE,
     ConfigOption,
     DeviceOption,
+    DuplicatesOption,
     MissingOption,
     OutOption,
     RetrainOption,
@@ -29,6 +30,7 @@ def compare(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
+    allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
 ) -> None:
     """Compare TG-DFER with zero-shot CLIP and logistic regression.
@@ -51,7 +53,7 @@ def compare(
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
     wanted = runs_of(method, folds, range(seeds))
-    records = open_records(wanted, opened, runs, device, allow_missing)
+    records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(wanted, records, retrain_damaged)
     train_pending(wanted, records, device, workers)
     # These load torch, so they come after everything that can be refused.

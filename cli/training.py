@@ -20,14 +20,19 @@ DONE_WITHOUT_DAMAGED = 3
 
 
 def open_records(
-    runs: Sequence["Run"], store: "Store", root: Path, device: str, allow_missing: bool
+    runs: Sequence["Run"],
+    store: "Store",
+    root: Path,
+    device: str,
+    allow_missing: bool,
+    allow_duplicates: bool,
 ) -> "Records":
     """The records below ``root``, after a check that the store can train the runs."""
     from pipeline.device import device_kind
     from pipeline.train.grid import check_runs
     from pipeline.train.records import Records
 
-    check_runs(runs, store, allow_missing=allow_missing)
+    check_runs(runs, store, allow_missing=allow_missing, allow_duplicates=allow_duplicates)
     return Records(root, store, device_kind(device))
 
 

@@ -24,6 +24,7 @@ from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, stop_on_signal
 from pipeline.show import show
 from pipeline.train.code import code_files
+from pipeline.train.leaks import refuse_leaks
 from pipeline.train.records import Records
 
 if TYPE_CHECKING:
@@ -41,11 +42,18 @@ KEEP_SECONDS = 60.0  # between saves of an unfinished stack's state
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
 
-def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False) -> None:
+def check_runs(
+    runs: Sequence[Run],
+    store: Store,
+    *,
+    allow_missing: bool = False,
+    allow_duplicates: bool = False,
+) -> None:
     """Refuse, before any training, runs that this store cannot train.
 
-    Raises RefusedError for an unknown fold, settings that do not fit the features, or videos
-    without features unless ``allow_missing``.
+    Raises RefusedError for an unknown fold, settings that do not fit the features, videos without
+    features unless ``allow_missing``, or the same video in training and test unless
+    ``allow_duplicates``.
     """
     if store.missing and not allow_missing:
         first, reason = next(iter(store.missing.items()))
@@ -68,6 +76,8 @@ def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False
                 f"and would leak test videos into fold {run.fold}; use --fold {store.identity.fold}"
             )
         _check_views(run, store)
+    if not allow_duplicates:
+        refuse_leaks(store, {run.fold for run in runs})
 
 
 def check_shapes(runs: Sequence[Run], store: Store) -> None:
@@ -78,6 +88,11 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
         run.method.temporal.tokens(store.frames)
         run.method.temporal.heads(store.dim)
+        label = run.method.label
+        if label.pooling == "top_k" and label.top_k > store.frames:
+            raise RefusedError(
+                f"label.top_k={label.top_k} is more than the {store.frames} frames of a video"
+            )
 
 
 def _check_identity(run: Run, store: Store) -> None:
