@@ -116,7 +116,7 @@ class Store:
             masks[name][list(rows)] = True
         return masks
 
-    @property
+    @cached_property
     def missing(self) -> dict[str, str]:
         """Videos without features -> the reason, in the order of the rows."""
         reasons = self.manifest["missing"]
