@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from cache.store import Store
 from pipeline.config import Run, stack_key
 from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, stop_on_signal
+from pipeline.show import show
 from pipeline.train.code import code_files
 from pipeline.train.leaks import refuse_leaks
 from pipeline.train.records import Records
@@ -28,6 +30,7 @@ from pipeline.train.records import Records
 if TYPE_CHECKING:
     from pipeline.train.features import TrainingData
     from pipeline.train.stack import Stack
+    from pipeline.train.state import RunState
 
 OnEpochs = Callable[[int], None]  # called with the number of run-epochs done since the last call
 
@@ -153,7 +156,7 @@ def train_runs(
     here = workers == 0 or not on_cpu or _is_private(records.store)
     workers = 1 if here else min(workers or os.cpu_count() or 1, len(runs))
     size_max = min(STACK_ON_CPU, -(-len(runs) // workers)) if on_cpu else len(runs)
-    stacks = stacks_of(runs, size_max, records.store.frames, records.epochs_done)
+    stacks = stacks_of(runs, size_max, records.store.frames, records.epochs_kept)
     if here:
         _train_here(stacks, records, device, on_epochs, keep_seconds)
     else:
@@ -257,12 +260,9 @@ class _Trainer:
 
     def _train(self, runs: Sequence[Run]) -> None:
         from pipeline.train.stack import train_stack
+        from pipeline.train.state import StateError
 
         start = kept = time.perf_counter()
-        states = [] if self.keep_seconds is None else [self.records.read_state(r) for r in runs]
-        kept_states = [state for state in states if state is not None]
-        if len(kept_states) < len(runs) or len({state.epoch for state in kept_states}) > 1:
-            kept_states = []
 
         def keep(unfinished: "Stack") -> None:
             nonlocal kept
@@ -277,10 +277,21 @@ class _Trainer:
         def advance(epochs: int) -> None:
             self.on_epochs(epochs * len(runs))
 
-        outcomes = train_stack(self.data, runs, advance, kept_states, keep)
+        try:
+            outcomes = train_stack(self.data, runs, advance, self._kept_states(runs), keep)
+        except StateError as error:
+            print(show(error), file=sys.stderr)
+            outcomes = train_stack(self.data, runs, advance, keep=keep)
         seconds = (time.perf_counter() - start) / len(runs)
         for outcome in outcomes:
             self.records.write(outcome, seconds)
+
+    def _kept_states(self, runs: Sequence[Run]) -> "list[RunState]":
+        """The saved states of the runs of a stack; none unless all have the same epochs done."""
+        states = [] if self.keep_seconds is None else [self.records.read_state(r) for r in runs]
+        kept = [state for state in states if state is not None]
+        together = len(kept) == len(runs) and len({state.epoch for state in kept}) == 1
+        return kept if together else []
 
 
 def _is_private(store: Store) -> bool:
