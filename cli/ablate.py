@@ -22,6 +22,7 @@ from cli.options import (
 )
 from cli.show import count, next_step, show
 from cli.training import open_records, train_pending
+from pipeline.resources import check_writable
 
 
 def ablate(
@@ -69,6 +70,7 @@ def ablate(
     folds = [name for name, _, _ in opened.folds]
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
     records = open_records(wanted, opened, runs, device, allow_missing)
+    check_writable(out, "--out")
     trained = train_pending(wanted, records, device, workers)
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
     paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)

@@ -16,6 +16,7 @@ from cli.options import (
 )
 from cli.show import next_step, show
 from cli.training import open_records, train_pending
+from pipeline.resources import check_writable
 
 
 def compare(
@@ -50,6 +51,7 @@ def compare(
     folds = [name for name, _, _ in opened.folds]
     wanted = runs_of(method, folds, range(seeds))
     records = open_records(wanted, opened, runs, device, allow_missing)
+    check_writable(out, "--out")
     train_pending(wanted, records, device, workers)
     # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.baselines import logistic_regression, zero_shot

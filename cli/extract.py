@@ -3,8 +3,8 @@
 import os
 import re
 import shlex
+import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +30,7 @@ from cli.options import (
     expect,
     refuse_unread,
 )
-from cli.profile import show_profile
+from cli.profile import check_trace, show_profile
 from cli.progress import progress
 from cli.show import columns, next_step, show
 
@@ -150,12 +150,16 @@ def extract(
     from pipeline.extract.loop import extract as extract_videos
     from pipeline.extract.planning import (
         ExtractSettings,
+        check_place,
         default_store,
+        make_plan,
         parse_precision,
         parse_shard,
     )
+    from pipeline.extract.reuse import refuse_other
 
     if profile is not None:
+        check_trace(profile)
         refuse_unread(context, ("store", "reuse"), "not read with --profile, which keeps no store")
         limit = limit or PROFILED_VIDEOS
     settings = ExtractSettings(
@@ -179,11 +183,19 @@ def extract(
         _suggest_reuse(path, settings)
     if device.startswith("cuda"):
         choose_device(device)
-    videos, files = open_source(dataset, root, annotation, encoder, pretrained, limit)
+
+    def check(videos: "VideoList", files: "EncoderFiles") -> None:
+        _check_fold(fold, videos)
+        plan, _ = make_plan(videos, files, settings)
+        if profile is None:
+            check_place(path, plan)
+        if reused is not None:
+            refuse_other(reused, plan)
+
+    videos, files = open_source(dataset, root, annotation, encoder, pretrained, limit, check)
     if profile is not None:
         _profile(videos, files, settings, profile)
         return
-    _check_fold(fold, videos)
     with shown_progress() as on_progress:
         summary = extract_videos(videos, path, files, settings, on_progress, reused)
     finish(summary, fold)
@@ -225,8 +237,13 @@ def _profile(
     from pipeline.extract.loop import extract as extract_videos
     from pipeline.profile import profiled
 
-    with tempfile.TemporaryDirectory() as scratch, profiled(trace) as found:
-        summary = extract_videos(videos, Path(scratch) / "profiled.zarr", files, settings)
+    scratch = trace.with_name(f".{trace.name}.zarr")
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a profile that was killed
+    try:
+        with profiled(trace) as found:
+            summary = extract_videos(videos, scratch, files, settings)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     show_profile(found, trace)
     print(f"profiled: {summary.progress.videos} videos, {_rates(summary.progress)}")
 
@@ -244,13 +261,19 @@ def open_source(
     encoder: str | None,
     pretrained: str | None,
     limit: int | None = None,
+    check: "Callable[[VideoList, EncoderFiles], None]" = lambda videos, files: None,
 ) -> "tuple[VideoList, EncoderFiles]":
-    """The first videos, or all, and the encoder that the options name, with their defaults."""
+    """The first videos, or all, and the encoder that the options name, with their defaults.
+
+    ``check`` may refuse them; of the embedded set it gets a preview, before anything is rendered.
+    """
     name = encoder or default_encoder(dataset)
-    if dataset != "faces":
-        return read_list(dataset, root, annotation, limit), find_files(name, pretrained)
-    files = find_files(name, pretrained)  # before the faces are rendered, which takes minutes
-    return read_list(dataset, root, annotation, limit), files
+    if dataset == "faces":
+        files = find_files(name, pretrained)
+        return read_list(dataset, root, annotation, limit, lambda v: check(v, files)), files
+    videos, files = read_list(dataset, root, annotation, limit), find_files(name, pretrained)
+    check(videos, files)
+    return videos, files
 
 
 def default_encoder(dataset: str) -> str:
@@ -268,19 +291,27 @@ def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
 
 
 def read_list(
-    dataset: str, root: Path | None, annotation: Path | None, limit: int | None = None
+    dataset: str,
+    root: Path | None,
+    annotation: Path | None,
+    limit: int | None = None,
+    check: "Callable[[VideoList], None]" = lambda videos: None,
 ) -> "VideoList":
-    """The first videos of a data set, or all; those of the embedded one are rendered first."""
+    """The first videos of a data set, or all; those of the embedded one are rendered first.
+
+    Rendering takes minutes; before it, ``check`` gets a preview of the list.
+    """
     expect("--dataset", dataset, DATASETS)
     if dataset == "dfew":
         from pipeline.datasets.dfew import read_dfew
 
         return read_dfew(root or Path("data/dfew"), annotation, limit=limit)
-    from pipeline.demo.faces import ensure_faces, faces_folder
+    from pipeline.demo.faces import ensure_faces, faces_folder, preview_faces
 
     if annotation is not None:
         raise RefusedError("--annotation: not read with --dataset faces, which has its own lists")
     root = root or faces_folder()
+    check(preview_faces(root, limit=limit))
     with progress("rendering faces", None, "videos") as shown:
 
         def on_video(done: int, total: int) -> None:

@@ -16,8 +16,9 @@ from cli.show import print_what_the_terminal_can, show
 from cli.store import store_app
 from cli.train import train
 from pipeline.interrupt import StoppedError, explain_interrupt
+from pipeline.workers import ProcessDeathError
 
-REFUSED, STORAGE_FAILED = 2, 5
+DIED, REFUSED, STORAGE_FAILED = 1, 2, 5
 
 # Plain help: Markdown and boxes break the examples and are slow to load.
 app = typer.Typer(
@@ -70,6 +71,8 @@ def run() -> None:
         _fail(str(error), REFUSED)
     except StorageError as error:
         _fail(str(error), STORAGE_FAILED)
+    except ProcessDeathError as error:
+        _fail(str(error), DIED)
     except StoppedError as error:
         raise SystemExit(128 + error.signal) from None
 

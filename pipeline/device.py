@@ -29,6 +29,10 @@ def choose_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RefusedError(f"--device {device}: no CUDA device available; use --device cpu or auto")
+    if device.startswith("cuda:"):
+        known = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+        if device not in known:
+            raise RefusedError(f"--device {device}: this machine has {', '.join(known)}")
     return device
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.files import make_directories, write_files
 from cache.store import Store
 from pipeline.evaluate.baselines import PredictedLabels
 from pipeline.evaluate.statistics import Interval, bootstrap
+from pipeline.report.written import write_reports
 from pipeline.train.records import Record
 
 
@@ -54,9 +54,7 @@ def comparison_table(
 
 def write_comparison(text: str, out: Path) -> Path:
     """Write the table to ``comparison.md`` in ``out``."""
-    make_directories(out)
-    write_files({out / "comparison.md": text.encode()}, out)
-    return out / "comparison.md"
+    return write_reports({"comparison.md": text}, out)[0]
 
 
 def _per_cent(value: Interval) -> str:

@@ -48,14 +48,38 @@ def test_runs_are_trained_once_in_several_processes(store: Store, tmp_path: Path
     assert list((tmp_path / ".locks").iterdir()) == []
 
 
-def test_runs_that_another_process_trains_are_left_to_it(store: Store, tmp_path: Path) -> None:
-    records, (one, other) = Records(tmp_path, store), runs()
-    with records.claim([one]) as mine:
-        assert mine == [one]
-        train_runs([one, other], records, "cpu", workers=0)
-        assert records.pending([one, other]) == [one]
-    train_runs([one, other], records, "cpu", workers=0)
-    assert records.pending([one, other]) == []
+CLAIMING = """
+import sys
+from pathlib import Path
+from cache.store import open_store
+from pipeline.config import Run, load_method
+from pipeline.train.records import Records
+run = Run(method=load_method("paper", ["optimiser.epochs=2"]), fold="1", seed=0)
+with Records(Path(sys.argv[2]), open_store(sys.argv[1])).claim([run]):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_runs_of_another_process_are_waited_for_and_taken_over_when_it_dies(
+    store: Store, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", CLAIMING, str(store.path), str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    other = subprocess.Popen(command, env=environment(), text=True, **pipes)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "claimed\n"
+    records, (one, two), waited, seen = Records(tmp_path, store), runs(), [], []
+
+    def on_wait(count: int) -> None:
+        waited.append(count)
+        seen.extend(records.pending([one, two]))
+        other.kill()
+
+    trained = train_runs([one, two], records, "cpu", workers=0, on_wait=on_wait)
+    other.communicate()
+    assert (trained, waited, seen) == (2, [1], [one])
+    assert records.pending([one, two]) == []
     with records.claim([one]) as mine:
         assert mine == []
 
@@ -174,7 +198,7 @@ def test_death_of_a_training_process_is_reported_with_the_remedy(
                 os.kill(int(child), signal.SIGKILL)
 
     long = runs("optimiser.epochs=500")
-    with pytest.raises(RuntimeError, match=r"a training process died.*run the same command again"):
+    with pytest.raises(RuntimeError, match=r"a worker process died.*run the same command again"):
         train_runs(long, Records(tmp_path, store), "cpu", kill, workers=1)
 
 
