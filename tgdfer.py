@@ -141,8 +141,8 @@ def train(
     check_runs(wanted, store)
     records = Records(Path(runs), store, device_kind(device))
     records.sweep()
-    if pending := records.pending(wanted):
-        train_runs(pending, records, choose_device(device), workers=workers)
+    if records.pending(wanted):
+        train_runs(wanted, records, choose_device(device), workers=workers)
     return [record for run in wanted if (record := records.find(run)) is not None]
 
 

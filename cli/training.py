@@ -43,7 +43,7 @@ def train_pending(
         return 0
     place = choose_device(device)
     with progress(_title(pending), _epochs(pending), "epochs") as shown:
-        return train_runs(pending, records, place, shown.advance, workers, on_wait=_print_waiting)
+        return train_runs(runs, records, place, shown.advance, workers, on_wait=_print_waiting)
 
 
 def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Records") -> int:

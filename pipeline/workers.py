@@ -81,6 +81,8 @@ def work_in_processes(
             raise
         finally:
             for pipe, process in crew.items():
+                with suppress(OSError):  # it is dead
+                    pipe.send(None)
                 pipe.close()
                 process.join()
     if stop.signal:
@@ -164,8 +166,7 @@ def _work(begin: Begin, pipe: Connection, told: Connection, parent: int) -> None
     end_with(parent)
     boss, do = Boss(pipe, told), None
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the boss has ended
-        while True:
-            task = pipe.recv()
+        while (task := pipe.recv()) is not None:
             failure: Exception | None = None
             try:
                 do = do or begin(boss)

@@ -166,7 +166,7 @@ def train_runs(
     keep_seconds: float = KEEP_SECONDS,
     on_wait: OnWait = lambda runs: None,
 ) -> int:
-    """Train ``runs`` and write their records; returns how many this call has trained.
+    """Train those of ``runs`` that are not finished; returns how many this call has trained.
 
     On the CPU, several processes share the stacks: ``workers`` of them, by default one per core; 0
     trains in this process, and so does a store that only this process can read. ``device`` comes
@@ -175,23 +175,25 @@ def train_runs(
     SIGHUP stops the work after the current epoch, saves its state and raises StoppedError. Raises
     ProcessDeathError if a training process dies; finished runs and saved states are kept.
     """
+    pending = records.pending(runs)
+    if not pending:
+        return 0
     on_cpu = device == "cpu"
     here = workers == 0 or not on_cpu or _is_private(records.store)
-    processes = 1 if here else workers or os.cpu_count() or 1
+    # Threads and the size of stacks change bits, so they do not depend on what is left to do.
+    wanted = len(set(runs))
+    processes = 1 if here else min(workers or os.cpu_count() or 1, wanted)
+    size_max = min(STACK_ON_CPU, -(-wanted // processes)) if on_cpu else wanted
     data = cache(lambda: _load_onto(device, records.store))
 
     def train(free: Sequence[Run]) -> None:
-        count = min(processes, len(free))
-        size_max = min(STACK_ON_CPU, -(-len(free) // count)) if on_cpu else len(free)
         stacks = stacks_of(free, size_max, records.store.frames, records.epochs_done)
         if here:
             _train_here(stacks, data(), records, on_epochs, keep_seconds)
         else:
-            _train_on_cores(stacks, records, keep_seconds, count, on_epochs)
+            _train_on_cores(stacks, records, keep_seconds, processes, on_epochs)
 
-    pending = records.pending(runs)
-    if pending:
-        check_memory(records.store, min(processes, len(pending)))
+    check_memory(records.store, processes)
     return _train_all(pending, records, train, on_epochs, on_wait)
 
 
