@@ -69,8 +69,8 @@ def ablate(
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
-    records = open_records(wanted, opened, runs, device, allow_missing)
     check_writable(out, "--out")
+    records = open_records(wanted, opened, runs, device, allow_missing)
     trained = train_pending(wanted, records, device, workers)
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
     paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)

@@ -50,8 +50,8 @@ def compare(
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
     wanted = runs_of(method, folds, range(seeds))
-    records = open_records(wanted, opened, runs, device, allow_missing)
     check_writable(out, "--out")
+    records = open_records(wanted, opened, runs, device, allow_missing)
     train_pending(wanted, records, device, workers)
     # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.baselines import logistic_regression, zero_shot

@@ -46,13 +46,13 @@ def check_writable(folder: Path, option: str) -> None:
 
 def _lowest(folder: Path) -> Path:
     """``folder`` itself, or the lowest of those above it that exist."""
-    for place in (folder, *folder.absolute().parents):
+    for place in (folder, *folder.parents):
         try:
             place.lstat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         return place
-    return Path("/")
+    return Path()
 
 
 def available_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:

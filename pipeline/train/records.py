@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -152,7 +153,7 @@ class Records:
         unique: dict[Path, Run] = {}
         for run in runs:
             unique.setdefault(self.folder(run), run)
-        return [run for folder, run in unique.items() if not (folder / "result.json").is_file()]
+        return [run for folder, run in unique.items() if not isfile(folder / "result.json")]
 
     @contextmanager
     def claim(self, runs: Sequence[Run]) -> Iterator[list[Run]]:
