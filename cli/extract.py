@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from pipeline.extract.loop import ExtractProgress, Summary
     from pipeline.extract.planning import ExtractSettings
 
+    Check = Callable[[VideoList, EncoderFiles], None]
+
 DONE_WITH_FAILURES = 3
 PROFILED_VIDEOS = 128
 
@@ -186,11 +188,10 @@ def extract(
 
     def check(videos: "VideoList", files: "EncoderFiles") -> None:
         _check_fold(fold, videos)
-        plan, _ = make_plan(videos, files, settings)
         if profile is None:
-            check_place(path, plan)
+            check_place(path, videos, files, settings)
         if reused is not None:
-            refuse_other(reused, plan)
+            refuse_other(reused, make_plan(videos, files, settings)[0], files)
 
     videos, files = open_source(dataset, root, annotation, encoder, pretrained, limit, check)
     if profile is not None:
@@ -261,7 +262,7 @@ def open_source(
     encoder: str | None,
     pretrained: str | None,
     limit: int | None = None,
-    check: "Callable[[VideoList, EncoderFiles], None]" = lambda videos, files: None,
+    check: "Check" = lambda videos, files: None,
 ) -> "tuple[VideoList, EncoderFiles]":
     """The first videos, or all, and the encoder that the options name, with their defaults.
 
@@ -270,7 +271,7 @@ def open_source(
     name = encoder or default_encoder(dataset)
     if dataset == "faces":
         files = find_files(name, pretrained)
-        return read_list(dataset, root, annotation, limit, lambda v: check(v, files)), files
+        return read_list(dataset, root, annotation, limit, files, check), files
     videos, files = read_list(dataset, root, annotation, limit), find_files(name, pretrained)
     check(videos, files)
     return videos, files
@@ -295,11 +296,13 @@ def read_list(
     root: Path | None,
     annotation: Path | None,
     limit: int | None = None,
-    check: "Callable[[VideoList], None]" = lambda videos: None,
+    files: "EncoderFiles | None" = None,
+    check: "Check" = lambda videos, files: None,
 ) -> "VideoList":
     """The first videos of a data set, or all; those of the embedded one are rendered first.
 
-    Rendering takes minutes; before it, ``check`` gets a preview of the list.
+    Rendering takes minutes; before it, the encoder of ``files`` is checked, and ``check`` gets a
+    preview of the list.
     """
     expect("--dataset", dataset, DATASETS)
     if dataset == "dfew":
@@ -311,11 +314,14 @@ def read_list(
     if annotation is not None:
         raise RefusedError("--annotation: not read with --dataset faces, which has its own lists")
     root = root or faces_folder()
-    check(preview_faces(root, limit=limit))
+    if files is not None:
+        check(preview_faces(root, limit=limit), files)
     with progress("rendering faces", None, "videos") as shown:
 
         def on_video(done: int, total: int) -> None:
             if not done:
+                if files is not None:
+                    files.check()
                 print(f"rendering {total} videos of faces into {show(root)}", file=sys.stderr)
             shown.update(done, total)
 

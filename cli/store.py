@@ -237,7 +237,7 @@ def import_(
         from pipeline.extract.imported import import_videos
 
         files = find_files(encoder, pretrained)
-        videos = read_list(dataset, root, annotation)
+        videos = read_list(dataset, root, annotation, files=files)
         digest = import_videos(source, path, videos, Encoder(files, "cpu", "fp32"))
     print(f"{show(store)}: digest {digest}")
 
@@ -306,7 +306,7 @@ def _sources(
         raise RefusedError(f"the store's encoder is {name}; say where it is with --encoder")
     dataset = dataset or plan.videos.name
     files = find_files(name, pretrained)
-    return read_list(dataset, root, annotation, len(plan.videos.ids)), files
+    return read_list(dataset, root, annotation, len(plan.videos.ids), files), files
 
 
 def _some(ids: "list[str] | dict[str, float]") -> str:

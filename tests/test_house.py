@@ -47,6 +47,8 @@ ORDER = [
     "pipeline/workers.py",
     "pipeline/resources.py",
     "pipeline/profile.py",
+    "pipeline/archive.py",
+    "pipeline/weights.py",
     "pipeline/datasets/texts.py",
     "pipeline/datasets/videos.py",
     "pipeline/datasets/dfew.py",

@@ -88,6 +88,7 @@ def test_run_that_trained_its_encoder_needs_a_store_of_that_encoder(
 ) -> None:
     (record,) = tgdfer.train(store, tgdfer.load_method("paper", SETTINGS), [1], runs=tmp_path)
     (record.folder / "encoder").mkdir()
+    (record.folder / "encoder/open_clip_config.json").write_text('{"model_cfg": {}}')
     (record.folder / "encoder/open_clip_model.safetensors").write_bytes(b"tuned")
     with pytest.raises(RefusedError, match=r"(?s)weights_sha256.*encoder local-dir:.*/encoder"):
         tgdfer.load_run(record.folder, store)

@@ -7,15 +7,30 @@ loads it.
 import difflib
 import importlib.util
 import json
-from dataclasses import dataclass, field
+import os
+import re
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cache.errors import RefusedError
-from cache.files import canonical_json, sha256, sha256_file
+from cache.files import canonical_json, sha256
 from cache.identity import EncoderIdentity, Preprocessing
+from pipeline.archive import DTYPES
 from pipeline.device import choose_device
+from pipeline.weights import (
+    TENSORS,
+    Digest,
+    check_weights,
+    digest_weights,
+    is_no_weight,
+    read_config,
+    read_weights,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +40,7 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MINI = Path(__file__).parent / "mini"
 LOCAL_DIR = "local-dir:"
 _CONFIG = "open_clip_config.json"
+_OTHER_TEXT_TOWER = "the encoder's text tower is not CLIP's own; choose another encoder"
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -34,20 +50,31 @@ class EncoderFiles:
     """An encoder as its files describe it; nothing is loaded yet."""
 
     name: str  # what the identity records
-    model: str  # the name by which open_clip loads it
     weights_path: Path
     config: dict[str, Any] = field(repr=False)  # open_clip's model_cfg
     preprocessing: Preprocessing
+    hashed: str = TENSORS  # what its weights are hashed like
+
+    def __post_init__(self) -> None:
+        check_weights(self.weights_path)
 
     @cached_property
     def identity(self) -> EncoderIdentity:
         """What the store records about it; the text tower's sha256 is None until it is loaded."""
         return EncoderIdentity(
             name=self.name,
-            weights_sha256=sha256_file(self.weights_path),
+            weights_sha256=digest_weights(self.weights_path, self.config, self.hashed),
             activation="QuickGELU" if self.config.get("quick_gelu") else "GELU",
             dim=self.config["embed_dim"],
         )
+
+    def hashed_like(self, stored: EncoderIdentity) -> "EncoderFiles":
+        """The same encoder, to be compared with the one that a store was made with."""
+        return replace(self, hashed=stored.weights_sha256)
+
+    def check(self) -> None:
+        """Raise RefusedError if the weights do not load into the model."""
+        _load_model(self)
 
 
 def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFiles:
@@ -57,21 +84,22 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     model name with ``pretrained`` a tag (fetched by open_clip if it is not on this machine) or a
     file of weights.  Raises RefusedError if anything is missing or does not fit together.
     """
+    for text in filter(None, (name, pretrained)):
+        if not text.isprintable():
+            raise RefusedError(f"encoder {text!r} has control characters in its name; rename it")
     if name == "mini":
         return _in_folder(MINI, "mini")
     if name.startswith(LOCAL_DIR):
         folder = Path(name.removeprefix(LOCAL_DIR))
         return _in_folder(folder, LOCAL_DIR + folder.name)
     config = _open_clip_config(name)
-    pretrained = pretrained or "openai"
     pixels: dict[str, Any] = {"mean": _OPENAI_MEAN, "std": _OPENAI_STD}
-    if Path(pretrained).suffix:
-        weights = Path(pretrained)
-        if not weights.is_file():
-            raise RefusedError(f"no weights at {weights}; check --pretrained")
-    else:
-        weights, pixels = _fetch_tag(name, pretrained, config)
-    return EncoderFiles(name, name, weights, config, _preprocessing(config, pixels))
+    weights = Path(pretrained or "openai")
+    if not _is_file(weights):
+        weights, pixels = _fetch_tag(name, str(weights), config)
+    elif not os.path.exists(weights):
+        raise RefusedError(f"no weights at {weights}; check --pretrained")
+    return EncoderFiles(name, weights, config, _preprocessing(config, pixels))
 
 
 def choose_precision(precision: Precision, device: str) -> str:
@@ -84,6 +112,54 @@ def choose_precision(precision: Precision, device: str) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     capabilities = torch.cpu.get_capabilities()
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+
+
+class _Checked(BaseModel):
+    """Some of open_clip's settings; it knows others, which it checks itself."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+_Size = Annotated[int, Field(ge=1, le=1 << 16)]
+_Layers = Annotated[int, Field(ge=1, le=512)]
+_Mean = Annotated[float, Field(ge=-1e3, le=1e3)]
+_Std = Annotated[float, Field(ge=1e-3, le=1e3)]
+
+
+class _VisionConfig(_Checked):
+    image_size: int = Field(224, ge=1, le=4096)
+    layers: _Layers | tuple[_Layers, ...] = 12
+    width: _Size = 768
+    head_width: _Size = 64
+    patch_size: _Size | None = 16
+    timm_model_name: str | None = Field(None, pattern=r"^[\w.-]+$")  # others would be fetched
+
+
+class _TextConfig(_Checked):
+    context_length: int = Field(77, ge=1, le=4096)
+    vocab_size: int = Field(49408, ge=1, le=1 << 20)
+    width: _Size = 512
+    heads: _Size = 8
+    layers: _Layers = 12
+
+
+class _ModelConfig(_Checked):
+    embed_dim: _Size
+    quick_gelu: bool = False
+    custom_text: bool = False
+    vision_cfg: _VisionConfig
+    text_cfg: _TextConfig
+
+
+class _PixelConfig(_Checked):
+    mean: tuple[_Mean, _Mean, _Mean] = _OPENAI_MEAN
+    std: tuple[_Std, _Std, _Std] = _OPENAI_STD
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+
+
+class _FolderConfig(_Checked):
+    model_cfg: _ModelConfig
+    preprocess_cfg: _PixelConfig = _PixelConfig()
 
 
 class Encoder:
@@ -174,17 +250,37 @@ class Encoder:
 
 def _in_folder(folder: Path, name: str) -> EncoderFiles:
     config_path = folder / _CONFIG
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = _weights_in(folder)
     if not config_path.is_file() or len(weights) != 1:
+        found = f"it has {', '.join(path.name for path in weights[:3])}" if weights else "has none"
         raise RefusedError(
-            f"encoder {name}: {folder} needs {_CONFIG} and one weights file (.safetensors)"
+            f"encoder {name}: {folder} needs {_CONFIG} and one weights file (.safetensors); {found}"
         )
-    config = json.loads(config_path.read_bytes())
-    pixels = config.get("preprocess_cfg", {})
-    model = config["model_cfg"]
-    return EncoderFiles(
-        name, f"{LOCAL_DIR}{folder}", weights[0], model, _preprocessing(model, pixels)
-    )
+    whole = read_config(config_path)
+    try:
+        _FolderConfig.model_validate_json(canonical_json(whole))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RefusedError(f"{config_path}: {where}: {first['msg']}; correct it") from error
+    model = whole["model_cfg"]
+    pixels = _preprocessing(model, whole.get("preprocess_cfg", {}))
+    return EncoderFiles(name, weights[0], model, pixels)
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    """The safetensors of a folder, or if it has none, other files of weights."""
+    try:
+        names = sorted(folder.iterdir())
+    except OSError as error:
+        raise RefusedError(f"cannot read {folder}: {error.strerror}; check --encoder") from error
+    known = [path for path in names if path.suffix in (".safetensors", ".bin", ".pt", ".pth")]
+    return [path for path in known if path.suffix == ".safetensors"] or known
+
+
+def _is_file(weights: Path) -> bool:
+    """Whether ``--pretrained`` means a file, and not a tag."""
+    return bool(weights.suffix) or len(weights.parts) > 1 or os.path.isfile(weights)
 
 
 def _open_clip_config(name: str) -> dict[str, Any]:
@@ -194,7 +290,7 @@ def _open_clip_config(name: str) -> dict[str, Any]:
         raise RefusedError("open_clip is not installed; pip install open_clip_torch")
     folder = Path(package.origin).parent / "model_configs"
     path = folder / f"{name}.json"
-    if not path.is_file():
+    if not re.fullmatch(r"[\w.-]{1,99}", name) or not path.is_file():
         known = [p.stem for p in folder.glob("*.json")]
         near = ", ".join(difflib.get_close_matches(name, known, n=3)) or "ViT-B-32-quickgelu"
         raise RefusedError(f"open_clip has no encoder {name}; did you mean one of {near}?")
@@ -242,20 +338,90 @@ def _preprocessing(config: dict[str, Any], pixels: dict[str, Any]) -> Preprocess
 
 
 def _load_model(files: EncoderFiles) -> Any:
-    import open_clip
+    """open_clip's model with exactly the weights that the identity describes."""
+    expected = files.identity.weights_sha256
+    import torch
 
-    pretrained = None if files.model.startswith(LOCAL_DIR) else str(files.weights_path)
     try:
-        model = open_clip.create_model(
-            files.model, pretrained=pretrained, require_pretrained=True, weights_only=True
-        )
+        # A wrong configuration can describe a model of any size, so it is first built without data.
+        with torch.device("meta"):
+            outline = _build(files.config)
+        state, found = _read_state(files)
+        state = _fit(state, outline)
+        model = _build(files.config)
+        model.load_state_dict(state)
+    except RefusedError:
+        raise
     except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise RefusedError(
-            f"the weights {files.weights_path} do not load into {files.name}: "
-            f"{str(error).splitlines()[0]}; pass safetensors or a plain state dict of this model"
+            f"the weights {files.weights_path} do not load into {files.name}: {reason[:500]}; "
+            "pass safetensors or a plain state dict of this model"
         ) from error
+    if not expected.startswith(TENSORS):
+        found = digest_weights(files.weights_path, files.config, expected)
+    if found != expected:
+        raise RefusedError(f"the weights {files.weights_path} were changed meanwhile; start again")
     _check_activation(model, files)
     return model
+
+
+def _build(config: dict[str, Any]) -> Any:
+    """open_clip's model of this configuration, as its own ``create_model`` chooses it."""
+    import open_clip
+
+    config = deepcopy(config)
+    if "hf_model_name" in config["text_cfg"]:
+        raise RefusedError(_OTHER_TEXT_TOWER)
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False  # or it would be fetched
+    if not config.pop("custom_text", False):
+        return open_clip.CLIP(**config)
+    return (open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP)(**config)
+
+
+def _read_state(files: EncoderFiles) -> "tuple[dict[str, torch.Tensor], str]":
+    """(the weights, the digest of the bytes that they were made of)."""
+    import torch
+
+    state, digest = {}, Digest(files.config)
+    for weight in read_weights(files.weights_path):
+        digest.add(weight)
+        dtype = getattr(torch, DTYPES[weight.dtype][0])
+        state[weight.name] = torch.frombuffer(weight.data, dtype=dtype).view(weight.shape)
+        if not state[weight.name].isfinite().all():
+            raise ValueError(f"{weight.name} holds a value that is not finite")
+    return state, str(digest)
+
+
+def _fit(state: "dict[str, torch.Tensor]", outline: Any) -> "dict[str, torch.Tensor]":
+    """The weights as this model wants them, after the conversions of open_clip's own loader."""
+    import torch
+    from open_clip.convert import convert_state_dict
+    from open_clip.model import (
+        convert_to_custom_text_state_dict,
+        resize_pos_embed,
+        resize_text_pos_embed,
+    )
+
+    wanted = {n: t for n, t in outline.state_dict().items() if not is_no_weight(n)}
+    count, given = (sum(t.numel() for t in tensors.values()) for tensors in (wanted, state))
+    if count > 2 * given:
+        raise ValueError(f"the model has {count} weights, the file {given}")
+    state = convert_state_dict(outline, state)
+    if not hasattr(outline, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    if "logit_bias" in wanted:
+        state.setdefault("logit_bias", torch.zeros(()))
+    for name in {"logit_scale", "logit_bias"} & wanted.keys() & state.keys():
+        state[name] = state[name].reshape(wanted[name].shape)
+    resize_pos_embed(state, outline)
+    resize_text_pos_embed(state, outline)
+    for name in sorted(wanted.keys() | state.keys()):
+        one, other = (list(x[name].shape) if name in x else None for x in (state, wanted))
+        if one != other:
+            raise ValueError(f"{name} has the shape {one} in the file, {other} in the model")
+    return state
 
 
 def _compute_in(low: "torch.dtype", visual: Any) -> None:
@@ -295,7 +461,7 @@ def _text_weights(model: Any) -> bytes:
 
     tower = model.text if hasattr(model, "text") else model
     if not hasattr(tower, "token_embedding"):
-        raise RefusedError("the encoder's text tower is not CLIP's own; choose another encoder")
+        raise RefusedError(_OTHER_TEXT_TOWER)
     tensors = {
         name: value.detach().to(torch.float32).contiguous()
         for name, value in tower.state_dict().items()

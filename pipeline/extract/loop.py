@@ -110,9 +110,11 @@ def extract(
     cannot be written.
     """
     settings = settings or ExtractSettings()
+    stored = read_plan(store_path) if (store_path / "plan.json").is_file() else None
+    if stored is not None:
+        encoder = encoder.hashed_like(stored.identity.encoder)
     plan, truth = make_plan(video_list, encoder, settings)
-    if (store_path / "plan.json").is_file():
-        stored = read_plan(store_path)
+    if stored is not None:
         check_same(store_path, stored, plan)
         if (store_path / "manifest.json").is_file() and stored.views >= plan.views:
             return _finished_summary(store_path)
@@ -122,7 +124,7 @@ def extract(
     loaded = Encoder(encoder, settings.device, settings.precision)
     plan = completed_plan(plan, loaded, settings)
     if reuse is not None:
-        refuse_other(reuse, plan)
+        refuse_other(reuse, plan, encoder)
     fixed = {"text.safetensors": loaded.text_weights, "text.json": loaded.text_config}
     writer = create_store(store_path, plan, fixed | ({"truth.npy": truth} if truth else {}))
     writer.note(**_provenance(settings, loaded))

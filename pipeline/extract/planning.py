@@ -113,16 +113,18 @@ def make_plan(
     return plan, truth
 
 
-def check_place(path: Path, plan: Plan) -> None:
-    """Refuse a place where a store of this plan cannot be written, whatever its videos are.
+def check_place(
+    path: Path, video_list: VideoList, encoder: EncoderFiles, settings: ExtractSettings
+) -> None:
+    """Refuse a place where a store cannot be written, whatever the videos will be.
 
     Raises RefusedError if it holds a store of other settings, and what ``check_writable`` raises
     unless it holds a finished one.
     """
     if (path / "plan.json").is_file():
         stored = read_plan(path)
-        same = {"videos": stored.identity.videos}
-        identity = plan.identity.model_copy(update=same)
+        plan, _ = make_plan(video_list, encoder.hashed_like(stored.identity.encoder), settings)
+        identity = plan.identity.model_copy(update={"videos": stored.identity.videos})
         asked = plan.model_copy(update={"identity": identity, "videos": stored.videos})
         check_same(path, stored, asked)
         if (path / "manifest.json").is_file() and stored.views >= plan.views:

@@ -53,9 +53,10 @@ def compare_reencoded(
 
 
 def _refuse_other_encoder(store: Store, encoder: Encoder) -> None:
-    asked = store.identity.model_copy(
-        update={"encoder": encoder.identity, "preprocessing": encoder.files.preprocessing}
-    )
+    known = encoder.files.hashed_like(store.identity.encoder).identity
+    known = known.model_copy(update={"text_sha256": encoder.identity.text_sha256})
+    update = {"encoder": known, "preprocessing": encoder.files.preprocessing}
+    asked = store.identity.model_copy(update=update)
     rows = differences(store.identity, asked)
     if rows:
         raise RefusedError(

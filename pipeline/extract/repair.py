@@ -40,6 +40,7 @@ def repair_store(
     Raises RefusedError, before anything is removed, if the list or the encoder is another.
     """
     settings = settings_of(repair.plan, settings)
+    encoder = encoder.hashed_like(repair.plan.identity.encoder)
     video_list = video_list.first(len(repair.plan.videos.ids))
     asked, _ = make_plan(video_list, encoder, settings)
     check_same(repair.path, repair.plan, asked)

@@ -10,12 +10,16 @@ from cache.plan import Plan, Unit, VideoStatus
 from cache.store import Store
 from cache.writer import StoreWriter
 from pipeline.datasets.videos import Video
+from pipeline.encoders.clip import EncoderFiles
 from pipeline.video.frames import source_sha256
 
 
-def refuse_other(source: Store, plan: Plan) -> None:
+def refuse_other(source: Store, plan: Plan, encoder: EncoderFiles) -> None:
     """Refuse to reuse a store of another encoder or other settings; its videos may differ."""
-    asked = plan.identity.model_copy(update={"videos": source.identity.videos})
+    known = encoder.hashed_like(source.identity.encoder).identity
+    known = known.model_copy(update={"text_sha256": plan.identity.encoder.text_sha256})
+    update = {"videos": source.identity.videos, "encoder": known}
+    asked = plan.identity.model_copy(update=update)
     rows = differences(source.identity, asked)
     if rows:
         raise RefusedError(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DamagedError, RefusedError
-from cache.files import sha256, sha256_file
+from cache.files import sha256
 from cache.identity import flatten, side_by_side
 from cache.store import Store
 from pipeline.config import Run
@@ -18,9 +18,11 @@ from pipeline.evaluate.predictions import Predictions, predict
 from pipeline.model.text_tower import load_text_tower
 from pipeline.model.tgdfer import TGDFER
 from pipeline.train.records import Record, read_record
+from pipeline.weights import digest_weights, read_config
 
 CHECKPOINT = "checkpoint.safetensors"
 ENCODER_WEIGHTS = "open_clip_model.safetensors"
+ENCODER_CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,9 @@ def _refuse_other_encoder(record: Record, store: Store) -> None:
     names = [name for name in given if name.startswith(("encoder.", "preprocessing."))]
     tuned = record.folder / "encoder"
     if tuned.is_dir():  # the encoder was trained too, so it is no longer the one it began with
-        trained["encoder.weights_sha256"] = sha256_file(tuned / ENCODER_WEIGHTS)
+        config = read_config(tuned / ENCODER_CONFIG)["model_cfg"]
+        known = digest_weights(tuned / ENCODER_WEIGHTS, config, given["encoder.weights_sha256"])
+        trained["encoder.weights_sha256"] = known
         names = ["encoder.weights_sha256"]
     rows = [
         (name, str(trained.get(name)), str(given[name]))

@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file
 
 from cache.errors import RefusedError
 from pipeline.encoders.clip import Encoder, find_encoder
@@ -102,11 +103,18 @@ def test_openai_weights_need_quickgelu() -> None:
         find_encoder("ViT-B-32", "openai")
 
 
-def test_activation_other_than_configured_is_refused(name: str) -> None:
-    files = find_encoder(name)
-    files.config["quick_gelu"] = False  # the model on disk has it
-    with pytest.raises(RefusedError, match="was built with QuickGELU"):
-        Encoder(files, "cpu", "fp32")
+def test_activation_other_than_configured_is_refused(tmp_path: Path) -> None:
+    name = write_encoder(tmp_path / "timm")
+    path = tmp_path / "timm/open_clip_config.json"
+    config = json.loads(path.read_text())
+    # Models of timm have GELU, whatever the configuration says.
+    timm = {"timm_model_name": "vit_tiny_patch16_224", "image_size": SIZE_PX, "timm_pool": "token"}
+    config["model_cfg"]["vision_cfg"] = timm
+    path.write_text(json.dumps(config))
+    model = open_clip.CLIP(**config["model_cfg"])
+    save_file(model.state_dict(), tmp_path / "timm/w.safetensors")
+    with pytest.raises(RefusedError, match="was built with GELU, its configuration says QuickGELU"):
+        Encoder(find_encoder(name), "cpu", "fp32")
 
 
 def test_unknown_encoders_tags_and_files_are_refused(tmp_path: Path) -> None:

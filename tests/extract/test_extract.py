@@ -15,7 +15,10 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from cache.check import plan_repair
+from cache.chunks import chunk_name
 from cache.errors import RefusedError
+from cache.files import sha256_file
 from cache.plan import VideoStatus
 from cache.store import open_store, status
 from cli.extract import extract as extract_command
@@ -23,6 +26,8 @@ from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, find_encoder
 from pipeline.extract.loop import Summary, extract
 from pipeline.extract.planning import ExtractSettings, default_store, parse_shard, suited_block
+from pipeline.extract.reencode import compare_reencoded
+from pipeline.extract.repair import repair_store
 from pipeline.video.frames import read_frames
 from pipeline.video.sampling import middle_of_segments
 from pipeline.video.views import fit_for_evaluation
@@ -230,6 +235,36 @@ def test_store_of_other_settings_is_not_reused(
     with pytest.raises(RefusedError, match=r"(?s)--reuse .*seed +0 +1"):
         extract(videos, tmp_path / "s.zarr", files, other, reuse=open_store(whole))
     assert not (tmp_path / "s.zarr").exists()
+
+
+def test_a_store_from_before_tensors_were_hashed_is_continued_repaired_compared_and_reused(
+    here: Path, videos: VideoList, tmp_path: Path
+) -> None:
+    files, old = find_encoder(f"local-dir:{here / 'encoder'}"), tmp_path / "old.zarr"
+    weights = sha256_file(files.weights_path)
+    hashed = files.hashed_like(files.identity.model_copy(update={"weights_sha256": weights}))
+    few, one = videos.first(32), replace(SETTINGS, views=1)
+    digest = extract(few, old, hashed, one).digest
+    assert open_store(old).identity.encoder.weights_sha256 == weights
+    assert extract(few, old, files, one).digest == digest
+    grown = extract(few, old, files, SETTINGS).digest
+    assert (open_store(old).identity.encoder.weights_sha256, grown == digest) == (weights, False)
+    chunk = old / chunk_name("features", 0, 1)
+    chunk.write_bytes(chunk.read_bytes()[:-1] + b"x")
+    assert repair_store(plan_repair(old), few, files, SETTINGS).digest == grown
+    store = open_store(old)
+    (again,) = compare_reencoded(store, few, Encoder(files, "cpu", "auto"), 1)
+    assert again.identical
+    summary = extract(videos, tmp_path / "new.zarr", files, SETTINGS, reuse=store)
+    assert summary.reused == 32
+    other = here / "changed" / "encoder"
+    write_encoder(other, seed=1)
+    for command in (
+        lambda: extract(few, old, find_encoder(f"local-dir:{other}"), SETTINGS),
+        lambda: repair_store(plan_repair(old), few, find_encoder(f"local-dir:{other}"), SETTINGS),
+    ):
+        with pytest.raises(RefusedError, match=rf"weights_sha256 +{weights} +{'[0-9a-f]' * 64}"):
+            command()
 
 
 def test_store_is_named_by_data_set_encoder_and_number_of_videos() -> None:

@@ -20,6 +20,7 @@ from pipeline.train.grid import check_runs, train_live
 from pipeline.train.records import Records
 from pipeline.train.selection import Outcome
 from pipeline.train.stack import train_stack
+from pipeline.train.trained import load_run
 from support.sources import write_encoder, write_list
 
 SETTINGS = ExtractSettings(views=1, frames=4, precision="fp32", device="cpu", batch_frames=8)
@@ -119,6 +120,7 @@ def test_trained_encoder_is_saved_and_its_store_serves_its_own_fold_only(
     with torch.no_grad():
         zero = torch.zeros(1, 1, dtype=torch.int64)
         torch.testing.assert_close(data.features(zero, zero)[0], stored, atol=2e-3, rtol=2e-3)
+    load_run(folder.parent, store, other_code=True)  # which refuses a store of another encoder
     plain = load_method("paper", SHAPE)
     check_runs([Run(method=plain, fold=fold, seed=0)], store)
     other = store.folds[1][0]

@@ -58,7 +58,7 @@ def listed(here: Path) -> VideoList:
     return VideoList("test", ("happy", "sad"), videos, ())
 
 
-def write_encoder(folder: Path, quick_gelu: bool = True, dim: int = 16) -> str:
+def write_encoder(folder: Path, quick_gelu: bool = True, dim: int = 16, seed: int = 0) -> str:
     """A small random CLIP saved as open_clip saves them; returns its name."""
     import open_clip
     import torch
@@ -82,7 +82,7 @@ def write_encoder(folder: Path, quick_gelu: bool = True, dim: int = 16) -> str:
             "layers": 1,
         },
     }
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = open_clip.CLIP(**json.loads(json.dumps(config)))
     folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "w.safetensors")
