@@ -122,7 +122,7 @@ def _check_rows(runs: Sequence[Run], store: Store) -> None:
         name: (train[usable_N[train]], test[usable_N[test]]) for name, train, test in store.folds
     }
     shares = {run.method.selection for run in runs}
-    for fold in {run.fold for run in runs}:
+    for fold in dict.fromkeys(run.fold for run in runs):
         train, test = rows[fold]
         if not len(train) or not len(test):
             raise RefusedError(

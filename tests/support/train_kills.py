@@ -33,7 +33,6 @@ SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)
 # How a command may end: done, with a dead worker, or by the signal it was sent.
 ENDINGS = {0, 1} | {-s for s in SIGNALS} | {128 + s for s in SIGNALS}
 GONE_SECONDS, EPOCH_SECONDS = 5.0, 60.0
-FOLDS = 2
 SETTINGS = ["--store", "s.zarr", "--set", "optimiser.epochs=20", "--device", "cpu"]
 # As many workers as runs: each run is a stack, whose bits do not depend on what is left to do.
 COMMANDS = {
@@ -43,13 +42,19 @@ COMMANDS = {
 LOADED = (torch, pipeline.train.stack)  # before the forks
 
 
+def prepare(folder: Path) -> int:
+    """A store of two folds."""
+    random_store(folder / "s.zarr", videos=14, folds=2)
+    return 0
+
+
 def command(folder: Path, arguments: list[str]) -> int:
     """A command in its own session, its output in a file; returns its exit code."""
     os.setsid()
     os.chdir(folder)
     for stream in (1, 2):
         os.dup2(os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    pipeline.workers.get_context = lambda _: multiprocessing.get_context("fork")
+    vars(pipeline.workers)["get_context"] = lambda _: multiprocessing.get_context("fork")
     train_runs = partial(pipeline.train.grid.train_runs, keep_seconds=0.2)
     pipeline.train.grid.train_runs = train_runs
     sys.argv = ["tgdfer", *arguments]
@@ -128,9 +133,9 @@ def cleared(folder: Path) -> None:
 
 def main(folder: Path, name: str, cycles: int) -> None:
     """Kill and resume ``cycles`` times, each time from no runs."""
-    rng, endings, landed, wrong, slowest = random.Random(0), Counter(), Counter(), [], 0.0
-    prepare = partial(random_store, folder / "s.zarr", videos=14, folds=FOLDS)
-    assert ended([forked(lambda: prepare() and 0)]) == [0]
+    rng, wrong, slowest = random.Random(0), [], 0.0
+    endings, landed = Counter[str](), Counter[str]()
+    assert ended([forked(partial(prepare, folder))]) == [0]
     start = partial(forked, partial(command, folder, COMMANDS[name]))
     started = time.monotonic()
     assert ended([start()]) == [0], (folder / "output").read_text()

@@ -65,11 +65,14 @@ def test_runs_of_another_process_are_waited_for_and_taken_over_when_it_dies(
     store: Store, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", CLAIMING, str(store.path), str(tmp_path)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    other = subprocess.Popen(command, env=environment(), text=True, **pipes)
+    other = subprocess.Popen(
+        command, env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert other.stdout is not None
     assert other.stdout.readline() == "claimed\n"
-    records, (one, two), waited, seen = Records(tmp_path, store), runs(), [], []
+    records, (one, two) = Records(tmp_path, store), runs()
+    waited: list[int] = []
+    seen: list[Run] = []
 
     def on_wait(count: int) -> None:
         waited.append(count)

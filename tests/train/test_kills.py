@@ -32,8 +32,13 @@ def test_two_commands_on_one_folder_share_its_runs_and_both_report_all(tmp_path:
     random_store(tmp_path / "s.zarr", videos=14, folds=3)
     train = ["train", "--store", "s.zarr", "--set", "optimiser.epochs=30"]
     command = [sys.executable, "-m", "tgdfer", *train, "--device", "cpu", "--workers", "1"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": tmp_path}
-    both = [subprocess.Popen(command, text=True, env=environment(), **pipes) for _ in range(2)]
+    out = subprocess.PIPE
+    both = [
+        subprocess.Popen(
+            command, cwd=tmp_path, stdout=out, stderr=out, text=True, env=environment()
+        )
+        for _ in range(2)
+    ]
     outcomes = [process.communicate(timeout=240) for process in both]
     assert [process.returncode for process in both] == [0, 0], outcomes
     trained = [int(re.findall(r"(\d+) runs? trained", said)[0]) for said, _ in outcomes]
