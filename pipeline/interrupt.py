@@ -46,10 +46,14 @@ def stop_on_signal(
     before = {number: signal.getsignal(number) for number in STOPPING}
     if before[signal.SIGHUP] == signal.SIG_IGN:
         del before[signal.SIGHUP]
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def note(number: int, _frame: object) -> None:
         stop.signal = number
         _restore(before)
+        if number == signal.SIGHUP:  # writing to a closed terminal is an error
+            for stream in terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         tell()
         _say(f"finishing {doing}; press Ctrl-C again to stop at once. {after}")
 

@@ -1,6 +1,7 @@
 """Processes that do the work of another one, and end with it."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -78,6 +79,19 @@ def test_first_signal_stops_the_workers_wherever_it_is_sent(
     assert "finishing the current task" in said
     assert "Traceback" not in said
     assert seconds_until_gone(at_work.pid) < GONE_SECONDS
+
+
+def test_closed_terminal_stops_the_work_and_is_no_error(tmp_path: Path) -> None:
+    process, terminal = pty.fork()
+    if process == 0:
+        command = [sys.executable, "-m", "support.labour", str(tmp_path)]
+        os.execve(sys.executable, command, environment())
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGHUP
+    assert seconds_until_gone(process) < GONE_SECONDS
 
 
 def test_second_signal_ends_everything_at_once(

@@ -376,10 +376,9 @@ def _swept(root: Path) -> Iterator[None]:
     with (root / LISTS / "faces.json").open("rb") as marker:
         with suppress(OSError):
             fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for place in (root, *root.glob("Clip/*")):
-                for litter in place.iterdir():
-                    if _SCRATCH.fullmatch(litter.name):
-                        _remove(litter)
+            for litter in root.glob("Clip/*/.*"):
+                if _SCRATCH.fullmatch(litter.name):
+                    _remove(litter)
         with suppress(OSError):
             fcntl.flock(marker, fcntl.LOCK_SH)
         yield

@@ -34,6 +34,11 @@ def begin(boss: Boss) -> Callable[[str], None]:
     return do
 
 
+def show(message: str) -> None:
+    """Print to the terminal."""
+    print(message, file=sys.stderr, flush=True)
+
+
 def begin_waiting(folder: Path, boss: Boss) -> Callable[[int], None]:
     """A task that ends only when it is told to."""
 
@@ -41,6 +46,7 @@ def begin_waiting(folder: Path, boss: Boss) -> Callable[[int], None]:
         (folder / str(os.getpid())).touch()
         while not boss.is_stopping():
             time.sleep(0.01)
+        boss.tell("stopped")
 
     return do
 
@@ -48,6 +54,6 @@ def begin_waiting(folder: Path, boss: Boss) -> Callable[[int], None]:
 if __name__ == "__main__":
     try:
         begin_here = partial(begin_waiting, Path(sys.argv[1]))
-        work_in_processes([0, 1], 2, begin_here, print, "the current task")
+        work_in_processes([0, 1], 2, begin_here, show, "the current task")
     except StoppedError as error:
         sys.exit(128 + error.signal)
