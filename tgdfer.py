@@ -31,8 +31,9 @@ def _module_in_the_way() -> str:
         file = getattr(found, "__file__", None) or getattr(found, "origin", None)
         if file and home not in Path(file).resolve().parents:
             return (
-                f"{file} is in the way: tgdfer has its own package {name}; rename that file, or "
-                "start Python in another folder"
+                # Its folder may have a name that a terminal would obey.
+                f"{repr(file)[1:-1]} is in the way: tgdfer has its own package {name}; rename "
+                "that file, or start Python in another folder"
             )
     return ""
 
@@ -120,11 +121,13 @@ def train(
     runs: Path | str = "runs",
     device: str = "auto",
     workers: int = 0,
+    allow_duplicates: bool = False,
 ) -> "list[Record]":
     """Train every method on every fold with every seed; finished runs are only read.
 
     On a CPU, ``workers`` processes share the work; 0 trains in this process, as needed in a script
-    without ``if __name__ == "__main__"``.
+    without ``if __name__ == "__main__"``. A fold that is tested on the bytes of a training video
+    is refused unless ``allow_duplicates``.
 
     >>> records = tgdfer.train(store, [tgdfer.load_method("paper")], folds=["1"], seeds=[0, 1])
     """
@@ -138,7 +141,7 @@ def train(
     names = [name for name, _, _ in store.folds] if folds is None else [*map(str, folds)]
     seeds = range(seeds) if isinstance(seeds, int) else seeds
     wanted = [run for method in methods for run in runs_of(method, names, seeds)]
-    check_runs(wanted, store)
+    check_runs(wanted, store, allow_duplicates=allow_duplicates)
     records = Records(Path(runs), store, device_kind(device))
     records.sweep()
     if records.pending(wanted):

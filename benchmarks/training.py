@@ -91,7 +91,7 @@ def _measure_prompts(tower: TextTower) -> dict[str, Any]:
     texts = class_texts(CLASSES).of("class")
     report = {}
     for context, length in (("shared", 16), ("class_specific", 8)):
-        config = PromptConfig(context_length=length, context=context)
+        config = PromptConfig.model_validate({"context_length": length, "context": context})
         prompts = Prompts([torch.Generator().manual_seed(0)], tower, texts, True, config)
         full = torch.randn(len(texts), 77, tower.width, requires_grad=True)
         tokens = torch.zeros(len(texts), 77, dtype=torch.int64)

@@ -2,13 +2,17 @@
 
 A store in an object store, on a web server, in an archive or in memory is read in place and never
 written.  fsspec is imported only when a URL is read.
+
+A server is not trusted: one that is silent, never comes to an end, or drips a byte now and then is
+given up within seconds, while a large file over a slow line may take as long as it needs.
 """
 
 import errno
+import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -17,6 +21,12 @@ from cache.errors import RefusedError, StorageError
 # Every request has some latency, so many are in flight at once.
 REMOTE_THREADS = 16
 LOCAL_THREADS = 4
+
+STALL_SECONDS = 6  # without an answer, or without more of it
+SLOWEST = 1024  # bytes per second
+_TOO_SLOW = f"silent, or slower than {SLOWEST} bytes per second, for {STALL_SECONDS} seconds"
+JSON_BYTES_MAX = 256 << 20  # the plan of a million videos has 60 MiB
+FILE_BYTES_MAX = 8 << 30  # a text tower has up to 2 GiB
 
 
 class StorePath(Protocol):
@@ -43,6 +53,7 @@ class RemotePath:
         self.url = url  # of the store
         self.name = name  # path inside the store, empty for the store itself
         self._root = root or self
+        self._silent = False  # the server did not answer; only the root's counts
 
     def __truediv__(self, name: str, /) -> "RemotePath":
         return RemotePath(self.url, f"{self.name}/{name}".lstrip("/"), self._root)
@@ -82,6 +93,8 @@ class RemotePath:
         """The contents of the file."""
         fs, place = self._opened()
         with self._failures():
+            if not fs.async_impl:  # a member of an archive; web servers are watched in reading
+                _refuse_too_many(fs.info(place)["size"] or 0, self.name)
             data: bytes = fs.cat_file(place)
         return data
 
@@ -91,7 +104,7 @@ class RemotePath:
         size: int | None = None
         try:
             with self._failures():
-                size = fs.info(place)["size"]
+                size = _info(fs, place)["size"]
         except FileNotFoundError:
             # An unreachable web server looks the same; reading the file tells them apart.
             pass
@@ -127,6 +140,8 @@ class RemotePath:
 
     def _opened(self) -> tuple[Any, str]:
         """fsspec's file system and its name for this path."""
+        if self._root._silent:  # many files are asked for at once; only the first should wait
+            raise StorageError(self._cannot_read(_TOO_SLOW))
         fs, root = self._root._filesystem
         return fs, "/".join(filter(None, (root, self.name)))
 
@@ -136,7 +151,8 @@ class RemotePath:
 
         with self._failures():
             # A new instance: a cached one may remember what was there before.
-            fs, place = url_to_fs(self.url, skip_instance_cache=True)
+            web = {name: _web() for name in ("http", "https") if f"{name}://" in self.url}
+            fs, place = url_to_fs(self.url, skip_instance_cache=True, **web)
         return fs, place.rstrip("/")
 
     @contextmanager
@@ -152,12 +168,58 @@ class RemotePath:
             ) from error
         except ValueError as error:
             raise RefusedError(f"cannot open {self.url}: {error}; check the address") from error
+        except TimeoutError as error:
+            self._root._silent = True
+            raise StorageError(self._cannot_read(_TOO_SLOW)) from error
         except Exception as error:
             # Each file system has its own exceptions, which share no other base class.
-            raise StorageError(
-                f"cannot read {self}: {type(error).__name__}: {error}; check the address, the "
-                "network and your permission there, then run the same command again"
-            ) from error
+            why = f"{type(error).__name__}: {error}"
+            raise StorageError(self._cannot_read(why)) from error
+
+    def _cannot_read(self, why: str) -> str:
+        return (
+            f"cannot read {self}: {why}; check the address, the network and your permission there, "
+            "then run the same command again"
+        )
+
+
+def _info(fs: Any, place: str) -> dict[str, Any]:
+    """What a file system says of a file; a server has ``STALL_SECONDS`` to say it."""
+    if not fs.async_impl:
+        return dict(fs.info(place))
+    from fsspec.asyn import sync
+
+    return dict(sync(fs.loop, fs._info, place, timeout=STALL_SECONDS))
+
+
+def _refuse_too_many(size: int, name: str, most: int = FILE_BYTES_MAX) -> None:
+    most = JSON_BYTES_MAX if name.endswith(".json") else most
+    if size > most:
+        raise ValueError(f"{name} has more than {most} bytes")
+
+
+@cache
+def _web() -> dict[str, Any]:
+    """Options of fsspec's web client that bound how long and how much it reads."""
+    import aiohttp
+
+    class Watched(aiohttp.ClientResponse):
+        async def read(self) -> bytes:
+            chunks, size, started = [], 0, time.monotonic()
+            # Without a length there may be no end.
+            most = JSON_BYTES_MAX if self.content_length is None else FILE_BYTES_MAX
+            async for chunk in self.content.iter_any():
+                chunks.append(chunk)
+                size += len(chunk)
+                _refuse_too_many(size, self.url.path, most)
+                seconds = time.monotonic() - started
+                if seconds > STALL_SECONDS and size < SLOWEST * seconds:
+                    raise TimeoutError
+            self._body = b"".join(chunks)
+            return self._body
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=STALL_SECONDS, sock_read=STALL_SECONDS)
+    return {"client_kwargs": {"timeout": timeout, "response_class": Watched}}
 
 
 def store_path(text: str | StorePath) -> StorePath:

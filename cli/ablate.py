@@ -11,6 +11,7 @@ from cli.options import (
     DEFAULT_STORE,
     ConfigOption,
     DeviceOption,
+    DuplicatesOption,
     MissingOption,
     OutOption,
     RunsOption,
@@ -42,6 +43,7 @@ def ablate(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
+    allow_duplicates: DuplicatesOption = False,
 ) -> None:
     """Train ablation tables over all folds and write them to reports/.
 
@@ -70,7 +72,7 @@ def ablate(
     folds = [name for name, _, _ in opened.folds]
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
     check_writable(out, "--out")
-    records = open_records(wanted, opened, runs, device, allow_missing)
+    records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     trained = train_pending(wanted, records, device, workers)
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
     paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)

@@ -6,6 +6,7 @@ from cli.options import (
     DEFAULT_STORE,
     ConfigOption,
     DeviceOption,
+    DuplicatesOption,
     MissingOption,
     OutOption,
     RunsOption,
@@ -29,6 +30,7 @@ def compare(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
+    allow_duplicates: DuplicatesOption = False,
 ) -> None:
     """Compare TG-DFER with zero-shot CLIP and logistic regression.
 
@@ -51,7 +53,7 @@ def compare(
     folds = [name for name, _, _ in opened.folds]
     wanted = runs_of(method, folds, range(seeds))
     check_writable(out, "--out")
-    records = open_records(wanted, opened, runs, device, allow_missing)
+    records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     train_pending(wanted, records, device, workers)
     # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.baselines import logistic_regression, zero_shot

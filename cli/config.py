@@ -14,6 +14,7 @@ import typer
 
 from cli.options import SetOption, check_config, complete_presets
 from cli.show import columns, next_step
+from cli.show import show as show_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -109,7 +110,8 @@ def _stacked(setting: Setting) -> str:
 
 def toml(value: Any) -> str:
     """A value in TOML; JSON's numbers, strings, lists and booleans are valid TOML."""
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if show_text(c) == c else f"\\U{ord(c):08x}" for c in text)
 
 
 def _about(preset: str) -> str:

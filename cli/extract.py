@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 DONE_WITH_FAILURES = 3
 PROFILED_VIDEOS = 128
+SHOWN_WARNINGS = 3
 
 
 def extract(
@@ -98,7 +99,7 @@ def extract(
             "--decode-seconds",
             metavar="SECONDS",
             min=0.1,
-            help="A video that takes longer is left out.",
+            help="A video that takes longer is left out; without --isolate, by the second run.",
         ),
     ] = 600.0,
     shard: Annotated[
@@ -302,8 +303,27 @@ def read_list(
     """The first videos of a data set, or all; those of the embedded one are rendered first.
 
     Rendering takes minutes; before it, the encoder of ``files`` is checked, and ``check`` gets a
-    preview of the list.
+    preview of the list.  Classes that a fold lacks are warned of.
     """
+    from pipeline.datasets.videos import absent_classes
+
+    videos = _read_list(dataset, root, annotation, limit, files, check)
+    lines = absent_classes(videos)
+    for line in lines[:SHOWN_WARNINGS]:
+        print(f"warning: {videos.name}: {show(line)}", file=sys.stderr)
+    if len(lines) > SHOWN_WARNINGS:
+        print(f"warning: and {len(lines) - SHOWN_WARNINGS} more of these", file=sys.stderr)
+    return videos
+
+
+def _read_list(
+    dataset: str,
+    root: Path | None,
+    annotation: Path | None,
+    limit: int | None,
+    files: "EncoderFiles | None",
+    check: "Check",
+) -> "VideoList":
     expect("--dataset", dataset, DATASETS)
     if dataset == "dfew":
         from pipeline.datasets.dfew import read_dfew
@@ -363,6 +383,12 @@ def _print_summary(summary: "Summary") -> None:
     print(columns([(name, show(value)) for name, value in rows.items()]))
     if summary.digest is None:
         print(_unfinished(summary))
+        return
+    from cache.store import open_store
+    from pipeline.train.leaks import describe_leaks, find_leaks
+
+    for sentence in describe_leaks(find_leaks(open_store(summary.store))):
+        print(f"warning: {show(sentence)}; training refuses that fold", file=sys.stderr)
 
 
 def _unfinished(summary: "Summary") -> str:
@@ -380,16 +406,30 @@ def _unfinished(summary: "Summary") -> str:
 
 def _leave(summary: "Summary", options: list[str]) -> None:
     """The exit code: 128 + the signal if stopped, 3 if videos failed, else 0."""
-    path = summary.store.with_suffix(".failed.txt")
-    if summary.digest and not summary.failures:
-        path.unlink(missing_ok=True)
-    if summary.failures:
-        lines = [f"{show(name)}\t{show(reason)}\n" for name, reason in summary.failures.items()]
-        path.write_text("".join(lines), encoding="utf-8")
-        print(f"videos without features, with the reasons: {show(path)}")
+    _note_failures(summary)
     if summary.stopped_by:
         raise typer.Exit(128 + summary.stopped_by)
     if summary.failures:
         raise typer.Exit(DONE_WITH_FAILURES)
     if summary.digest:
         next_step("tgdfer", "train", "--store", summary.store, *options)
+
+
+def _note_failures(summary: "Summary") -> None:
+    """List the videos without features in a file beside the store, or remove the last such list."""
+    store = summary.store if summary.store.name else summary.store.absolute()  # for "."
+    path = store.with_suffix(".failed.txt")
+    lines = [f"{show(name)}\t{show(reason)}\n" for name, reason in summary.failures.items()]
+    try:
+        if lines or summary.digest:
+            path.unlink(missing_ok=True)  # first, so that nothing is written through a link
+        if lines:
+            with path.open("x", encoding="utf-8") as file:
+                file.writelines(lines)
+            print(f"videos without features, with the reasons: {show(path)}")
+    except OSError as error:
+        print(
+            f"the list of videos without features, {show(path)}, cannot be written or removed "
+            f"({error.strerror}); tgdfer store inspect {show(summary.store)} shows them",
+            file=sys.stderr,
+        )

@@ -1,6 +1,10 @@
 """tgdfer: the commands and their exit codes."""
 
+import errno
+import os
+import signal
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -12,13 +16,15 @@ from cli.config import config_app
 from cli.doctor import doctor
 from cli.extract import extract
 from cli.runs import runs_app
-from cli.show import print_what_the_terminal_can, show
+from cli.show import ClosedOutputError, escape_output, show
 from cli.store import store_app
 from cli.train import train
 from pipeline.interrupt import StoppedError, explain_interrupt
 from pipeline.workers import ProcessDeathError
 
 DIED, REFUSED, STORAGE_FAILED = 1, 2, 5
+# What a disk says of a path that cannot be meant.
+_OF_THE_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL}
 
 # Plain help: Markdown and boxes break the examples and are slow to load.
 app = typer.Typer(
@@ -63,23 +69,43 @@ def tgdfer(
 
 def run() -> None:
     """Entry point: a known failure becomes one sentence on stderr and its exit code."""
-    print_what_the_terminal_can()
+    escape_output()
     explain_interrupt()
     try:
-        app(prog_name="tgdfer")
+        try:
+            app(prog_name="tgdfer")
+        finally:
+            sys.stdout.flush()
     except RefusedError as error:
         _fail(str(error), REFUSED)
     except StorageError as error:
         _fail(str(error), STORAGE_FAILED)
     except ProcessDeathError as error:
         _fail(str(error), DIED)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        of_the_path = error.errno in _OF_THE_PATH
+        _fail(f"{error.filename}: {error.strerror}", REFUSED if of_the_path else STORAGE_FAILED)
     except StoppedError as error:
         raise SystemExit(128 + error.signal) from None
+    except ClosedOutputError as error:
+        _leave_without_output(error)
 
 
 def _fail(message: str, code: int) -> None:
-    print("error: " + "\n".join(show(line) for line in message.splitlines()), file=sys.stderr)
+    # Further lines are indented: a line break in a name cannot forge a message of its own.
+    print("error: " + "\n  ".join(map(show, message.split("\n"))), file=sys.stderr)
     raise SystemExit(code)
+
+
+def _leave_without_output(error: ClosedOutputError) -> None:
+    with suppress(OSError, ValueError):
+        # What is still buffered would fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if error.errno == errno.EPIPE:  # as for any program in a pipe that its reader closes
+        raise SystemExit(128 + signal.SIGPIPE)
+    _fail(f"cannot write to standard output: {error}", STORAGE_FAILED)
 
 
 if __name__ == "__main__":

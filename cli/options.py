@@ -65,8 +65,9 @@ def _one_of(option: str, known: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_device(value: str) -> str:
-    expect("--device", value.partition(":")[0], DEVICES)
-    return value
+    from pipeline.device import check_device
+
+    return check_device(value)
 
 
 def complete_presets() -> list[str]:
@@ -136,7 +137,9 @@ AnnotationOption = Annotated[
 ]
 LimitOption = Annotated[
     int | None,
-    typer.Option("--limit", metavar="N", min=1, help="Use only the first N videos of the list."),
+    typer.Option(
+        "--limit", metavar="N", min=1, max=10**9, help="Use only the first N videos of the list."
+    ),
 ]
 
 # The encoder.
@@ -188,6 +191,12 @@ StoreBArgument = Annotated[StorePath, _store_argument("B", "Feature store, or it
 MissingOption = Annotated[
     bool, typer.Option("--allow-missing", help="Train without the videos that have no features.")
 ]
+DuplicatesOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-duplicates", help="Train although a fold is tested on videos it is trained on."
+    ),
+]
 
 # The runs and their tables.
 ConfigOption = Annotated[
@@ -209,7 +218,7 @@ SetOption = Annotated[
     ),
 ]
 SeedsOption = Annotated[
-    int, typer.Option("--seeds", metavar="N", min=1, help="Seeds 0 to N-1 for every fold.")
+    int, typer.Option("--seeds", metavar="N", min=1, max=100, help="Seeds 0 to N-1 for every fold.")
 ]
 RunsOption = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="Folder that holds one folder per run.")
@@ -242,6 +251,7 @@ WorkersOption = Annotated[
         "--workers",
         metavar="N",
         min=1,
+        max=1024,
         help="Decoding threads, or training processes on a CPU.",
         show_default="one per core",
     ),

@@ -4,8 +4,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, redirect_stderr
+from typing import TYPE_CHECKING, TextIO, cast
+
+from cli.show import Escaping
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -66,8 +68,13 @@ def progress(
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield Progress(title, total, unit, line_seconds)
         return
-    with _bar(unit) as bar:
+    # While the bar is drawn, rich passes on what is printed, and obeys escape sequences in it.
+    with _bar(unit) as bar, redirect_stderr(_escaping()):
         yield _OnTerminal(bar, title, total, unit)
+
+
+def _escaping() -> TextIO:
+    return cast(TextIO, Escaping(sys.stderr, needed=False))
 
 
 def _bar(unit: str) -> "Bar":
@@ -75,7 +82,8 @@ def _bar(unit: str) -> "Bar":
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    console = Console(stderr=True)
+    # The bar consists of the control characters that the stream would escape.
+    console = Console(file=getattr(sys.stderr, "stream", sys.stderr))
     start = [BarColumn(bar_width=None), MofNCompleteColumn()]
     end = [TimeRemainingColumn()]
     if console.width < WIDE:

@@ -1,11 +1,18 @@
-"""Text -> output that every terminal can print, and that is safe to print."""
+"""Text -> output that every terminal can print, and that is safe to print.
+
+Two layers: ``show`` makes one line of a name that is not ours, and whatever else is printed passes
+through an ``Escaping`` stream, so that no print, warning or traceback can be forgotten.
+"""
 
 import codecs
 import io
+import os
 import shlex
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TextIO
 
 # Control characters, invisible formatting (bidirectional overrides), surrogates, line separators.
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -59,12 +66,75 @@ def next_step(*words: object) -> None:
     print(f"next: {' '.join(shlex.quote(show(word)) for word in words)}", file=sys.stderr)
 
 
-def print_what_the_terminal_can() -> None:
-    """Replace characters that stdout and stderr cannot encode, instead of failing."""
+class ClosedOutputError(Exception):
+    """Nobody reads standard output any more (EPIPE), or it goes where nothing can be written."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(error.strerror)
+        self.errno = error.errno
+
+
+class Escaping:
+    """A stream on which nothing but line breaks is obeyed by the terminal.
+
+    A failed write to stdout raises ClosedOutputError; one to stderr is ignored, since there is no
+    better place to say so.
+    """
+
+    # Every character is accepted: what the terminal lacks is replaced further down.
+    encoding = "utf-8"
+
+    def __init__(self, stream: TextIO, needed: bool) -> None:
+        self.stream = stream  # on which a progress bar may draw
+        self._needed = needed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Print ``text``, which may have several lines."""
+        self._attempt(self.stream.write, "\n".join(map(show, text.split("\n"))))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Print several texts."""
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        """Wait until everything is written."""
+        self._attempt(self.stream.flush)
+
+    def _attempt(self, act: Callable[..., object], *arguments: str) -> None:
+        try:
+            act(*arguments)
+        except OSError as error:
+            if self._needed:
+                raise ClosedOutputError(error) from error
+
+
+def escape_output() -> None:
+    """From now on, everything printed is escaped, and a character that cannot be encoded replaced.
+
+    A closed standard stream goes to /dev/null: else the next file to be opened would get its
+    number, and what a signal handler or a library prints.
+    """
+    for number in range(3):
+        with suppress(OSError):
+            os.fstat(number)
+            continue
+        os.open(os.devnull, os.O_RDWR)
     codecs.register_error("tgdfer", _replace)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="tgdfer")
+    sys.stdout, sys.stderr = _escaping(sys.stdout, True), _escaping(sys.stderr, False)
+
+
+def _escaping(stream: Any, needed: bool) -> Any:
+    if isinstance(stream, Escaping):
+        return stream
+    if stream is None:  # it was closed when Python started
+        stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="tgdfer")
+    return Escaping(stream, needed)
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:

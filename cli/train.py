@@ -15,6 +15,7 @@ from cli.options import (
     ConfigOption,
     DatasetOption,
     DeviceOption,
+    DuplicatesOption,
     EncoderOption,
     LimitOption,
     MissingOption,
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from pipeline.train.records import Records
 
 PROFILED_STEPS = 8
-OF_A_STORE = ("store", "workers", "allow_missing", "profile")
+OF_A_STORE = ("store", "workers", "allow_missing", "allow_duplicates", "profile")
 OF_VIDEOS = ("dataset", "root", "annotation", "encoder", "pretrained", "precision", "limit")
 
 
@@ -60,6 +61,7 @@ def train(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
+    allow_duplicates: DuplicatesOption = False,
     cached: Annotated[
         bool,
         typer.Option(
@@ -95,6 +97,7 @@ def train(
     from pipeline.config import load_method, runs_of
     from pipeline.device import device_kind
     from pipeline.train.code import code_files
+    from pipeline.train.grid import check_runs
     from pipeline.train.records import Records
 
     _refuse_unread(context, cached, profile)
@@ -105,9 +108,11 @@ def train(
         opened = open_store(store)
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
         if profile is not None:
-            _profile(wanted, opened, device, allow_missing, profile)
+            allowed = {"allow_missing": allow_missing, "allow_duplicates": allow_duplicates}
+            check_runs(wanted, opened, **allowed)
+            _profile(wanted, opened, device, profile)
             return
-        records = open_records(wanted, opened, runs, device, allow_missing)
+        records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
         trained = train_pending(wanted, records, device, workers)
     else:
         check_writable(runs, "--runs")
@@ -135,13 +140,8 @@ def _refuse_unread(context: typer.Context, cached: bool, profile: Path | None) -
         refuse_unread(context, ("runs", "workers"), "not used with --profile, which keeps no runs")
 
 
-def _profile(
-    runs: "list[Run]", store: "Store", device: str, allow_missing: bool, trace: Path
-) -> None:
+def _profile(runs: "list[Run]", store: "Store", device: str, trace: Path) -> None:
     """Train the runs as one stack for a few steps, and show where the time went."""
-    from pipeline.train.grid import check_runs
-
-    check_runs(runs, store, allow_missing=allow_missing)
     import torch
 
     from pipeline.device import choose_device

@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 
 
 def open_records(
-    runs: Sequence["Run"], store: "Store", root: Path, device: str, allow_missing: bool
+    runs: Sequence["Run"],
+    store: "Store",
+    root: Path,
+    device: str,
+    allow_missing: bool,
+    allow_duplicates: bool,
 ) -> "Records":
     """The records below ``root``, after a check that the store can train the runs."""
     from pipeline.device import device_kind
     from pipeline.train.grid import check_runs
     from pipeline.train.records import Records
 
-    check_runs(runs, store, allow_missing=allow_missing)
+    check_runs(runs, store, allow_missing=allow_missing, allow_duplicates=allow_duplicates)
     return Records(root, store, device_kind(device))
 
 
@@ -38,10 +43,11 @@ def train_pending(
     from pipeline.device import choose_device
     from pipeline.train.grid import train_runs
 
-    pending = _prepare(runs, records)
+    pending = records.pending(runs)
+    place = choose_device(device) if pending else ""
+    _prepare(runs, pending, records)
     if not pending:
         return 0
-    place = choose_device(device)
     with progress(_title(pending), _epochs(pending), "epochs") as shown:
         return train_runs(runs, records, place, shown.advance, workers, on_wait=_print_waiting)
 
@@ -50,19 +56,18 @@ def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Re
     """Train the runs that have no record one after the other, in this process; returns how many."""
     from pipeline.train.grid import train_live
 
-    pending = _prepare(runs, records)
+    pending = records.pending(runs)
+    _prepare(runs, pending, records)
     with progress(f"{_title(pending)} without a cache", _epochs(pending), "epochs") as shown:
         return train_live(pending, data, records, shown.advance, _print_waiting)
 
 
-def _prepare(runs: Sequence["Run"], records: "Records") -> "list[Run]":
-    """The runs that have no record, after a look at the folder of the records."""
-    pending = records.pending(runs)
+def _prepare(runs: Sequence["Run"], pending: Sequence["Run"], records: "Records") -> None:
+    """Look at the folder of the records: can it be written, what did a kill leave, what differs?"""
     if pending:
         check_writable(records.root, "--runs")
     records.sweep()
     _print_others(runs, records)
-    return pending
 
 
 def _title(runs: Sequence["Run"]) -> str:

@@ -4,6 +4,7 @@ The defaults are the paper's values; see docs/method.md.
 """
 
 import difflib
+import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -13,14 +14,17 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cache.errors import RefusedError
+from cache.outside import read_text
 
 CONFIG_BYTES_MAX = 1 << 20
+SETTING_MAX = 2000  # characters of KEY=VALUE
+FRAMES_MAX = VIEWS_MAX = 1000
 
 
 class Settings(BaseModel):
-    """Base class of all settings; refuses unknown keys, NaN and infinity."""
+    """Base class of all settings; refuses unknown keys, NaN, infinity, and ``true`` for 1."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class TemporalConfig(Settings):
@@ -28,8 +32,10 @@ class TemporalConfig(Settings):
 
     fine_depth: int = Field(1, ge=0, le=12, description="encoder layers inside windows; 0: none")
     coarse_depth: int = Field(1, ge=0, le=12, description="encoder layers over all frames; 0: none")
-    window: int = Field(4, ge=1, description="frames per window of the fine module")
-    stride: int = Field(1, ge=1, description="frames from one window's start to the next")
+    window: int = Field(4, ge=1, le=FRAMES_MAX, description="frames per window of the fine module")
+    stride: int = Field(
+        1, ge=1, le=FRAMES_MAX, description="frames from one window's start to the next"
+    )
     positions: Literal["shared", "per_window"] = Field(
         "shared", description="one positional table shared by all windows, or one per window"
     )
@@ -37,8 +43,12 @@ class TemporalConfig(Settings):
         "average", description="a frame's output: the average over its windows, or the last one's"
     )
     norm: Literal["pre", "post"] = Field("pre", description="layer norm before or after each block")
-    head_size: int = Field(64, ge=1, description="features per attention head; 8 heads at D=512")
-    mlp_ratio: float = Field(2.0, gt=0, description="hidden width of each MLP, as a multiple of D")
+    head_size: int = Field(
+        64, ge=1, le=4096, description="features per attention head; 8 heads at D=512"
+    )
+    mlp_ratio: float = Field(
+        2.0, gt=0, le=64, description="hidden width of each MLP, as a multiple of D"
+    )
     residual: bool = Field(False, description="add the frame features to the network's output")
 
     def heads(self, size: int) -> int:
@@ -115,8 +125,10 @@ class LabelConfig(Settings):
     pooling: Literal[
         "mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"
     ] = Field("mean_logits", description="how frames are pooled into the bag prediction")
-    top_k: int = Field(4, ge=1, description="frames averaged per class if pooling is top_k")
-    temperature: float = Field(0.01, gt=0, description="tau, which divides every cosine")
+    top_k: int = Field(
+        4, ge=1, le=FRAMES_MAX, description="frames averaged per class if pooling is top_k"
+    )
+    temperature: float = Field(0.01, ge=1e-4, le=100, description="tau, which divides every cosine")
 
     @model_validator(mode="after")
     def _refuse_concat_without_mlp(self) -> "LabelConfig":
@@ -128,28 +140,41 @@ class LabelConfig(Settings):
 class OptimiserConfig(Settings):
     """SGD with momentum and a multi-step schedule (§4.2 of the paper)."""
 
-    epochs: int = Field(50, ge=1, description="passes over the training videos")
-    batch: int = Field(48, ge=1, description="videos per step")
-    lr: float = Field(1e-2, gt=0, description="learning rate of all but prompts and encoder")
-    lr_prompts: float = Field(1e-3, gt=0, description="learning rate of the learnable tokens")
+    epochs: int = Field(50, ge=1, le=10_000, description="passes over the training videos")
+    batch: int = Field(48, ge=1, le=65_536, description="videos per step")
+    lr: float = Field(
+        1e-2, gt=0, le=1000, description="learning rate of all but prompts and encoder"
+    )
+    lr_prompts: float = Field(
+        1e-3, gt=0, le=1000, description="learning rate of the learnable tokens"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay, on every parameter")
+    weight_decay: float = Field(1e-4, ge=0, le=1000, description="weight decay, on every parameter")
     milestones: tuple[float, ...] = Field(
         (0.6, 0.8),
+        strict=False,  # TOML has lists
         description="when the learning rates decay: fractions of the epochs, or whole epochs",
     )
     gamma: float = Field(0.1, gt=0, le=1, description="decay factor at each milestone")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="smoothing of the cross-entropy")
     augment: bool = Field(True, description="train on augmented views; if false, on the test view")
-    views: int = Field(0, ge=0, description="augmented views to train on; 0: all in the store")
+    views: int = Field(
+        0, ge=0, le=VIEWS_MAX, description="augmented views to train on; 0: all in the store"
+    )
     micro_batch: int = Field(
-        0, ge=0, description="videos whose gradients are computed at once; 0: the whole batch"
+        0,
+        ge=0,
+        le=65_536,
+        description="videos whose gradients are computed at once; 0: the whole batch",
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="precision of matrix products; auto: bf16 on a GPU, else fp32"
     )
     lr_encoder: float = Field(
-        0.0, ge=0, description="learning rate of the encoder; 0: frozen, above 0: --no-cached only"
+        0.0,
+        ge=0,
+        le=1000,
+        description="learning rate of the encoder; 0: frozen, above 0: --no-cached only",
     )
 
     @model_validator(mode="after")
@@ -201,7 +226,7 @@ class StoreConfig(Settings):
 
     encoder: str = Field("", description="name of the encoder, such as ViT-B-32-quickgelu")
     weights_sha256: str = Field("", description="sha256 of its weights")
-    frames: int = Field(0, ge=0, description="frames per view")
+    frames: int = Field(0, ge=0, le=FRAMES_MAX, description="frames per view")
     videos: str = Field("", description="digest of the video list")
 
     def requirements(self) -> dict[str, Any]:
@@ -231,7 +256,7 @@ class Run(Settings):
 
     method: MethodConfig
     fold: str
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=1 << 32)
 
 
 # Settings that may differ between runs of one program: they change no shape and no operation.
@@ -302,26 +327,29 @@ def _read_toml(config: Path | str) -> dict[str, Any]:
     if config in PRESETS:
         preset = files("pipeline").joinpath(f"presets/{config}.toml")
         return tomllib.loads(preset.read_text())
+    expected = f"a TOML file or one of the presets {', '.join(PRESETS)}"
+    return _parse_toml(read_text(Path(config), expected, CONFIG_BYTES_MAX), str(config))
+
+
+def _parse_toml(text: str, where: str) -> dict[str, Any]:
     try:
-        data = Path(config).read_bytes()
-        if len(data) > CONFIG_BYTES_MAX:
-            raise RefusedError(f"{config}: {len(data)} bytes, expected at most {CONFIG_BYTES_MAX}")
-        return tomllib.loads(data.decode("utf-8-sig"))
-    except OSError as error:
-        raise RefusedError(
-            f"{config}: cannot be read ({error.strerror}); expected a TOML file or one of the "
-            f"presets {', '.join(PRESETS)}"
-        ) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RefusedError(f"{config}: not valid TOML: {error}") from None
+        return tomllib.loads(text)
+    except RecursionError:
+        raise RefusedError(f"{where}: not valid TOML: nested too deeply") from None
+    except tomllib.TOMLDecodeError as error:
+        raise RefusedError(f"{where}: not valid TOML: {error}") from error
+    except ValueError:
+        raise RefusedError(f"{where}: a number of more digits than can be read") from None
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
     """``KEY=VALUE`` -> (dotted key, value parsed as TOML); a bare word is a string."""
+    if len(text) > SETTING_MAX:
+        raise RefusedError(f"{text[:40]}…: {len(text)} characters, expected at most {SETTING_MAX}")
     key, equals, value = text.partition("=")
     if not equals:
         raise RefusedError(f"{text}: expected KEY=VALUE, e.g. --set temporal.window=8")
-    return key.strip(), _parse_value(value.strip())
+    return key.strip(), _parse_value(key, value.strip())
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
@@ -335,12 +363,15 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     table[last] = value
 
 
-def _parse_value(text: str) -> Any:
-    # A bare word is a string, so that --set prompts.context=shared needs no quotes.
+def _parse_value(key: str, text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+        found = _parse_toml(f"value = {text}", f"--set {key}")
+    except RefusedError as error:
+        # A bare word is a string, so that --set prompts.context=shared needs no quotes.
+        if isinstance(error.__cause__, tomllib.TOMLDecodeError):
+            return text
+        raise
+    return found["value"] if len(found) == 1 else text
 
 
 def _explain(error: ValidationError, where: str) -> str:
@@ -350,9 +381,18 @@ def _explain(error: ValidationError, where: str) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(unknown_setting(key))
             continue
-        given = "" if isinstance(problem["input"], Mapping) else f" = {problem['input']!r}"
+        given = (
+            "" if isinstance(problem["input"], Mapping) else f" = {_shortened(problem['input'])}"
+        )
         lines.append(f"{key}{given}: {problem['msg'].removeprefix('Value error, ')}")
     return f"{where}: " + "; ".join(lines)
+
+
+def _shortened(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # a number of thousands of digits
+        return "a huge number"
 
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[str]:

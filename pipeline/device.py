@@ -1,5 +1,6 @@
 """The ``--device`` option -> the device that both stages compute on."""
 
+import re
 from typing import Literal
 
 from cache.errors import RefusedError
@@ -7,12 +8,19 @@ from cache.errors import RefusedError
 _NO_MEMORY = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")  # of CUDA, cuBLAS and cuDNN
 
 
+def check_device(device: str) -> str:
+    """The name of a device, as it is; raises RefusedError if no machine has such a device."""
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", device):
+        raise RefusedError(
+            f"--device {device}: expected auto, cpu or cuda, or cuda:1 for one of several"
+        )
+    return device
+
+
 def device_kind(device: str) -> Literal["cpu", "cuda"]:
     """The kind of device that ``device`` names, whether or not it is available."""
-    if device == "auto":
+    if check_device(device) == "auto":
         device = choose_device(device)
-    if device.partition(":")[0] not in ("cpu", "cuda"):
-        raise RefusedError(f"--device {device}: expected auto, cpu or cuda")
     return "cuda" if device.startswith("cuda") else "cpu"
 
 
@@ -21,18 +29,19 @@ def choose_device(device: str) -> str:
 
     Raises RefusedError for a device that is not available.
     """
-    if device.partition(":")[0] not in ("auto", "cpu", "cuda"):
-        raise RefusedError(f"--device {device}: expected auto, cpu or cuda")
+    check_device(device)
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device == "cpu":
+        return device
+    if not torch.cuda.is_available():
         raise RefusedError(f"--device {device}: no CUDA device available; use --device cpu or auto")
-    if device.startswith("cuda:"):
-        known = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
-        if device not in known:
-            raise RefusedError(f"--device {device}: this machine has {', '.join(known)}")
+    if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise RefusedError(
+            f"--device {device}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0"
+        )
     return device
 
 

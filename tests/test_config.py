@@ -1,5 +1,6 @@
 """Settings: presets, overrides and the messages for what is wrong."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,11 +39,50 @@ def test_overrides_are_parsed_as_toml_and_bare_words_as_text() -> None:
         ("optimiser.lr=nan", r"optimiser\.lr = nan: .*finite"),
         ("prompts.context=both", r"prompts\.context = 'both': .*'class_specific' or 'shared'"),
         ("optimiser.lr.x=1", r"lr is a value, not a table"),
+        ("optimiser.epochs=true", r"optimiser\.epochs = True: .* valid integer"),
+        ("optimiser.epochs='3'", r"optimiser\.epochs = '3': .* valid integer"),
+        ("optimiser.milestones=[0.5, true]", r"milestones\.1 = True: .* valid number"),
+        ("optimiser.milestones=[-0.5, 0.8]", r"milestones has -0\.5, expected fractions"),
+        ("optimiser.lr=1e999", r"optimiser\.lr = inf: .*finite"),
+        ("optimiser.epochs=1" + "0" * 99, r"epochs = 10000.*\.\.\..*: .*or equal to 10000"),
+        ("optimiser.epochs=" + "1" * 5000, r"^optimiser\.epochs=1111.*…: 5017 characters"),
+        ("optimiser.lr=0x" + "f" * 1900, r"optimiser\.lr = .*: .*valid number"),
+        ("optimiser.lr=" + "[" * 1500, r"--set optimiser\.lr: not valid TOML: nested too deeply"),
+        ("optimiser.lr=" + "[" * 80 + "]" * 80, r"lr = \[+\.\.\.\]+: .*valid number"),
+        ("optimiser.lr=1\nother=2", r"optimiser\.lr = '1\\nother=2'"),
+        ("temporal.window=1001", r"less than or equal to 1000"),
+        ("label.temperature=1e-300", r"greater than or equal to 0\.0001"),
     ],
 )
 def test_wrong_setting_is_refused_with_the_remedy(override: str, message: str) -> None:
     with pytest.raises(RefusedError, match=message):
         load_method("paper", [override])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a = " + b"[" * 5000, "mine.toml: not valid TOML: nested too deeply"),
+        (b"a = " + b"1" * 5000, "mine.toml: a number of more digits than can be read"),
+        (b"optimiser.lr = 0x" + b"f" * 5000, "optimiser.lr = a huge number: .*valid number"),
+        (b"a = 1\nb = '\xe9'\n", "mine.toml:2: byte 0xe9 is no text; save the file as UTF-8"),
+        ("a = 1".encode("utf-16"), "mine.toml:1: byte 0xff is no text"),
+        (b"a = 1\n\0", "mine.toml:2: byte 0x00 is no text"),
+    ],
+)
+def test_hostile_file_is_refused_in_one_sentence(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "mine.toml").write_bytes(content)
+    with pytest.raises(RefusedError, match=message):
+        load_method(tmp_path / "mine.toml")
+
+
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero"), tmp_path):
+        with pytest.raises(RefusedError, match=r"cannot be read \(.*presets paper, equations"):
+            load_method(path)
 
 
 def test_config_file_is_read_and_its_errors_are_named(tmp_path: Path) -> None:
@@ -53,7 +93,7 @@ def test_config_file_is_read_and_its_errors_are_named(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"mine\.toml: not valid TOML"):
         load_method(path)
     path.write_bytes(b"#" * (1 << 20) + b"##")
-    with pytest.raises(RefusedError, match=r"1048578 bytes, expected at most 1048576"):
+    with pytest.raises(RefusedError, match=r"more than 1048576 bytes.*expected a TOML"):
         load_method(path)
     with pytest.raises(
         RefusedError, match=r"none\.toml: cannot be read .*presets paper, equations"

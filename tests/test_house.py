@@ -30,6 +30,7 @@ DECODERS = {"av", "PIL", "simplejpeg", "cv2", "torchvision"}
 # A file may import only files above it.
 ORDER = [
     "cache/errors.py",
+    "cache/outside.py",
     "cache/remote.py",
     "cache/files.py",
     "cache/identity.py",
@@ -53,6 +54,7 @@ ORDER = [
     "pipeline/datasets/videos.py",
     "pipeline/datasets/dfew.py",
     "pipeline/video/sampling.py",
+    "pipeline/video/images.py",
     "pipeline/video/frames.py",
     "pipeline/video/isolated.py",
     "pipeline/video/augmentation.py",
@@ -96,6 +98,7 @@ ORDER = [
     "pipeline/train/stack.py",
     "pipeline/train/code.py",
     "pipeline/train/records.py",
+    "pipeline/train/leaks.py",
     "pipeline/train/grid.py",
     "pipeline/train/trained.py",
     "pipeline/report/written.py",

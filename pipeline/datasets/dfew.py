@@ -8,22 +8,27 @@ What is read (the names vary between copies; each part is required):
 
 Beside the lists there may be ground truth that DFEW itself lacks: ``truth.json`` (``subjects``:
 id -> subject, ``subsets``: name -> ids) and ``frames.csv`` (``video_name,frame,label,intensity``;
-frames and labels count from 1, label 0 marks a frame that shows none of the classes).
+frames and labels count from 1, label 0 marks a frame that shows none of the classes, intensities
+are from 0 to 1).
+
+All these files are somebody else's: every one is text in UTF-8 of limited size, and nothing is read
+through a link that leaves the folder.
 """
 
-import csv
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from cache.errors import RefusedError
+from cache.outside import MIB, read_text
 from pipeline.datasets.videos import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -56,6 +61,10 @@ INTERPOLATED_SOURCES = (
     "clip_224x16f",
 )
 SHOWN = 10  # how many of many faults a message names
+LIST_BYTES_MAX, TRUTH_BYTES_MAX = 16 * MIB, 64 * MIB  # DFEW's lists have 0.2 MiB
+SHOWN_LETTERS = 80  # of a line that is quoted in a message
+LINE_MAX = 4096  # characters of a row, as many as a path may have
+FRAMES_HEADER = "video_name,frame,label,intensity"
 
 
 @dataclass(frozen=True)
@@ -120,20 +129,20 @@ def read_dfew(
             f"in {survey.source}: {_some(missing)}; complete the copy, "
             "or remove the ids from the lists"
         )
-    subjects, subsets = _read_truth(survey.lists, survey.labels)
+    truth = _read_truth(survey.lists, survey.labels)
     frames = _read_frame_truth(survey.lists, survey.labels)
     videos = tuple(
         Video(
             video_id,
             survey.paths[video_id],
             label,
-            subjects.get(video_id),
+            truth.subjects.get(video_id),
             *frames.get(video_id, (None, None)),
         )
         for video_id, label in kept.items()
     )
     folds = cut_folds(survey.folds, kept)
-    cut = {name: ids & kept.keys() for name, ids in subsets.items()}
+    cut = {name: ids & kept.keys() for name, ids in truth.subsets.items()}
     return VideoList("dfew", CLASSES, videos, folds, cut, survey.source)
 
 
@@ -188,6 +197,8 @@ def _find_lists(root: Path, annotation: Path | None) -> tuple[Path, dict[tuple[i
     for candidate in candidates:
         files = _list_files(candidate)
         if files:
+            for path in files.values():
+                _refuse_outside(annotation or root, path)
             _refuse_unpaired(candidate, files)
             return candidate, files
     raise RefusedError(
@@ -230,20 +241,18 @@ def _read_rows(path: Path) -> list[_Row]:
     """Rows of one list, parsed from the right; a first line without a number is a header."""
     rows: list[_Row] = []
     lines: dict[str, int] = {}
-    # utf-8-sig removes a byte order mark; splitlines handles CRLF and a missing final newline.
-    # A folder name in another encoding does no harm: only digits are read.
-    text = path.read_text("utf-8-sig", errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        row = _parse_row(line.strip(), f"{path}:{number}")
+    text = read_text(path, "a list of videos and their labels", LIST_BYTES_MAX)
+    # splitlines handles CRLF and a missing final newline.
+    numbered = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    for number, line in numbered:
+        row = _parse_row(line, f"{path}:{number}")
         if row is None:
-            if rows or re.search(r"\d", line):
-                raise RefusedError(
-                    f"{path}:{number}: {line!r} is not a row; expected 'video_name,label' or "
-                    "'path/to/02522 frames label'"
-                )
-            continue
+            if number == numbered[0][0] and not re.search(r"\d", line) and len(line) < LINE_MAX:
+                continue
+            raise RefusedError(
+                f"{path}:{number}: {line[:SHOWN_LETTERS]!r} is not a row; expected "
+                "'video_name,label' or 'path/to/02522 frames label'"
+            )
         if row.id in lines:
             raise RefusedError(
                 f"{path}:{number}: video {row.id} is listed twice, first in line {lines[row.id]}"
@@ -256,7 +265,14 @@ def _read_rows(path: Path) -> list[_Row]:
 
 
 def _parse_row(line: str, where: str) -> _Row | None:
-    """``2522,6``, ``02522 5`` or ``D:/my faces/02522 66 5``; None if it is none of these."""
+    """``2522,6``, ``02522 5`` or ``D:/my faces/02522 66 5``; None if it is none of these.
+
+    Nothing of the path is used but the number at its end.
+    """
+    if len(line) > LINE_MAX:
+        return None
+    if line.count('"') % 2:
+        raise RefusedError(f"{where}: a quote is not closed in {line[:SHOWN_LETTERS]!r}")
     if "," in line:
         name, _, label = (part.strip().strip('"') for part in line.rpartition(","))
     else:
@@ -266,8 +282,8 @@ def _parse_row(line: str, where: str) -> _Row | None:
             return None
         name, label = match[1], match[2]
     stem = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
-    digits = re.fullmatch(r"(\d+)(\.\w+)?", stem)
-    if digits is None or not re.fullmatch(r"-?\d+", label):
+    digits = re.fullmatch(r"([0-9]{1,9})(\.\w+)?", stem)
+    if digits is None or not re.fullmatch(r"-?[0-9]{1,9}", label):
         return None
     return _Row(f"{int(digits[1]):05d}", int(label), where)
 
@@ -334,20 +350,23 @@ def _find_videos(root: Path, source: str, labels: Iterable[str]) -> tuple[str, d
     doubled = folder / folder.name
     if doubled.is_dir():
         folder = doubled
-    index = _index_folder(folder)
+    _refuse_outside(root, folder)
+    index = _index_folder(folder, root)
     return name, {video_id: index[video_id] for video_id in labels if video_id in index}
 
 
-def _index_folder(folder: Path) -> dict[str, Path]:
+def _index_folder(folder: Path, root: Path) -> dict[str, Path]:
     """Five-digit id -> video file, or folder that holds at least one frame."""
     index: dict[str, Path] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             stem, suffix = os.path.splitext(entry.name)
-            if not stem.isdecimal():
+            if not re.fullmatch(r"[0-9]{1,9}", stem):
                 continue
+            if entry.is_symlink():
+                _refuse_outside(root, Path(entry.path))
             is_video = suffix.lower() in VIDEO_SUFFIXES and entry.is_file()
-            if not is_video and not (entry.is_dir() and _holds_frames(entry.path)):
+            if not is_video and not (entry.is_dir() and _holds_frames(entry.path, root)):
                 continue
             video_id = f"{int(stem):05d}"
             if video_id in index:
@@ -356,23 +375,47 @@ def _index_folder(folder: Path) -> dict[str, Path]:
     return index
 
 
-def _holds_frames(folder: str) -> bool:
+def _holds_frames(folder: str, root: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES for e in entries)
+        frames = [e for e in entries if os.path.splitext(e.name)[1].lower() in IMAGE_SUFFIXES]
+    for frame in frames:
+        if frame.is_symlink():
+            _refuse_outside(root, Path(frame.path))
+    return bool(frames)
 
 
-def _read_truth(
-    lists: Path, labels: Mapping[str, int]
-) -> tuple[dict[str, str], dict[str, frozenset[str]]]:
+def _refuse_outside(root: Path, path: Path) -> None:
+    """Refuse a path that links lead out of ``root``, which may be a link itself."""
+    real = os.path.realpath(path)
+    if os.path.commonpath([real, os.path.realpath(root)]) != os.path.realpath(root):
+        raise RefusedError(
+            f"{path}: a link to {real}, which is not in {root}; copy the files there, or name the "
+            "folder that they are in with --root, and that of the lists with --annotation"
+        )
+
+
+class _Truth(BaseModel):
+    """``truth.json``."""
+
+    subjects: dict[str, str] = {}
+    subsets: dict[str, frozenset[str]] = {}
+
+
+def _read_truth(lists: Path, labels: Mapping[str, int]) -> _Truth:
     path = lists / "truth.json"
-    if not path.is_file():
-        return {}, {}
-    truth = json.loads(path.read_text("utf-8"))
-    subsets = {name: frozenset(ids) for name, ids in truth.get("subsets", {}).items()}
-    unknown = set(truth.get("subjects", {})).union(*subsets.values()) - set(labels)
+    if not os.path.lexists(path):
+        return _Truth()
+    text = read_text(path, "ground truth in JSON", TRUTH_BYTES_MAX)
+    try:
+        truth = _Truth.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RefusedError(f"{path}: {where or 'not JSON'}: {first['msg']}") from None
+    unknown = set(truth.subjects).union(*truth.subsets.values()) - set(labels)
     if unknown:
         raise RefusedError(f"{path}: names videos in no list: {_some(sorted(unknown))}")
-    return dict(truth.get("subjects", {})), subsets
+    return truth
 
 
 def _read_frame_truth(
@@ -380,24 +423,45 @@ def _read_frame_truth(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Labels (int8, from 0, -1 for none) and intensities (float32) of every video's frames."""
     path = lists / "frames.csv"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
-    rows: dict[str, list[tuple[int, int, float]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for line in csv.DictReader(file):
-            row = (int(line["frame"]), int(line["label"]) - 1, float(line["intensity"]))
-            rows.setdefault(line["video_name"], []).append(row)
-    truth = {}
-    for video_id, frames in rows.items():
-        if video_id not in labels or [f[0] for f in frames] != list(range(1, len(frames) + 1)):
-            raise RefusedError(
-                f"{path}: video {video_id} is in no list, or its frames are not 1, 2, 3, …"
-            )
-        truth[video_id] = (
-            np.array([f[1] for f in frames], np.int8),
-            np.array([f[2] for f in frames], np.float32),
+    rows: dict[str, list[tuple[int, float]]] = {}
+    lines = StringIO(read_text(path, f"rows of {FRAMES_HEADER}", TRUTH_BYTES_MAX), None)
+    if next(lines, "").strip() != FRAMES_HEADER:
+        raise RefusedError(f"{path}:1: expected the header {FRAMES_HEADER}")
+    for number, line in enumerate(lines, start=2):
+        if line.strip():
+            try:
+                video_id, frame, label, intensity = _parse_frame(line.strip())
+                frames = rows.setdefault(video_id, [])
+                if video_id not in labels or frame != len(frames) + 1:
+                    raise ValueError(
+                        f"video {video_id} is in no list, or its frames are not 1, 2, 3, …"
+                    )
+            except ValueError as error:
+                raise RefusedError(f"{path}:{number}: {error}") from None
+            frames.append((label, intensity))
+    return {
+        video_id: (
+            np.array([label - 1 for label, _ in frames], np.int8),
+            np.array([intensity for _, intensity in frames], np.float32),
         )
-    return truth
+        for video_id, frames in rows.items()
+    }
+
+
+def _parse_frame(line: str) -> tuple[str, int, int, float]:
+    """``00001,12,3,0.5``: video, frame, label, intensity; raises ValueError for anything else."""
+    found = re.fullmatch(r"([0-9]{1,9}),([0-9]{1,9}),([0-9]{1,9}),([0-9.eE+-]{1,32})", line)
+    if found is None:
+        raise ValueError(f"{line[:SHOWN_LETTERS]!r} is not a row; expected {FRAMES_HEADER}")
+    label, intensity = int(found[3]), float(found[4])
+    if label > len(CLASSES) or not 0 <= intensity <= 1:
+        raise ValueError(
+            f"label {label}, intensity {intensity:g}; expected labels from 0 to {len(CLASSES)} and "
+            "intensities from 0 to 1"
+        )
+    return found[1], int(found[2]), label, intensity
 
 
 def _some(names: Iterable[str]) -> str:

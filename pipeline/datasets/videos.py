@@ -1,6 +1,7 @@
 """Annotation files -> VideoList: the videos of a data set with their labels and folds."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,7 +56,7 @@ class VideoList:
     source: str = ""
 
     def __post_init__(self) -> None:
-        _refuse_duplicates([video.id for video in self.videos], self.name)
+        _check_ids([video.id for video in self.videos], self.name)
         known = {video.id for video in self.videos}
         for video in self.videos:
             if not 0 <= video.label < len(self.classes):
@@ -72,6 +73,19 @@ class VideoList:
         ids = {video.id for video in videos}
         subsets = {name: found & ids for name, found in self.subsets.items()}
         return replace(self, videos=videos, folds=cut_folds(self.folds, ids), subsets=subsets)
+
+
+def absent_classes(videos: VideoList) -> list[str]:
+    """What to warn of: the classes that a fold does not train on, or is not tested on."""
+    labels = {video.id: video.label for video in videos.videos}
+    lines = []
+    for fold in videos.folds:
+        for verb, ids in (("train on", fold.train), ("test", fold.test)):
+            shown = {labels[video_id] for video_id in ids}
+            absent = [name for k, name in enumerate(videos.classes) if k not in shown]
+            if absent:
+                lines.append(f"fold {fold.name} has no videos to {verb} of {', '.join(absent)}")
+    return lines
 
 
 def cut_folds(folds: Iterable[Fold], ids: Collection[str]) -> tuple[Fold, ...]:
@@ -93,12 +107,19 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
-def _refuse_duplicates(ids: list[str], name: str) -> None:
-    seen: set[str] = set()
-    for video_id in ids:
-        if video_id in seen:
-            raise RefusedError(f"{name}: video {video_id} is listed twice; ids must be unique")
-        seen.add(video_id)
+def _check_ids(ids: list[str], name: str) -> None:
+    """Refuse ids that are not unique, or that would lead out of a folder as names of files."""
+    seen: dict[str, str] = {}
+    for number, video_id in enumerate(ids):
+        parts = re.split(r"[/\\]", video_id)
+        if not video_id.isprintable() or {"", ".", ".."} & {*parts} or parts[0].endswith(":"):
+            raise RefusedError(
+                f"{name}: the id {video_id!r} is empty, a path of its own or not printable"
+            )
+        same = seen.setdefault(unicodedata.normalize("NFC", video_id), video_id)
+        if len(seen) <= number:
+            how = "" if same == video_id else f", as {same!a} and {video_id!a}"
+            raise RefusedError(f"{name}: video {video_id} is listed twice{how}; ids must be unique")
 
 
 def _check_fold(fold: Fold, known: set[str], name: str) -> None:

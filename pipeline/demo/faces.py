@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cache.errors import RefusedError
+from cache.outside import MIB, parse_json, read_text
 from pipeline.datasets.dfew import CLASSES, read_dfew
 from pipeline.datasets.videos import Fold, Video, VideoList
 from pipeline.demo.face import (
@@ -50,7 +51,7 @@ MIN_FRAMES, MAX_FRAMES = 11, 60
 # Below this intensity a frame's expression cannot be seen: its true label is neutral.
 VISIBLE = 0.2
 NEUTRAL = CLASSES.index("neutral")
-LISTS = "EmoLabel_DataSplit"
+LISTS, FRAMES = "EmoLabel_DataSplit", "frames.csv"
 _SCRATCH = re.compile(r"\.\w+\.[0-9a-f]{32}(\.mp4)?")  # names that _scratch gives
 
 OnVideo = Callable[[int, int], None]  # (videos rendered, videos to render)
@@ -354,17 +355,17 @@ def _claim(root: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
             raise RefusedError(f"{root}: holds other files but no face set; choose an empty folder")
         scratch = _scratch(root / LISTS)
         scratch.mkdir(parents=True)
-        _write_lists(scratch, plan)
-        _write_truth(scratch, spec, plan)
+        _write_lists(scratch, spec, plan)
         record = {"format": FORMAT, "spec": asdict(spec), "digest": spec.digest()}
         (scratch / "faces.json").write_text(json.dumps(record, indent=1) + "\n")
         _put_folder(scratch, root / LISTS)
-    found = json.loads(marker.read_text())
-    if found["digest"] != spec.digest():
+    found = parse_json(read_text(marker, "the specification of a face set", MIB), marker)
+    if found.get("digest") != spec.digest():
         raise RefusedError(
-            f"{root}: holds the face set {found['spec']} (format {found['format']}), "
+            f"{root}: holds the face set {found.get('spec')} (format {found.get('format')}), "
             f"asked for {asdict(spec)} (format {FORMAT}); choose another root, or delete it"
         )
+    _refuse_changed_lists(marker.parent, plan)
 
 
 @contextmanager
@@ -467,8 +468,29 @@ def _encode_mp4(path: Path, frames_THWC: NDArray[np.uint8]) -> None:
         container.mux(stream.encode(None))
 
 
-def _write_lists(lists: Path, plan: list[PlannedVideo]) -> None:
-    """DFEW's official split: unpadded ids, labels from 1."""
+def _write_lists(lists: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
+    for name, text in _list_texts(plan).items():
+        (lists / name).parent.mkdir(exist_ok=True)
+        (lists / name).write_text(text)
+    (lists / FRAMES).write_text(_frames_text(spec, plan))
+
+
+def _refuse_changed_lists(lists: Path, plan: list[PlannedVideo]) -> None:
+    for name, text in _list_texts(plan).items():
+        if read_text(lists / name, "a list of the face set", 64 * MIB) != text:
+            raise RefusedError(f"{lists / name} was changed; delete {lists.parent} and start again")
+    if not (lists / FRAMES).is_file():
+        raise RefusedError(f"{lists / FRAMES} is missing; delete {lists.parent} and start again")
+
+
+def _list_texts(plan: list[PlannedVideo]) -> dict[str, str]:
+    """DFEW's official split, with unpadded ids and labels from 1, subjects and subsets."""
+    names = sorted({name for video in plan for name in video.subsets})
+    truth = {
+        "subjects": {video.id: f"s{video.subject:03d}" for video in plan},
+        "subsets": {name: [v.id for v in plan if name in v.subsets] for name in names},
+    }
+    texts = {"truth.json": json.dumps(truth, indent=1) + "\n"}
     for number in range(FOLDS):
         parts = {
             "train": [video for video in plan if video.fold != number],
@@ -476,19 +498,12 @@ def _write_lists(lists: Path, plan: list[PlannedVideo]) -> None:
         }
         for part, videos in parts.items():
             rows = "".join(f"{video.index + 1},{video.label + 1}\n" for video in videos)
-            path = lists / f"{part}(single-labeled)" / f"set_{number + 1}.csv"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("video_name,label\n" + rows)
+            texts[f"{part}(single-labeled)/set_{number + 1}.csv"] = "video_name,label\n" + rows
+    return texts
 
 
-def _write_truth(lists: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
-    """What the official files do not hold: subjects, subsets, and the truth of every frame."""
-    names = sorted({name for video in plan for name in video.subsets})
-    truth = {
-        "subjects": {video.id: f"s{video.subject:03d}" for video in plan},
-        "subsets": {name: [v.id for v in plan if name in v.subsets] for name in names},
-    }
-    (lists / "truth.json").write_text(json.dumps(truth, indent=1) + "\n")
+def _frames_text(spec: FacesSpec, plan: list[PlannedVideo]) -> str:
+    """The truth of every frame."""
     rows = ["video_name,frame,label,intensity"]
     for video in plan:
         script = write_script(spec, video)
@@ -496,4 +511,4 @@ def _write_truth(lists: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None
         rows += [
             f"{video.id},{t},{label + 1},{value:.4f}" for t, (label, value) in enumerate(frames, 1)
         ]
-    (lists / "frames.csv").write_text("\n".join(rows) + "\n")
+    return "\n".join(rows) + "\n"

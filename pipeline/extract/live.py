@@ -18,7 +18,7 @@ from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, EncoderFiles
 from pipeline.extract.loop import completed_plan
 from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
-from pipeline.video.frames import BadVideoError
+from pipeline.video.images import BadVideoError
 from pipeline.video.views import decode_views
 
 # Number of views to draw from: each step shows a new view of a video.

@@ -12,13 +12,14 @@ bit.
 """
 
 import importlib.metadata
+import math
 import os
 import platform
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +37,8 @@ from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch, 
 from pipeline.extract.reuse import refuse_other, reuse_features
 from pipeline.interrupt import Stop, stop_on_signal
 from pipeline.profile import stage
-from pipeline.video.frames import BadVideoError, Found, read_frames
+from pipeline.video.frames import Found, read_frames
+from pipeline.video.images import BadVideoError
 from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
 
 if TYPE_CHECKING:
@@ -177,6 +179,7 @@ class _Run:
         self._started = time.perf_counter()
         self._seconds = dict.fromkeys(("decode", "encode", "write"), 0.0)
         self._done = self._frames = 0
+        self._decoding: dict[int, float] = {}  # row decoded in this process -> when it began
 
     def work(self, stop: Stop) -> None:
         """Do all units of this shard that no other process does, until told to stop."""
@@ -242,20 +245,19 @@ class _Run:
         return block, claim
 
     def _wait(self, job: _DecodeJob) -> "Decoded":
-        try:
-            return job.result.result(2 * self._settings.decode_seconds)
-        except TimeoutError:
-            if job.result.done():  # raised by the decoding itself
-                raise
-            print(
-                f"video {self._videos[job.row].id} hangs its decoder; what was committed is kept: "
-                "run the same command again, and it is decoded in a separate process and left "
-                "out if it hangs again",
-                file=sys.stderr,
-                flush=True,
-            )
-            # A thread inside a decoder cannot be stopped, and would be waited for at exit.
-            os._exit(1)
+        while not wait([job.result], timeout=1).done:
+            seconds = time.perf_counter() - self._decoding.get(job.row, math.inf)
+            if seconds > self._settings.decode_seconds:
+                print(
+                    f"video {self._videos[job.row].id!r} hangs its decoder; what was committed is "
+                    "kept: run the same command again, and it is decoded in a separate process "
+                    "and left out if it hangs again",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                # A thread inside a decoder cannot be stopped, and would be waited for at exit.
+                os._exit(1)
+        return job.result.result()
 
     def _commit(self, block: "Block", claim: ExitStack) -> None:
         features = block.finish()
@@ -278,6 +280,8 @@ class _Run:
         mark = self._writer.decoding_mark(row)
         if settings.isolate or mark.exists():
             read = partial(read_frames_isolated, seconds_max=settings.decode_seconds)
+        else:
+            self._decoding[row] = started
         with storage_errors(mark):
             mark.touch()
         died = False
@@ -289,9 +293,10 @@ class _Run:
             failed = VideoStatus(id=video.id, status="failed", reason=str(error))
             return Decoded(failed, time.perf_counter() - started)
         except Exception as error:
-            error.add_note(f"while decoding video {video.id} ({video.path})")
+            error.add_note(f"while decoding video {video.id!r} ({str(video.path)!r})")
             raise
         finally:
+            self._decoding.pop(row, None)
             if not died:
                 mark.unlink(missing_ok=True)
         seconds = time.perf_counter() - started

@@ -13,12 +13,24 @@ from cache.files import sha256
 from cache.identity import Identity
 from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoTable, encode_truth, read_plan
 from cache.writer import check_same
+from pipeline.config import FRAMES_MAX, VIEWS_MAX
 from pipeline.datasets.videos import Video, VideoList
+from pipeline.device import check_device
 from pipeline.encoders.clip import LOCAL_DIR, EncoderFiles, Precision
 from pipeline.resources import check_writable
 from pipeline.video.augmentation import VIEW_RULE
 from pipeline.video.frames import decoder_name
 from pipeline.video.sampling import EVALUATION_RULE, TRAINING_RULE
+
+MOST = {
+    "views": VIEWS_MAX,
+    "frames": FRAMES_MAX,
+    "batch_frames": 65_536,
+    "seed": (1 << 32) - 1,
+    "workers": 1024,
+    "decode_seconds": 86_400,  # a day
+}
+LEAST = {"seed": 0, "decode_seconds": 0.1}  # of all others 1
 
 
 @dataclass(frozen=True)
@@ -39,15 +51,14 @@ class ExtractSettings:
 
     def __post_init__(self) -> None:
         parse_precision(self.precision)
-        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
-            raise RefusedError(f"device {self.device}: expected auto, cpu or cuda")
+        check_device(self.device)
         i, n = self.shard
         if not 0 <= i < n:
             raise RefusedError(f"shard {i}/{n}: expected I/N with 0 <= I < N, such as 0/4")
-        for name in ("views", "frames", "batch_frames", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise RefusedError(f"{name} is {value}, expected 1 or more")
+        for name, most in MOST.items():
+            value, least = getattr(self, name), LEAST.get(name, 1)
+            if value is not None and not least <= value <= most:
+                raise RefusedError(f"{name} is {value}, expected {least} to {most}")
         if self.batch_frames is not None and self.batch_frames % self.frames:
             raise RefusedError(
                 f"batch_frames is {self.batch_frames}, expected a multiple of frames, {self.frames}"
@@ -175,7 +186,7 @@ def parse_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """
     if text == "auto":
         text = _own_shard(environment)
-    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if found is None or not int(found[1]) < int(found[2]):
         raise RefusedError(f"--shard {text}: expected I/N with 0 <= I < N, such as 0/4, or auto")
     return int(found[1]), int(found[2])
@@ -185,7 +196,7 @@ def _own_shard(environment: Mapping[str, str]) -> str:
     if "SLURM_ARRAY_TASK_COUNT" in environment:
         names = ("ID", "MIN", "MAX", "STEP", "COUNT")
         texts = [environment.get(f"SLURM_ARRAY_TASK_{n}", str(int(n == "STEP"))) for n in names]
-        if not all(text.isdecimal() for text in texts):
+        if not all(re.fullmatch("[0-9]{1,9}", text) for text in texts):
             raise RefusedError(f"--shard auto: SLURM_ARRAY_TASK_… are {texts}; give --shard I/N")
         task, low, high, step, count = map(int, texts)
         if high and (high - low) // step + 1 != count:

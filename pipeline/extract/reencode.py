@@ -14,7 +14,7 @@ from cache.identity import differences, side_by_side
 from cache.store import Store
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder
-from pipeline.video.frames import BadVideoError
+from pipeline.video.images import BadVideoError
 from pipeline.video.views import decode_views
 
 # Measured with the bundled encoder on 480 frames: bfloat16 against float32 at least 0.9997; another

@@ -12,6 +12,7 @@ from cache.writer import StoreWriter
 from pipeline.datasets.videos import Video
 from pipeline.encoders.clip import EncoderFiles
 from pipeline.video.frames import source_sha256
+from pipeline.video.images import BadVideoError
 
 
 def refuse_other(source: Store, plan: Plan, encoder: EncoderFiles) -> None:
@@ -80,7 +81,7 @@ def _hash_sources(videos: Sequence[Video], rows: Iterable[int]) -> dict[int, str
     def hashed(row: int) -> tuple[int, str]:
         try:
             return row, source_sha256(videos[row].path)
-        except OSError:
+        except (OSError, BadVideoError):
             return row, ""
 
     with ThreadPoolExecutor() as pool:

@@ -1,5 +1,6 @@
 """Ablation tables as Python lists of rows: what each row changes in the method."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -13,6 +14,8 @@ from pipeline.config import (
     parse_setting,
     unknown_setting,
 )
+
+ROWS_MAX = 200  # of a table of varied settings
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,11 @@ def vary(settings: Sequence[str]) -> Table:
             raise RefusedError(f"--vary {text}: {unknown_setting(name)}")
         names.append(name)
         choices.append(values)
+    if math.prod(map(len, choices)) > ROWS_MAX:
+        raise RefusedError(
+            f"--vary: {math.prod(map(len, choices))} combinations of values, expected at most "
+            f"{ROWS_MAX}; vary fewer settings at once"
+        )
     rows = []
     for number, values in enumerate(product(*choices), 1):
         row: dict[str, dict[str, Any]] = {}

@@ -21,6 +21,7 @@ from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, stop_on_signal
 from pipeline.resources import available_bytes, check_writable
 from pipeline.train.code import code_files
+from pipeline.train.leaks import refuse_leaks
 from pipeline.train.records import Records
 from pipeline.workers import Boss, work_in_processes
 
@@ -41,11 +42,18 @@ GIB = 2**30
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
 
 
-def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False) -> None:
+def check_runs(
+    runs: Sequence[Run],
+    store: Store,
+    *,
+    allow_missing: bool = False,
+    allow_duplicates: bool = False,
+) -> None:
     """Refuse, before any training, runs that this store cannot train.
 
     Raises RefusedError for an unknown or empty fold, a class without a text, settings that do not
-    fit the features, or videos without features unless ``allow_missing``.
+    fit the features, videos without features unless ``allow_missing``, or the same video in
+    training and test unless ``allow_duplicates``.
     """
     if store.missing and not allow_missing:
         first, reason = next(iter(store.missing.items()))
@@ -69,6 +77,8 @@ def check_runs(runs: Sequence[Run], store: Store, *, allow_missing: bool = False
             )
         _check_views(run, store)
     _check_rows(runs, store)
+    if not allow_duplicates:
+        refuse_leaks(store, {run.fold for run in runs})
 
 
 def check_shapes(runs: Sequence[Run], store: Store) -> None:
@@ -80,6 +90,11 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
         run.method.temporal.tokens(store.frames)
         run.method.temporal.heads(store.dim)
+        label = run.method.label
+        if label.pooling == "top_k" and label.top_k > store.frames:
+            raise RefusedError(
+                f"label.top_k={label.top_k} is more than the {store.frames} frames of a video"
+            )
 
 
 def check_memory(store: Store, processes: int) -> None:

@@ -6,8 +6,9 @@ converted to RGB and handed on, one at a time.
 
 import hashlib
 import importlib.metadata
-import io
+import os
 import re
+import stat
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +16,26 @@ from typing import Any
 
 import av
 import numpy as np
-import simplejpeg
+from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cache.files import sha256_file
 from pipeline.datasets.videos import IMAGE_SUFFIXES, natural_key
+from pipeline.video.images import (
+    MAX_PIXELS,
+    BadVideoError,
+    check_size,
+    decode_image,
+    decoder_errors,
+)
 
-MAX_PIXELS = 50_000_000  # Pillow only warns about more, and needs 2.8 GB for it
 MAX_FRAMES = 1_000_000
+MAX_IMAGE_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, not compressed
 MIN_DECODED = 0.9  # of the frames that the header promises
+MAX_STRETCH = 1.01  # of pixels that count as square
+# Grows when the same libraries give other pixels or frames of a video: part of a store's identity.
+RULES = 2
 
 Choose = Callable[[int], Collection[int]]
 Take = Callable[[int, NDArray[np.uint8]], None]
@@ -49,11 +59,9 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"OggS", "ogg"),
     (0, b"\x47", "mpegts"),
 )
-_IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-
-
-class BadVideoError(ValueError):
-    """A video that cannot be used; the message is the reason that the store records."""
+_TS_PACKET_BYTES = 188
+# Their headers give a duration; the others' is estimated from what there is.
+_GIVE_DURATION = ("mp4", "matroska", "flv", "asf")
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,10 @@ class Found:
 
 
 def decoder_name() -> str:
-    """Names and versions of the decoding libraries, for the store's identity."""
+    """Versions of the decoding libraries and of the rules here, for the store's identity."""
     libraries = {"pyav": "av", "pillow": "pillow", "simplejpeg": "simplejpeg"}
-    return ", ".join(f"{name} {importlib.metadata.version(d)}" for name, d in libraries.items())
+    versions = [f"{name} {importlib.metadata.version(d)}" for name, d in libraries.items()]
+    return ", ".join([*versions, f"rules {RULES}"])
 
 
 def read_frames(path: Path, choose: Choose, take: Take) -> Found:
@@ -77,24 +86,24 @@ def read_frames(path: Path, choose: Choose, take: Take) -> Found:
     ``choose`` gets the number of frames and names those wanted; ``take`` gets each of them, in
     order, as (index, uint8 [height, width, 3]).  Both may be called again from the start, if a
     video file's header gave the wrong number of frames.
-    Raises BadVideoError if the source is empty, truncated, not what it claims to be, or unreadable.
+    Raises BadVideoError if the source is empty, truncated, not what it claims to be, unreadable, or
+    changed while it was read.
     """
-    try:
-        if path.is_dir():
-            return _read_folder(path, choose, take)
-        return _read_file(path, choose, take)
-    except (OSError, av.error.FFmpegError) as error:
-        # The message without the path: reasons must not depend on where the data lies.
-        raise BadVideoError(f"{type(error).__name__}: {error.strerror or error}") from error
+    with decoder_errors():
+        read = _read_folder if path.is_dir() else _read_file
+    return read(path, choose, take)
 
 
 def source_sha256(path: Path) -> str:
-    """sha256 of a video file, or of the names and bytes of a folder's images, as in ``Found``."""
+    """sha256 of a video file, or of the names and bytes of a folder's images, as in ``Found``.
+
+    Raises OSError or BadVideoError if it cannot be read.
+    """
     if not path.is_dir():
         return sha256_file(path)
     digest = hashlib.sha256()
     for image in list_images(path):
-        _add_image(digest, image, image.read_bytes())
+        _read_image(image, digest)
     return digest.hexdigest()
 
 
@@ -108,79 +117,42 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(images, key=lambda path: (natural_key(path.name), path.name))
 
 
-def decode_image(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """(RGB uint8 [height, width, 3], what was repaired) of an encoded image."""
-    if not data:
-        raise BadVideoError("0 bytes")
-    try:
-        with Image.open(io.BytesIO(data), formats=_IMAGE_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadVideoError(f"{image.width} x {image.height} pixels, at most {MAX_PIXELS}")
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                return _jpeg_to_rgb(data, image)
-            image.load()
-            return _to_rgb(image)
-    except UnidentifiedImageError:
-        formats = ", ".join(_IMAGE_FORMATS)
-        raise BadVideoError(f"not an image ({formats}): begins with {data[:16]!r}") from None
-    except (SyntaxError, Image.DecompressionBombError) as error:
-        # Pillow raises SyntaxError for broken PNG chunks.
-        raise BadVideoError(str(error)) from error
-
-
-def _jpeg_to_rgb(data: bytes, image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    """The same pixels as Pillow's, but corrupt bytes, a mere warning of libjpeg, are refused."""
-    try:
-        rgb: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
-    except ValueError as error:
-        raise BadVideoError(str(error)) from error
-    if image.getexif().get(0x0112, 1) != 1:
-        return _to_rgb(image)
-    return rgb, ("converted from L",) if image.mode == "L" else ()
-
-
-def _to_rgb(image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
-    flags = []
-    if image.getexif().get(0x0112, 1) != 1:
-        flags.append("rotated by EXIF")
-        image = ImageOps.exif_transpose(image)
-    if image.mode != "RGB":
-        flags.append(f"converted from {image.mode}")
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips at 255 and gives a white image.
-        grey = (np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2), tuple(flags)
-    return np.asarray(image.convert("RGB")), tuple(flags)
-
-
 def _read_folder(folder: Path, choose: Choose, take: Take) -> Found:
-    images = list_images(folder)
+    with decoder_errors():
+        images = list_images(folder)
     if not images:
         raise BadVideoError("no images in the folder")
+    _check_count(len(images), "the folder holds")
     wanted = set(choose(len(images)))
     flags: set[str] = {"gaps in the numbering"} if _has_gaps(images) else set()
     digest = hashlib.sha256()
     for index, path in enumerate(images):
-        if not path.is_file():
-            raise BadVideoError(f"{path.name}: not a regular file")
-        data = path.read_bytes()
-        _add_image(digest, path, data)
-        if index in wanted:
-            take(index, _named(path.name, data, flags))
+        try:
+            data = _read_image(path, digest)
+            rgb, repaired = decode_image(data) if index in wanted else (None, ())
+        except BadVideoError as error:
+            raise BadVideoError(f"{path.name}: {error}") from error
+        if rgb is not None:
+            flags.update(repaired)
+            take(index, rgb)
     return Found(len(images), digest.hexdigest(), tuple(sorted(flags)))
 
 
-def _add_image(digest: "hashlib._Hash", path: Path, data: bytes) -> None:
-    digest.update(path.name.encode() + b"\0" + hashlib.sha256(data).digest())
+def _read_image(path: Path, digest: "hashlib._Hash") -> bytes:
+    with decoder_errors():
+        size = _stat_file(path).st_size
+        if size > MAX_IMAGE_BYTES:
+            raise BadVideoError(f"{size} bytes, at most {MAX_IMAGE_BYTES}")
+        data = path.read_bytes()
+    digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(data).digest())
+    return data
 
 
-def _named(name: str, data: bytes, flags: set[str]) -> NDArray[np.uint8]:
-    try:
-        image, repaired = decode_image(data)
-    except (OSError, BadVideoError) as error:
-        raise BadVideoError(f"{name}: {error}") from error
-    flags.update(repaired)
-    return image
+def _stat_file(path: Path) -> os.stat_result:
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise BadVideoError("not a regular file")  # opening a pipe would wait forever
+    return found
 
 
 def _has_gaps(images: list[Path]) -> bool:
@@ -188,29 +160,53 @@ def _has_gaps(images: list[Path]) -> bool:
     return len(numbers) == len(images) and numbers[-1] - numbers[0] + 1 != len(images)
 
 
+def _check_count(frames: int, source: str) -> None:
+    if not 0 < frames <= MAX_FRAMES:
+        raise BadVideoError(f"{source} {frames} frames, expected 1 to {MAX_FRAMES}")
+
+
 def _read_file(path: Path, choose: Choose, take: Take) -> Found:
-    demuxer = _demuxer(path)
-    promised = _promised_frames(path, demuxer)
-    decoded, flags = _decode_pass(path, demuxer, set(choose(promised)), take)
+    with decoder_errors():
+        before = _version(path)
+        demuxer, flags = _demuxer(path)
+        promised = _promised_frames(path, demuxer)
+    _check_count(promised, "its header promises")
+    decoded, seen = _decode_pass(path, demuxer, set(choose(promised)), take)
+    flags |= seen
     if decoded < max(1, MIN_DECODED * promised):
         raise BadVideoError(f"decoded {decoded} frames of the {promised} its header promises")
     if decoded != promised:
         flags |= {f"header promises {promised} frames"}
         _decode_pass(path, demuxer, set(choose(decoded)), take)
-    return Found(decoded, source_sha256(path), tuple(sorted(flags)))
+    with decoder_errors():
+        sha256 = source_sha256(path)
+        if _version(path) != before:
+            raise BadVideoError("changed while it was read")
+    return Found(decoded, sha256, tuple(sorted(flags)))
 
 
-def _demuxer(path: Path) -> str:
-    if path.exists() and not path.is_file():
-        raise BadVideoError("not a regular file")  # opening a pipe would wait forever
+def _version(path: Path) -> tuple[int, int, int]:
+    found = _stat_file(path)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _demuxer(path: Path) -> tuple[str, set[str]]:
+    """(FFmpeg's demuxer for the file, flags); the end of a GIF or transport stream is checked."""
     with path.open("rb") as file:
         head = file.read(16)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 64))
+        end = file.read()
     if not head:
         raise BadVideoError("0 bytes")
-    for offset, magic, demuxer in _MAGIC:
-        if head[offset:].startswith(magic):
-            return demuxer
-    raise BadVideoError(f"not a video: begins with {head!r}")
+    known = (name for offset, magic, name in _MAGIC if head[offset:].startswith(magic))
+    demuxer = next(known, None)
+    if demuxer is None:
+        raise BadVideoError(f"not a video: begins with {head!r}")
+    if demuxer == "gif" and not end.rstrip(b"\0").endswith(b";"):
+        raise BadVideoError("cut short: the GIF has no end")
+    cut = demuxer == "mpegts" and size % _TS_PACKET_BYTES
+    return demuxer, {"ends inside a packet"} if cut else set()
 
 
 def _open(path: Path, demuxer: str) -> Any:
@@ -221,48 +217,96 @@ def _open(path: Path, demuxer: str) -> Any:
 def _promised_frames(path: Path, demuxer: str) -> int:
     with _open(path, demuxer) as container:
         stream = _video_stream(container)
+        if demuxer == "mp4" and stream.frames:
+            # What comes before the start of an edit list is not shown.
+            return sum(not entry.is_discard for entry in stream.index_entries)
         # Without a count in the header, count the packets: that needs no decoding.
-        return stream.frames or sum(1 for p in container.demux(stream) if p.size)
+        return stream.frames or _count_packets(container, stream, demuxer in _GIVE_DURATION)
+
+
+def _count_packets(container: Any, stream: Any, gives_duration: bool) -> int:
+    """The video's packets, and as many again as would fill the duration that the header gives."""
+    count, end_seconds = 0, 0.0
+    for packet in container.demux():  # all streams, since sound may go on without a picture
+        if packet.size:
+            count += packet.stream_index == stream.index
+            start = max(packet.pts or 0, packet.dts or 0) * packet.time_base
+            lasts = (packet.duration or 0) * packet.time_base or 1 / (stream.average_rate or 25)
+            end_seconds = max(end_seconds, float(start + lasts))
+    missing_seconds = (container.duration or 0) / av.time_base - end_seconds
+    if gives_duration and count and missing_seconds > 0:
+        count += round(missing_seconds * count / end_seconds)
+    return count
 
 
 def _decode_pass(path: Path, demuxer: str, wanted: set[int], take: Take) -> tuple[int, set[str]]:
     flags: set[str] = set()
     count = 0
     to_rgb = VideoReformatter()  # one per pass: making one takes longer than using it
-    with _open(path, demuxer) as container:
-        for frame in _decoded(container, flags):
-            if frame.width * frame.height > MAX_PIXELS or count >= MAX_FRAMES:
-                raise BadVideoError(
-                    f"frame {count} of {frame.width} x {frame.height}: at most {MAX_PIXELS} pixels "
-                    f"and {MAX_FRAMES} frames"
-                )
-            if frame.is_corrupt:
-                flags.add("corrupt frames")
-            if count in wanted:
-                rgb: Any = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
-                take(count, _upright(rgb, frame.rotation, flags))
-            count += 1
+    for frame, width, height in _decoded(path, demuxer, flags):
+        check_size(width, height)
+        if count >= MAX_FRAMES:
+            raise BadVideoError(f"more than {MAX_FRAMES} frames")
+        if frame.is_corrupt:
+            flags.add("corrupt frames")
+        if (width, height) != (frame.width, frame.height):
+            flags.add("resampled to square pixels")
+        if count in wanted:
+            with decoder_errors():
+                square: Any = to_rgb.reformat(frame, width, height, "rgb24", threads=1)
+                rgb, matrix = square.to_ndarray(), frame.side_data.get("DISPLAYMATRIX")
+            take(count, rgb if matrix is None else _upright(rgb, matrix, flags))
+        count += 1
     return count, flags
 
 
-def _decoded(container: Any, flags: set[str]) -> Iterator[Any]:
-    stream = _video_stream(container)
-    stream.codec_context.thread_count = 1  # videos are decoded in parallel instead
-    for packet in container.demux(stream):
-        try:
-            yield from packet.decode()
-        except av.error.InvalidDataError:
-            flags.add("undecodable packets")
+def _decoded(path: Path, demuxer: str, flags: set[str]) -> Iterator[tuple[Any, int, int]]:
+    """Each frame, with the width and height that it has in square pixels."""
+    with decoder_errors(), _open(path, demuxer) as container:
+        stream = _video_stream(container)
+        context = stream.codec_context
+        context.thread_count = 1  # videos are decoded in parallel instead
+        check_size(context.width, context.height)
+        context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change midway
+        for packet in container.demux(stream):
+            try:
+                frames = packet.decode()
+            except av.error.InvalidDataError:
+                flags.add("undecodable packets")
+                continue
+            aspect = float(stream.sample_aspect_ratio or 1)
+            if 1 / MAX_STRETCH < aspect < MAX_STRETCH:
+                aspect = 1.0
+            # The short side of a pixel is enlarged, so that nothing is lost.
+            wider, higher = max(aspect, 1), max(1 / aspect, 1)
+            for frame in frames:
+                yield frame, round(frame.width * wider), round(frame.height * higher)
 
 
-def _upright(image: NDArray[np.uint8], degrees: float, flags: set[str]) -> NDArray[np.uint8]:
-    turns = round(degrees / 90) % 4
-    if turns:
+def _upright(image: NDArray[np.uint8], matrix: Any, flags: set[str]) -> NDArray[np.uint8]:
+    """The image as its display matrix shows it, which may turn and mirror it.
+
+    (x, y) is shown at (a x + c y, b x + d y); of an odd angle, the nearest quarter turn is applied.
+    """
+    a, b, _, c, d = (int(value) for value in np.frombuffer(matrix, np.int32)[:5])
+    on_its_side = abs(b) + abs(c) > abs(a) + abs(d)
+    across, down = (c, b) if on_its_side else (a, d)
+    rest = (a, d) if on_its_side else (b, c)
+    if any(rest) or abs(across) != abs(down):
+        flags.add("odd display matrix, applied roughly")
+    if on_its_side:
+        image = image.swapaxes(0, 1)
+    if ((across < 0) != (down < 0)) != on_its_side:
+        flags.add("mirrored by its display matrix")
+    elif on_its_side or across < 0:
         flags.add("rotated by its display matrix")
-    return np.rot90(image, turns)
+    return image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
 
 
 def _video_stream(container: Any) -> Any:
-    if not container.streams.video:
-        raise BadVideoError("no video stream")
-    return container.streams.video[0]
+    """The first video stream that is not a picture attached to sound."""
+    streams = container.streams.video
+    moving = [s for s in streams if not s.disposition & Disposition.attached_pic]
+    if not moving:
+        raise BadVideoError("no video stream" + (" (cover art only)" if streams else ""))
+    return moving[0]

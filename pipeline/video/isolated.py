@@ -1,12 +1,14 @@
 """A video that may kill or hang its decoder -> its frames, decoded in a separate process.
 
 The process writes JSON lines: how many frames there are and, after being told which are wanted,
-each of them followed by its bytes.  It has its own timer, so that nothing outlives the limit.
+each of them followed by its bytes.  It limits its own time and memory, so that the limits hold
+whatever becomes of the process that started it.
 """
 
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +18,11 @@ from typing import IO, Any
 import numpy as np
 
 from pipeline.interrupt import end_with
-from pipeline.video.frames import BadVideoError, Choose, Found, Take, read_frames
+from pipeline.video.frames import Choose, Found, Take, read_frames
+from pipeline.video.images import BadVideoError
+
+# More than frames of the largest size need; a header may promise a table of any size.
+MEMORY_BYTES = 4 << 30
 
 
 class DecoderDeathError(BadVideoError):
@@ -55,7 +61,7 @@ def read_frames_isolated(path: Path, choose: Choose, take: Take, seconds_max: fl
 
 def _converse(ask: IO[bytes], answer: IO[bytes], choose: Choose, take: Take) -> Found | None:
     """What the other process found; None if it ended midway."""
-    while line := answer.readline():
+    while (line := answer.readline()).endswith(b"\n"):
         kind, value = json.loads(line)
         if kind == "choose":
             ask.write(json.dumps(sorted(choose(value))).encode() + b"\n")
@@ -78,6 +84,7 @@ def _converse(ask: IO[bytes], answer: IO[bytes], choose: Choose, take: Take) -> 
 def main(path: Path, seconds_max: float) -> None:
     """The other process: decode ``path`` and write what is found to standard output."""
     signal.setitimer(signal.ITIMER_REAL, seconds_max)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     # What libraries print must not mix with the answers.
     with os.fdopen(os.dup(1), "wb") as answer:
         os.dup2(2, 1)

@@ -12,7 +12,8 @@ from torchvision.transforms.v2 import functional as F
 from cache.identity import Preprocessing
 from pipeline.datasets.videos import Video
 from pipeline.video.augmentation import Augmentation, crop_box, view_rule
-from pipeline.video.frames import BadVideoError, Found, read_frames
+from pipeline.video.frames import Found, read_frames
+from pipeline.video.images import BadVideoError
 from pipeline.video.sampling import at_moments
 
 

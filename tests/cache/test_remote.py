@@ -1,11 +1,16 @@
 """Stores at a URL, in memory, in an archive, on a web server: the same checks and runs."""
 
+import contextlib
 import functools
 import json
 import pickle
 import shutil
+import socket
 import threading
+import time
+import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -169,6 +174,113 @@ def test_server_that_goes_away_is_not_damage(
             read()
     with pytest.raises(StorageError, match="cannot read"):
         (store_path(url) / "plan.json").is_file()
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+
+
+@pytest.fixture
+def served() -> Iterator[Callable[..., str]]:
+    """Start a server that answers with some bytes, then repeats others; returns its address."""
+    sockets = []
+
+    def answer(connection: socket.socket, first: bytes, again: bytes, pause: float) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(first)
+            while again:
+                connection.sendall(again)
+                time.sleep(pause)
+            time.sleep(pause)
+
+    def start(first: bytes = b"", again: bytes = b"", pause: float = 0) -> str:
+        server = socket.create_server(("127.0.0.1", 0))
+        sockets.append(server)
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    given = (connection, first, again, pause)
+                    threading.Thread(target=answer, args=given, daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        return f"http://127.0.0.1:{server.getsockname()[1]}/s.zarr"
+
+    yield start
+    for server in sockets:
+        server.close()
+
+
+def test_silent_and_dripping_servers_are_given_up_within_seconds(
+    served: Callable[..., str],
+) -> None:
+    length = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+    urls = [
+        served(pause=60),
+        served(length + b"abc", pause=60),
+        served(CHUNKED, b"1\r\na\r\n", 1),
+    ]
+
+    def message(url: str) -> str:
+        with pytest.raises(StorageError) as refused:
+            open_store(url)
+        return str(refused.value)
+
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(urls)) as pool:
+        for url, said in zip(urls, pool.map(message, urls), strict=True):
+            assert said.startswith(f"cannot read {url}/plan.json: silent, or slower than 1024")
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ((b"\0\xff" * 5000,), "cannot read .*Bad status line"),
+        ((CHUNKED, ENDLESS), "cannot open .*/s.zarr/plan.json has more than 268435456 bytes"),
+        (
+            (b"HTTP/1.1 302 Found\r\nLocation: /s.zarr\r\nConnection: close\r\n\r\n",),
+            "cannot read .*TooManyRedirects",
+        ),
+        ((b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[[[[[[[[[",), "is not the plan of a"),
+    ],
+)
+def test_answer_that_is_none_or_has_no_end_is_refused(
+    served: Callable[..., str], answer: tuple[bytes, ...], message: str
+) -> None:
+    with pytest.raises((StorageError, RefusedError), match=message):
+        open_store(served(*answer))
+
+
+def test_server_that_falls_silent_is_waited_for_once(
+    whole: LocalStore, web: WebServer, tmp_path: Path
+) -> None:
+    store = open_store(copy_of(whole.path, "http", web, tmp_path))
+    released = threading.Event()
+    web.before_chunk = released.wait
+    started = time.monotonic()
+    with pytest.raises(StorageError, match=r"c\.0\.0\.0\.0: silent, or slower"):
+        store.load_features()
+    with pytest.raises(StorageError, match="silent, or slower"):
+        store.load_frame_index()
+    assert time.monotonic() - started < 10
+    released.set()
+
+
+def test_archive_is_not_unpacked_beyond_a_limit(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "s.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("s.zarr/plan.json", "w") as file:
+            for _ in range(257):
+                file.write(bytes(1 << 20))
+        archive.writestr("../outside", "x")
+        archive.writestr("/absolute", "x")
+    with pytest.raises(
+        RefusedError, match=r"cannot open zip://.*plan\.json has more than 268435456"
+    ):
+        open_store(f"zip://s.zarr::{tmp_path}/s.zip")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.zip"]
 
 
 @pytest.mark.parametrize(

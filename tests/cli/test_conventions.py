@@ -56,6 +56,30 @@ WRONG = {
     "TOML file; did you mean paper?",
     "config lst": "Did you mean 'list'?",
     "store inspect none.zarr": "no store at none.zarr",
+    "extract --views 1000000000": "views is 1000000000, expected 1 to 1000",
+    "extract --frames 1001": "frames is 1001, expected 1 to 1000",
+    "extract --batch-frames 160000000": "batch_frames is 160000000, expected 1 to 65536",
+    "extract --seed 99999999999999999999": "seed is 99999999999999999999, expected 0 to 4294967295",
+    "extract --decode-seconds inf": "decode_seconds is inf, expected 0.1 to 86400",
+    "extract --limit 0": "--limit",
+    "extract --limit 10000000000000000000000": "--limit",
+    "extract --workers 1000000000": "--workers",
+    f"extract --shard 0/{'1' * 5000}": "expected I/N with 0 <= I < N",
+    "extract --shard ٠/٢": "expected I/N with 0 <= I < N",
+    "train --seeds 1000000000000": "--seeds",
+    "train --device cuda:x": "--device cuda:x: expected auto, cpu or cuda",
+    "train --device cuda:-1": "--device cuda:-1: expected auto, cpu or cuda",
+    "train --device cpu:9": "--device cpu:9: expected auto, cpu or cuda",
+    "train --store s.zarr --set label.top_k=17 --set label.pooling=top_k": "label.top_k=17 is more "
+    "than the 16 frames of a video",
+    f"ablate --vary optimiser.lr={[*range(1, 202)]} --store s.zarr".replace(
+        ", ", ","
+    ): "201 combin",
+    f"train --config {'a' * 300}": "File name too long",
+    f"store inspect {'a/' * 3000}": "File name too long",
+    f"runs list --runs {'a/' * 3000}": "File name too long",
+    f"extract --dataset dfew --encoder mini --root {'a' * 300}": "File name too long",
+    "store inspect s.zarr/plan.json": "",
 }
 
 # Runs the commands one after the other in one fresh process, and says what each came to.
@@ -163,8 +187,8 @@ def test_nothing_is_coloured_or_boxed(tmp_path: Path) -> None:
 
 def test_terminals_that_cannot_show_a_character_get_another(tmp_path: Path) -> None:
     script = (
-        "import sys; from cli.show import print_what_the_terminal_can\n"
-        "print_what_the_terminal_can()\n"
+        "import sys; from cli.show import escape_output\n"
+        "escape_output()\n"
         "print('82.9 ± 1.2, 1–2, a…, 2×2, −1, 日'); print('±', file=sys.stderr)"
     )
     done = python("-c", script, cwd=tmp_path, env={"PYTHONIOENCODING": "ascii"})

@@ -75,3 +75,13 @@ def test_dumb_terminal_gets_lines() -> None:
     printed = on_terminal(WORK, TERM="dumb")
     assert "20 of 40 epochs" in printed
     assert "\x1b" not in printed
+
+
+def test_what_is_printed_beside_a_bar_is_escaped() -> None:
+    printing = "import sys; print('\\x1b[31m \\x9b \\u202e', file=sys.stderr)"
+    start = "from cli.show import escape_output\nescape_output()"
+    script = start + WORK.replace("        time.sleep", f"        {printing}\n        time.sleep")
+    printed = on_terminal(script, TERM="xterm", COLUMNS="80", NO_COLOR="1")
+    assert printed.count(r"\x1b[31m \x9b \u202e") == 20
+    assert "40/40" in printed
+    assert not [hidden for hidden in ("\x1b[31m", "\x9b", "\u202e") if hidden in printed]

@@ -1,7 +1,9 @@
 """DFEW trees as users have them: every spelling read the same, every contradiction refused."""
 
 import json
+import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,9 @@ from pipeline.datasets.dfew import CLASSES, account_dfew, read_dfew
 LABELS = {1: 1, 2: 2, 3: 3, 14: 4, 205: 5, 2522: 6, 16372: 7, 8: 1}
 TEST_1, TEST_2 = (1, 14, 2522, 8), (2, 3, 205, 16372)
 OFFICIAL = "EmoLabel_DataSplit/{part}(single-labeled)/set_{fold}.csv"
+
+
+FRAMES = "video_name,frame,label,intensity\n"
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -98,9 +103,9 @@ ROWS = {
     "Windows drive with spaces": lambda ids: "".join(
         f"D:\\my faces 2\\DFEW\\{i:05d} 66 {LABELS[i] - 1}\n" for i in ids
     ),
-    "a folder in another encoding": lambda ids: "".join(
+    "a folder in Chinese": lambda ids: "".join(
         f"人脸 数据/{i:05d} 66 {LABELS[i] - 1}\n" for i in ids
-    ).encode("gbk"),
+    ),
     "video names": lambda ids: "".join(f"{i:05d}.mp4,{LABELS[i]}\n" for i in ids),
 }
 
@@ -230,7 +235,7 @@ def test_lists_without_any_pixels_are_refused(tmp_path: Path) -> None:
         read_dfew(tmp_path)
 
 
-REFUSED_LISTS = {
+REFUSED_LISTS: dict[str, tuple[str, str | bytes, str]] = {
     "a video twice in one list": (
         "train",
         "1,1\n2,2\n1,1\n",
@@ -246,6 +251,25 @@ REFUSED_LISTS = {
     "a row that is none": ("train", "1,1\nhello\n", r"set_9.csv:2: 'hello' is not a row"),
     "a label that is a word": ("train", "1,happy\n", r"set_9.csv:1: '1,happy' is not a row"),
     "an empty list": ("train", "video_name,label\n", r"has no videos"),
+    "a second header": (
+        "train",
+        "video_name,label\nname,label\n1,1\n",
+        r"set_9.csv:2: .* not a row",
+    ),
+    "a row of three": ("train", "1,1\n2,3,4\n", r"set_9.csv:2: '2,3,4' is not a row"),
+    "an unclosed quote": ("train", '"1,1\n', r"set_9.csv:1: a quote is not closed in '\"1,1'"),
+    "an unclosed quote in the header": ("train", '"video,label\n1,1\n', r"set_9.csv:1: a quote"),
+    "NUL": ("train", "1,1\n2,\0 1\n", r"set_9.csv:2: byte 0x00 is no text; save the file as UTF-8"),
+    "Latin-1": ("train", "vidéo,label\n1,1\n".encode("latin-1"), r"set_9.csv:1: byte 0xe9 is no"),
+    "GBK": ("train", "1,1\n人脸/2 1\n".encode("gbk"), r"set_9.csv:2: byte 0xc8 is no text"),
+    "UTF-16": ("train", "1,1\n".encode("utf-16"), r"set_9.csv:1: byte 0xff is no text"),
+    "an id of 5000 digits": ("train", "1,1\n" + "2" * 5000 + ",1\n", r"set_9.csv:2: '2222"),
+    "a label of 4000 digits": ("train", "1," + "1" * 4000 + "\n", r"set_9.csv:1: '1,1111"),
+    "digits of another script": ("train", "1,1\n٢,1\n", r"set_9.csv:2: '٢,1' is not a row"),
+    "nan": ("train", "1,1\n2,nan\n", r"set_9.csv:2: '2,nan' is not a row"),
+    "a negative label": ("train", "1,-1\n", r"labels run from -1 \(.*set_9.csv:1\) to 7"),
+    "too much": ("train", "1" * (17 << 20), r"set_9.csv: .*more than 16777216 bytes"),
+    "a long line": ("train", "x" * 5000 + "\n1,1\n", r"set_9.csv:1: 'xxx"),
 }
 
 
@@ -305,9 +329,27 @@ def test_truth_beside_the_lists_is_attached(tmp_path: Path) -> None:
         ("truth.json", '{"subjects": {"00099": "s1"}}', "in no list: 00099"),
         ("frames.csv", "video_name,frame,label,intensity\n00099,1,1,0\n", "video 00099 is in no"),
         ("frames.csv", "video_name,frame,label,intensity\n00001,2,1,0\n", "are not 1, 2, 3"),
+        ("frames.csv", FRAMES + "00001,1,1,0\n00001,1,1,0\n", r"csv:3: video 00001 is .* 1, 2, 3"),
+        ("frames.csv", FRAMES + "00001,1,8,0\n", r"csv:2: label 8.*expected labels from 0 to 7"),
+        ("frames.csv", FRAMES + "00001,1,1,nan\n", r"csv:2: '00001,1,1,nan' is not a row"),
+        ("frames.csv", FRAMES + "00001,1,1,1e9\n", r"csv:2: label 1, intensity 1e\+09; expected"),
+        ("frames.csv", FRAMES + "00001,1,1,1.0.0\n", r"csv:2: .*1\.0\.0"),
+        ("frames.csv", FRAMES + "00001,1,1\n", r"csv:2: '00001,1,1' is not a row"),
+        ("frames.csv", FRAMES + "00001," + "1" * 5000 + ",1,0\n", r"csv:2: '00001,111"),
+        ("frames.csv", "frame,label\n", "csv:1: expected the header video_name,frame,label"),
+        ("frames.csv", FRAMES + "\0", "csv:2: byte 0x00 is no text"),
+        ("truth.json", "[" * 100000, "truth.json: not JSON"),
+        ("truth.json", "[]", "truth.json: not JSON"),
+        (
+            "truth.json",
+            '{"subjects": {"00001": 1}}',
+            r"truth.json: subjects.00001: .* valid string",
+        ),
+        ("truth.json", '{"subsets": {"dark": {"a": 1}}}', r"truth.json: subsets.dark"),
+        ("truth.json", '{"subsets": 3}', r"truth.json: subsets"),
     ],
 )
-def test_truth_of_unknown_videos_or_with_gaps_is_refused(
+def test_truth_of_unknown_videos_with_gaps_or_out_of_range_is_refused(
     tmp_path: Path, name: str, text: str, message: str
 ) -> None:
     write_lists(tmp_path)
@@ -315,6 +357,58 @@ def test_truth_of_unknown_videos_or_with_gaps_is_refused(
     write(tmp_path / "EmoLabel_DataSplit" / name, text)
     with pytest.raises(RefusedError, match=message):
         read_dfew(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["train(single-labeled)/set_1.csv", "truth.json", "frames.csv"])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("FIFO", "a device, FIFO or socket"), ("folder", "Is a directory"), ("zero", "device")],
+)
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    tmp_path: Path, name: str, kind: str, message: str
+) -> None:
+    write_lists(tmp_path)
+    write_frames(tmp_path)
+    path = tmp_path / "EmoLabel_DataSplit" / name
+    path.unlink(missing_ok=True)
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    with pytest.raises(RefusedError, match=rf"{path.name}: cannot be read \(.*{message}"):
+        read_dfew(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "Clip",
+        "Clip/clip_224x224",
+        "Clip/clip_224x224/00002",
+        "Clip/clip_224x224/00002/1.jpg",
+        "EmoLabel_DataSplit",
+        "EmoLabel_DataSplit/test(single-labeled)/set_1.csv",
+    ],
+)
+def test_links_may_not_leave_the_root(tmp_path: Path, link: str) -> None:
+    root, other = tmp_path / "root", tmp_path / "elsewhere"
+    for folder in (root, other):
+        write_lists(folder)
+        write_frames(folder)
+    path = root / link
+    path.rename(root / "moved")
+    path.symlink_to(root / "moved")
+    expect_the_known_set(root)  # within the root, links are as good as anything
+    (tmp_path / "link").symlink_to(root)
+    expect_the_known_set(tmp_path / "link")
+    path.unlink()
+    path.symlink_to(other / link)
+    with pytest.raises(
+        RefusedError, match=r"a link to .*elsewhere.*, which is not in .*root; copy"
+    ):
+        read_dfew(root)
 
 
 @settings(max_examples=25, deadline=None)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -213,6 +214,32 @@ def test_a_root_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "holiday.mp4").write_bytes(b"")
     with pytest.raises(RefusedError, match="holds other files"):
         write_faces(tmp_path, TINY)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("faces.json", "{", "faces.json is not valid JSON"),
+        ("faces.json", "[" * 9999, "faces.json is not valid JSON: it is nested too deeply"),
+        ("faces.json", "[]", "faces.json holds a list, expected a JSON object"),
+        ("faces.json", "{}", "holds the face set None"),
+        ("test(single-labeled)/set_1.csv", "1,1\n", r"set_1.csv was changed; delete .*start again"),
+        ("truth.json", "{}", "truth.json was changed"),
+        ("truth.json", None, "truth.json: cannot be read"),
+        ("frames.csv", None, "frames.csv is missing; delete"),
+    ],
+)
+def test_changed_lists_are_refused_and_nothing_is_rendered(
+    small_root: Path, tmp_path: Path, name: str, content: str | None, message: str
+) -> None:
+    lists = tmp_path / "EmoLabel_DataSplit"
+    shutil.copytree(small_root / lists.name, lists)
+    (lists / name).unlink()
+    if content is not None:
+        (lists / name).write_text(content)
+    with pytest.raises(RefusedError, match=message):
+        write_faces(tmp_path, SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == [lists.name]
 
 
 def test_the_marker_holds_nothing_of_this_machine(small_root: Path) -> None:

@@ -223,6 +223,9 @@ def test_only_features_that_would_be_the_same_are_reused(
     assert reused("bytes", tuple(changed)) == 16
     changed[20] = replace(changed[20], path=here / "gone.mp4")
     assert reused("gone", tuple(changed)) == 0
+    (tmp_path / "odd/1.jpg").mkdir(parents=True)  # no image, but named like one
+    changed[20] = replace(changed[20], path=tmp_path / "odd")
+    assert reused("odd", tuple(changed)) == 0
     longer = replace(videos.videos[0], frame_labels=np.zeros(3, np.int8))
     assert reused("truth", (longer, *videos.videos[1:16])) == 0
 
@@ -373,8 +376,7 @@ def test_first_signal_finishes_the_block(here: Path, whole: Path) -> None:
 def test_command_exits_3_and_lists_what_failed_last(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A name that would clear the terminal, and one that is rich markup.
-    ids = ("good", "evil\x1b[2J", "[/b]")
+    ids = ("good", "empty", "[/b]")  # the last is rich markup
     good = listed(here).videos[0].path
     (tmp_path / "empty.mp4").write_bytes(b"")
     paths = (good, tmp_path / "empty.mp4", tmp_path / "none.mp4")
@@ -391,8 +393,18 @@ def test_command_exits_3_and_lists_what_failed_last(
     assert "2 without features" in result.stdout
     assert result.stdout.splitlines()[-1].endswith(str(tmp_path / "s.failed.txt"))
     listed_failures = (tmp_path / "s.failed.txt").read_text().splitlines()
-    assert listed_failures[0] == "evil\\x1b[2J\t0 bytes"
+    assert listed_failures[0] == "empty\t0 bytes"
     assert listed_failures[1].startswith("[/b]\tFileNotFoundError")
-    assert "\x1b[2J" not in result.output
+    # The list replaces a link of its name, and stops nothing if it cannot be written.
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / "s.failed.txt").unlink()
+    (tmp_path / "s.failed.txt").symlink_to(tmp_path / "victim")
     again = CliRunner().invoke(app, [*options, "--store", str(store)])
     assert again.exit_code == 3
+    assert (tmp_path / "s.failed.txt").read_text().splitlines() == listed_failures
+    assert (tmp_path / "victim").read_text() == "mine"
+    (tmp_path / "s.failed.txt").unlink()
+    (tmp_path / "s.failed.txt").mkdir()
+    again = CliRunner().invoke(app, [*options, "--store", str(store)])
+    assert again.exit_code == 3
+    assert "s.failed.txt, cannot be written or removed (" in again.output

@@ -1,7 +1,12 @@
 """Real videos, real folders of images and a small random CLIP, made where a test needs them."""
 
 import json
+import struct
+import zlib
+from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
 import av
 import numpy as np
@@ -10,6 +15,19 @@ from PIL import Image
 from pipeline.datasets.videos import Video, VideoList
 
 SIZE_PX = 32
+PIXEL_FORMATS = (
+    *(
+        "yuvj420p",
+        "yuv420p",
+        "yuv422p",
+        "yuv422p10le",
+        "rgb24",
+        "bgr24",
+        "bgr0",
+        "rgb555le",
+        "rgb8",
+    ),
+)
 
 
 def pictures(count: int, seed: int = 0, height: int = 48, width: int = 64) -> np.ndarray:
@@ -20,17 +38,36 @@ def pictures(count: int, seed: int = 0, height: int = 48, width: int = 64) -> np
     return np.stack([np.roll(base, 3 * i, axis=1) for i in range(count)])
 
 
-def write_video(path: Path, frames: np.ndarray, codec: str = "mpeg4", rotation: int = 0) -> Path:
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    codec: str = "mpeg4",
+    rotation: int = 0,
+    flips: Mapping[str, bool] = MappingProxyType({}),
+    aspect: Fraction | None = None,
+    begins: int = 0,
+) -> Path:
+    """A video of 25 frames per second, turned and mirrored by its display matrix.
+
+    ``aspect`` is that of a pixel; ``begins`` is the first frame that an edit list shows.
+    """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
         stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
+        known = [known.name for known in av.Codec(codec, "w").video_formats or ()]
+        stream.pix_fmt = next((name for name in PIXEL_FORMATS if name in known), "yuv420p")
         stream.bit_rate = 4_000_000
-        if rotation:
-            stream.set_display_rotation(rotation)
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if rotation or flips:
+            stream.set_display_rotation(rotation, **flips)
+        container.start_encoding()
+        pictures = [av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames]
+        for picture in [*pictures, None]:
+            for packet in stream.encode(picture):
+                early = round(begins / 25 / packet.time_base)
+                packet.pts, packet.dts = packet.pts - early, packet.dts - early
+                container.mux(packet)
     return path
 
 
@@ -56,6 +93,22 @@ def listed(here: Path) -> VideoList:
     paths = sorted((here / "videos").iterdir())
     videos = tuple(Video(path.stem, path, i % 2) for i, path in enumerate(paths))
     return VideoList("test", ("happy", "sad"), videos, ())
+
+
+BOMB = zlib.compress(bytes(20 << 20))
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    body = name + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def png(*chunks: bytes, width: int = 4, height: int = 4, colours: int = 2) -> bytes:
+    """A PNG of black rows, with ``chunks`` between its header and its pixels."""
+    row = bytes(1 + width * (3 if colours == 2 else 1))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(row * height))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + pixels + chunk(b"IEND", b"")
 
 
 def write_encoder(folder: Path, quick_gelu: bool = True, dim: int = 16, seed: int = 0) -> str:

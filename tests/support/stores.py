@@ -39,10 +39,11 @@ def write_store(
     missing: tuple[int, ...] = (),
     subjects: tuple[str, ...] | None = None,
     truth_NT: np.ndarray | None = None,
+    sources: tuple[str, ...] | None = None,
 ) -> LocalStore:
     """A finished store with the given features; video n is tested in fold n % folds + 1.
 
-    ``truth_NT`` holds the true label of every frame.
+    ``truth_NT`` holds the true label of every frame, ``sources`` the sha256 of every video's bytes.
     """
     videos, views, frames, dim = features_NVTD.shape
     config = text_config(dim)
@@ -107,9 +108,9 @@ def write_store(
                 failed = n in missing
                 index[n - unit.start][:] = -1 if failed else index[n - unit.start]
                 status, reason = ("failed", "0 bytes") if failed else ("ok", "")
-                records.append(
-                    VideoStatus(id=table.ids[n], status=status, reason=reason, frames=frames)
-                )
+                digest = "" if failed or sources is None else sources[n]
+                about = {"id": table.ids[n], "frames": frames, "sha256": digest}
+                records.append(VideoStatus(status=status, reason=reason, **about))
             writer.commit(unit, block, index, records)
     writer.finalise()
     return open_local(path)

@@ -18,6 +18,6 @@ def test_rule_picks_its_epoch_and_the_earlier_of_equals(rule: str, expected: int
     ]
     best = None
     for epoch in epochs:
-        if better(SelectionConfig(rule=rule), epoch, best):
+        if better(SelectionConfig.model_validate({"rule": rule}), epoch, best):
             best = epoch
     assert best is epochs[expected]

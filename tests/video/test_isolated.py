@@ -11,19 +11,22 @@ import pytest
 
 from cache.check import plan_repair, verify
 from cache.store import open_store
-from pipeline.video.frames import BadVideoError, read_frames
+from pipeline.video.frames import read_frames
+from pipeline.video.images import BadVideoError
 from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
 from support.commands import ROOT, environment, python
 from support.sources import pictures, write_encoder, write_folder, write_video
 from support.train_kills import GONE_SECONDS, processes_of
 
-# Python runs this in every process before anything else: a decoder with two faults.
+# Python runs this in every process before anything else: a decoder with faults.
 FAULTY_DECODER = """
 import os, time, av
 sound = av.open
 def opened(path, *arguments, **options):
     if "killer" in path:
         os.abort()
+    if "glutton" in path:
+        bytearray(8 << 30)
     if "sleeper" in path:
         time.sleep(3600)
     return sound(path, *arguments, **options)
@@ -76,6 +79,13 @@ def test_death_and_endless_decoding_are_told_apart(tmp_path: Path, name: str, re
         frames_of(read_frames_isolated, path, seconds_max=5)
 
 
+@pytest.mark.usefixtures("faulty")
+def test_memory_of_a_decoder_is_limited(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "glutton.mp4", pictures(3))
+    with pytest.raises(BadVideoError, match="MemoryError"):
+        frames_of(read_frames_isolated, path, seconds_max=60)
+
+
 EXTRACT = """
 import sys
 from pathlib import Path
@@ -116,7 +126,7 @@ def test_video_that_kills_or_hangs_its_decoder_is_left_out_at_the_second_attempt
     assert first.returncode == -signal.SIGABRT
     second = extract(here, encoder)
     assert second.returncode == 1
-    assert "video e-sleeper hangs its decoder" in second.stderr
+    assert "video 'e-sleeper' hangs its decoder" in second.stderr
     assert "run the same command again" in second.stderr
     third = extract(here, encoder)
     assert third.returncode == 0, third.stderr
