@@ -258,7 +258,8 @@ def _train_all(
         left = records.pending(pending)
         here = set(free).difference(left)
         there = set(pending).difference(left, here)
-        on_epochs(sum(run.method.optimiser.epochs for run in there))
+        if there:
+            on_epochs(sum(run.method.optimiser.epochs for run in there))
         trained, pending = trained + len(here), left
     return trained
 
