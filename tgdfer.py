@@ -4,6 +4,7 @@ Every function has an example; docs/python.md is a tour of all of them. ``import
 since functions import what they need when called. Run as a program, this is the command line.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -147,12 +148,13 @@ def train(
     wanted = [run for method in methods for run in runs_of(method, names, seeds)]
     check_runs(wanted, store, allow_duplicates=allow_duplicates)
     records = Records(Path(runs), store, device_kind(device))
+    records.sweep()
     _, damaged = records.settle_damaged(wanted, retrain_damaged)
     if damaged:
         remedy = "remove them yourself" if retrain_damaged else "pass retrain_damaged=True"
         raise DamagedError("; ".join([*(record.damage for record in damaged), remedy]))
-    if pending := records.pending(wanted):
-        train_runs(pending, records, choose_device(device), workers=workers)
+    if records.pending(wanted):
+        train_runs(wanted, records, choose_device(device), workers=workers)
     return [record for run in wanted if (record := records.find(run)) is not None]
 
 
@@ -181,6 +183,8 @@ def read_runs(runs: Path | str = "runs") -> "pd.DataFrame":
 
 def main() -> None:
     """The command line, as ``tgdfer`` and ``python -m tgdfer`` start it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # while modules are imported: no traceback
     from cli.main import run
 
     run()

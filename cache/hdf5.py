@@ -7,7 +7,6 @@ same digest.
 
 import hashlib
 import os
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,14 @@ from numpy.typing import NDArray
 
 from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, rows_name, zarr_metadata
 from cache.errors import DamagedError, RefusedError
-from cache.files import canonical_json, sha256, sha256_file, storage_errors, sync_directory
+from cache.files import (
+    canonical_json,
+    locked,
+    sha256,
+    sha256_file,
+    storage_errors,
+    sync_directory,
+)
 from cache.journal import fingerprint_of, is_chunk
 from cache.manifest import file_names, make_manifest, refuse_undeclared
 from cache.plan import Plan, Unit, VideoStatus, encode_plan, parse_plan, parse_rows
@@ -39,15 +45,19 @@ ReadVideo = Callable[[str], Values]
 def export_store(path: StorePath | str, file: Path) -> str:
     """Write the finished store at ``path`` into one HDF5 file; returns the store's digest.
 
-    The file gets its name only when it is complete.  Raises RefusedError if it exists already.
+    The file gets its name only when it is complete.  What a killed export left is overwritten.
+    Raises RefusedError if the file exists already, or if another process is writing it.
     """
     store = open_store(path)
-    if file.exists():
-        raise RefusedError(f"{file} exists already; remove it or choose another name")
-    temporary = file.with_name(f".{uuid.uuid4().hex}.h5")
-    with storage_errors(file):
+    temporary = file.with_name(f".{file.name}.unfinished")
+    with storage_errors(file), locked(temporary, wait=False) as mine:
+        if not mine:
+            raise RefusedError(f"another process is writing {file}; wait, or choose another name")
         try:
-            with h5py.File(temporary, "w") as out:
+            if file.exists():
+                raise RefusedError(f"{file} exists already; remove it or choose another name")
+            # Its own lock would be at odds with ours.
+            with h5py.File(temporary, "w", locking=False) as out:
                 _write_hdf5(store, out)
             _make_durable(temporary)
             os.replace(temporary, file)

@@ -24,6 +24,7 @@ from cli.options import (
 )
 from cli.show import count, next_step, show
 from cli.training import leave_if_damaged, open_records, report_damaged, train_pending
+from pipeline.resources import check_writable
 
 
 def ablate(
@@ -72,6 +73,7 @@ def ablate(
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
+    check_writable(out, "--out")
     records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(wanted, records, retrain_damaged)
     trained = train_pending(wanted, records, device, workers)

@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 import typer
 
 from cli.show import next_step, show
+from pipeline.resources import CGROUPS, OWN_CGROUPS, available_bytes, cgroup_files, memory_limits
 
 UNUSABLE = 1
 GIB = 2**30
@@ -31,7 +32,6 @@ WEIGHTS = (
 )
 DECODERS = ("h264", "hevc", "vp9", "mpeg4")
 PACKAGES = ("cache", "pipeline", "cli")
-CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ def check_memory() -> Check:
     lines = Path("/proc/meminfo").read_text().splitlines()
     sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
     limits = memory_limits(CGROUPS, OWN_CGROUPS)
-    free = min([sizes["MemAvailable"], *limits]) / GIB
+    free = available_bytes() / GIB
     found = f"{sizes['MemAvailable'] / GIB:.1f} of {sizes['MemTotal'] / GIB:.1f} GiB available"
     found += f", limited to {min(limits) / GIB:.1f} GiB by a cgroup" if limits else ""
     if free < MEMORY_GIB:
@@ -246,33 +246,13 @@ def check_cores() -> Check:
     return Check("cores", "ok", found)
 
 
-def memory_limits(root: Path, own: Path) -> list[int]:
-    """Memory limits of this process's cgroups, version 1 or 2, in bytes; without unlimited ones."""
-    texts = [*_settings(root, own, "", "memory.max")]
-    texts += _settings(root, own, "memory", "memory.limit_in_bytes")
-    # Version 1 represents no limit by the largest number of pages.
-    return [int(text) for text in texts if text != "max" and int(text) < 1 << 60]
-
-
 def cpu_quotas(root: Path, own: Path) -> list[float]:
     """CPU limits of this process's cgroups, version 1 or 2, in cores."""
-    pairs = [text.split() for text in _settings(root, own, "", "cpu.max")]
-    quotas = _settings(root, own, "cpu", "cpu.cfs_quota_us")
-    periods = _settings(root, own, "cpu", "cpu.cfs_period_us")
-    pairs += [[quota, period] for quota, period in zip(quotas, periods, strict=False)]
-    return [int(q) / int(period) for q, period in pairs if q not in ("max", "-1")]
-
-
-def _settings(root: Path, own: Path, controller: str, name: str) -> Iterator[str]:
-    """The content of a file in this process's cgroup and in those above it."""
-    for line in own.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            mount = root / controller
-            folder = mount / path.lstrip("/")
-            for place in (folder, *folder.parents):
-                if place.is_relative_to(mount) and (place / name).is_file():
-                    yield (place / name).read_text().strip()
+    pairs = [file.read_text().split() for file in cgroup_files(root, own, "", "cpu.max")]
+    for file in cgroup_files(root, own, "cpu", "cpu.cfs_quota_us"):
+        period = file.with_name("cpu.cfs_period_us")
+        pairs.append([file.read_text(), period.read_text()])
+    return [int(q) / int(period) for q, period in pairs if q.strip() not in ("max", "-1")]
 
 
 def check_mini() -> Check:

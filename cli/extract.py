@@ -3,8 +3,8 @@
 import os
 import re
 import shlex
+import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,7 +30,7 @@ from cli.options import (
     expect,
     refuse_unread,
 )
-from cli.profile import show_profile
+from cli.profile import check_trace, show_profile
 from cli.progress import progress
 from cli.show import columns, next_step, show
 
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from pipeline.encoders.clip import EncoderFiles
     from pipeline.extract.loop import ExtractProgress, Summary
     from pipeline.extract.planning import ExtractSettings
+
+    Check = Callable[[VideoList, EncoderFiles], None]
 
 DONE_WITH_FAILURES = 3
 PROFILED_VIDEOS = 128
@@ -151,12 +153,16 @@ def extract(
     from pipeline.extract.loop import extract as extract_videos
     from pipeline.extract.planning import (
         ExtractSettings,
+        check_place,
         default_store,
+        make_plan,
         parse_precision,
         parse_shard,
     )
+    from pipeline.extract.reuse import refuse_other
 
     if profile is not None:
+        check_trace(profile)
         refuse_unread(context, ("store", "reuse"), "not read with --profile, which keeps no store")
         limit = limit or PROFILED_VIDEOS
     settings = ExtractSettings(
@@ -180,11 +186,18 @@ def extract(
         _suggest_reuse(path, settings)
     if device.startswith("cuda"):
         choose_device(device)
-    videos, files = open_source(dataset, root, annotation, encoder, pretrained, limit)
+
+    def check(videos: "VideoList", files: "EncoderFiles") -> None:
+        _check_fold(fold, videos)
+        if profile is None:
+            check_place(path, videos, files, settings)
+        if reused is not None:
+            refuse_other(reused, make_plan(videos, files, settings)[0], files)
+
+    videos, files = open_source(dataset, root, annotation, encoder, pretrained, limit, check)
     if profile is not None:
         _profile(videos, files, settings, profile)
         return
-    _check_fold(fold, videos)
     with shown_progress() as on_progress:
         summary = extract_videos(videos, path, files, settings, on_progress, reused)
     finish(summary, fold)
@@ -226,8 +239,13 @@ def _profile(
     from pipeline.extract.loop import extract as extract_videos
     from pipeline.profile import profiled
 
-    with tempfile.TemporaryDirectory() as scratch, profiled(trace) as found:
-        summary = extract_videos(videos, Path(scratch) / "profiled.zarr", files, settings)
+    scratch = trace.with_name(f".{trace.name}.zarr")
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a profile that was killed
+    try:
+        with profiled(trace) as found:
+            summary = extract_videos(videos, scratch, files, settings)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     show_profile(found, trace)
     print(f"profiled: {summary.progress.videos} videos, {_rates(summary.progress)}")
 
@@ -245,13 +263,19 @@ def open_source(
     encoder: str | None,
     pretrained: str | None,
     limit: int | None = None,
+    check: "Check" = lambda videos, files: None,
 ) -> "tuple[VideoList, EncoderFiles]":
-    """The first videos, or all, and the encoder that the options name, with their defaults."""
+    """The first videos, or all, and the encoder that the options name, with their defaults.
+
+    ``check`` may refuse them; of the embedded set it gets a preview, before anything is rendered.
+    """
     name = encoder or default_encoder(dataset)
-    if dataset != "faces":
-        return read_list(dataset, root, annotation, limit), find_files(name, pretrained)
-    files = find_files(name, pretrained)
-    return read_list(dataset, root, annotation, limit, files), files
+    if dataset == "faces":
+        files = find_files(name, pretrained)
+        return read_list(dataset, root, annotation, limit, files, check), files
+    videos, files = read_list(dataset, root, annotation, limit), find_files(name, pretrained)
+    check(videos, files)
+    return videos, files
 
 
 def default_encoder(dataset: str) -> str:
@@ -274,15 +298,16 @@ def read_list(
     annotation: Path | None,
     limit: int | None = None,
     files: "EncoderFiles | None" = None,
+    check: "Check" = lambda videos, files: None,
 ) -> "VideoList":
     """The first videos of a data set, or all; those of the embedded one are rendered first.
 
-    The encoder of ``files`` is checked before that, since rendering takes minutes.  Classes that a
-    fold lacks are warned of.
+    Rendering takes minutes; before it, the encoder of ``files`` is checked, and ``check`` gets a
+    preview of the list.  Classes that a fold lacks are warned of.
     """
     from pipeline.datasets.videos import absent_classes
 
-    videos = _read_list(dataset, root, annotation, limit, files)
+    videos = _read_list(dataset, root, annotation, limit, files, check)
     lines = absent_classes(videos)
     for line in lines[:SHOWN_WARNINGS]:
         print(f"warning: {videos.name}: {show(line)}", file=sys.stderr)
@@ -297,17 +322,20 @@ def _read_list(
     annotation: Path | None,
     limit: int | None,
     files: "EncoderFiles | None",
+    check: "Check",
 ) -> "VideoList":
     expect("--dataset", dataset, DATASETS)
     if dataset == "dfew":
         from pipeline.datasets.dfew import read_dfew
 
         return read_dfew(root or Path("data/dfew"), annotation, limit=limit)
-    from pipeline.demo.faces import ensure_faces, faces_folder
+    from pipeline.demo.faces import ensure_faces, faces_folder, preview_faces
 
     if annotation is not None:
         raise RefusedError("--annotation: not read with --dataset faces, which has its own lists")
     root = root or faces_folder()
+    if files is not None:
+        check(preview_faces(root, limit=limit), files)
     with progress("rendering faces", None, "videos") as shown:
 
         def on_video(done: int, total: int) -> None:

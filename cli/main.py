@@ -20,8 +20,9 @@ from cli.show import ClosedOutputError, escape_output, show
 from cli.store import store_app
 from cli.train import train
 from pipeline.interrupt import StoppedError, explain_interrupt
+from pipeline.workers import ProcessDeathError
 
-REFUSED, STORAGE_FAILED = 2, 5
+DIED, REFUSED, STORAGE_FAILED = 1, 2, 5
 # What a disk says of a path that cannot be meant.
 _OF_THE_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL}
 
@@ -79,6 +80,8 @@ def run() -> None:
         _fail(str(error), REFUSED)
     except StorageError as error:
         _fail(str(error), STORAGE_FAILED)
+    except ProcessDeathError as error:
+        _fail(str(error), DIED)
     except OSError as error:
         if error.filename is None:
             raise

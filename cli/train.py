@@ -2,6 +2,7 @@
 
 import statistics
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +32,7 @@ from cli.options import (
     WorkersOption,
     refuse_unread,
 )
-from cli.profile import show_profile
+from cli.profile import check_trace, show_profile
 from cli.show import columns, count, next_step, show
 from cli.training import (
     leave_if_damaged,
@@ -40,6 +41,7 @@ from cli.training import (
     train_pending,
     train_pending_live,
 )
+from pipeline.resources import check_writable
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -108,6 +110,8 @@ def train(
     from pipeline.train.records import Records
 
     _refuse_unread(context, cached, profile)
+    if profile is not None:
+        check_trace(profile)
     method = load_method(config, settings)
     if cached:
         opened = open_store(store)
@@ -121,7 +125,9 @@ def train(
         damaged = report_damaged(wanted, records, retrain_damaged)
         trained = train_pending(wanted, records, device, workers)
     else:
-        source = open_source(dataset, root, annotation, encoder, pretrained, limit)
+        check_writable(runs, "--runs")
+        check = partial(_check_live, method, fold)
+        source = open_source(dataset, root, annotation, encoder, pretrained, limit, check)
         data = _open_live(*source, method, device, precision)
         opened = data.store
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
@@ -167,6 +173,20 @@ def _profile(runs: "list[Run]", store: "Store", device: str, trace: Path) -> Non
 
 def _folds(store: "Store", fold: str) -> list[str]:
     return [name for name, _, _ in store.folds] if fold == "all" else [fold]
+
+
+def _check_live(
+    method: "MethodConfig", fold: str, videos: "VideoList", files: "EncoderFiles"
+) -> None:
+    """Refuse runs that these videos cannot train, before any of them is rendered or decoded."""
+    from cache.store import LIVE, Store
+    from pipeline.config import runs_of
+    from pipeline.extract.planning import ExtractSettings, make_plan
+    from pipeline.train.grid import check_shapes
+
+    plan, _ = make_plan(videos, files, ExtractSettings())
+    described = Store(Path(videos.name), LIVE, plan, {"missing": {}, "files": {}})
+    check_shapes(runs_of(method, _folds(described, fold), [0]), described)
 
 
 def _open_live(

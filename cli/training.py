@@ -9,6 +9,7 @@ import typer
 
 from cli.progress import progress
 from cli.show import count, show
+from pipeline.resources import check_writable
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -39,35 +40,54 @@ def open_records(
 def train_pending(
     runs: Sequence["Run"], records: "Records", device: str, workers: int | None
 ) -> int:
-    """Train the runs that have no record, with a progress bar; returns how many there were."""
+    """Train the runs that have no record, with a progress bar; returns how many it trained.
+
+    Runs that another process is training are waited for.
+    """
     from pipeline.device import choose_device
     from pipeline.train.grid import train_runs
 
     pending = records.pending(runs)
     place = choose_device(device) if pending else ""
-    _print_others(runs, records)
+    _prepare(runs, pending, records)
     if not pending:
         return 0
-    epochs = sum(run.method.optimiser.epochs for run in pending)
-    with progress(f"training {count(len(pending), 'run')}", epochs, "epochs") as shown:
-        train_runs(pending, records, place, shown.advance, workers)
-    _print_claimed(pending, records)
-    return len(pending)
+    with progress(_title(pending), _epochs(pending), "epochs") as shown:
+        return train_runs(runs, records, place, shown.advance, workers, on_wait=_print_waiting)
 
 
 def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Records") -> int:
     """Train the runs that have no record one after the other, in this process; returns how many."""
-    from pipeline.train.grid import check_shapes, train_live
+    from pipeline.train.grid import train_live
 
-    check_shapes(runs, data.store)
     pending = records.pending(runs)
+    _prepare(runs, pending, records)
+    with progress(f"{_title(pending)} without a cache", _epochs(pending), "epochs") as shown:
+        return train_live(pending, data, records, shown.advance, _print_waiting)
+
+
+def _prepare(runs: Sequence["Run"], pending: Sequence["Run"], records: "Records") -> None:
+    """Look at the folder of the records: can it be written, what did a kill leave, what differs?"""
+    if pending:
+        check_writable(records.root, "--runs")
+    records.sweep()
     _print_others(runs, records)
-    epochs = sum(run.method.optimiser.epochs for run in pending)
-    with progress(
-        f"training {count(len(pending), 'run')} without a cache", epochs, "epochs"
-    ) as shown:
-        train_live(pending, data, records, shown.advance)
-    return len(pending)
+
+
+def _title(runs: Sequence["Run"]) -> str:
+    return f"training {count(len(runs), 'run')}"
+
+
+def _epochs(runs: Sequence["Run"]) -> int:
+    return sum(run.method.optimiser.epochs for run in runs)
+
+
+def _print_waiting(runs: int) -> None:
+    print(
+        f"waiting for {count(runs, 'run')} that another process is training; if it dies, training "
+        "goes on here",
+        file=sys.stderr,
+    )
 
 
 def report_damaged(runs: Sequence["Run"], records: "Records", retrain: bool) -> int:
@@ -96,13 +116,3 @@ def _print_others(runs: Sequence["Run"], records: "Records") -> None:
     for line in describe_others(records.others(runs)):
         where = f"they stay in {records.root}; see tgdfer runs"
         print(show(f"not used: {line} ({where})"), file=sys.stderr)
-
-
-def _print_claimed(runs: Sequence["Run"], records: "Records") -> None:
-    left = len(records.pending(runs))
-    if left:
-        print(
-            f"{count(left, 'run')} left to another process that is training them; run the same "
-            "command again when it is done",
-            file=sys.stderr,
-        )

@@ -1,5 +1,6 @@
-"""SIGINT or SIGTERM -> the current piece of work is finished; a second one stops at once."""
+"""A signal to stop -> the current piece of work is finished; a second one stops at once."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -7,6 +8,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 class StoppedError(Exception):
@@ -30,20 +34,26 @@ def stop_on_signal(
     tell: Callable[[], None] = lambda: None,
     after: str = "Run the same command again to resume.",
 ) -> Iterator[Stop]:
-    """On the first SIGINT or SIGTERM, set ``signal``, call ``tell`` and name what is finished.
+    """On the first SIGINT, SIGTERM or SIGHUP, set ``signal``, call ``tell``, say what is finished.
 
-    ``after`` says what to do then. A second one has its usual effect. Outside the main thread,
-    signals are not caught.
+    ``after`` says what to do then. A second one has its usual effect; so has the first under nohup.
+    Outside the main thread, signals are not caught.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    if before[signal.SIGHUP] == signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
 
     def note(number: int, _frame: object) -> None:
         stop.signal = number
         _restore(before)
+        if number == signal.SIGHUP:  # writing to a closed terminal is an error
+            for stream in terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         tell()
         _say(f"finishing {doing}; press Ctrl-C again to stop at once. {after}")
 
@@ -64,6 +74,18 @@ def explain_interrupt() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, explain)
+
+
+def end_with(parent: int) -> None:
+    """Let the kernel kill this process when process ``parent``, which started it, ends, however.
+
+    That also works inside a long computation, but only on Linux, and it is really the end of the
+    thread that started this process.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)
 
 
 def _restore(handlers: "dict[signal.Signals, signal._HANDLER]") -> None:

@@ -7,17 +7,19 @@ shows weaker expressions: one label, and many frames that do not show it.
     expression  . . h H H h . s s .     label happiness: four frames of ten show it
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
-from multiprocessing import get_context
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +31,7 @@ from PIL import Image
 from cache.errors import RefusedError
 from cache.outside import MIB, parse_json, read_text
 from pipeline.datasets.dfew import CLASSES, read_dfew
-from pipeline.datasets.videos import VideoList
+from pipeline.datasets.videos import Fold, Video, VideoList
 from pipeline.demo.face import (
     UNITS,
     Person,
@@ -39,6 +41,7 @@ from pipeline.demo.face import (
     expression_units,
     render_face,
 )
+from pipeline.workers import Boss, work_in_processes
 
 # Increase it whenever the same specification gives other pixels, lists or ground truth.
 FORMAT = 5
@@ -49,6 +52,7 @@ MIN_FRAMES, MAX_FRAMES = 11, 60
 VISIBLE = 0.2
 NEUTRAL = CLASSES.index("neutral")
 LISTS, FRAMES = "EmoLabel_DataSplit", "frames.csv"
+_SCRATCH = re.compile(r"\.\w+\.[0-9a-f]{32}(\.mp4)?")  # names that _scratch gives
 
 OnVideo = Callable[[int, int], None]  # (videos rendered, videos to render)
 
@@ -131,13 +135,10 @@ def write_faces(
     plan = plan_videos(spec)
     _claim(root, spec, plan)
     missing = [video for video in plan[:limit] if not all(p.exists() for p in _paths(root, video))]
-    if not missing:
-        return
-    on_video = on_video or (lambda done, total: None)
-    on_video(0, len(missing))
-    write = partial(_write_video, root, spec)
-    for done in _count_finished(write, missing, workers or len(os.sched_getaffinity(0))):
-        on_video(done, len(missing))
+    if missing:
+        with _swept(root):
+            processes = workers or len(os.sched_getaffinity(0))
+            _write_videos(root, spec, missing, processes, on_video or (lambda done, total: None))
 
 
 def ensure_faces(
@@ -150,6 +151,21 @@ def ensure_faces(
     """The first ``limit`` videos under ``root``, or all; those that are missing are written."""
     write_faces(root, spec, workers, on_video, limit)
     return read_faces(root, limit=limit)
+
+
+def preview_faces(root: Path, spec: FacesSpec | None = None, limit: int | None = None) -> VideoList:
+    """Ids, labels and folds of the first videos, or all, before anything is rendered."""
+    plan = plan_videos(spec or FacesSpec())
+    folds = tuple(
+        Fold(
+            str(number + 1),
+            tuple(video.id for video in plan if video.fold != number),
+            tuple(video.id for video in plan if video.fold == number),
+        )
+        for number in range(FOLDS)
+    )
+    videos = tuple(Video(video.id, _paths(root, video)[0], video.label) for video in plan)
+    return VideoList("faces", CLASSES, videos, folds).first(limit)
 
 
 def read_faces(root: Path, source: str = "auto", limit: int | None = None) -> VideoList:
@@ -352,19 +368,53 @@ def _claim(root: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
     _refuse_changed_lists(marker.parent, plan)
 
 
-def _count_finished(
-    write: Callable[[PlannedVideo], None], plan: list[PlannedVideo], workers: int
-) -> Iterator[int]:
-    """1, 2, … as videos are finished; one worker means this process."""
-    if workers == 1:
-        for done, video in enumerate(plan, start=1):
-            write(video)
-            yield done
+@contextmanager
+def _swept(root: Path) -> Iterator[None]:
+    """Remove what killed processes left, unless another process is rendering, as the caller will.
+
+    Where locks do not work, nothing is removed.
+    """
+    with (root / LISTS / "faces.json").open("rb") as marker:
+        with suppress(OSError):
+            fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for litter in root.glob("Clip/*/.*"):
+                if _SCRATCH.fullmatch(litter.name):
+                    _remove(litter)
+        with suppress(OSError):
+            fcntl.flock(marker, fcntl.LOCK_SH)
+        yield
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _write_videos(
+    root: Path, spec: FacesSpec, plan: list[PlannedVideo], processes: int, on_video: OnVideo
+) -> None:
+    """Write all videos of ``plan``; one process means this one."""
+    done = count(1)
+    on_video(0, len(plan))
+    if processes == 1:
+        for video in plan:
+            _write_video(root, spec, video)
+            on_video(next(done), len(plan))
         return
-    # Spawned, not forked: a caller's torch threads must not be copied into a worker.
-    with ProcessPoolExecutor(min(workers, len(plan)), get_context("spawn")) as pool:
-        for done, _ in enumerate(pool.map(write, plan, chunksize=4), start=1):
-            yield done
+    begin = partial(_begin_rendering, root, spec)
+    work_in_processes(
+        plan, processes, begin, lambda _: on_video(next(done), len(plan)), "the current videos"
+    )
+
+
+def _begin_rendering(root: Path, spec: FacesSpec, boss: Boss) -> Callable[[PlannedVideo], None]:
+    def write(video: PlannedVideo) -> None:
+        _write_video(root, spec, video)
+        boss.tell(None)
+
+    return write
 
 
 def _write_video(root: Path, spec: FacesSpec, video: PlannedVideo) -> None:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from pipeline.datasets.dfew import CLASSES
 from pipeline.demo.face import UNITS, draw_person, render_face
 from pipeline.demo.faces import NEUTRAL, draw_scenes, draw_units
+from pipeline.interrupt import end_with
 
 MINI = Path(__file__).parents[1] / "encoders" / "mini"
 TEXTS = Path(__file__).parents[1] / "datasets" / "texts.toml"
@@ -283,7 +284,7 @@ def draw_stills(stream: int, count: int, workers: int = 1) -> Stills:
         drawn = [_draw_person(stream, per_identity, person) for person in identities]
     else:
         draw = partial(_draw_person, stream, per_identity)
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), end_with, (os.getpid(),)) as pool:
             drawn = list(pool.map(draw, identities, chunksize=8))
     pixels, units, expressions = (np.concatenate(part)[:count] for part in zip(*drawn, strict=True))
     return Stills(pixels, units, expressions)

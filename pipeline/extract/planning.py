@@ -11,11 +11,13 @@ import numpy as np
 from cache.errors import RefusedError
 from cache.files import sha256
 from cache.identity import Identity, refused
-from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoTable, encode_truth
+from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoTable, encode_truth, read_plan
+from cache.writer import check_same
 from pipeline.config import FRAMES_MAX, VIEWS_MAX
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.device import check_device
 from pipeline.encoders.clip import LOCAL_DIR, EncoderFiles, Precision
+from pipeline.resources import check_writable
 from pipeline.video.augmentation import VIEW_RULE
 from pipeline.video.frames import decoder_name
 from pipeline.video.sampling import EVALUATION_RULE, TRAINING_RULE
@@ -127,6 +129,25 @@ def _plan(
         dim=known.dim,
         block_videos=suited_block(len(table.ids), 1),
     )
+
+
+def check_place(
+    path: Path, video_list: VideoList, encoder: EncoderFiles, settings: ExtractSettings
+) -> None:
+    """Refuse a place where a store cannot be written, whatever the videos will be.
+
+    Raises RefusedError if it holds a store of other settings, and what ``check_writable`` raises
+    unless it holds a finished one.
+    """
+    if (path / "plan.json").is_file():
+        stored = read_plan(path)
+        plan, _ = make_plan(video_list, encoder.hashed_like(stored.identity.encoder), settings)
+        identity = plan.identity.model_copy(update={"videos": stored.identity.videos})
+        asked = plan.model_copy(update={"identity": identity, "videos": stored.videos})
+        check_same(path, stored, asked)
+        if (path / "manifest.json").is_file() and stored.views >= plan.views:
+            return
+    check_writable(path, "--store")
 
 
 def _table(video_list: VideoList, truth: bytes | None) -> VideoTable:

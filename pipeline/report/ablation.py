@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.files import make_directories, write_files
 from cache.store import Store
 from pipeline.config import MethodConfig, runs_of
 from pipeline.evaluate.influence import repool
 from pipeline.evaluate.metrics import confusion, uar, war
 from pipeline.evaluate.statistics import Interval, bootstrap_difference
 from pipeline.report.tables import FrameChoice, Table, TableRow
+from pipeline.report.written import write_reports
 from pipeline.show import markdown_line, show
 from pipeline.train.record import Record, tested_rows
 from pipeline.train.records import Records
@@ -137,10 +137,7 @@ def write_tables(
         "ablation.csv": _frame(tables).to_csv(index=False),
         "ablation.tex": _latex(tables, header),
     }
-    make_directories(out / ".tmp")
-    write_files({out / name: text.encode() for name, text in contents.items()}, out / ".tmp")
-    (out / ".tmp").rmdir()
-    return [out / name for name in contents]
+    return write_reports(contents, out)
 
 
 def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[str, str]:

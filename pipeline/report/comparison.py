@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.files import make_directories, write_files
 from cache.store import Store
 from pipeline.evaluate.baselines import PredictedLabels
 from pipeline.evaluate.statistics import Interval, bootstrap
 from pipeline.report.ablation import describe_runs
+from pipeline.report.written import write_reports
 from pipeline.show import markdown_line, show
 from pipeline.train.record import Record
 
@@ -61,9 +61,7 @@ def comparison_table(
 
 def write_comparison(text: str, out: Path) -> Path:
     """Write the table to ``comparison.md`` in ``out``."""
-    make_directories(out)
-    write_files({out / "comparison.md": text.encode()}, out)
-    return out / "comparison.md"
+    return write_reports({"comparison.md": text}, out)[0]
 
 
 def _scores(method: PredictedLabels, store: Store) -> list[str]:

@@ -1,31 +1,31 @@
 """Runs -> stacks -> their records, on one GPU or all CPU cores; finished runs are not repeated."""
 
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
-from multiprocessing import active_children, get_context, parent_process
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cache.errors import RefusedError
 from cache.identity import flatten, side_by_side
 from cache.remote import RemotePath
 from cache.store import Store
 from pipeline.config import Run, stack_key
+from pipeline.datasets.texts import class_texts
 from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, stop_on_signal
+from pipeline.resources import available_bytes, check_writable
 from pipeline.show import show
 from pipeline.train.code import code_files
 from pipeline.train.leaks import refuse_leaks
 from pipeline.train.records import Records
+from pipeline.workers import Boss, work_in_processes
 
 if TYPE_CHECKING:
     from pipeline.train.features import TrainingData
@@ -33,9 +33,12 @@ if TYPE_CHECKING:
     from pipeline.train.state import RunState
 
 OnEpochs = Callable[[int], None]  # called with the number of run-epochs done since the last call
+OnWait = Callable[[int], None]  # called with the number of runs that other processes are training
 
 STACK_ON_CPU = 5  # runs in a stack: one method's five folds
 KEEP_SECONDS = 60.0  # between saves of an unfinished stack's state
+POLL_SECONDS = 1.0  # between looks at the runs that other processes are training
+GIB = 2**30
 
 # glibc returns large blocks to the system after each use and gets them back page by page. Keeping
 # them made a training step on the CPU 1.7 times faster.
@@ -51,9 +54,9 @@ def check_runs(
 ) -> None:
     """Refuse, before any training, runs that this store cannot train.
 
-    Raises RefusedError for an unknown fold, settings that do not fit the features, videos without
-    features unless ``allow_missing``, or the same video in training and test unless
-    ``allow_duplicates``.
+    Raises RefusedError for an unknown or empty fold, a class without a text, settings that do not
+    fit the features, videos without features unless ``allow_missing``, or the same video in
+    training and test unless ``allow_duplicates``.
     """
     if store.missing and not allow_missing:
         first, reason = next(iter(store.missing.items()))
@@ -76,12 +79,14 @@ def check_runs(
                 f"and would leak test videos into fold {run.fold}; use --fold {store.identity.fold}"
             )
         _check_views(run, store)
+    _check_rows(runs, store)
     if not allow_duplicates:
         refuse_leaks(store, {run.fold for run in runs})
 
 
 def check_shapes(runs: Sequence[Run], store: Store) -> None:
-    """Refuse unknown folds, and settings that do not fit the shape of the features."""
+    """Refuse unknown folds, classes without a text, and settings that the features do not fit."""
+    class_texts(store.classes)
     folds = [name for name, _, _ in store.folds]
     for run in runs:
         if run.fold not in folds:
@@ -93,6 +98,19 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
             raise RefusedError(
                 f"label.top_k={label.top_k} is more than the {store.frames} frames of a video"
             )
+
+
+def check_memory(store: Store, processes: int) -> None:
+    """Refuse features that do not fit the memory; each of the training processes holds them all."""
+    size = 2 * len(store.ids) * store.views * store.frames * store.dim  # float16
+    free = available_bytes()
+    if processes * size > free:
+        fewer = free // size
+        raise RefusedError(
+            f"the features of {store.path} take {size / GIB:.1f} GiB in each of {processes} "
+            f"training processes, and {free / GIB:.1f} GiB of memory are available; use "
+            + (f"--workers {fewer}" if fewer else "more memory, or a store with fewer --views")
+        )
 
 
 def _check_identity(run: Run, store: Store) -> None:
@@ -113,6 +131,27 @@ def _check_views(run: Run, store: Store) -> None:
             f"{store.views - 1} augmented views; add some with: tgdfer extract --views "
             f"{run.method.optimiser.views + 1}"
         )
+
+
+def _check_rows(runs: Sequence[Run], store: Store) -> None:
+    """Refuse folds of which too little is left without the videos that have no features."""
+    usable_N = np.array([video_id not in store.missing for video_id in store.ids])
+    rows = {
+        name: (train[usable_N[train]], test[usable_N[test]]) for name, train, test in store.folds
+    }
+    shares = {run.method.selection for run in runs}
+    for fold in dict.fromkeys(run.fold for run in runs):
+        train, test = rows[fold]
+        if not len(train) or not len(test):
+            raise RefusedError(
+                f"{store.path}, fold {fold}: {len(train)} training and {len(test)} test videos "
+                "have features, expected some of both; choose another --fold, or extract again"
+            )
+        for selection in shares:
+            if selection.rule == "best_on_val":
+                from pipeline.train.split import hold_out
+
+                hold_out(train, store.labels, store.subjects, selection.validation_share, 0)
 
 
 def stacks_of(
@@ -143,35 +182,97 @@ def train_runs(
     on_epochs: OnEpochs = lambda run_epochs: None,
     workers: int | None = None,
     keep_seconds: float = KEEP_SECONDS,
-) -> None:
-    """Train ``runs`` and write their records; on the CPU, several processes share the stacks.
+    on_wait: OnWait = lambda runs: None,
+) -> int:
+    """Train those of ``runs`` that are not finished; returns how many this call has trained.
 
-    ``workers`` is the number of processes, by default one per core; 0 trains in this process, and
-    so does a store that only this process can read. ``device`` comes from ``choose_device``. Runs
-    that another process is training are left to it. The first SIGINT or SIGTERM stops the work
-    after the current epoch, saves its state and raises StoppedError. Raises RuntimeError if a
-    training process dies; the records of finished runs are kept.
+    On the CPU, several processes share the stacks: ``workers`` of them, by default one per core; 0
+    trains in this process, and so does a store that only this process can read. ``device`` comes
+    from ``choose_device``. Runs that another process is training are waited for, after a call of
+    ``on_wait`` with their number, and taken over if that process dies. The first SIGINT, SIGTERM or
+    SIGHUP stops the work after the current epoch, saves its state and raises StoppedError. Raises
+    ProcessDeathError if a training process dies; finished runs and saved states are kept.
     """
+    pending = records.pending(runs)
+    if not pending:
+        return 0
     on_cpu = device == "cpu"
     here = workers == 0 or not on_cpu or _is_private(records.store)
-    workers = 1 if here else min(workers or os.cpu_count() or 1, len(runs))
-    size_max = min(STACK_ON_CPU, -(-len(runs) // workers)) if on_cpu else len(runs)
-    stacks = stacks_of(runs, size_max, records.store.frames, records.epochs_kept)
-    if here:
-        _train_here(stacks, records, device, on_epochs, keep_seconds)
-    else:
-        _train_on_cores(stacks, _WorkerSetup(records, keep_seconds), workers, on_epochs)
+    # Threads and the size of stacks change bits, so they do not depend on what is left to do.
+    wanted = len(set(runs))
+    processes = 1 if here else min(workers or os.cpu_count() or 1, wanted)
+    size_max = min(STACK_ON_CPU, -(-wanted // processes)) if on_cpu else wanted
+    data = cache(lambda: _load_onto(device, records.store))
+
+    def train(free: Sequence[Run]) -> None:
+        stacks = stacks_of(free, size_max, records.store.frames, records.epochs_kept)
+        if here:
+            _train_here(stacks, data(), records, on_epochs, keep_seconds)
+        else:
+            _train_on_cores(stacks, records, keep_seconds, processes, on_epochs)
+
+    check_memory(records.store, processes)
+    return _train_all(pending, records, train, on_epochs, on_wait)
+
+
+def train_live(
+    runs: Sequence[Run],
+    data: "TrainingData",
+    records: Records,
+    on_epochs: OnEpochs,
+    on_wait: OnWait = lambda runs: None,
+) -> int:
+    """Train runs one after the other in this process, computing features in every step.
+
+    As ``train_runs``, but no unfinished state is saved, since a run's state does not include a
+    trained encoder.
+    """
+    after = "Finished runs are kept; the current one starts again."
+
+    def train(free: Sequence[Run]) -> None:
+        _train_here([[run] for run in free], data, records, on_epochs, None, after)
+
+    return _train_all(records.pending(runs), records, train, on_epochs, on_wait)
+
+
+def _train_all(
+    pending: Sequence[Run],
+    records: Records,
+    train: Callable[[Sequence[Run]], None],
+    on_epochs: OnEpochs,
+    on_wait: OnWait,
+) -> int:
+    """Train what no other process is training, until all is finished here or there."""
+    trained, waiting = 0, False
+    if pending:
+        check_writable(records.root, "--runs")
+    while pending:
+        free = [run for run in pending if records.is_free(run)]
+        if free:
+            train(free)
+        elif not waiting:
+            on_wait(len(pending))
+        waiting = not free
+        if waiting:
+            time.sleep(POLL_SECONDS)
+        left = records.pending(pending)
+        here = set(free).difference(left)
+        there = set(pending).difference(left, here)
+        if there:
+            on_epochs(sum(run.method.optimiser.epochs for run in there))
+        trained, pending = trained + len(here), left
+    return trained
 
 
 def _train_here(
     stacks: Sequence[Sequence[Run]],
+    data: "TrainingData",
     records: Records,
-    device: str,
     on_epochs: OnEpochs,
-    keep_seconds: float,
+    keep_seconds: float | None,
+    after: str = "Run the same command again to resume.",
 ) -> None:
-    data = _load_onto(device, records.store)
-    with stop_on_signal("the current epoch") as stop:
+    with stop_on_signal("the current epoch", after=after) as stop:
         trainer = _Trainer(data, records, on_epochs, keep_seconds, lambda: bool(stop.signal))
         for stack in stacks:
             trainer.train_what_fits(stack)
@@ -195,22 +296,6 @@ def _load_onto(device: str, store: Store) -> "TrainingData":
             f"the features of {store.path} take {size:.1f} GiB, {device} has {free:.1f} of "
             f"{total:.1f} GiB free; use --device cpu, or a store with fewer --views"
         ) from error
-
-
-def train_live(
-    runs: Sequence[Run], data: "TrainingData", records: Records, on_epochs: OnEpochs
-) -> None:
-    """Train runs one after the other in this process, computing features in every step.
-
-    No unfinished state is saved, since a run's state does not include a trained encoder.
-    """
-    after = "Finished runs are kept; the current one starts again."
-    with stop_on_signal("the current epoch", after=after) as stop:
-        trainer = _Trainer(data, records, on_epochs, None, lambda: bool(stop.signal))
-        for run in runs:
-            trainer.train([run])
-            if stop.signal:
-                raise StoppedError(stop.signal)
 
 
 class _StopNowError(Exception):
@@ -298,90 +383,31 @@ def _is_private(store: Store) -> bool:
     return isinstance(store.path, RemotePath) and store.path.is_private
 
 
-@dataclass(frozen=True)
-class _WorkerSetup:
-    """What every training process is given when it starts."""
-
-    records: Records
-    keep_seconds: float
-
-
-# What a spawned process keeps between stacks: its job, its message queue, its stop event.
-_worker: tuple[_WorkerSetup, Any, Any]
-
-
-def _start_worker(job: _WorkerSetup, threads: int, messages: Any, stop: Any) -> None:
-    import torch
-
-    global _worker
-    # The parent says when to stop, since a terminal sends its signals to every process.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    _worker = (job, messages, stop)
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-# Not in _start_worker, where a failure would leave a dead process and no reason.
-@cache
-def _trainer_of_worker() -> _Trainer:
-    import torch
-
-    from pipeline.train.features import load_training_data
-
-    job, messages, stop = _worker
-    if code_files() != job.records.code_files:
-        raise RefusedError("the source changed as training started; run the same command again")
-    data = load_training_data(job.records.store, torch.device("cpu"))
-    return _Trainer(data, job.records, messages.put, job.keep_seconds, stop.is_set)
-
-
-def _train_in_worker(stack: Sequence[Run]) -> None:
-    _trainer_of_worker().train(stack)
-
-
 def _train_on_cores(
-    stacks: Sequence[Sequence[Run]], job: _WorkerSetup, workers: int, on_epochs: OnEpochs
+    stacks: Sequence[Sequence[Run]],
+    records: Records,
+    keep_seconds: float,
+    processes: int,
+    on_epochs: OnEpochs,
 ) -> None:
-    context = get_context("spawn")
-    messages, stopping = context.Queue(), context.Event()
-    listener = threading.Thread(target=_listen, args=(messages, on_epochs))
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    begin = partial(_begin_training, records, keep_seconds, threads)
     os.environ.update(KEEP_MEMORY)
-    listener.start()
-    arguments = (job, threads, messages, stopping)
-    pool = ProcessPoolExecutor(workers, context, _start_worker, arguments)
     try:
-        with stop_on_signal("the current epoch", stopping.set) as stop:
-            for task in as_completed([pool.submit(_train_in_worker, stack) for stack in stacks]):
-                task.result()
-        if stop.signal:
-            raise StoppedError(stop.signal)
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a training process died, perhaps out of memory; finished runs are kept, so run the "
-            "same command again, with --workers 1 if it happens again"
-        ) from error
-    except KeyboardInterrupt:
-        for process in active_children():
-            process.kill()
-        raise
+        work_in_processes(stacks, processes, begin, on_epochs, "the current epoch")
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
         for name in KEEP_MEMORY:
-            with suppress(KeyError):
-                del os.environ[name]
-        messages.put(None)
-        listener.join()
+            os.environ.pop(name, None)
 
 
-def _listen(messages: Any, on_epochs: OnEpochs) -> None:
-    while (run_epochs := messages.get()) is not None:
-        on_epochs(run_epochs)
+def _begin_training(
+    records: Records, keep_seconds: float, threads: int, boss: Boss
+) -> Callable[[Sequence[Run]], None]:
+    """What a worker does before its first stack; returns what trains a stack."""
+    import torch
+
+    torch.set_num_threads(threads)
+    if code_files() != records.code_files:
+        raise RefusedError("the source changed as training started; run the same command again")
+    data = _load_onto("cpu", records.store)
+    return _Trainer(data, records, boss.tell, keep_seconds, boss.is_stopping).train

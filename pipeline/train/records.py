@@ -21,12 +21,21 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.files import canonical_json, locked, make_directories, remove_file, sha256, write_files
+from cache.files import (
+    canonical_json,
+    locked,
+    make_directories,
+    remove_file,
+    sha256,
+    sweep,
+    write_files,
+)
 from cache.store import Store
 from pipeline.config import Run
 from pipeline.evaluate.influence import influence
 from pipeline.train.code import code_files
 from pipeline.train.record import (
+    DIGITS,
     FILES,
     Record,
     identity_of,
@@ -106,6 +115,28 @@ class Records:
             yield self.pending(got)
             for run in set(got).difference(self.pending(got)):
                 files[run].unlink(missing_ok=True)  # nobody claims a finished run
+
+    def is_free(self, run: Run) -> bool:
+        """Whether no other process is training ``run``; where locks do not work, always."""
+        with locked(make_locks(self.root) / self.folder(run).name, wait=False) as got:
+            return got
+
+    def sweep(self) -> None:
+        """Remove what killed processes left; does nothing where that is not allowed.
+
+        That is: scratch files, locks that nobody holds, and the states of finished runs. Another
+        process that is writing puts up with it.
+        """
+        with suppress(OSError):
+            if (self.root / ".tmp").is_dir():
+                sweep(self.root / ".tmp")
+            for lock in (self.root / ".locks").glob("*"):
+                with locked(lock, wait=False) as got:
+                    if got:
+                        lock.unlink(missing_ok=True)
+            for state in self.root.glob(f"{'?' * DIGITS}/resume.safetensors"):
+                if (state.parent / "result.json").is_file():
+                    remove_file(state)
 
     def epochs_done(self, run: Run) -> int:
         """Number of epochs of an unfinished run that are done and saved; looks at no tensor."""

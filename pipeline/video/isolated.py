@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from pipeline.interrupt import end_with
 from pipeline.video.frames import Choose, Found, Take, read_frames
 from pipeline.video.images import BadVideoError
 
@@ -33,8 +34,9 @@ def read_frames_isolated(path: Path, choose: Choose, take: Take, seconds_max: fl
 
     Raises DecoderDeathError if that process dies or hangs, else what ``read_frames`` raises.
     """
-    command = [sys.executable, "-m", "pipeline.video.isolated", str(path), str(seconds_max)]
-    # A new session, so that Ctrl-C does not kill the decoder.
+    command = [sys.executable, "-m", "pipeline.video.isolated"]
+    command += [str(path), str(seconds_max), str(os.getpid())]
+    # A new session, so that Ctrl-C does not kill the decoder; it ends with this process.
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
     ) as child:
@@ -112,4 +114,5 @@ def main(path: Path, seconds_max: float) -> None:
 
 
 if __name__ == "__main__":
+    end_with(int(sys.argv[3]))
     main(Path(sys.argv[1]), float(sys.argv[2]))

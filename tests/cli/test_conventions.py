@@ -76,7 +76,7 @@ WRONG = {
         ", ", ","
     ): "201 combin",
     f"train --config {'a' * 300}": "File name too long",
-    f"store inspect {'a/' * 3000}": "File name too long",
+    f"store inspect {'a/' * 3000}": "no store at a/a/",
     f"runs list --runs {'a/' * 3000}": "File name too long",
     f"extract --dataset dfew --encoder mini --root {'a' * 300}": "File name too long",
     "store inspect s.zarr/plan.json": "s.zarr/plan.json is not a feature store",

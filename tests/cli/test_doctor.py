@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from cli.doctor import check_modules, check_videos, cpu_quotas, memory_limits
+from cli.doctor import check_modules, check_videos, cpu_quotas
+from pipeline.resources import memory_limits
 from support.commands import python
 
 

@@ -16,7 +16,7 @@ from cache.errors import DamagedError, RefusedError
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
 from pipeline.train.features import load_training_data
-from pipeline.train.grid import check_runs, stacks_of, train_runs
+from pipeline.train.grid import check_memory, check_runs, stacks_of, train_runs
 from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
 from pipeline.train.state import RunState
@@ -53,14 +53,41 @@ def test_runs_are_trained_once_in_several_processes(store: Store, tmp_path: Path
     assert list((tmp_path / ".locks").iterdir()) == []
 
 
-def test_runs_that_another_process_trains_are_left_to_it(store: Store, tmp_path: Path) -> None:
-    records, (one, other) = Records(tmp_path, store), runs()
-    with records.claim([one]) as mine:
-        assert mine == [one]
-        train_runs([one, other], records, "cpu", workers=0)
-        assert records.pending([one, other]) == [one]
-    train_runs([one, other], records, "cpu", workers=0)
-    assert records.pending([one, other]) == []
+CLAIMING = """
+import sys
+from pathlib import Path
+from cache.store import open_store
+from pipeline.config import Run, load_method
+from pipeline.train.records import Records
+run = Run(method=load_method("paper", ["optimiser.epochs=2"]), fold="1", seed=0)
+with Records(Path(sys.argv[2]), open_store(sys.argv[1])).claim([run]):
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_runs_of_another_process_are_waited_for_and_taken_over_when_it_dies(
+    store: Store, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", CLAIMING, str(store.path), str(tmp_path)]
+    other = subprocess.Popen(
+        command, env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "claimed\n"
+    records, (one, two) = Records(tmp_path, store), runs()
+    waited: list[int] = []
+    seen: list[Run] = []
+
+    def on_wait(count: int) -> None:
+        waited.append(count)
+        seen.extend(records.pending([one, two]))
+        other.kill()
+
+    trained = train_runs([one, two], records, "cpu", workers=0, on_wait=on_wait)
+    other.communicate()
+    assert (trained, waited, seen) == (2, [1], [one])
+    assert records.pending([one, two]) == []
     with records.claim([one]) as mine:
         assert mine == []
 
@@ -221,7 +248,7 @@ def test_death_of_a_training_process_is_reported_with_the_remedy(
                 os.kill(int(child), signal.SIGKILL)
 
     long = runs("optimiser.epochs=500")
-    with pytest.raises(RuntimeError, match=r"a training process died.*run the same command again"):
+    with pytest.raises(RuntimeError, match=r"a worker process died.*run the same command again"):
         train_runs(long, Records(tmp_path, store), "cpu", kill, workers=1)
 
 
@@ -252,6 +279,45 @@ def test_what_a_store_cannot_train_is_refused_before_training(store: Store, tmp_
     with pytest.raises(RefusedError, match=r"2 of 20 videos .*00003: 0 bytes.*--allow-missing"):
         check_runs(runs(), broken)
     check_runs(runs(), broken, allow_missing=True)
+
+
+def test_features_larger_than_the_memory_are_refused_with_the_number_of_workers_that_fits(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.train.grid.available_bytes", lambda: 50_000)
+    check_memory(store, 2)  # 20 videos of 2 views of 16 frames of 16 float16 take 20 kB
+    with pytest.raises(RefusedError, match=r"in each of 3 training processes.*use --workers 2"):
+        check_memory(store, 3)
+    monkeypatch.setattr("pipeline.train.grid.available_bytes", lambda: 10_000)
+    with pytest.raises(RefusedError, match=r"use more memory, or a store with fewer --views"):
+        train_runs(runs(), Records(Path("nowhere"), store), "cpu", workers=0)
+
+
+def test_rule_that_needs_more_videos_than_there_are_is_refused_before_training(
+    store: Store,
+) -> None:
+    rule = ["selection.rule=best_on_val", "selection.validation_share=0.05"]
+    with pytest.raises(RefusedError, match=r"no class has the 20 training videos"):
+        check_runs(runs(*rule), store)
+
+
+def test_what_killed_processes_left_is_swept_but_nothing_of_a_running_one(
+    store: Store, tmp_path: Path
+) -> None:
+    records, (one, two) = Records(tmp_path, store), runs()
+    train_runs([two], records, "cpu", workers=0)
+    (tmp_path / ".tmp" / "0123").write_bytes(b"cut sho")
+    (records.folder(two) / "resume.safetensors").write_bytes(b"older")
+    records.folder(one).mkdir()
+    (records.folder(one) / "resume.safetensors").write_bytes(b"state")
+    (tmp_path / ".locks" / "dead").touch()
+    with records.claim([one]):
+        records.sweep()
+        assert [path.name for path in (tmp_path / ".locks").iterdir()] == [records.folder(one).name]
+    assert list((tmp_path / ".tmp").iterdir()) == []
+    assert list(tmp_path.glob("*/resume.safetensors")) == [
+        records.folder(one) / "resume.safetensors"
+    ]
 
 
 def test_missing_videos_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,9 @@ from cache.store import open_store
 from pipeline.video.frames import read_frames
 from pipeline.video.images import BadVideoError
 from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
-from support.commands import ROOT, python
+from support.commands import ROOT, environment, python
 from support.sources import pictures, write_encoder, write_folder, write_video
+from support.train_kills import GONE_SECONDS, processes_of
 
 # Python runs this in every process before anything else: a decoder with faults.
 FAULTY_DECODER = """
@@ -146,6 +149,34 @@ def test_isolated_decoding_survives_both_at_once(here: Path, faulty: None) -> No
     done = extract(here, encoder, "isolated")
     assert done.returncode == 0, done.stderr
     assert sorted(open_store(here / "s.zarr").missing) == ["b-killer", "e-sleeper"]
+
+
+ISOLATED = """
+import sys
+from pathlib import Path
+from pipeline.video.isolated import read_frames_isolated
+read_frames_isolated(Path(sys.argv[1]), lambda frames: [], lambda index, frame: None, 60)
+"""
+
+
+def test_decoder_that_hangs_ends_with_the_process_that_started_it(
+    tmp_path: Path, faulty: None
+) -> None:
+    path = write_video(tmp_path / "sleeper.mp4", pictures(3))
+    parent = subprocess.Popen([sys.executable, "-c", ISOLATED, str(path)], env=environment())
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    deadline = time.monotonic() + 60
+    while not (found := children.read_text().split()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    decoder = int(found[0])
+    time.sleep(1)  # until it hangs; before that, it would notice by itself
+    assert processes_of(decoder) == [decoder]  # it leads a session
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + GONE_SECONDS
+    while processes_of(decoder) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert processes_of(decoder) == []
 
 
 def begin_repair(path: Path) -> None:

@@ -1,0 +1,100 @@
+"""What work will need, looked at before it begins: memory, and disks that can be written."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from cache.errors import RefusedError, StorageError
+from cache.files import storage_errors
+
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+MEMINFO = Path("/proc/meminfo")
+# A group's limit, its usage and its statistics in versions 2 and 1; no limit there is a huge one.
+_NAMES = {
+    "": ("memory.max", "memory.current"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
+_NO_LIMIT = 1 << 60
+_PROBE = bytes(1 << 16)  # small enough for any disk that is not full
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Write to the disk that holds ``folder``, which need not exist yet, and leave nothing there.
+
+    Raises RefusedError, naming ``option``, if it cannot be a folder, and StorageError if the disk
+    is full or read-only.
+    """
+    try:
+        with storage_errors(folder):
+            lowest = _lowest(folder)
+            if not lowest.is_dir():
+                raise RefusedError(
+                    f"{option} {folder}: {lowest} is not a folder; choose another {option}"
+                )
+            with tempfile.TemporaryFile(dir=lowest) as file:
+                file.write(_PROBE)
+                file.flush()
+                os.fsync(file.fileno())
+    except StorageError:
+        raise
+    except OSError as error:
+        raise RefusedError(
+            f"{option} {folder}: {error.strerror}; choose another {option}"
+        ) from error
+
+
+def _lowest(folder: Path) -> Path:
+    """``folder`` itself, or the lowest of those above it that exist."""
+    for place in (folder, *folder.parents):
+        try:
+            place.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return place
+    return Path()
+
+
+def available_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """Memory that this process can still allocate; where Linux does not tell, no limit."""
+    if not MEMINFO.is_file():
+        return _NO_LIMIT
+    lines = MEMINFO.read_text().splitlines()
+    (free,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
+    return min([free, *(limit - used for limit, used in _groups(root, own))])
+
+
+def memory_limits(root: Path, own: Path) -> list[int]:
+    """Memory limits of this process's cgroups, version 1 or 2, in bytes; without unlimited ones."""
+    return [limit for limit, _ in _groups(root, own)]
+
+
+def cgroup_files(root: Path, own: Path, controller: str, name: str) -> Iterator[Path]:
+    """A file in this process's cgroup and in those above it."""
+    if not own.is_file():
+        return
+    for line in own.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            mount = root / controller
+            folder = mount / path.lstrip("/")
+            for place in (folder, *folder.parents):
+                if place.is_relative_to(mount) and (place / name).is_file():
+                    yield place / name
+
+
+def _groups(root: Path, own: Path) -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use that are no file's cache) of every group that has a limit."""
+    for controller, (name, usage) in _NAMES.items():
+        for file in cgroup_files(root, own, controller, name):
+            text = file.read_text().strip()
+            if text != "max" and int(text) < _NO_LIMIT:
+                yield int(text), _used(file.with_name(usage), file.with_name("memory.stat"))
+
+
+def _used(usage: Path, statistics: Path) -> int:
+    if not usage.is_file() or not statistics.is_file():
+        return 0
+    sizes = dict(line.split() for line in statistics.read_text().splitlines())
+    cached = sum(int(sizes.get(f"{kind}_file", 0)) for kind in ("active", "inactive"))
+    return max(0, int(usage.read_text()) - cached)
