@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.config import MethodConfig
     from pipeline.datasets.videos import VideoList
-    from pipeline.train.records import Record
+    from pipeline.train.record import Record
     from pipeline.train.trained import TrainedRun
 
 __all__ = ["extract", "load_method", "load_run", "open_store", "read_dataset", "read_runs", "train"]
@@ -122,8 +122,12 @@ def train(
     device: str = "auto",
     workers: int = 0,
     allow_duplicates: bool = False,
+    retrain_damaged: bool = False,
 ) -> "list[Record]":
     """Train every method on every fold with every seed; finished runs are only read.
+
+    Raises DamagedError, before any training, if a finished run was damaged since; with
+    ``retrain_damaged``, such a run is removed and trained again.
 
     On a CPU, ``workers`` processes share the work; 0 trains in this process, as needed in a script
     without ``if __name__ == "__main__"``. A fold that is tested on the bytes of a training video
@@ -131,6 +135,7 @@ def train(
 
     >>> records = tgdfer.train(store, [tgdfer.load_method("paper")], folds=["1"], seeds=[0, 1])
     """
+    from cache.errors import DamagedError
     from pipeline.config import MethodConfig, runs_of
     from pipeline.device import choose_device, device_kind
     from pipeline.train.grid import check_runs, train_runs
@@ -144,6 +149,10 @@ def train(
     check_runs(wanted, store, allow_duplicates=allow_duplicates)
     records = Records(Path(runs), store, device_kind(device))
     records.sweep()
+    _, damaged = records.settle_damaged(wanted, retrain_damaged)
+    if damaged:
+        remedy = "remove them yourself" if retrain_damaged else "pass retrain_damaged=True"
+        raise DamagedError("; ".join([*(record.damage for record in damaged), remedy]))
     if records.pending(wanted):
         train_runs(wanted, records, choose_device(device), workers=workers)
     return [record for run in wanted if (record := records.find(run)) is not None]

@@ -3,8 +3,6 @@
 Every file of the store is accounted for: either it is as committed, or there is a finding.
 """
 
-import json
-import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,9 +35,18 @@ from cache.journal import (
     place_of,
     read_commits,
 )
+from cache.local import LocalPath, StrangeFileError
 from cache.manifest import read_manifest
-from cache.plan import Plan, read_plan
-from cache.remote import StorePath, local_path, sizes_of, store_path, threads_of
+from cache.plan import Plan, parse_rows, read_plan
+from cache.remote import (
+    RemotePath,
+    StoreFiles,
+    StorePath,
+    inside,
+    local_path,
+    store_path,
+    threads_of,
+)
 from cache.store import Store, StoreStatus, open_store, status
 from cache.writer import DIRECTORIES, StoreWriter, tidy, write_beside, write_journal
 
@@ -91,22 +98,22 @@ class Inspection:
 
 def inspect(path: StorePath | str) -> Inspection:
     """Describe the store at ``path``; raises RefusedError if there is no readable one."""
-    path = store_path(path)
-    plan, state = read_plan(path), status(path)
+    root = inside(path)
+    plan, state = read_plan(root), status(root)
     unfinished: dict[str, Any] = {"digest": None, "missing": {}, "files": {}}
-    manifest = read_manifest(path) if state.finished else unfinished
-    history = path / "provenance.jsonl"
+    manifest = read_manifest(root, plan) if state.finished else unfinished
     sizes = [size for size, *_ in manifest["files"].values()]
-    if isinstance(path, Path):
-        sizes = [(path / name).stat().st_size for name in _walk(path)]
+    if isinstance(root, LocalPath):
+        files = (root / name for name, is_folder in _walk(root) if not is_folder)
+        sizes = [file.size() for file in files if file.is_file()]
     return Inspection(
-        path=path,
+        path=store_path(path),
         plan=plan,
         status=state,
         digest=manifest["digest"],
         missing=manifest["missing"],
         size_bytes=sum(sizes),
-        history=tuple(read_records(history)) if history.is_file() else (),
+        history=_history(root / "provenance.jsonl"),
     )
 
 
@@ -118,7 +125,7 @@ def verify(path: StorePath | str, *, deep: bool = False) -> list[Finding]:
     Raises RefusedError if there is no store, if its schema is newer, or if it is unfinished and
     at a URL.
     """
-    return _Check(store_path(path), deep).findings
+    return _Check(inside(path), deep).findings
 
 
 @dataclass(frozen=True)
@@ -149,15 +156,16 @@ class Repair:
 
         The manifest is removed first, so that a kill leaves an unfinished store.
         """
-        with locked(self.path / "locks" / "plan", wait=True):
+        root = LocalPath(self.path)
+        with locked(root / "locks/plan", wait=True):
             if self.kept is not None:
-                write_journal(self.path, self.plan, self.kept)
-                tidy(self.path)
+                write_journal(root, self.plan, self.kept)
+                tidy(root)
             if self.reopens:
-                remove_file(self.path / "manifest.json")
+                remove_file(root / "manifest.json")
             for name in self.remove:
-                remove_file(self.path / name)
-            write_beside(self.path, self.plan, {})
+                remove_file(root / name)
+            write_beside(root, self.plan, {})
         if self.reopens and not self.extraction:
             StoreWriter(self.path, self.plan).finalise()
 
@@ -169,12 +177,13 @@ def plan_repair(path: Path | str) -> Repair:
     RefusedError for a URL.
     """
     path = local_path(path)
-    check = _Check(path, deep=True)
+    root = LocalPath(path)
+    check = _Check(root, deep=True)
     if check.plan is None:
         raise DamagedError(f"{path / 'plan.json'}: {check.findings[0].message}")
     committed = _commits(check.plan, check.expected)
     broken = {finding.place for finding in check.findings if finding.place}
-    quarantined = _quarantined(path, committed.keys() - broken)
+    quarantined = _quarantined(root, check.plan, committed.keys() - broken)
     redo = broken | set(quarantined)
     text = ("text.json", "text.safetensors", "truth.npy")
     unfinished = len(committed) < check.plan.blocks * check.plan.views
@@ -193,7 +202,7 @@ def plan_repair(path: Path | str) -> Repair:
 
 @dataclass
 class _Check:
-    path: StorePath
+    path: StoreFiles
     deep: bool
     findings: list[Finding] = field(default_factory=list)
     plan: Plan | None = None  # None if it is lost
@@ -208,7 +217,7 @@ class _Check:
             self._read_manifest(plan)
             self._check_files()
             self.plan = None if any(f.kind == "plan" for f in self.findings) else plan
-            if self.plan is not None and isinstance(self.path, Path):
+            if self.plan is not None and isinstance(self.path, LocalPath):
                 self._check_others(self.path, self.plan)
 
     def _add(self, kind: Kind, file: str, message: str) -> None:
@@ -217,7 +226,7 @@ class _Check:
     def _read_plan(self) -> Plan | None:
         path = self.path
         others = (path / "manifest.json").is_file()
-        others |= isinstance(path, Path) and (path / "features").exists()
+        others |= isinstance(path, LocalPath) and (path / "features").is_folder()
         if others and not (path / "plan.json").is_file():
             self._add(
                 "plan", "plan.json", "is missing; restore it, or extract with the same options"
@@ -233,7 +242,7 @@ class _Check:
         """Find out every file that must exist, with its size and sha256."""
         if (self.path / "manifest.json").is_file():
             try:
-                self.manifest = read_manifest(self.path)
+                self.manifest = read_manifest(self.path, plan)
                 self.expected = dict(self.manifest["files"])
                 return
             except DamagedError as error:
@@ -242,14 +251,21 @@ class _Check:
             state = status(self.path)
             done = f"{state.done} of {state.total} blocks are committed"
             self._add("unfinished", "manifest.json", f"{done}; run tgdfer extract again to finish")
-        committed = _committed_files(self.path, plan) if isinstance(self.path, Path) else {}
+        committed = _committed_files(self.path, plan) if isinstance(self.path, LocalPath) else {}
         self.expected = committed | _planned_files(plan)
 
     def _check_files(self) -> None:
-        sizes = sizes_of(self.path, self.expected)
+        sizes = self.path.sizes(self.expected) if isinstance(self.path, RemotePath) else None
 
         def check(name: str) -> Finding | None:
-            return self._check_file(name, self.expected[name], sizes[name])
+            try:
+                size = _size(self.path / name) if sizes is None else sizes[name]
+                return self._check_file(name, self.expected[name], size)
+            except StrangeFileError as error:
+                if error.name != name:
+                    raise  # a folder, and nothing below it is the store's
+                kind: Kind = "plan" if name == "plan.json" else "content"
+                return Finding(kind, name, f"is {error.kind}, expected a file")
 
         with ThreadPoolExecutor(threads_of(self.path)) as pool:
             self.findings += filter(None, pool.map(check, self.expected))
@@ -257,8 +273,6 @@ class _Check:
     def _check_file(self, name: str, known: Fingerprint, size: int | None) -> Finding | None:
         path = self.path / name
         kind: Kind = "plan" if name == "plan.json" else "content"
-        if isinstance(path, Path) and path.is_symlink():
-            return Finding(kind, name, "is a link, expected a file")
         if size is None:
             return Finding("missing", name, "is missing")
         if known and size != known[0]:
@@ -267,13 +281,16 @@ class _Check:
             return Finding(kind, name, "is not as it was committed (sha256)")
         return None
 
-    def _check_others(self, path: Path, plan: Plan) -> None:
+    def _check_others(self, path: LocalPath, plan: Plan) -> None:
         places = set(_places(plan))
         locks = {"locks/plan", *(f"locks/{block}" for block in range(plan.blocks))}
         locks |= {f"locks/decoding.{row}" for row in range(len(plan.videos.ids))}
-        present = set(_walk(path)) - {"manifest.json"}
+        walked = dict(_walk(path))
+        present = walked.keys() - {"manifest.json"}
         for name in sorted(present - self.expected.keys()):
-            if name.startswith(".tmp/"):
+            if walked[name]:
+                self._add("foreign", name, "does not belong to this store; repair leaves it alone")
+            elif re.fullmatch(r"\.tmp/[^/]+", name):
                 self._add("litter", name, "left by a writer that was killed")
             elif self.manifest is None and place_of(name) in places:
                 self._add("litter", name, "no journal names it; it will be rewritten")
@@ -281,7 +298,7 @@ class _Check:
                 self._check_lines(name, plan)
             elif name not in locks:
                 self._add("foreign", name, "does not belong to this store; repair leaves it alone")
-            elif (path / name).stat().st_size:
+            elif (path / name).size():
                 self._add("litter", name, "is a lock file with content, expected none")
         if self.manifest is not None and f"journal/{FINAL}" not in present:
             self._add("journal", f"journal/{FINAL}", "is missing")
@@ -306,10 +323,10 @@ def _commits(plan: Plan, files: Files) -> Commits:
     return {p: {n: files[n] for n in names} for p, names in wanted.items() if names[0] in files}
 
 
-def _committed_files(path: Path, plan: Plan) -> Files:
+def _committed_files(path: LocalPath, plan: Plan) -> Files:
     """The files that journals name; of several records of a place, one that matches the disk."""
     commits: Commits = {}
-    for place, files in read_commits(path, plan.identity.digest):
+    for place, files in read_commits(path, plan):
         if place not in commits or not all_unchanged(path, commits[place]):
             commits[place] = files
     return {n: f for place in _places(plan) for n, f in commits.get(place, {}).items()}
@@ -322,25 +339,41 @@ def _planned_files(plan: Plan) -> Files:
     return files | ({"truth.npy": []} if plan.videos.truth_sha256 else {})
 
 
-def _quarantined(path: Path, places: Iterable[Place]) -> list[Place]:
+def _quarantined(root: LocalPath, plan: Plan, places: Iterable[Place]) -> list[Place]:
     """The places whose rows name a failed video."""
 
     def has_failed(place: Place) -> bool:
-        rows = json.loads((path / rows_name(*place)).read_bytes())
-        return any(row["status"] == "failed" for row in rows)
+        name = rows_name(*place)
+        ids = plan.videos.ids[plan.block_videos * place[0] :][: plan.block_videos]
+        what = f"{root / name} does not describe the videos of its block"
+        rows = parse_rows((root / name).read_bytes(), ids, what, "remove it, then repair again")
+        return any(row.status == "failed" for row in rows)
 
-    return [place for place in places if has_failed(place)]
+    return [place for place in sorted(places) if has_failed(place)]
 
 
-def _walk(path: Path) -> Iterator[str]:
-    """Paths of all files inside the store, and of directories that do not belong to it."""
-    for folder, directories, files in os.walk(path):
-        here = Path(folder).relative_to(path)
-        for name in files:
-            yield (here / name).as_posix()
-        for name in directories:
-            if (here / name).as_posix() not in DIRECTORIES or (path / here / name).is_symlink():
-                yield (here / name).as_posix()
+def _walk(root: LocalPath) -> Iterator[tuple[str, bool]]:
+    """(path inside, whether it is a folder) of all files, and of folders that are not the store's.
+
+    Raises StrangeFileError if a folder of the store is a link.
+    """
+    own = [name for name in DIRECTORIES if (root / name).is_folder()]
+    return ((name, is_folder) for name, is_folder in root.walk() if name not in own)
+
+
+def _size(file: StoreFiles) -> int | None:
+    return file.size() if file.is_file() else None
+
+
+def _history(file: StoreFiles) -> tuple[dict[str, Any], ...]:
+    try:
+        history = tuple(read_records(file)) if file.is_file() else ()
+        for entry in history:
+            if not (isinstance(entry.get("host"), str) and 0 <= float(entry["time"]) < 1 << 40):
+                raise ValueError("a line has no time and host")
+        return history
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{file} is damaged ({error}); remove it") from error
 
 
 @dataclass(frozen=True)

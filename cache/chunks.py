@@ -1,7 +1,7 @@
 """Arrays <-> the bytes of the store's chunk files, and the metadata that lets Zarr read them."""
 
 import json
-from pathlib import Path
+import math
 from typing import Any
 
 import google_crc32c
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cache.errors import DamagedError
 from cache.files import canonical_json, storage_errors
 from cache.plan import Plan
-from cache.remote import StorePath
+from cache.remote import RemotePath, StoreFiles, StorePath
 
 FILL: dict[str, float | int] = {"features": float("nan"), "frame_index": -1}
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -38,6 +38,12 @@ def view_files(block: int, view: int) -> tuple[str, ...]:
     return (*(chunk_name(array, block, view) for array in DTYPES), rows_name(block, view))
 
 
+def chunk_bytes(plan: Plan, array: str) -> int:
+    """Size of every chunk file of an array."""
+    values = plan.block_videos * math.prod(array_shape(plan, array)[2:])
+    return values * DTYPES[array].itemsize + 4
+
+
 def encode_chunk(array: str, values: NDArray[Any], block_videos: int) -> bytes:
     """One view of a block, [video, ...], padded to ``block_videos`` rows -> the file's bytes.
 
@@ -49,7 +55,7 @@ def encode_chunk(array: str, values: NDArray[Any], block_videos: int) -> bytes:
     return data + int(google_crc32c.value(data)).to_bytes(4, "little")
 
 
-def read_chunk(path: StorePath, array: str, crc32c: str) -> NDArray[Any]:
+def read_chunk(path: StoreFiles, array: str, crc32c: str) -> NDArray[Any]:
     """The values of a chunk file, flat.
 
     Raises DamagedError if its checksum fails, or is not ``crc32c``, the committed one: then the
@@ -111,6 +117,6 @@ def _describe_all(group: dict[str, Any], files: dict[str, bytes], plan: Plan) ->
 def repair_hint(path: StorePath) -> str:
     """What to do about a damaged file of the store at ``path``."""
     look = f"list the damage with: tgdfer store verify --deep {path}, "
-    if not isinstance(path, Path):
+    if isinstance(path, RemotePath):
         return look + "then copy those files there again from an intact store"
     return look + f"repair it with: tgdfer store repair {path}"

@@ -11,14 +11,20 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from cache.errors import StorageError
+from cache.errors import DamagedError, StorageError
+from cache.local import LocalPath, StrangeFileError
+from cache.outside import parse_json
 from cache.remote import StorePath
+
+# Of a plain path, the last part must not be a link; of a path inside a store, no part.
+Place = Path | LocalPath
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again",
@@ -51,27 +57,28 @@ def storage_errors(path: StorePath, verb: str = "write") -> Iterator[None]:
         ) from error
 
 
-def write_files(files: Mapping[Path, bytes], scratch: Path) -> None:
+def write_files(files: Mapping[Path, bytes] | Mapping[LocalPath, bytes], scratch: Place) -> None:
     """Write all ``files`` so that each is either absent or complete, and durable on return.
 
-    ``scratch`` is a directory on the same file system; whatever a killed writer leaves there is
-    litter, never mistaken for data.
+    ``scratch`` is a directory on the same file system, and no link; whatever a killed writer leaves
+    there is litter, never mistaken for data.
     """
+    targets = [_inside(path) for path in files]
     with storage_errors(scratch):
-        written: list[Path] = []
+        written: list[LocalPath] = []
         try:
             for data in files.values():
-                written.append(_write_scratch(data, scratch))
-            for temporary, (path, data) in zip(written, files.items(), strict=True):
-                _put(temporary, path, data)
+                written.append(_write_scratch(data, _inside(scratch)))
+            for temporary, target, data in zip(written, targets, files.values(), strict=True):
+                _put(temporary, target, data)
         except BaseException:
             # Files that are not kept must not keep a full disk full.
             for temporary in written:
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
             raise
-        for directory in {path.parent for path in files}:
-            sync_directory(directory)
+        for directory in {target.parent for target in targets}:
+            directory.sync()
 
 
 def make_directories(*paths: Path) -> None:
@@ -88,35 +95,47 @@ def make_directories(*paths: Path) -> None:
                     sync_directory(directory.parent)
 
 
-def remove_file(path: Path) -> None:
+def make_folders(root: Path, names: Iterable[str]) -> None:
+    """Create a folder and folders inside it, whose names survive a power cut."""
+    make_directories(root)
+    with storage_errors(root):
+        for name in names:
+            (LocalPath(root) / name).mkdir()
+        LocalPath(root).sync()
+
+
+def remove_file(path: Place) -> None:
     """Remove a file durably; does nothing if there is none."""
     with storage_errors(path):
-        path.unlink(missing_ok=True)
-        sync_directory(path.parent)
+        _inside(path).unlink(missing_ok=True)
+        _inside(path).parent.sync()
 
 
-def sweep(directory: Path) -> None:
-    """Remove what killed writers left in a scratch directory."""
+def sweep(directory: Place) -> None:
+    """Remove what killed writers left in a scratch directory; it is not one if it is a link."""
     with storage_errors(directory):
-        for litter in directory.iterdir():
-            litter.unlink(missing_ok=True)
+        scratch = _inside(directory)
+        for name in scratch.names():
+            # A writer leaves files; a folder is somebody's.
+            if not (scratch / name).is_folder():
+                (scratch / name).unlink(missing_ok=True)
 
 
-def append_record(path: Path, record: Mapping[str, Any]) -> None:
+def append_record(path: Place, record: Mapping[str, Any]) -> None:
     """Append one line ``<crc32> {json}`` to a journal and wait until the disk has it."""
+    file = _inside(path)
     with storage_errors(path):
-        existed = path.exists()
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
+        existed = file.is_file()
+        with file.open(os.O_RDWR | os.O_APPEND | os.O_CREAT) as handle:
+            found = os.fstat(handle)
+            if found.st_nlink > 1:
+                raise StrangeFileError(file, "a hard link")  # to what may be another's file
             # A line that a full disk cut short must not swallow this one.
-            size = os.fstat(handle).st_size
-            torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+            torn = found.st_size > 0 and os.pread(handle, 1, found.st_size - 1) != b"\n"
             _write_all(handle, b"\n" * torn + encode_record(record))
             os.fsync(handle)
-        finally:
-            os.close(handle)
         if not existed:
-            sync_directory(path.parent)
+            file.parent.sync()
 
 
 def encode_record(record: Mapping[str, Any]) -> bytes:
@@ -128,11 +147,12 @@ def encode_record(record: Mapping[str, Any]) -> bytes:
 def read_records(path: StorePath) -> Iterator[dict[str, Any]]:
     """The complete records of a journal; lines torn by a kill are skipped.
 
-    Work whose line is torn is done again, which costs time but never correctness.
+    Work whose line is torn is done again, which costs time but never correctness.  Raises
+    RefusedError for a complete line that holds no JSON object.
     """
     for line in path.read_bytes().split(b"\n"):
         if is_whole_line(line):
-            yield json.loads(line[9:])
+            yield parse_json(line[9:], "a line")
 
 
 def is_whole_line(line: bytes) -> bool:
@@ -141,7 +161,7 @@ def is_whole_line(line: bytes) -> bool:
     return len(checksum) == 8 and checksum == b"%08x" % zlib.crc32(text)
 
 
-def drop_torn_lines(path: Path, scratch: Path) -> None:
+def drop_torn_lines(path: LocalPath, scratch: LocalPath) -> None:
     """Rewrite a journal without its torn lines, if there are any."""
     *lines, end = path.read_bytes().split(b"\n") if path.is_file() else [b""]
     whole = [line + b"\n" for line in lines if is_whole_line(line)]
@@ -150,14 +170,16 @@ def drop_torn_lines(path: Path, scratch: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+def locked(path: Place, *, wait: bool) -> Iterator[bool]:
     """Hold an exclusive ``flock``; yields False if another process has it and ``wait`` is False.
 
-    The kernel frees the lock when its holder dies, so no timeout is needed.
+    The kernel frees the lock when its holder dies, so no timeout is needed.  The folder of the
+    locks must not be a link.
     """
-    with storage_errors(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with contextlib.ExitStack() as opened:
+        with storage_errors(path):
+            lock = _inside(path, folders=1).open(os.O_RDWR | os.O_CREAT)
+            handle = opened.enter_context(lock)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             got = True
@@ -168,8 +190,6 @@ def locked(path: Path, *, wait: bool) -> Iterator[bool]:
                 raise
             got = True
         yield got
-    finally:
-        os.close(handle)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -186,33 +206,56 @@ def sha256(data: bytes) -> str:
 
 def sha256_file(path: StorePath) -> str:
     """Hexadecimal sha256 of a file's bytes."""
-    if not isinstance(path, Path):
-        return sha256(path.read_bytes())
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if isinstance(path, LocalPath):
+        with path.open() as handle, open(handle, "rb", closefd=False) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if isinstance(path, Path):
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path.read_bytes())
+
+
+def open_file(path: Path, bytes_max: int) -> BinaryIO:
+    """Open a file for reading; follows no link, and waits for nothing.
+
+    Raises DamagedError for anything but a file of at most ``bytes_max`` bytes.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise DamagedError(f"{path} cannot be read: {reason}") from error
+    about = os.fstat(handle)
+    if stat.S_ISREG(about.st_mode) and about.st_size <= bytes_max:
+        return open(handle, "rb")
+    os.close(handle)
+    found = f"{about.st_size} bytes" if stat.S_ISREG(about.st_mode) else "not a file"
+    raise DamagedError(f"{path} is {found}, expected a file of at most {bytes_max} bytes")
 
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    LocalPath(path).sync()
 
 
-def _write_scratch(data: bytes, scratch: Path) -> Path:
+def _inside(path: Place, folders: int = 0) -> LocalPath:
+    """A path of which neither the last part nor so many folders above it may be links."""
+    if isinstance(path, LocalPath):
+        return path
+    root = path.parents[min(folders, len(path.parents) - 1)]
+    return LocalPath(root, path.relative_to(root).as_posix())
+
+
+def _write_scratch(data: bytes, scratch: LocalPath) -> LocalPath:
     temporary = scratch / uuid.uuid4().hex
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    try:
-        _write_all(handle, data)
-        os.fsync(handle)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(handle)
+    with temporary.open(os.O_WRONLY | os.O_CREAT | os.O_EXCL) as handle:
+        try:
+            _write_all(handle, data)
+            os.fsync(handle)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
     return temporary
 
 
@@ -222,12 +265,12 @@ def _write_all(handle: int, data: bytes) -> None:
         rest = rest[os.write(handle, rest) :]
 
 
-def _put(temporary: Path, path: Path, data: bytes) -> None:
+def _put(temporary: LocalPath, target: LocalPath, data: bytes) -> None:
     # Where locks do not work, a worker that finishes the store may sweep away what another is
     # rewriting; that happens at most once per worker.
     for _ in range(_SWEEPS):
         try:
-            return os.replace(temporary, path)
+            return temporary.replace(target)
         except FileNotFoundError:
             temporary = _write_scratch(data, temporary.parent)
-    os.replace(temporary, path)
+    temporary.replace(target)

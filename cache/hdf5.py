@@ -6,7 +6,6 @@ same digest.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, rows_name
+from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, rows_name, zarr_metadata
 from cache.errors import DamagedError, RefusedError
 from cache.files import (
     canonical_json,
@@ -27,14 +26,20 @@ from cache.files import (
     storage_errors,
     sync_directory,
 )
-from cache.journal import is_chunk
-from cache.plan import Plan, Unit, VideoStatus
-from cache.remote import StorePath
+from cache.journal import fingerprint_of, is_chunk
+from cache.manifest import file_names, make_manifest, refuse_undeclared
+from cache.plan import Plan, Unit, VideoStatus, encode_plan, parse_plan, parse_rows
+from cache.remote import StorePath, inside
 from cache.store import Store, create_store, open_store
+from cache.writer import encode_unit
 
 FORMAT = "tgdfer store"
+IDS_MAX = 1 << 24
+_AGAIN = "export the store again"
+_OTHERS = "another process is working on it; run again"
 
-ReadVideo = Callable[[str], NDArray[Any]]
+Values = Any  # an array, or an HDF5 dataset that is read when it is used
+ReadVideo = Callable[[str], Values]
 
 
 def export_store(path: StorePath | str, file: Path) -> str:
@@ -66,30 +71,90 @@ def is_export(file: Path) -> bool:
     """Whether ``file`` is an HDF5 file that ``export_store`` wrote."""
     if not file.is_file() or not h5py.is_hdf5(file):
         return False
-    with h5py.File(file, "r") as source:
+    with _opened(file) as source:
         return bool(source.attrs.get("format") == FORMAT)
 
 
 def import_store(file: Path, path: Path) -> str:
     """Write the store exported to ``file`` to ``path``; returns its digest.
 
-    Raises DamagedError unless every file has the sha256 given in the exported manifest.
+    Raises DamagedError, before anything is written, unless it is the store that was exported.
     """
-    with h5py.File(file, "r") as source:
-        files = {name: data[()].tobytes() for name, data in _datasets(source["files"])}
-        plan = Plan.model_validate_json(files["plan.json"])
-        writer = create_store(path, plan, {n: files[n] for n in files if _is_fixed(n)})
+    with _opened(file) as source:
+        with _reading(file):
+            export = _Export(file, source)
+            digest = export.checked_digest()
+        writer = create_store(path, export.plan, export.fixed)
         for unit in writer.todo():
             with writer.claim(unit) as mine:
                 if mine:
                     for view in unit.views:
                         one = Unit(unit.block, unit.start, unit.stop, (view,))
-                        writer.commit(one, *_read_unit(source, one, files))
-        digest = writer.finalise()
-        expected = str(source.attrs["digest"])
-    if digest != expected:
-        raise DamagedError(f"{file} gives digest {digest}, it was exported with {expected}")
-    return expected
+                        writer.commit(one, *export.read_unit(one))
+        if writer.finalise() is None:
+            raise RefusedError(f"{path} is unfinished: {_OTHERS}")
+    return digest
+
+
+class _Export:
+    """An exported store, which may have been changed by anybody."""
+
+    def __init__(self, file: Path, source: h5py.File) -> None:
+        self._file, self._source = file, source
+        what = f"{file} is not as it was exported"
+        self.plan = parse_plan(self._read("plan.json"), what, _AGAIN)
+        names = {name for name in file_names(self.plan) if not is_chunk(name)}
+        found = set(_names(source["files"]))
+        if found != names:
+            strange = min(found ^ names)
+            raise DamagedError(f"{what} ({strange} is missing or strange): {_AGAIN}")
+        self._files = {name: self._read(name) for name in names}
+
+    @property
+    def fixed(self) -> dict[str, bytes]:
+        """The files that belong to the plan."""
+        own = ("text.json", "text.safetensors", "truth.npy")
+        return {name: self._files[name] for name in own if name in self._files}
+
+    def checked_digest(self) -> str:
+        """The digest of the store; raises DamagedError unless it is the one that was exported."""
+        beside = {"plan.json": encode_plan(self.plan), **self.fixed, **zarr_metadata(self.plan)}
+        files = {name: fingerprint_of(name, data) for name, data in beside.items()}
+        for full in self.plan.units():
+            for view in full.views:
+                unit = Unit(full.block, full.start, full.stop, (view,))
+                written = encode_unit(self.plan, unit, *self.read_unit(unit))
+                files |= {name: fingerprint_of(name, data) for name, data in written.items()}
+        refuse_undeclared(self.plan, files, self._file)
+        other = [n for n, data in self._files.items() if fingerprint_of(n, data) != files[n]]
+        if other:
+            raise DamagedError(f"{self._file}: {min(other)} is not as it was exported; {_AGAIN}")
+        found = make_manifest(self.plan, files, self._files.__getitem__)["digest"]
+        expected = self._source.attrs["digest"]
+        if found != expected:
+            raise DamagedError(
+                f"{self._file} gives digest {found}, it was exported with {expected}; {_AGAIN}"
+            )
+        return str(found)
+
+    def read_unit(
+        self, unit: Unit
+    ) -> tuple[NDArray[np.float16], NDArray[np.int32], list[VideoStatus]]:
+        """One view of a block."""
+        view = unit.views[0]
+        arrays = (_dataset(self._source, name) for name in DTYPES)
+        features, index = (array[unit.start : unit.stop, view : view + 1] for array in arrays)
+        name = rows_name(unit.block, view)
+        ids = self.plan.videos.ids[unit.start : unit.stop]
+        what = f"{self._file}: {name} does not describe the videos of its block"
+        return features, index, parse_rows(self._files[name], ids, what, _AGAIN)
+
+    def _read(self, name: str) -> bytes:
+        data = _dataset(self._source, f"files/{name}")
+        # Not in compressed chunks, so that they are no larger than the file.
+        if data.dtype != np.uint8 or data.ndim != 1 or data.chunks is not None:
+            raise DamagedError(f"{self._file}: files/{name} are no bytes; {_AGAIN}")
+        return bytes(data[()].tobytes())
 
 
 def import_features(
@@ -103,14 +168,18 @@ def import_features(
     ``source`` is a folder with one ``ID.npy`` per video, or an HDF5 file with one dataset per video
     or with ``features`` [video, ...] and ``ids``; each video is [frame, dim] or [view, frame, dim].
     ``make_plan`` gets (views, frames, dim, sha256 of the source's files) and knows the videos.
-    Raises RefusedError if ids or shapes do not agree, naming them.
+    Raises RefusedError, before anything is written, if ids or shapes do not agree, naming them.
     """
     with _videos_of(source) as (ids, read):
-        if not ids:
-            raise RefusedError(f"{source} holds no features")
-        views, frames, dim = _views_first(read(ids[0])).shape
+        with _reading(source):
+            if not ids:
+                raise RefusedError(f"{source} holds no features")
+            views, frames, dim = _shape(source, ids[0], read(ids[0]))
         plan = make_plan(views, frames, dim, source_digest(source))
         _check_ids(source, ids, plan.videos.ids)
+        with _reading(source):
+            for name in plan.videos.ids:
+                _checked(source, name, read(name), plan)
         writer = create_store(path, plan, fixed)
         for unit in writer.todo():
             with writer.claim(unit) as mine:
@@ -124,17 +193,8 @@ def import_features(
                     writer.commit(unit, block[:, list(unit.views)], index, rows)
         digest = writer.finalise()
     if digest is None:
-        raise RefusedError(f"{path} is unfinished: another process is working on it; run again")
+        raise RefusedError(f"{path} is unfinished: {_OTHERS}")
     return digest
-
-
-def _read_unit(
-    source: h5py.File, unit: Unit, files: Mapping[str, bytes]
-) -> tuple[NDArray[np.float16], NDArray[np.int32], list[VideoStatus]]:
-    view = unit.views[0]
-    features, index = (source[array][unit.start : unit.stop, view : view + 1] for array in DTYPES)
-    rows = json.loads(files[rows_name(unit.block, view)])
-    return features, index, [VideoStatus.model_validate(row) for row in rows]
 
 
 def source_digest(source: Path) -> str:
@@ -142,12 +202,13 @@ def source_digest(source: Path) -> str:
     if source.is_file():
         return sha256_file(source)
     digest = hashlib.sha256()
-    for file in sorted(source.glob("*.npy")):
+    for file in _npy_files(source).values():
         digest.update(f"{file.name}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
 
 def _write_hdf5(store: Store, out: h5py.File) -> None:
+    root = inside(store.path)
     out.attrs["format"] = FORMAT
     out.attrs["schema_version"] = store.plan.schema_version
     out.attrs["digest"] = store.digest
@@ -157,17 +218,15 @@ def _write_hdf5(store: Store, out: h5py.File) -> None:
         for unit in store.plan.units():
             for view in unit.views:
                 name = chunk_name(array, unit.block, view)
-                values = read_chunk(store.path / name, array, store.manifest["files"][name][2])
+                values = read_chunk(root / name, array, store.manifest["files"][name][2])
                 shape = (-1, *data.shape[2:])
                 rows = values.reshape(shape)[: unit.stop - unit.start]
                 data[unit.start : unit.stop, view] = rows
     for name, (_, expected, *_) in store.manifest["files"].items():
         if not is_chunk(name):
-            content = (store.path / name).read_bytes()
+            content = (root / name).read_bytes()
             if sha256(content) != expected:
-                raise DamagedError(
-                    f"{store.path / name} is damaged; see tgdfer store verify --deep"
-                )
+                raise DamagedError(f"{root / name} is damaged; see tgdfer store verify --deep")
             out.create_dataset(f"files/{name}", data=np.frombuffer(content, np.uint8))
 
 
@@ -179,39 +238,97 @@ def _make_durable(file: Path) -> None:
         os.close(handle)
 
 
-def _datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
-    found: list[tuple[str, h5py.Dataset]] = []
+@contextmanager
+def _opened(file: Path) -> Iterator[h5py.File]:
+    with _reading(file):
+        opened = h5py.File(file, "r")
+    with opened:
+        yield opened
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Turn whatever HDF5 and NumPy raise for bad input into one sentence."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except (KeyError, ValueError, TypeError, RuntimeError, OSError, MemoryError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RefusedError(
+            f"{source} cannot be imported ({why}); export the store again, or write the features "
+            "as tgdfer store import --help says"
+        ) from error
+
+
+def _names(group: h5py.Group) -> list[str]:
+    """Paths of all datasets below, without those behind links."""
+    found: list[str] = []
     group.visititems(
-        lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None
+        lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None
     )
-    return iter(found)
+    return found
 
 
-def _is_fixed(name: str) -> bool:
-    return name in ("text.json", "text.safetensors", "truth.npy")
+def _dataset(source: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset; raises RefusedError if it is a link, or if its data is not in this file."""
+    item: Any = source
+    for part in name.split("/"):
+        whole = isinstance(item, h5py.Group)
+        if not whole or not isinstance(item.get(part, getlink=True), h5py.HardLink):
+            raise RefusedError(f"{source.filename}: there is no dataset {name}, or it is a link")
+        item = item[part]
+    if not isinstance(item, h5py.Dataset) or item.is_virtual or item.external:
+        raise RefusedError(f"{source.filename}: {name} is kept in other files; copy it into one")
+    if item.chunks is None and item.id.get_storage_size() < item.nbytes:
+        raise RefusedError(f"{source.filename}: {name} was never written")
+    return item
 
 
 @contextmanager
 def _videos_of(source: Path) -> Iterator[tuple[Sequence[str], ReadVideo]]:
-    """(ids, function that reads one video) of a source."""
+    """(ids, function that gives one video, to be read when it is used) of a source."""
     if source.is_dir():
-        files = {file.stem: file for file in sorted(source.glob("*.npy"))}
-        yield list(files), lambda video: np.load(files[video], allow_pickle=False)
+        files = _npy_files(source)
+        # Mapped, so that a header cannot ask for more memory than the file has bytes.
+        yield list(files), lambda video: np.load(files[video], mmap_mode="r", allow_pickle=False)
         return
     if not source.is_file() or not h5py.is_hdf5(source):
         raise RefusedError(f"{source} is neither an HDF5 file nor a folder of .npy files")
-    with h5py.File(source, "r") as file:
-        if "features" in file and "ids" in file:
-            ids = [x.decode() if isinstance(x, bytes) else str(x) for x in file["ids"][()]]
-            row = {video: n for n, video in enumerate(ids)}
-            yield ids, lambda video: file["features"][row[video]]
-        else:
-            named = dict(_datasets(file))
-            yield list(named), lambda video: named[video][()]
+    with _opened(source) as file:
+        with _reading(source):
+            ids, read = _ids_of(file)
+        yield ids, read
 
 
-def _views_first(values: NDArray[Any]) -> NDArray[Any]:
-    return values[None] if values.ndim == 2 else values
+def _ids_of(file: h5py.File) -> tuple[Sequence[str], ReadVideo]:
+    if "features" not in file or "ids" not in file:
+        return _names(file), lambda video: _dataset(file, video)
+    listed, features = _dataset(file, "ids"), _dataset(file, "features")
+    if listed.ndim != 1 or listed.shape != features.shape[:1] or listed.size > IDS_MAX:
+        raise RefusedError(
+            f"{file.filename}: ids are {listed.shape} and features {features.shape}, expected one "
+            "id for each video"
+        )
+    ids = [x.decode() if isinstance(x, bytes) else str(x) for x in listed[()]]
+    row = {video: n for n, video in enumerate(ids)}
+    return ids, lambda video: features[row[video]]
+
+
+def _npy_files(folder: Path) -> dict[str, Path]:
+    """The folder's .npy files by the ids that their names give."""
+    return {file.stem: file for file in sorted(folder.glob("*.npy")) if file.is_file()}
+
+
+def _shape(source: Path, video: str, values: Values) -> tuple[int, ...]:
+    """(views, frames, dim) of a video."""
+    shape = (1, *values.shape) if len(values.shape) == 2 else values.shape
+    if len(shape) != 3:
+        raise RefusedError(
+            f"{source}: video {video} has shape {shape}, expected (frames, dim) or (views, frames, "
+            "dim)"
+        )
+    return shape
 
 
 def _check_ids(source: Path, ids: Sequence[str], expected: Sequence[str]) -> None:
@@ -229,16 +346,16 @@ def _such(ids: Sequence[str]) -> str:
     return f" ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})" if ids else ""
 
 
-def _checked(source: Path, video: str, values: NDArray[Any], plan: Plan) -> NDArray[np.float16]:
-    values = _views_first(values)
+def _checked(source: Path, video: str, values: Values, plan: Plan) -> NDArray[np.float16]:
     shape = (plan.views, plan.frames, plan.dim)
-    if values.shape != shape or not np.issubdtype(values.dtype, np.floating):
+    found = _shape(source, video, values)
+    if found != shape or not np.issubdtype(values.dtype, np.floating):
         raise RefusedError(
-            f"{source}: video {video} has {values.dtype} {values.shape}, expected floating {shape} "
+            f"{source}: video {video} has {values.dtype} {found}, expected floating {shape} "
             "(views, frames, dim); every video needs the same number of frames"
         )
     with np.errstate(over="ignore"):
-        kept = values.astype(np.float16)
+        kept = np.asarray(values[()]).reshape(shape).astype(np.float16)
     if not np.isfinite(kept).all():
         raise RefusedError(f"{source}: video {video} has features that are not finite in float16")
     return kept

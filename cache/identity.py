@@ -4,17 +4,39 @@ Two stores with the same identity hold the same features.  It is computed from d
 bytes, never from paths, times, host names or pickles.
 """
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from cache.errors import RefusedError
 from cache.files import canonical_json, sha256
+
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+Size = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class FrozenModel(BaseModel):
-    """Fields that never change; unknown ones are refused."""
+    """Fields that never change; unknown ones are refused, and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@contextmanager
+def refused(
+    what: str, error: type[RefusedError] = RefusedError, remedy: str = ""
+) -> Iterator[None]:
+    """Turn a value that a model refuses into one sentence about ``what``."""
+    try:
+        yield
+    except ValidationError as problem:
+        first = problem.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        text = first["msg"].removeprefix("Value error, ")
+        raise error(
+            f"{what} ({where}{': ' * bool(where)}{text})" + (f": {remedy}" if remedy else "")
+        ) from problem
 
 
 class EncoderIdentity(FrozenModel):
@@ -23,7 +45,7 @@ class EncoderIdentity(FrozenModel):
     name: str  # open_clip's model name, or the bundled encoder's
     weights_sha256: str
     activation: str
-    dim: int
+    dim: Size
     # None in a request: it follows from the weights, but only the loaded model tells it.
     text_sha256: str | None = None
 
@@ -47,26 +69,29 @@ class Identity(FrozenModel):
 
     encoder: EncoderIdentity
     preprocessing: Preprocessing
-    frames: int
+    frames: Size
     evaluation_frames: str
     training_frames: str
     view_rule: str
-    seed: int
+    seed: Count
     decoder: str
     videos: str  # digest of the video list
     fold: str = "all"  # the fold whose training videos the encoder was trained on, if any
-    batch_frames: int | None = None
+    batch_frames: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     precision: str | None = None
     device: str | None = None
 
     @property
     def digest(self) -> str:
         """sha256 of the canonical JSON; raises ValueError while a field is still open."""
-        fields = flatten(self.model_dump(mode="json"))
-        still_open = [name for name, value in fields.items() if value is None]
-        if still_open:
-            raise ValueError(f"identity is not complete: {', '.join(still_open)}")
-        return sha256(canonical_json(fields))
+        if self.still_open:
+            raise ValueError(f"identity is not complete: {', '.join(self.still_open)}")
+        return sha256(canonical_json(flatten(self.model_dump(mode="json"))))
+
+    @property
+    def still_open(self) -> list[str]:
+        """The fields that are None."""
+        return [n for n, value in flatten(self.model_dump(mode="json")).items() if value is None]
 
 
 def differences(stored: Identity, asked: Identity) -> list[tuple[str, str, str]]:

@@ -6,11 +6,12 @@ identity they were made under, so that it is never taken for a commit of another
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from cache.chunks import view_files
+from cache.chunks import chunk_bytes, view_files
+from cache.errors import DamagedError
 from cache.files import encode_record, read_records, sha256, sha256_file
+from cache.local import LocalPath
 from cache.plan import Plan
 
 Place = tuple[int, int]  # (block, view), the smallest piece that is committed or redone
@@ -39,15 +40,27 @@ def place_of(name: str) -> Place | None:
     return place if place and name in view_files(*place) else None
 
 
-def is_unchanged(path: Path, fingerprint: Fingerprint) -> bool:
+def is_fingerprint(name: str, found: object, plan: Plan) -> bool:
+    """Whether a value read from disk is the fingerprint of a file of this name."""
+    if not isinstance(found, list) or len(found) != 2 + is_chunk(name):
+        return False
+    size, *checksums = found
+    digits = all(isinstance(c, str) and re.fullmatch("[0-9a-f]+", c) for c in checksums)
+    if type(size) is not int or size < 0 or not digits:
+        return False
+    whole = not is_chunk(name) or size == chunk_bytes(plan, name.partition("/")[0])
+    return whole and [len(c) for c in checksums] == [64, 8][: len(checksums)]
+
+
+def is_unchanged(path: LocalPath, fingerprint: Fingerprint) -> bool:
     """Whether the file exists with the recorded size and sha256."""
     try:
-        return path.stat().st_size == fingerprint[0] and sha256_file(path) == fingerprint[1]
+        return path.size() == fingerprint[0] and sha256_file(path) == fingerprint[1]
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
 
 
-def all_unchanged(root: Path, files: Files) -> bool:
+def all_unchanged(root: LocalPath, files: Files) -> bool:
     """Whether all files of a commit exist as recorded."""
     return all(is_unchanged(root / name, found) for name, found in files.items())
 
@@ -58,29 +71,55 @@ def make_record(identity: str, block: int, views: Mapping[int, Files]) -> dict[s
     return {"identity": identity, "block": block, "views": sorted(views), "files": files}
 
 
-def read_commits(root: Path, identity: str) -> Iterator[tuple[Place, Files]]:
-    """What the journals of the store at ``root`` say was committed under ``identity``.
+def journals(root: LocalPath) -> list[LocalPath]:
+    """The journals of a store."""
+    folder = root / "journal"
+    found = [folder / name for name in folder.names() if re.fullmatch(r"\w+\.jsonl", name)]
+    return [file for file in found if not file.is_folder()]
+
+
+def read_commits(root: LocalPath, plan: Plan) -> Iterator[tuple[Place, Files]]:
+    """What the journals of the store at ``root`` say was committed under the plan's identity.
 
     A place comes once for every record of it; the caller finds out which of them still matches the
-    disk.
+    disk.  Raises DamagedError for a whole line that no writer of this plan can have written.
     """
-    journals = sorted((root / "journal").glob("*.jsonl"))
     try:
-        for journal in journals:
-            for record in read_records(journal):
-                yield from commits_of(record, identity)
+        for journal in journals(root):
+            try:
+                for record in read_records(journal):
+                    yield from commits_of(record, plan)
+            except ValueError as error:
+                raise DamagedError(
+                    f"{journal} is damaged ({error}); remove it, and what only it names is "
+                    "extracted again"
+                ) from error
     except FileNotFoundError:
         # Another worker has just finished the store, and everything is in one new journal.
-        yield from read_commits(root, identity)
+        if (root / "journal").is_folder():
+            yield from read_commits(root, plan)
 
 
-def commits_of(record: Mapping[str, Any], identity: str) -> Iterator[tuple[Place, Files]]:
-    """The places of one record; none if it belongs to another plan."""
-    if record.get("identity") != identity:
+def commits_of(record: Mapping[str, Any], plan: Plan) -> Iterator[tuple[Place, Files]]:
+    """The places of one record; none if it belongs to another plan.
+
+    Raises ValueError for a record that ``make_record`` cannot have made.
+    """
+    if record.get("identity") != plan.identity.digest:
         return
-    for view in record["views"]:
-        names = view_files(record["block"], view)
-        yield (record["block"], view), {name: record["files"][name] for name in names}
+    block, views, files = (record.get(name) for name in ("block", "views", "files"))
+    if type(block) is not int or not 0 <= block < plan.blocks:
+        raise ValueError("a record names no block of this store")
+    if not isinstance(views, list) or any(type(v) is not int or v < 0 for v in views):
+        raise ValueError(f"a record of block {block} names no views")
+    names = {view: view_files(block, view) for view in views}
+    if not isinstance(files, dict) or set(files) != {n for view in names.values() for n in view}:
+        raise ValueError(f"a record of block {block} names other files than those of its views")
+    if not all(is_fingerprint(name, found, plan) for name, found in files.items()):
+        raise ValueError(f"a record of block {block} has no sizes and sha256 of its files")
+    # A writer that began before views were added knows fewer of them.
+    for view in names.keys() & range(plan.views):
+        yield (block, view), {name: files[name] for name in names[view]}
 
 
 def encode_journal(plan: Plan, commits: Commits) -> bytes:

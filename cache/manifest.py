@@ -1,15 +1,16 @@
 """The last file of a store: sizes and sha256 of all others, and the digest that results record."""
 
-import json
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from cache.chunks import repair_hint, rows_name
+from cache.chunks import repair_hint, rows_name, view_files
 from cache.errors import DamagedError
 from cache.files import canonical_json, sha256, storage_errors
-from cache.journal import Files, fingerprint_of
-from cache.plan import Plan
-from cache.remote import StorePath
+from cache.journal import Files, fingerprint_of, is_fingerprint
+from cache.local import LocalPath
+from cache.outside import parse_json
+from cache.plan import Plan, parse_rows
+from cache.remote import StoreFiles
 
 # The files beside the chunks; all but the last are always there.
 FIXED = (
@@ -23,45 +24,95 @@ FIXED = (
 )
 
 
-def fixed_fingerprints(root: Path) -> Files:
+def fixed_fingerprints(root: LocalPath) -> Files:
     """Sizes and sha256 of the files beside the chunks, as far as they exist."""
     with storage_errors(root, "read"):
         found = [name for name in FIXED if (root / name).is_file()]
         return {name: fingerprint_of(name, (root / name).read_bytes()) for name in found}
 
 
-def make_manifest(root: Path, plan: Plan, files: Files) -> dict[str, Any]:
-    """The contents of ``manifest.json`` for a store with these ``files``; reads the rows."""
+def refuse_undeclared(plan: Plan, files: Files, where: object) -> None:
+    """Raise DamagedError if a file of the plan has another sha256 than the plan says."""
+    for name, digest in _declared(plan).items():
+        found = files[name][1] if name in files else None
+        if found != digest:
+            raise DamagedError(
+                f"{where}: {name} has sha256 {found}, the plan says {digest}; run tgdfer extract "
+                "again to rewrite it"
+            )
+
+
+def file_names(plan: Plan) -> set[str]:
+    """The files that a manifest names: paths inside the store."""
+    units = [(unit.block, view) for unit in plan.units() for view in unit.views]
+    fixed = FIXED if plan.videos.truth_sha256 else FIXED[:-1]
+    return {*fixed, *(name for place in units for name in view_files(*place))}
+
+
+def make_manifest(plan: Plan, files: Files, read: Callable[[str], bytes]) -> dict[str, Any]:
+    """The contents of ``manifest.json`` for a store with these ``files``.
+
+    ``read`` gives the bytes of the rows; raises DamagedError if they are not the plan's.
+    """
     missing: dict[str, str] = {}
     for unit in plan.units():
-        for view in unit.views:
-            for row in json.loads((root / rows_name(unit.block, view)).read_bytes()):
-                if row["status"] == "failed":
-                    missing.setdefault(row["id"], row["reason"])
+        ids = plan.videos.ids[unit.start : unit.stop]
+        for name in (rows_name(unit.block, view) for view in unit.views):
+            what = f"{name} does not describe the videos of its block"
+            for row in parse_rows(read(name), ids, what, "remove it and extract again"):
+                if row.status == "failed":
+                    missing.setdefault(row.id, row.reason)
     manifest = {
         "schema_version": plan.schema_version,
         "identity": plan.identity.digest,
         "counts": {"videos": len(plan.videos.ids), "missing": len(missing)},
         "missing": missing,
-        "files": files,
+        "files": dict(sorted(files.items())),
     }
     return manifest | {"digest": sha256(canonical_json(manifest))}
 
 
-def read_manifest(root: StorePath) -> dict[str, Any]:
-    """``manifest.json`` of a store; raises DamagedError unless it is as written, byte for byte."""
+def read_manifest(root: StoreFiles, plan: Plan) -> dict[str, Any]:
+    """``manifest.json`` of a store.
+
+    Raises DamagedError unless it is as written, byte for byte, and names exactly the files of the
+    plan.
+    """
     file = root / "manifest.json"
     with storage_errors(file, "read"):
         data = file.read_bytes()
     try:
-        manifest: dict[str, Any] = json.loads(data)
+        manifest = parse_json(data, file)
         content = {name: value for name, value in manifest.items() if name != "digest"}
         whole = (
             sha256(canonical_json(content)) == manifest["digest"]
             and canonical_json(manifest) + b"\n" == data
+            and _fits(manifest, plan)
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise DamagedError(f"{file} is damaged: {repair_hint(root)}")
     return manifest
+
+
+def _fits(manifest: Mapping[str, Any], plan: Plan) -> bool:
+    """Whether a manifest, whoever wrote it, describes a store of this plan."""
+    files, missing = manifest["files"], manifest["missing"]
+    return (
+        manifest["identity"] == plan.identity.digest
+        and manifest["counts"] == {"videos": len(plan.videos.ids), "missing": len(missing)}
+        and missing.keys() <= set(plan.videos.ids)
+        and all(isinstance(reason, str) for reason in missing.values())
+        and files.keys() == file_names(plan)
+        and all(is_fingerprint(name, found, plan) for name, found in files.items())
+        and all(files[name][1] == digest for name, digest in _declared(plan).items() if digest)
+    )
+
+
+def _declared(plan: Plan) -> dict[str, str | None]:
+    """The files whose sha256 the plan holds."""
+    return {
+        "text.safetensors": plan.identity.encoder.text_sha256,
+        "truth.npy": plan.videos.truth_sha256,
+    }

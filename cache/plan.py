@@ -1,22 +1,27 @@
 """What a store will hold: its videos, their labels and folds, and how they are cut into blocks."""
 
+import errno
 import io
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError, model_validator
 
 from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256
-from cache.identity import FrozenModel, Identity
-from cache.remote import StorePath
+from cache.identity import Count, FrozenModel, Identity, Size, refused
+from cache.remote import RemotePath, StorePath, inside
 
 SCHEMA_VERSION = 2
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB per chunk
+CHUNK_BYTES_MAX = 1 << 31
+
+_NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
 # One row per source frame of every video, in the order of the videos.
 TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")])
@@ -26,8 +31,19 @@ class PlanFold(FrozenModel):
     """One split; rows of the store to train on and to test on."""
 
     name: str
-    train: tuple[int, ...]
-    test: tuple[int, ...]
+    train: tuple[Count, ...]
+    test: tuple[Count, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for part, rows in (("training", self.train), ("test", self.test)):
+            if not rows:
+                raise ValueError(f"fold {self.name} has no {part} videos")
+            _refuse_repeated("row", rows, f" for {part} in fold {self.name}")
+        both = set(self.train) & set(self.test)
+        if both:
+            raise ValueError(f"row {min(both)} is in both training and test of fold {self.name}")
+        return self
 
 
 class VideoTable(FrozenModel):
@@ -35,12 +51,33 @@ class VideoTable(FrozenModel):
 
     name: str
     ids: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[Count, ...]
     classes: tuple[str, ...]
     subjects: tuple[str | None, ...]
     folds: tuple[PlanFold, ...]
-    subsets: dict[str, tuple[int, ...]]
+    subsets: dict[str, tuple[Count, ...]]
     truth_sha256: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        videos = len(self.ids)
+        if not videos or not self.classes:
+            raise ValueError(f"{videos} videos and {len(self.classes)} classes, expected some")
+        for name in ("labels", "subjects"):
+            if len(getattr(self, name)) != videos:
+                raise ValueError(f"{len(getattr(self, name))} {name} of {videos} videos")
+        _refuse_repeated("video", self.ids)
+        _refuse_repeated("class", self.classes)
+        _refuse_repeated("fold", [fold.name for fold in self.folds])
+        for name, rows in self.subsets.items():
+            _refuse_repeated("row", rows, f" in subset {name}")
+        if max(self.labels) >= len(self.classes):
+            raise ValueError(f"label {max(self.labels)}, but there are {len(self.classes)} classes")
+        parts = [rows for fold in self.folds for rows in (fold.train, fold.test)]
+        last = max((row for rows in (*parts, *self.subsets.values()) for row in rows), default=0)
+        if last >= videos:
+            raise ValueError(f"row {last} of a fold or a subset, but there are {videos} videos")
+        return self
 
     @property
     def digest(self) -> str:
@@ -54,7 +91,7 @@ class VideoStatus(FrozenModel):
     id: str
     status: Literal["ok", "failed"]
     reason: str = ""
-    frames: int = 0  # frames decoded
+    frames: Count = 0  # frames decoded
     flags: tuple[str, ...] = ()
     sha256: str = ""  # of the source's bytes
 
@@ -72,13 +109,25 @@ class Unit:
 class Plan(FrozenModel):
     """The immutable part of a store, kept as ``plan.json``; only ``views`` may grow."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Size = SCHEMA_VERSION
     identity: Identity
     videos: VideoTable
-    views: int
-    frames: int
-    dim: int
-    block_videos: int = BLOCK_VIDEOS
+    views: Size
+    frames: Size
+    dim: Size
+    block_videos: Size = BLOCK_VIDEOS
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        identity = self.identity
+        for name, found in (("frames", identity.frames), ("dim", identity.encoder.dim)):
+            if found != getattr(self, name):
+                raise ValueError(f"{name} is {getattr(self, name)}, the identity says {found}")
+        if (identity.batch_frames or 0) % self.frames:
+            raise ValueError(f"batch_frames {identity.batch_frames} is no multiple of frames")
+        if 2 * self.block_videos * self.frames * self.dim > CHUNK_BYTES_MAX:
+            raise ValueError(f"chunks larger than {CHUNK_BYTES_MAX} bytes")
+        return self
 
     @property
     def blocks(self) -> int:
@@ -99,23 +148,42 @@ def read_plan(path: StorePath) -> Plan:
     Raises RefusedError if there is no store or its schema is newer, DamagedError if the plan is
     not as it was written.
     """
-    plan_path = path / "plan.json"
+    plan_path = inside(path) / "plan.json"
     try:
         data = plan_path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
         raise RefusedError(_why_no_store(path)) from error
     _refuse_other_schema(data, plan_path)
-    try:
-        plan = Plan.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DamagedError(
-            f"{plan_path} is damaged ({where}: {first['msg']}): {_remedy(path)}"
-        ) from error
-    if encode_plan(plan) != data or plan.videos.digest != plan.identity.videos:
+    plan = parse_plan(data, f"{plan_path} is damaged", _remedy(path))
+    if encode_plan(plan) != data:
         raise DamagedError(f"{plan_path} is damaged or written by another version: {_remedy(path)}")
     return plan
+
+
+def parse_plan(data: bytes, what: str, remedy: str = "") -> Plan:
+    """The plan of a store; raises DamagedError, which begins with ``what``, for anything else."""
+    with refused(what, DamagedError, remedy):
+        plan = Plan.model_validate_json(data)
+    still_open = plan.identity.still_open
+    if still_open or plan.videos.digest != plan.identity.videos:
+        why = (
+            f"the identity lacks {still_open[0]}"
+            if still_open
+            else "the videos have another digest"
+        )
+        raise DamagedError(f"{what} ({why}): {remedy}")
+    return plan
+
+
+def parse_rows(data: bytes, ids: Sequence[str], what: str, remedy: str) -> list[VideoStatus]:
+    """The outcomes of a block's videos; raises DamagedError unless they are those of ``ids``."""
+    with refused(what, DamagedError, remedy):
+        rows = TypeAdapter(list[VideoStatus]).validate_json(data)
+    if [row.id for row in rows] != list(ids):
+        raise DamagedError(f"{what} (other videos than those of the plan): {remedy}")
+    return rows
 
 
 def encode_plan(plan: Plan) -> bytes:
@@ -130,9 +198,39 @@ def encode_truth(rows: NDArray[np.void]) -> bytes:
     return buffer.getvalue()
 
 
+def parse_truth(data: bytes, videos: VideoTable, what: str, remedy: str) -> NDArray[np.void]:
+    """The rows of ``truth.npy``; raises DamagedError unless they are of these videos, in order."""
+    try:
+        rows: NDArray[np.void] = np.load(io.BytesIO(data), allow_pickle=False)
+        why = _why_no_truth(rows, videos)
+    except (ValueError, EOFError, OSError, TypeError, SyntaxError, MemoryError) as error:
+        why = str(error)
+    if why:
+        raise DamagedError(f"{what} ({why}): {remedy}")
+    return rows
+
+
+def _why_no_truth(rows: NDArray[np.void], videos: VideoTable) -> str:
+    if rows.dtype != TRUTH_DTYPE or rows.ndim != 1:
+        return f"{rows.dtype} {rows.shape}, expected rows of {TRUTH_DTYPE}"
+    row_of_video, label = rows["video"], rows["label"]
+    known = (row_of_video >= 0) & (row_of_video < len(videos.ids))
+    if not (known & (label >= -1) & (label < len(videos.classes))).all():
+        return "rows or labels are out of range"
+    if (np.diff(row_of_video) < 0).any() or not np.isfinite(rows["intensity"]).all():
+        return "rows are out of order, or intensities are not finite"
+    return ""
+
+
+def _refuse_repeated(what: str, values: Collection[str | int], where: str = "") -> None:
+    if len(set(values)) < len(values):
+        twice = Counter(values).most_common(1)[0][0]
+        raise ValueError(f"{what} {twice} is listed twice{where}")
+
+
 def _remedy(path: StorePath) -> str:
     # Everything else is checked against the plan.
-    if not isinstance(path, Path):
+    if isinstance(path, RemotePath):
         return "copy the store there again from an intact one"
     return (
         "delete it and manifest.json, then extract with the same options; what was committed under "
@@ -141,9 +239,9 @@ def _remedy(path: StorePath) -> str:
 
 
 def _why_no_store(path: StorePath) -> str:
-    if not isinstance(path, Path):
+    if isinstance(path, RemotePath):
         return f"no store at {path}: there is no plan.json; check the address"
-    if not path.exists():
+    if not os.path.exists(str(path)):
         return f"no store at {path}; make one with: tgdfer extract --store {path}"
     return f"{path} is not a feature store: it has no plan.json; check --store"
 

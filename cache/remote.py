@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from cache.errors import RefusedError, StorageError
+from cache.local import LocalPath
 
 # Every request has some latency, so many are in flight at once.
 REMOTE_THREADS = 16
@@ -30,7 +31,7 @@ FILE_BYTES_MAX = 8 << 30  # a text tower has up to 2 GiB
 
 
 class StorePath(Protocol):
-    """What a path must offer for reading a store; ``pathlib.Path`` does."""
+    """What a path must offer for reading a store; ``pathlib.Path`` and LocalPath do."""
 
     def __truediv__(self, name: str, /) -> Self: ...
 
@@ -222,6 +223,10 @@ def _web() -> dict[str, Any]:
     return {"client_kwargs": {"timeout": timeout, "response_class": Watched}}
 
 
+# What is in a store is read and written through these alone.
+StoreFiles = LocalPath | RemotePath
+
+
 def store_path(text: str | StorePath) -> StorePath:
     """The path of a store: text with ``://`` is a URL, anything else a local path."""
     if isinstance(text, str):
@@ -239,15 +244,15 @@ def local_path(path: str | StorePath) -> Path:
     return found
 
 
-def sizes_of(root: StorePath, names: Collection[str]) -> dict[str, int | None]:
-    """Sizes of files inside a store, None where there is no such file."""
-    if isinstance(root, Path):
-        files = {name: root / name for name in names}
-        return {n: file.stat().st_size if file.is_file() else None for n, file in files.items()}
-    assert isinstance(root, RemotePath)
-    return root.sizes(names)
+def inside(path: str | StorePath) -> StoreFiles:
+    """The same place, for everything that reads or writes what is in the store."""
+    found = store_path(path)
+    if isinstance(found, Path):
+        return LocalPath(found)
+    assert isinstance(found, LocalPath | RemotePath)
+    return found
 
 
-def threads_of(path: StorePath) -> int:
+def threads_of(path: StoreFiles) -> int:
     """How many files to read at once."""
-    return LOCAL_THREADS if isinstance(path, Path) else REMOTE_THREADS
+    return LOCAL_THREADS if isinstance(path, LocalPath) else REMOTE_THREADS

@@ -12,18 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.chunks import chunk_name, encode_chunk, rows_name, view_files, zarr_metadata
-from cache.errors import DamagedError, RefusedError, StorageError
+from cache.errors import RefusedError, StorageError
 from cache.files import (
     append_record,
     canonical_json,
     drop_torn_lines,
     locked,
-    make_directories,
+    make_folders,
     remove_file,
     sha256,
     storage_errors,
     sweep,
-    sync_directory,
     write_files,
 )
 from cache.identity import differences, side_by_side
@@ -35,10 +34,18 @@ from cache.journal import (
     encode_journal,
     fingerprint_of,
     is_unchanged,
+    journals,
     make_record,
     read_commits,
 )
-from cache.manifest import FIXED, fixed_fingerprints, make_manifest, read_manifest
+from cache.local import LocalPath
+from cache.manifest import (
+    FIXED,
+    fixed_fingerprints,
+    make_manifest,
+    read_manifest,
+    refuse_undeclared,
+)
 from cache.plan import Plan, Unit, VideoStatus, encode_plan, read_plan
 from cache.remote import local_path
 
@@ -55,13 +62,14 @@ def create_store(path: Path | str, plan: Plan, fixed: Mapping[str, bytes]) -> "S
     """
     path = local_path(path)
     refuse_foreign(path)
-    make_directories(*(path / name for name in DIRECTORIES))
-    with locked(path / "locks" / "plan", wait=True):
-        if (path / "plan.json").exists():
-            plan = _agree(path, read_plan(path), plan)
-        write_beside(path, plan, fixed)
-        if not (path / "plan.json").exists():
-            _write(path, {"plan.json": encode_plan(plan)})
+    make_folders(path, DIRECTORIES)
+    root = LocalPath(path)
+    with locked(root / "locks/plan", wait=True):
+        if (root / "plan.json").is_file():
+            plan = _agree(root, read_plan(path), plan)
+        write_beside(root, plan, fixed)
+        if not (root / "plan.json").is_file():
+            _write(root, {"plan.json": encode_plan(plan)})
     return StoreWriter(path, plan)
 
 
@@ -70,8 +78,8 @@ def refuse_foreign(path: Path) -> None:
     lowest = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not lowest.is_dir():
         raise RefusedError(f"{lowest} is a file, expected a directory for the store; check --store")
-    if path.is_dir() and not (path / "plan.json").exists():
-        strange = sorted({p.name for p in path.iterdir()} - _own_names())
+    if path.is_dir() and not (LocalPath(path) / "plan.json").is_file():
+        strange = sorted(set(LocalPath(path).names()) - _own_names())
         if strange:
             raise RefusedError(
                 f"{path} is not a feature store and is not empty (it holds {strange[0]}); "
@@ -79,19 +87,19 @@ def refuse_foreign(path: Path) -> None:
             )
 
 
-def write_beside(path: Path, plan: Plan, fixed: Mapping[str, bytes]) -> None:
+def write_beside(root: LocalPath, plan: Plan, fixed: Mapping[str, bytes]) -> None:
     """Write the files beside the chunks, those that are missing or differ.
 
     Those of a finished store are left as they are: its manifest holds their sha256, and another
     version of zarr may write ``zarr.json`` differently.
     """
-    if (path / "manifest.json").exists():
+    if (root / "manifest.json").is_file():
         return
     beside = {**fixed, **zarr_metadata(plan)}
-    _write(path, {n: d for n, d in beside.items() if not _holds(path / n, d)})
+    _write(root, {n: d for n, d in beside.items() if not _holds(root / n, d)})
 
 
-def check_same(path: Path, stored: Plan, asked: Plan) -> None:
+def check_same(path: Path | LocalPath, stored: Plan, asked: Plan) -> None:
     """Refuse to continue a store that has another plan, showing the differences side by side.
 
     The block size does not affect the features, so it may differ: the store keeps its own.
@@ -119,7 +127,8 @@ class StoreWriter:
     def __init__(self, path: Path, plan: Plan) -> None:
         self.path = path
         self.plan = plan
-        self._journal = path / "journal" / f"{uuid.uuid4().hex}.jsonl"
+        self._root = LocalPath(path)
+        self._journal = self._root / f"journal/{uuid.uuid4().hex}.jsonl"
         self._identity = plan.identity.digest
         self._committed: Commits = {}
         self._learn()
@@ -139,8 +148,8 @@ class StoreWriter:
         if self._rest(unit).views != unit.views:
             yield False
             return
-        with locked(self.path / "locks" / str(unit.block), wait=False) as got:
-            if got and (self.path / rows_name(unit.block, unit.views[0])).exists():
+        with locked(self._root / f"locks/{unit.block}", wait=False) as got:
+            if got and (self._root / rows_name(unit.block, unit.views[0])).is_file():
                 self._learn()
             yield got and self._rest(unit).views == unit.views
 
@@ -156,14 +165,8 @@ class StoreWriter:
         Durable on return.  Raises ValueError for a wrong shape or dtype or a value that is not
         finite, StorageError if the disk fails.
         """
-        self._check(unit, features, frame_index, rows)
-        files: dict[str, bytes] = {}
-        for i, view in enumerate(unit.views):
-            files[rows_name(unit.block, view)] = encode_rows(rows)
-            for array, values in (("features", features), ("frame_index", frame_index)):
-                name = chunk_name(array, unit.block, view)
-                files[name] = encode_chunk(array, values[:, i], self.plan.block_videos)
-        _write(self.path, files)
+        files = encode_unit(self.plan, unit, features, frame_index, rows)
+        _write(self._root, files)
         prints = {name: fingerprint_of(name, data) for name, data in files.items()}
         views = {v: {n: prints[n] for n in view_files(unit.block, v)} for v in unit.views}
         append_record(self._journal, make_record(self._identity, unit.block, views))
@@ -175,34 +178,38 @@ class StoreWriter:
         None while a unit is left to do, or if another process has added views to the store.
         Hashes every file again and raises StorageError if one changed since its commit.
         """
-        with locked(self.path / "locks" / "plan", wait=True):
-            if not _holds(self.path / "plan.json", encode_plan(self.plan)):
+        root = self._root
+        with locked(root / "locks/plan", wait=True), storage_errors(root, "read"):
+            if not _holds(root / "plan.json", encode_plan(self.plan)):
                 return None
-            if not (self.path / "manifest.json").exists():
+            if not (root / "manifest.json").is_file():
                 self._learn()
                 if self.todo():
                     return None
-                manifest = make_manifest(self.path, self.plan, self._hash_all())
-                write_journal(self.path, self.plan, self._committed)
-                tidy(self.path)
-                _write(self.path, {"manifest.json": canonical_json(manifest) + b"\n"})
+                manifest = make_manifest(self.plan, self._hash_all(), self._read)
+                write_journal(root, self.plan, self._committed)
+                tidy(root)
+                _write(root, {"manifest.json": canonical_json(manifest) + b"\n"})
             # The process that wrote it may have been killed before the name was durable.
-            with storage_errors(self.path):
-                sync_directory(self.path)
-            tidy(self.path)
-            return str(read_manifest(self.path)["digest"])
+            with storage_errors(root):
+                root.sync()
+            tidy(root)
+            return str(read_manifest(root, self.plan)["digest"])
 
-    def decoding_mark(self, row: int) -> Path:
+    def decoding_mark(self, row: int) -> LocalPath:
         """A file that exists while the video of a row is being decoded.
 
         If it exists before decoding begins, a process died while decoding that video.
         """
-        return self.path / "locks" / f"decoding.{row}"
+        return self._root / f"locks/decoding.{row}"
 
     def note(self, **details: Any) -> None:
         """Append a line to ``provenance.jsonl``: when, where, with what; not part of the digest."""
         host = {"time": time.time(), "host": platform.node(), "python": platform.python_version()}
-        append_record(self.path / "provenance.jsonl", host | details)
+        append_record(self._root / "provenance.jsonl", host | details)
+
+    def _read(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
 
     def _rest(self, unit: Unit) -> Unit:
         views = tuple(view for view in unit.views if (unit.block, view) not in self._committed)
@@ -210,33 +217,10 @@ class StoreWriter:
 
     def _learn(self) -> None:
         """Accept what the journals say was committed, if the files are unchanged."""
-        with storage_errors(self.path, "read"):
-            for place, files in read_commits(self.path, self._identity):
-                if place not in self._committed and all_unchanged(self.path, files):
+        with storage_errors(self._root, "read"):
+            for place, files in read_commits(self._root, self.plan):
+                if place not in self._committed and all_unchanged(self._root, files):
                     self._committed[place] = files
-
-    def _check(
-        self,
-        unit: Unit,
-        features: NDArray[np.float16],
-        frame_index: NDArray[np.int32],
-        rows: Sequence[VideoStatus],
-    ) -> None:
-        shape = (unit.stop - unit.start, len(unit.views), self.plan.frames)
-        if features.shape != (*shape, self.plan.dim) or features.dtype != np.float16:
-            raise ValueError(
-                f"block {unit.block}: features are {features.dtype} {features.shape}, "
-                f"expected float16 {(*shape, self.plan.dim)}"
-            )
-        if frame_index.shape != shape or frame_index.dtype != np.int32:
-            raise ValueError(f"block {unit.block}: frame_index is {frame_index.shape}, not {shape}")
-        if [row.id for row in rows] != list(self.plan.videos.ids[unit.start : unit.stop]):
-            raise ValueError(f"block {unit.block}: the rows are not those of the plan, in order")
-        ok = np.array([row.status == "ok" for row in rows])
-        finite = np.array([np.isfinite(video).all() for video in features])
-        if not finite[ok].all() or not np.isnan(features[~ok]).all():
-            bad = rows[int(np.flatnonzero(finite != ok)[0])].id
-            raise ValueError(f"block {unit.block}: features of video {bad} are not finite")
 
     def _hash_all(self) -> Files:
         files: Files = {}
@@ -244,52 +228,60 @@ class StoreWriter:
             for view in unit.views:
                 files |= self._committed[unit.block, view]
         for name, fingerprint in files.items():
-            if not is_unchanged(self.path / name, fingerprint):
+            if not is_unchanged(self._root / name, fingerprint):
                 raise StorageError(
-                    f"{self.path / name} changed on disk since it was written; check the disk, "
+                    f"{self._root / name} changed on disk since it was written; check the disk, "
                     "then run tgdfer extract again to redo it"
                 )
-        files |= fixed_fingerprints(self.path)
-        expected = {
-            "text.safetensors": self.plan.identity.encoder.text_sha256,
-            "truth.npy": self.plan.videos.truth_sha256,
-        }
-        for name, digest in expected.items():
-            found = files[name][1] if name in files else None
-            if found != digest:
-                raise DamagedError(
-                    f"{self.path / name} has sha256 {found}, the plan says {digest}; "
-                    "run tgdfer extract again to rewrite it"
-                )
-        return dict(sorted(files.items()))
+        files |= fixed_fingerprints(self._root)
+        refuse_undeclared(self.plan, files, self._root)
+        return files
 
 
-def write_journal(root: Path, plan: Plan, commits: Commits) -> None:
+def encode_unit(
+    plan: Plan,
+    unit: Unit,
+    features: NDArray[np.float16],
+    frame_index: NDArray[np.int32],
+    rows: Sequence[VideoStatus],
+) -> dict[str, bytes]:
+    """The files of a unit, by their path inside the store; arguments and errors as ``commit``."""
+    _check(plan, unit, features, frame_index, rows)
+    files: dict[str, bytes] = {}
+    for i, view in enumerate(unit.views):
+        files[rows_name(unit.block, view)] = encode_rows(rows)
+        for array, values in (("features", features), ("frame_index", frame_index)):
+            name = chunk_name(array, unit.block, view)
+            files[name] = encode_chunk(array, values[:, i], plan.block_videos)
+    return files
+
+
+def write_journal(root: LocalPath, plan: Plan, commits: Commits) -> None:
     """Write ``commits`` as one journal, the only one that ``tidy`` keeps."""
     _write(root, {f"journal/{FINAL}": encode_journal(plan, commits)})
 
 
-def tidy(root: Path) -> None:
+def tidy(root: LocalPath) -> None:
     """Remove what is of no use once all is committed and in one journal.
 
     Call it only with the plan locked.
     """
-    for journal in (root / "journal").iterdir():
-        if journal.name != FINAL:
+    for journal in journals(root):
+        if journal.name != f"journal/{FINAL}":
             remove_file(journal)
     drop_torn_lines(root / "provenance.jsonl", root / ".tmp")
     sweep(root / ".tmp")
 
 
-def _agree(path: Path, stored: Plan, asked: Plan) -> Plan:
+def _agree(root: LocalPath, stored: Plan, asked: Plan) -> Plan:
     """The plan to continue with: the stored one, with views added if more are asked for."""
-    check_same(path, stored, asked)
+    check_same(root, stored, asked)
     if asked.views <= stored.views:
         return stored
     # Remove the manifest first: whatever happens next, the store counts as unfinished.
-    remove_file(path / "manifest.json")
+    remove_file(root / "manifest.json")
     grown = stored.model_copy(update={"views": asked.views})
-    _write(path, {"plan.json": encode_plan(grown)})
+    _write(root, {"plan.json": encode_plan(grown)})
     return grown
 
 
@@ -312,13 +304,37 @@ def _own_names() -> set[str]:
     return {*DIRECTORIES, *FIXED, "provenance.jsonl"}
 
 
-def _write(root: Path, files: Mapping[str, bytes]) -> None:
+def _write(root: LocalPath, files: Mapping[str, bytes]) -> None:
     write_files({root / name: data for name, data in files.items()}, root / ".tmp")
 
 
-def _holds(path: Path, data: bytes) -> bool:
+def _holds(path: LocalPath, data: bytes) -> bool:
     return is_unchanged(path, [len(data), sha256(data)])
 
 
 def encode_rows(rows: Sequence[VideoStatus]) -> bytes:
     return canonical_json([row.model_dump(mode="json") for row in rows]) + b"\n"
+
+
+def _check(
+    plan: Plan,
+    unit: Unit,
+    features: NDArray[np.float16],
+    frame_index: NDArray[np.int32],
+    rows: Sequence[VideoStatus],
+) -> None:
+    shape = (unit.stop - unit.start, len(unit.views), plan.frames)
+    if features.shape != (*shape, plan.dim) or features.dtype != np.float16:
+        raise ValueError(
+            f"block {unit.block}: features are {features.dtype} {features.shape}, "
+            f"expected float16 {(*shape, plan.dim)}"
+        )
+    if frame_index.shape != shape or frame_index.dtype != np.int32:
+        raise ValueError(f"block {unit.block}: frame_index is {frame_index.shape}, not {shape}")
+    if [row.id for row in rows] != list(plan.videos.ids[unit.start : unit.stop]):
+        raise ValueError(f"block {unit.block}: the rows are not those of the plan, in order")
+    ok = np.array([row.status == "ok" for row in rows])
+    finite = np.array([np.isfinite(video).all() for video in features])
+    if not finite[ok].all() or not np.isnan(features[~ok]).all():
+        bad = rows[int(np.flatnonzero(finite != ok)[0])].id
+        raise ValueError(f"block {unit.block}: features of video {bad} are not finite")

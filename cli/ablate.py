@@ -14,6 +14,7 @@ from cli.options import (
     DuplicatesOption,
     MissingOption,
     OutOption,
+    RetrainOption,
     RunsOption,
     SeedsOption,
     SetOption,
@@ -22,7 +23,7 @@ from cli.options import (
     WorkersOption,
 )
 from cli.show import count, next_step, show
-from cli.training import open_records, train_pending
+from cli.training import leave_if_damaged, open_records, report_damaged, train_pending
 from pipeline.resources import check_writable
 
 
@@ -44,6 +45,7 @@ def ablate(
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
+    retrain_damaged: RetrainOption = False,
 ) -> None:
     """Train ablation tables over all folds and write them to reports/.
 
@@ -73,10 +75,13 @@ def ablate(
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
     check_writable(out, "--out")
     records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
+    damaged = report_damaged(wanted, records, retrain_damaged)
     trained = train_pending(wanted, records, device, workers)
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
     paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)
     print(paths[0].read_text(encoding="utf-8"))
-    print(f"{count(trained, 'run')} trained, {len(set(wanted)) - trained} already finished.")
+    finished = len(set(wanted)) - trained - damaged
+    print(f"{count(trained, 'run')} trained, {finished} already finished.")
     print("written: " + ", ".join(show(path) for path in paths))
     next_step("tgdfer", "compare", "--store", store)
+    leave_if_damaged(damaged)

@@ -9,6 +9,7 @@ from cli.options import (
     DuplicatesOption,
     MissingOption,
     OutOption,
+    RetrainOption,
     RunsOption,
     SeedsOption,
     SetOption,
@@ -16,7 +17,7 @@ from cli.options import (
     WorkersOption,
 )
 from cli.show import next_step, show
-from cli.training import open_records, train_pending
+from cli.training import leave_if_damaged, open_records, report_damaged, train_pending
 from pipeline.resources import check_writable
 
 
@@ -31,6 +32,7 @@ def compare(
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
+    retrain_damaged: RetrainOption = False,
 ) -> None:
     """Compare TG-DFER with zero-shot CLIP and logistic regression.
 
@@ -54,20 +56,20 @@ def compare(
     wanted = runs_of(method, folds, range(seeds))
     check_writable(out, "--out")
     records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
+    damaged = report_damaged(wanted, records, retrain_damaged)
     train_pending(wanted, records, device, workers)
     # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.baselines import logistic_regression, zero_shot
     from pipeline.evaluate.localisation import localisation_table, localise
     from pipeline.report.comparison import comparison_table, of_runs, write_comparison
 
-    found = [records.find(run) for run in wanted]
-    good = [record for record in found if record is not None and record.ok]
+    ours, good = of_runs("TG-DFER", [records.find(run) for run in wanted], opened)
     methods = [
         zero_shot(opened, "class"),
         zero_shot(opened, "descriptors"),
         logistic_regression(opened, "mean"),
         logistic_regression(opened, "mean+max+std"),
-        of_runs("TG-DFER", good, opened),
+        ours,
     ]
     header = header_of(opened, method, len(folds), seeds)
     text = comparison_table(opened, methods, header)
@@ -77,3 +79,4 @@ def compare(
     print(path.read_text(encoding="utf-8"))
     print(f"written: {show(path)}")
     next_step("tgdfer", "ablate", "table3", "--store", store)
+    leave_if_damaged(damaged)

@@ -223,6 +223,10 @@ SeedsOption = Annotated[
 RunsOption = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="Folder that holds one folder per run.")
 ]
+RetrainOption = Annotated[
+    bool,
+    typer.Option("--retrain-damaged", help="Remove runs whose files are damaged, and train them."),
+]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the tables.")]
 TablesArgument = Annotated[
     list[str] | None,

@@ -12,7 +12,7 @@ from cli.options import DEFAULT_RUNS, RunsOption, did_you_mean, refuse_unread
 from cli.show import columns, count, next_step, show
 
 if TYPE_CHECKING:
-    from pipeline.train.records import Record
+    from pipeline.train.record import Record
 
 runs_app = typer.Typer(rich_markup_mode=None, help="List, show and remove runs.")
 
@@ -54,9 +54,14 @@ def list_(root: RunsOption = DEFAULT_RUNS, as_json: JsonOption = False) -> None:
     names = varying_settings(rows)
     head = ("run", "data", "fold", "seed", "UAR %", "WAR %", "code", *names)
     print(columns([head, *(_cells(row, names) for row in rows)]))
-    others = sum(row["code"] != "this" for row in rows)
+    others = sum(row["code"] != "this" for row in rows if row["status"] != "damaged")
     print(f"{count(len(rows), 'run')}, {others} of them made by other code.")
-    if others:
+    damaged = [show(row["damage"]) for row in rows if row["damage"]]
+    for damage in damaged:
+        print(f"damaged: {damage}", file=sys.stderr)
+    if damaged:
+        next_step("tgdfer", "runs", "prune", "--damaged", "--dry-run", "--runs", root)
+    elif others:
         next_step("tgdfer", "runs", "prune", "--other-code", "--dry-run", "--runs", root)
 
 
@@ -71,11 +76,14 @@ def show_(
     tgdfer runs show 3f2a
     """
     record = _find(root, run)
-    versions = {f"version of {name}": value for name, value in record.metadata["versions"].items()}
-    files = {"files": ", ".join(sorted(path.name for path in record.folder.iterdir()))}
-    result = {k: v for k, v in (record.result or {"status": "unfinished"}).items() if k != "sha256"}
-    rows = [("folder", str(record.folder)), *(record.identity | result | versions | files).items()]
-    print(columns([(name, show(value)) for name, value in rows]))
+    versions = record.metadata.get("versions", {})
+    about = {f"version of {name}": value for name, value in versions.items()}
+    if not record.folder.is_symlink():
+        about["files"] = ", ".join(sorted(path.name for path in record.folder.glob("*")))
+    status = {"status": record.status} | ({"damage": record.damage} if record.damage else {})
+    result = {k: v for k, v in (record.result or status).items() if k != "sha256"}
+    rows = [("folder", record.folder), *(record.identity | result | about).items()]
+    print(columns([(show(name), show(value)) for name, value in rows]))
 
 
 @runs_app.command()
@@ -88,6 +96,9 @@ def prune(
         bool, typer.Option("--unfinished", help="Runs that were interrupted.")
     ] = False,
     diverged: Annotated[bool, typer.Option("--diverged", help="Runs that diverged.")] = False,
+    damaged: Annotated[
+        bool, typer.Option("--damaged", help="Runs whose files are not as they were left.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be removed.")
     ] = False,
@@ -101,11 +112,19 @@ def prune(
     Without being asked:
       tgdfer runs prune --other-code --unfinished --yes
     """
-    from pipeline.train.records import read_records, remove_record
+    from pipeline.train.record import read_records
+    from pipeline.train.records import remove_record
 
-    kinds = {"other code": other_code, "unfinished": unfinished, "diverged": diverged}
+    kinds = {
+        "other code": other_code,
+        "unfinished": unfinished,
+        "diverged": diverged,
+        "damaged": damaged,
+    }
     if not any(kinds.values()):
-        raise RefusedError("nothing selected: use --other-code, --unfinished or --diverged")
+        raise RefusedError(
+            "nothing selected: use --other-code, --unfinished, --diverged or --damaged"
+        )
     chosen = [
         (record, why)
         for record in read_records(root)
@@ -121,7 +140,7 @@ def prune(
     left = [record.folder for record, _ in chosen if not remove_record(record)]
     print(f"{len(chosen) - len(left)} runs removed")
     for folder in left:
-        print(f"{show(folder)}: left alone, since it is in training or holds other files")
+        print(f"{show(folder)}: left alone, since it is in training, a link, or holds other files")
 
 
 def _confirmed(count: int) -> bool:
@@ -129,15 +148,15 @@ def _confirmed(count: int) -> bool:
 
 
 def _kinds(record: "Record") -> list[str]:
+    if record.status == "damaged":  # its code is not known for sure
+        return ["damaged"]
     kinds = ["other code"] if record.changed_code() else []
-    if record.result is None:
-        return [*kinds, "unfinished"]
-    return kinds if record.ok else [*kinds, "diverged"]
+    return kinds if record.ok else [*kinds, record.status]
 
 
 def _rows(root: Path) -> list[dict[str, Any]]:
     from pipeline.report.runs import row_of, varying_settings
-    from pipeline.train.records import read_records
+    from pipeline.train.record import read_records
 
     rows = [row_of(record) for record in read_records(root)]
     if not rows:
@@ -165,7 +184,7 @@ def _cells(row: dict[str, Any], names: list[str]) -> list[str]:
 
 
 def _find(root: Path, name: str) -> "Record":
-    from pipeline.train.records import read_records
+    from pipeline.train.record import read_records
 
     records = {record.folder.name: record for record in read_records(root)}
     found = [own for own in records if own.startswith(name)]

@@ -9,31 +9,24 @@ import io
 import os
 import shlex
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
-# Control characters, invisible formatting (bidirectional overrides), surrogates, line separators.
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+from pipeline.show import escape, show
+
+__all__ = [
+    "ClosedOutputError",
+    "Escaping",
+    "columns",
+    "count",
+    "escape_output",
+    "next_step",
+    "show",
+]
 
 # For terminals that print only ASCII.
 _PLAIN = {"±": "+-", "–": "-", "−": "-", "—": "-", "…": "...", "×": "x", "→": "->", "§": "section "}
-
-
-def show(text: object) -> str:
-    r"""Escape what a terminal would obey instead of printing.
-
-    File names are not ours and may contain escape sequences.  Print the result with rich's markup
-    off (``rich.text.Text``, ``markup=False``): a name such as ``[/b]`` is not markup.
-
-    >>> show("a\x1b]52;c;x\x07b"), show("[/b] \u202egpj.exe")
-    ('a\\x1b]52;c;x\\x07b', '[/b] \\u202egpj.exe')
-    """
-    return "".join(
-        _escape(letter) if unicodedata.category(letter) in _HIDDEN else letter
-        for letter in str(text)
-    )
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
@@ -141,8 +134,4 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     letters = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(letter) or _escape(letter) for letter in letters), error.end
-
-
-def _escape(letter: str) -> str:
-    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+    return "".join(_PLAIN.get(letter) or escape(letter) for letter in letters), error.end

@@ -1,6 +1,7 @@
 """tgdfer train: train TG-DFER from a store, or from videos."""
 
 import statistics
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,7 @@ from cli.options import (
     PrecisionOption,
     PretrainedOption,
     ProfileOption,
+    RetrainOption,
     RootOption,
     RunsOption,
     SeedsOption,
@@ -32,7 +34,13 @@ from cli.options import (
 )
 from cli.profile import check_trace, show_profile
 from cli.show import columns, count, next_step, show
-from cli.training import open_records, train_pending, train_pending_live
+from cli.training import (
+    leave_if_damaged,
+    open_records,
+    report_damaged,
+    train_pending,
+    train_pending_live,
+)
 from pipeline.resources import check_writable
 
 if TYPE_CHECKING:
@@ -62,6 +70,7 @@ def train(
     workers: WorkersOption = None,
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
+    retrain_damaged: RetrainOption = False,
     cached: Annotated[
         bool,
         typer.Option(
@@ -113,6 +122,7 @@ def train(
             _profile(wanted, opened, device, profile)
             return
         records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
+        damaged = report_damaged(wanted, records, retrain_damaged)
         trained = train_pending(wanted, records, device, workers)
     else:
         check_writable(runs, "--runs")
@@ -122,11 +132,13 @@ def train(
         opened = data.store
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
         records = Records(runs, opened, device_kind(data.device.type), code_files(live=True))
+        damaged = report_damaged(wanted, records, retrain_damaged)
         trained = train_pending_live(wanted, data, records)
-    _print(wanted, records, trained)
+    _print(wanted, records, trained, damaged)
     if cached:
         next_step("tgdfer", "ablate", "table3", "--store", store)
         next_step("tgdfer", "compare", "--store", store)
+    leave_if_damaged(damaged)
 
 
 def _refuse_unread(context: typer.Context, cached: bool, profile: Path | None) -> None:
@@ -206,17 +218,17 @@ def _open_live(
     )
 
 
-def _print(wanted: "list[Run]", records: "Records", trained: int) -> None:
-    from pipeline.report.ablation import SELECTION
+def _print(wanted: "list[Run]", records: "Records", trained: int, damaged: int) -> None:
+    from pipeline.report.ablation import SELECTION, describe_absent
 
     rows, scores = [["fold", "seed", "UAR %", "WAR %", "record"]], []
     for run in wanted:
         record = records.find(run)
-        cells = ["–", "–"] if record is None else ["diverged", ""]
+        cells = ["–", "–"] if record is None else [record.status, ""]
         if record is not None and record.result is not None and record.ok:
             scores.append((100 * record.result["uar"], 100 * record.result["war"]))
             cells = [f"{score:.2f}" for score in scores[-1]]
-        rows.append([run.fold, str(run.seed), *cells, show(records.folder(run))])
+        rows.append([show(run.fold), str(run.seed), *cells, show(records.folder(run))])
     if len(scores) > 1:
         means = [
             f"{statistics.fmean(s):.2f} ± {statistics.stdev(s):.2f}"
@@ -224,5 +236,12 @@ def _print(wanted: "list[Run]", records: "Records", trained: int) -> None:
         ]
         rows.append(["mean ± sd", f"n={len(scores)}", *means, ""])
     print(columns(rows))
-    print(f"{count(trained, 'run')} trained, {len(wanted) - trained} already finished.")
+    finished = len(wanted) - trained - damaged
+    print(f"{count(trained, 'run')} trained, {finished} already finished.")
     print(f"Reported: {SELECTION[wanted[0].method.selection.rule]}.")
+    if absent := describe_absent(records.store, list(dict.fromkeys(run.fold for run in wanted))):
+        print(
+            f"warning: UAR is over the classes that are tested; without a test video: "
+            f"{show(absent)}",
+            file=sys.stderr,
+        )

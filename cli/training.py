@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from cli.progress import progress
-from cli.show import count
+from cli.show import count, show
 from pipeline.resources import check_writable
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from pipeline.config import Run
     from pipeline.train.features import TrainingData
     from pipeline.train.records import Records
+
+DONE_WITHOUT_DAMAGED = 3
 
 
 def open_records(
@@ -86,8 +90,29 @@ def _print_waiting(runs: int) -> None:
     )
 
 
+def report_damaged(runs: Sequence["Run"], records: "Records", retrain: bool) -> int:
+    """Name the runs whose records are damaged, which stay as they are; returns how many.
+
+    With ``retrain`` they are removed first, so that they are trained like any other.
+    """
+    found, damaged = records.settle_damaged(runs, retrain)
+    for record in found:
+        print(f"damaged: {show(record.damage)}", file=sys.stderr)
+    if damaged:
+        remedy = "remove them yourself" if retrain else "train again with --retrain-damaged"
+        print(f"{count(len(damaged), 'damaged run')} left as found; {remedy}", file=sys.stderr)
+    return len(damaged)
+
+
+def leave_if_damaged(damaged: int) -> None:
+    """End the command with its exit code if damaged runs are missing from what it made."""
+    if damaged:
+        raise typer.Exit(DONE_WITHOUT_DAMAGED)
+
+
 def _print_others(runs: Sequence["Run"], records: "Records") -> None:
     from pipeline.train.records import describe_others
 
     for line in describe_others(records.others(runs)):
-        print(f"not used: {line} (they stay in {records.root}; see tgdfer runs)", file=sys.stderr)
+        where = f"they stay in {records.root}; see tgdfer runs"
+        print(show(f"not used: {line} ({where})"), file=sys.stderr)

@@ -30,6 +30,7 @@ DECODERS = {"av", "PIL", "simplejpeg", "cv2", "torchvision"}
 # A file may import only files above it.
 ORDER = [
     "cache/errors.py",
+    "cache/local.py",
     "cache/outside.py",
     "cache/remote.py",
     "cache/files.py",
@@ -50,6 +51,7 @@ ORDER = [
     "pipeline/profile.py",
     "pipeline/archive.py",
     "pipeline/weights.py",
+    "pipeline/show.py",
     "pipeline/datasets/texts.py",
     "pipeline/datasets/videos.py",
     "pipeline/datasets/dfew.py",
@@ -97,6 +99,7 @@ ORDER = [
     "pipeline/train/state.py",
     "pipeline/train/stack.py",
     "pipeline/train/code.py",
+    "pipeline/train/record.py",
     "pipeline/train/records.py",
     "pipeline/train/leaks.py",
     "pipeline/train/grid.py",

@@ -1,16 +1,25 @@
 """``import tgdfer`` as a notebook uses it; the examples of docs/python.md in one process."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 
 import tgdfer
 from cache.errors import DamagedError, RefusedError
 from cache.store import Store
+from pipeline.config import runs_of
 from pipeline.train.code import code_files
+from pipeline.train.features import load_training_data
+from pipeline.train.grid import train_runs
+from pipeline.train.records import Records
+from pipeline.train.stack import train_stack
 from support.commands import ROOT, python
+from support.records import forge
 from support.stores import random_store
 
 DOCUMENT = (ROOT / "docs/python.md").read_text(encoding="utf-8")
@@ -66,32 +75,56 @@ def test_run_of_other_features_changed_or_unfinished_is_refused(
     checkpoint = record.folder / "checkpoint.safetensors"
     data = checkpoint.read_bytes()
     checkpoint.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(DamagedError, match=r"checkpoint.safetensors is damaged"):
+    with pytest.raises(DamagedError, match=r"checkpoint\.safetensors is damaged: its sha256"):
+        tgdfer.load_run(record.folder, store)
+    forge(record.folder, "checkpoint.safetensors", data[:-8])
+    with pytest.raises(DamagedError, match=r"(?s)checkpoint\.safetensors is damaged: .*again with"):
+        tgdfer.load_run(record.folder, store)
+    forge(record.folder, "checkpoint.safetensors", save({"weight": torch.zeros(3)}))
+    with pytest.raises(DamagedError, match=r"is the network of another method; train the run"):
+        tgdfer.load_run(record.folder, store)
+    (record.folder / "predictions.csv").write_text("")
+    with pytest.raises(DamagedError, match=r"predictions\.csv is damaged.*--retrain-damaged"):
         tgdfer.load_run(record.folder, store)
     with pytest.raises(RefusedError, match=r"no finished run here"):
         tgdfer.load_run(tmp_path, store)
 
 
-def test_run_of_other_code_is_refused_unless_asked_for(store: Store, tmp_path: Path) -> None:
+def test_damaged_run_is_refused_before_training_and_trained_again_when_asked(
+    store: Store, tmp_path: Path
+) -> None:
     method = tgdfer.load_method("paper", SETTINGS)
-    (record,) = tgdfer.train(store, method, folds=[1], seeds=1, runs=tmp_path)
-    text = (record.folder / "run.json").read_text()
-    digest = code_files()["model/temporal.py"]
-    (record.folder / "run.json").write_text(text.replace(digest, "0" * 64))
+    (record,) = tgdfer.train(store, method, ["1"], runs=tmp_path)
+    whole = (record.folder / "predictions.csv").read_bytes()
+    (record.folder / "predictions.csv").write_bytes(whole[:99])
+    with pytest.raises(DamagedError, match=r"predictions\.csv is damaged.*retrain_damaged=True"):
+        tgdfer.train(store, method, ["1", "2"], runs=tmp_path)
+    assert len(list(tmp_path.glob("?" * 16))) == 1
+    (again,) = tgdfer.train(store, method, ["1"], runs=tmp_path, retrain_damaged=True)
+    assert (again.folder / "predictions.csv").read_bytes() == whole
+
+
+def test_run_of_other_code_is_refused_unless_asked_for(store: Store, tmp_path: Path) -> None:
+    (run,) = runs_of(tgdfer.load_method("paper", SETTINGS), ["1"], [0])
+    edited = code_files() | {"model/temporal.py": "0" * 64}
+    records = Records(tmp_path, store, code_files=edited)
+    train_runs([run], records, "cpu", workers=0)
     with pytest.raises(RefusedError, match=r"other code \(model/temporal\.py\)"):
-        tgdfer.load_run(record.folder, str(store.path))
-    assert tgdfer.load_run(record.folder, str(store.path), other_code=True).run == record.run
+        tgdfer.load_run(records.folder(run), str(store.path))
+    assert tgdfer.load_run(records.folder(run), str(store.path), other_code=True).run == run
 
 
 def test_run_that_trained_its_encoder_needs_a_store_of_that_encoder(
     store: Store, tmp_path: Path
 ) -> None:
-    (record,) = tgdfer.train(store, tgdfer.load_method("paper", SETTINGS), [1], runs=tmp_path)
-    (record.folder / "encoder").mkdir()
-    (record.folder / "encoder/open_clip_config.json").write_text('{"model_cfg": {}}')
-    (record.folder / "encoder/open_clip_model.safetensors").write_bytes(b"tuned")
+    (run,) = runs_of(tgdfer.load_method("paper", SETTINGS), ["1"], [0])
+    (outcome,) = train_stack(load_training_data(store, torch.device("cpu")), [run])
+    config = b'{"model_cfg": {}}'
+    files = {"open_clip_model.safetensors": b"tuned", "open_clip_config.json": config}
+    tuned = replace(outcome, selected=replace(outcome.selected, encoder_files=files))
+    folder = Records(tmp_path, store).write(tuned, seconds=1)
     with pytest.raises(RefusedError, match=r"(?s)weights_sha256.*encoder local-dir:.*/encoder"):
-        tgdfer.load_run(record.folder, store)
+        tgdfer.load_run(folder, store)
 
 
 def test_script_without_a_main_guard_can_render_faces(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from cache.store import Store
 from pipeline.evaluate.influence import Array, average_precision, influence
+from pipeline.show import markdown_line
 
 
 class TestedRun(Protocol):
@@ -27,14 +28,14 @@ class TestedRun(Protocol):
 
 
 def localise(runs: Sequence[TestedRun], store: Store) -> dict[str, tuple[NDArray[np.int64], Array]]:
-    """Ranking -> (labels, average precision) of the test videos of all runs; {} without truth.
+    """Ranking -> (labels, average precision) of all test videos; {} without truth or runs.
 
     A frame is positive if its true expression is the video's label. ``influence`` ranks by the
     logit of the predicted class, ``attention`` by the visual prompt's weights for that class;
     ``random`` and ``uniform`` are chance levels. NaN if all or none of the frames are positive.
     """
     truth = store.frame_truth()
-    if truth is None:
+    if truth is None or not runs:
         return {}
     row_of = {video_id: row for row, video_id in enumerate(store.ids)}
     generator = np.random.default_rng(0)
@@ -65,13 +66,13 @@ def localisation_table(
     lines += [
         "Mean average precision over test videos in which some but not all frames show the label."
     ]
-    lines += ["", "| ranking | all | " + " | ".join(classes) + " | videos |"]
+    lines += ["", markdown_line(["ranking", "all", *classes, "videos"])]
     lines.append("| --- " * (len(classes) + 3) + "|")
     for name, (labels, precision) in found.items():
         known = np.isfinite(precision)
         cells = [_mean(precision[known])]
         cells += [_mean(precision[known & (labels == k)]) for k in range(len(classes))]
-        lines.append(f"| {name} | {' | '.join(cells)} | {int(known.sum())} |")
+        lines.append(markdown_line([name, *cells, int(known.sum())]))
     return "\n".join(lines) + "\n"
 
 

@@ -278,7 +278,7 @@ class _Run:
         pixels = self._encoder.files.preprocessing
         read: Callable[..., Found] = read_frames
         mark = self._writer.decoding_mark(row)
-        if settings.isolate or mark.exists():
+        if settings.isolate or mark.is_file():
             read = partial(read_frames_isolated, seconds_max=settings.decode_seconds)
         else:
             self._decoding[row] = started

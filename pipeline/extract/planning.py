@@ -10,7 +10,7 @@ import numpy as np
 
 from cache.errors import RefusedError
 from cache.files import sha256
-from cache.identity import Identity
+from cache.identity import Identity, refused
 from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoTable, encode_truth, read_plan
 from cache.writer import check_same
 from pipeline.config import FRAMES_MAX, VIEWS_MAX
@@ -96,6 +96,14 @@ def make_plan(
     if not video_list.videos:
         raise RefusedError(f"{video_list.name}: the list holds no videos")
     truth = _truth(video_list.videos)
+    with refused(f"{video_list.name}: the videos and settings make no store"):
+        plan = _plan(video_list, truth, encoder, settings)
+    return plan, truth
+
+
+def _plan(
+    video_list: VideoList, truth: bytes | None, encoder: EncoderFiles, settings: ExtractSettings
+) -> Plan:
     table = _table(video_list, truth)
     known = encoder.identity
     identity = Identity(
@@ -113,7 +121,7 @@ def make_plan(
         precision=None if settings.precision == "auto" else settings.precision,
         device=None if settings.device == "auto" else settings.device.partition(":")[0],
     )
-    plan = Plan(
+    return Plan(
         identity=identity,
         videos=table,
         views=settings.views,
@@ -121,7 +129,6 @@ def make_plan(
         dim=known.dim,
         block_videos=suited_block(len(table.ids), 1),
     )
-    return plan, truth
 
 
 def check_place(

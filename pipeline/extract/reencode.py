@@ -63,6 +63,11 @@ def _refuse_other_encoder(store: Store, encoder: Encoder) -> None:
             f"{store.path} was made with another encoder:\n{side_by_side(rows)}\n"
             "name the store's encoder with --encoder and --pretrained"
         )
+    if not store.identity.batch_frames:
+        raise RefusedError(
+            f"{store.path} does not say in which batches it was encoded, so that nothing can be "
+            "compared; its features were imported"
+        )
 
 
 def _reencode(store: Store, video: Video, encoder: Encoder, kept_TD: np.ndarray) -> Reencoded:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cache.errors import RefusedError
 from pipeline.model.packing import Packing, pack
 
 
@@ -86,19 +87,54 @@ def _linear(x_RLW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def load_text_tower(weights: bytes, config: dict[str, Any]) -> TextTower:
     """The tower from a store's ``text.safetensors`` and its configuration.
 
-    ``config`` holds open_clip's ``embed_dim``, ``quick_gelu`` and ``text_cfg``.
+    ``config`` holds open_clip's ``embed_dim``, ``quick_gelu`` and ``text_cfg``.  Raises
+    RefusedError, before memory is taken for the tower, if the weights are not those of such a one.
     """
-    from open_clip.transformer import QuickGELU, TextTransformer
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    text = dict(config["text_cfg"])
-    tower = TextTransformer(
-        **text,
+    try:
+        tensors = {name: value.float() for name, value in load(weights).items()}
+        if config["text_cfg"]["layers"] > len(tensors):
+            raise ValueError("there are fewer weights than layers")
+        with torch.device("meta"):
+            _transformer(config).load_state_dict(tensors, assign=True)
+        if not all(bool(value.isfinite().all()) for value in tensors.values()):
+            raise ValueError("the weights are not finite")
+    except (SafetensorError, *_NOT_A_TOWER) as error:
+        raise RefusedError(
+            f"text.json and text.safetensors of the store are no text tower ({_short(error)}); "
+            "copy the store again from an intact one, or extract it again"
+        ) from error
+    tower = _transformer(config)
+    tower.load_state_dict(tensors)
+    return TextTower(tower)
+
+
+# What open_clip and torch raise for a configuration or for weights that they cannot use.
+_NOT_A_TOWER = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def _transformer(config: dict[str, Any]) -> Any:
+    from open_clip.transformer import QuickGELU, TextTransformer
+
+    return TextTransformer(
+        **config["text_cfg"],
         output_dim=config["embed_dim"],
         act_layer=QuickGELU if config.get("quick_gelu") else nn.GELU,
     )
-    tower.load_state_dict({name: value.float() for name, value in load(weights).items()})
-    return TextTower(tower)
 
 
 @cache

@@ -21,7 +21,9 @@ from pipeline.evaluate.metrics import confusion, uar, war
 from pipeline.evaluate.statistics import Interval, bootstrap_difference
 from pipeline.report.tables import FrameChoice, Table, TableRow
 from pipeline.report.written import write_reports
-from pipeline.train.records import Record, Records
+from pipeline.show import markdown_line, show
+from pipeline.train.record import Record, tested_rows
+from pipeline.train.records import Records
 
 REPORTED = "as reported in the paper for DFEW"
 SELECTION = {
@@ -53,6 +55,7 @@ class FilledRow:
     war: Cell
     done: int
     diverged: int
+    damaged: int
     expected: int
     reported: Mapping[str, float]
     difference: Interval | None  # WAR minus that of the table's main row; None if runs are missing
@@ -60,12 +63,7 @@ class FilledRow:
     @property
     def n(self) -> str:
         """Number of runs, with a note if some are missing."""
-        notes = [
-            str(self.done) if self.done == self.expected else f"{self.done} of {self.expected}"
-        ]
-        if self.diverged:
-            notes.append(f"{self.diverged} diverged")
-        return ", ".join(notes)
+        return describe_runs(self.done, self.expected, self.diverged, self.damaged)
 
 
 def collect(
@@ -78,15 +76,15 @@ def collect(
     """Read the records of a table's runs; ``base`` is the method that its rows change."""
     store = records.store
     main_runs = runs_of(table.main.method(base), folds, seeds)
-    known = [records.find(run) for run in main_runs]
-    main = [record.predictions()[2] for record in known if record is not None and record.ok]
+    found = [records.find(run) for run in main_runs]
+    main = [record.predictions()[2] for record in found if record is not None and record.ok]
     reported = tomllib.loads(files("pipeline.report").joinpath("reported.toml").read_text())
     rows = []
     for row in table.rows:
         runs = runs_of(row.method(base), folds, seeds)
         found = [records.find(run) for run in runs]
-        finished = [record for record in found if record is not None]
-        good = [record for record in finished if record.ok]
+        good = [record for record in found if record is not None and record.ok]
+        statuses = [record.status for record in found if record is not None]
         guesses = [_predicted(record, row.choice) for record in good]
         scores = [_score(*guess[1:], len(store.classes)) for guess in guesses]
         complete = len(good) == len(runs) == len(main)
@@ -96,13 +94,35 @@ def collect(
                 uar=_cell([score[0] for score in scores]),
                 war=_cell([score[1] for score in scores]),
                 done=len(good),
-                diverged=len(finished) - len(good),
+                diverged=statuses.count("diverged"),
+                damaged=statuses.count("damaged"),
                 expected=len(runs),
                 reported=reported.get(table.name, {}).get(row.name, {}),
                 difference=_difference(guesses, main, store) if complete else None,
             )
         )
     return rows
+
+
+def describe_runs(done: int, expected: int, diverged: int, damaged: int) -> str:
+    """How many runs a figure is made from, and why not all.
+
+    >>> describe_runs(5, 5, 0, 0), describe_runs(3, 5, 1, 1)
+    ('5', '3 of 5, 1 diverged, 1 damaged')
+    """
+    notes = [str(done) if done == expected else f"{done} of {expected}"]
+    notes += [f"{diverged} diverged"] * (diverged > 0) + [f"{damaged} damaged"] * (damaged > 0)
+    return ", ".join(notes)
+
+
+def describe_absent(store: Store, folds: Sequence[str]) -> str:
+    """Which classes have no test video in which folds; empty if there are none."""
+    notes = []
+    for fold in folds:
+        absent = set(range(len(store.classes))).difference(store.labels[tested_rows(store, fold)])
+        if absent:
+            notes.append(f"{', '.join(store.classes[k] for k in sorted(absent))} in fold {fold}")
+    return "; ".join(notes)
 
 
 def write_tables(
@@ -122,8 +142,10 @@ def write_tables(
 
 def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[str, str]:
     """What a reader must know about a table's numbers."""
+    absent = describe_absent(store, [name for name, _, _ in store.folds])
     synthetic = " (rendered; not comparable with DFEW)" if store.name == "faces" else ""
     optimiser = base.optimiser
+    notes = {"UAR": f"over the classes that are tested; without a test video: {absent}"}
     return {
         "data": f"{store.name}{synthetic}, {len(store.ids)} videos, {len(store.missing)} missing",
         "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views per video",
@@ -133,7 +155,7 @@ def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[
         "intervals": "95 %, 2,000 paired bootstrap resamples of people (of videos where people are "
         "not known), not corrected for multiple comparisons",
         "store": store.digest,
-    }
+    } | (notes if absent else {})
 
 
 def _predicted(
@@ -184,26 +206,28 @@ def _cell(values: Sequence[float]) -> Cell:
 
 
 def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> str:
-    lines = ["# Ablation tables", "", *[f"- {name}: {text}" for name, text in header.items()]]
+    lines = ["# Ablation tables", "", *[f"- {name}: {show(text)}" for name, text in header.items()]]
     for table, rows in tables:
         columns = ["", *table.columns, "UAR", "WAR", "n", f"WAR − {table.main.name} [95 %]"]
         if in_paper := any(line.reported for line in rows):
             columns += [f"{metric}, {REPORTED}" for metric in ("UAR", "WAR")]
-        lines += ["", f"## {table.title}", "", _line(columns), _line(["---"] * len(columns))]
+        lines += [
+            "",
+            f"## {table.title}",
+            "",
+            markdown_line(columns),
+            markdown_line(["---"] * len(columns)),
+        ]
         for line in rows:
             ours = [line.row.name, *line.row.cells, str(line.uar), str(line.war), line.n]
             ours.append(_show(line.difference))
             theirs = [_reported(line, metric) for metric in ("uar", "war") if in_paper]
-            lines.append(_line([*ours, *theirs]))
+            lines.append(markdown_line([*ours, *theirs]))
     return "\n".join(lines) + "\n"
 
 
 def _reported(line: FilledRow, metric: str) -> str:
     return f"{line.reported[metric]:.2f}" if line.reported else "–"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
@@ -213,7 +237,7 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
     for table, rows in tables:
         for line in rows:
             record: dict[str, Any] = {"table": table.name, "row": line.row.name}
-            record |= dict(zip(table.columns, line.row.cells, strict=True))
+            record |= dict(zip(table.columns, map(show, line.row.cells), strict=True))
             for metric in ("uar", "war"):
                 cell: Cell = getattr(line, metric)
                 record[f"{metric}_mean"], record[f"{metric}_std"] = cell.mean, cell.deviation
@@ -221,7 +245,8 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
                 record["war_difference"] = 100 * line.difference.value
                 record["war_difference_low"] = 100 * line.difference.low
                 record["war_difference_high"] = 100 * line.difference.high
-            record |= {"n": line.done, "diverged": line.diverged, "expected": line.expected}
+            record |= {"n": line.done, "diverged": line.diverged}
+            record |= {"damaged": line.damaged, "expected": line.expected}
             record |= {f"{metric}_reported_dfew": value for metric, value in line.reported.items()}
             records.append(record)
     return pd.DataFrame(records)
@@ -230,23 +255,18 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
 def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> str:
     import pandas as pd
 
-    parts = [f"% {name}: {text}" for name, text in header.items()]
+    parts = [f"% {name}: {show(text)}" for name, text in header.items()]
     for table, rows in tables:
-        columns = ["", *table.columns, "UAR", "WAR", "$n$"]
-        caption = f"{table.title}. {header['data']}."
+        columns = ["", *map(_tex, table.columns), "UAR", "WAR", "$n$"]
+        caption = _tex(f"{table.title}. {header['data']}.")
         if in_paper := any(line.reported for line in rows):
             columns += ["UAR (reported)", "WAR (reported)"]
-            caption = f"{table.title}. The last two columns are {REPORTED}. {header['data']}."
+            reported = f"The last two columns are {REPORTED}."
+            caption = _tex(f"{table.title}. {reported} {header['data']}.")
         cells = [
             [
-                line.row.name,
-                *line.row.cells,
-                *(
-                    str(cell).replace("±", r"$\pm$").replace("–", "--")
-                    for cell in (line.uar, line.war)
-                ),
-                line.n,
-                *(_reported(line, metric) for metric in ("uar", "war") if in_paper),
+                *map(_tex, (line.row.name, *line.row.cells, str(line.uar), str(line.war), line.n)),
+                *(_tex(_reported(line, metric)) for metric in ("uar", "war") if in_paper),
             ]
             for line in rows
         ]
@@ -258,3 +278,18 @@ def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str,
             )
         )
     return "\n".join(parts)
+
+
+# What LaTeX would obey instead of printing, and what not every font has.
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "–": "--",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(letter, letter) for letter in show(text))

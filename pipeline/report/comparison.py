@@ -8,20 +8,32 @@ import numpy as np
 from cache.store import Store
 from pipeline.evaluate.baselines import PredictedLabels
 from pipeline.evaluate.statistics import Interval, bootstrap
+from pipeline.report.ablation import describe_runs
 from pipeline.report.written import write_reports
-from pipeline.train.records import Record
+from pipeline.show import markdown_line, show
+from pipeline.train.record import Record
 
 
-def of_runs(name: str, records: Sequence[Record], store: Store) -> PredictedLabels:
-    """Test predictions of runs over all folds and seeds."""
+def of_runs(
+    name: str, records: Sequence[Record | None], store: Store
+) -> tuple[PredictedLabels, list[Record]]:
+    """(test predictions of runs over all folds and seeds, the records they come from).
+
+    A run that is not finished, diverged or is damaged counts only in the name.
+    """
+    good = [record for record in records if record is not None and record.ok]
+    statuses = [record.status for record in records if record is not None]
+    if len(good) < len(records):
+        lost = (statuses.count("diverged"), statuses.count("damaged"))
+        name = f"{name} ({describe_runs(len(good), len(records), *lost)})"
     row_of = {video_id: row for row, video_id in enumerate(store.ids)}
-    rows, predicted = [], []
-    for record in records:
+    rows, predicted = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    for record in good:
         ids, _, guesses = record.predictions()
-        rows += [row_of[video_id] for video_id in ids]
+        rows.append(np.array([row_of[video_id] for video_id in ids]))
         predicted.append(guesses)
-    seeds = len({record.run.seed for record in records})
-    return PredictedLabels(name, np.array(rows), np.concatenate(predicted), seeds)
+    seeds = len({record.run.seed for record in good})
+    return PredictedLabels(name, np.concatenate(rows), np.concatenate(predicted), seeds), good
 
 
 def comparison_table(
@@ -35,26 +47,36 @@ def comparison_table(
     grouped = any(subject is not None for subject in store.subjects)
     unit = "people" if grouped else "videos"
     notes = {**header, "intervals": f"95 %, 2,000 bootstrap resamples of {unit}, folds pooled"}
-    lines = ["# Comparison of methods", "", *[f"- {name}: {text}" for name, text in notes.items()]]
+    lines = [
+        "# Comparison of methods",
+        "",
+        *[f"- {name}: {show(text)}" for name, text in notes.items()],
+    ]
     lines += ["", "| method | UAR | WAR | videos | seeds |", "| --- | --- | --- | --- | --- |"]
     for method in methods:
-        groups = store.subjects if grouped else store.ids
-        uar, war = bootstrap(
-            store.labels[method.rows],
-            method.predicted,
-            len(store.classes),
-            [groups[row] for row in method.rows],
-        )
         videos = len(set(method.rows.tolist()))
-        lines.append(
-            f"| {method.name} | {_per_cent(uar)} | {_per_cent(war)} | {videos} | {method.seeds} |"
-        )
+        lines.append(markdown_line([method.name, *_scores(method, store), videos, method.seeds]))
     return "\n".join(lines) + "\n"
 
 
 def write_comparison(text: str, out: Path) -> Path:
     """Write the table to ``comparison.md`` in ``out``."""
     return write_reports({"comparison.md": text}, out)[0]
+
+
+def _scores(method: PredictedLabels, store: Store) -> list[str]:
+    """UAR and WAR with their intervals."""
+    if not len(method.rows):
+        return ["–", "–"]
+    grouped = any(subject is not None for subject in store.subjects)
+    groups = store.subjects if grouped else store.ids
+    intervals = bootstrap(
+        store.labels[method.rows],
+        method.predicted,
+        len(store.classes),
+        [groups[row] for row in method.rows],
+    )
+    return [_per_cent(interval) for interval in intervals]
 
 
 def _per_cent(value: Interval) -> str:

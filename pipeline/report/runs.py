@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from cache.identity import flatten
 from pipeline.config import MethodConfig
-from pipeline.train.records import Record, read_records
+from pipeline.train.record import Record, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 COLUMNS = (
-    *("folder", "status", "data", "store", "fold", "seed", "uar", "war"),
+    *("folder", "status", "damage", "data", "store", "fold", "seed", "uar", "war"),
     *("code", "device", "precision"),
 )
 
@@ -21,9 +21,10 @@ COLUMNS = (
 def read_runs(root: Path | str = "runs") -> "pd.DataFrame":
     """Every run below ``root`` as a row of a DataFrame.
 
-    Columns: ``folder``, ``status`` ("done", "diverged" or "unfinished"), ``data``, ``store``,
-    ``fold``, ``seed``, ``uar`` and ``war`` in [0, 1], ``code`` ("this" or the digest of another),
-    ``device``, ``precision``, and every setting under its dotted name.
+    Columns: ``folder``, ``status`` ("done", "diverged", "unfinished" or "damaged"), ``damage``
+    (which file is not as it was left, and why), ``data``, ``store``, ``fold``, ``seed``, ``uar``
+    and ``war`` in [0, 1], ``code`` ("this" or the digest of another), ``device``, ``precision``,
+    and every setting under its dotted name.
     """
     import pandas as pd
 
@@ -38,7 +39,8 @@ def row_of(record: Record) -> dict[str, Any]:
     code = identity.get("code", "")
     row: dict[str, Any] = {
         "folder": str(record.folder),
-        "status": result.get("status", "unfinished"),
+        "status": record.status,
+        "damage": record.damage,
         "data": record.metadata.get("data", ""),
         "store": identity.get("store", ""),
         "fold": identity.get("fold", ""),
@@ -49,12 +51,13 @@ def row_of(record: Record) -> dict[str, Any]:
         "device": identity.get("device", ""),
         "precision": identity.get("precision", ""),
     }
-    return row | flatten(identity.get("method", {}))
+    settings = flatten(identity.get("method", {})).items()
+    return row | {name: value for name, value in settings if "." in name}
 
 
 def varying_settings(rows: Iterable[dict[str, Any]]) -> list[str]:
     """The settings in which some rows differ, by their dotted names."""
-    rows = list(rows)
+    rows = [row for row in rows if row["store"]]  # others are damaged, their settings unknown
     names = dict.fromkeys(name for row in rows for name in row if "." in name)
     names |= dict.fromkeys(("device", "precision"))
     return [name for name in names if len({str(row.get(name)) for row in rows}) > 1]

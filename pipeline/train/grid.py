@@ -1,6 +1,7 @@
 """Runs -> stacks -> their records, on one GPU or all CPU cores; finished runs are not repeated."""
 
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,6 +21,7 @@ from pipeline.datasets.texts import class_texts
 from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, stop_on_signal
 from pipeline.resources import available_bytes, check_writable
+from pipeline.show import show
 from pipeline.train.code import code_files
 from pipeline.train.leaks import refuse_leaks
 from pipeline.train.records import Records
@@ -28,6 +30,7 @@ from pipeline.workers import Boss, work_in_processes
 if TYPE_CHECKING:
     from pipeline.train.features import TrainingData
     from pipeline.train.stack import Stack
+    from pipeline.train.state import RunState
 
 OnEpochs = Callable[[int], None]  # called with the number of run-epochs done since the last call
 OnWait = Callable[[int], None]  # called with the number of runs that other processes are training
@@ -202,7 +205,7 @@ def train_runs(
     data = cache(lambda: _load_onto(device, records.store))
 
     def train(free: Sequence[Run]) -> None:
-        stacks = stacks_of(free, size_max, records.store.frames, records.epochs_done)
+        stacks = stacks_of(free, size_max, records.store.frames, records.epochs_kept)
         if here:
             _train_here(stacks, data(), records, on_epochs, keep_seconds)
         else:
@@ -255,7 +258,8 @@ def _train_all(
         left = records.pending(pending)
         here = set(free).difference(left)
         there = set(pending).difference(left, here)
-        on_epochs(sum(run.method.optimiser.epochs for run in there))
+        if there:
+            on_epochs(sum(run.method.optimiser.epochs for run in there))
         trained, pending = trained + len(here), left
     return trained
 
@@ -341,12 +345,9 @@ class _Trainer:
 
     def _train(self, runs: Sequence[Run]) -> None:
         from pipeline.train.stack import train_stack
+        from pipeline.train.state import StateError
 
         start = kept = time.perf_counter()
-        states = [] if self.keep_seconds is None else [self.records.read_state(r) for r in runs]
-        kept_states = [state for state in states if state is not None]
-        if len(kept_states) < len(runs) or len({state.epoch for state in kept_states}) > 1:
-            kept_states = []
 
         def keep(unfinished: "Stack") -> None:
             nonlocal kept
@@ -361,10 +362,21 @@ class _Trainer:
         def advance(epochs: int) -> None:
             self.on_epochs(epochs * len(runs))
 
-        outcomes = train_stack(self.data, runs, advance, kept_states, keep)
+        try:
+            outcomes = train_stack(self.data, runs, advance, self._kept_states(runs), keep)
+        except StateError as error:
+            print(show(error), file=sys.stderr)
+            outcomes = train_stack(self.data, runs, advance, keep=keep)
         seconds = (time.perf_counter() - start) / len(runs)
         for outcome in outcomes:
             self.records.write(outcome, seconds)
+
+    def _kept_states(self, runs: Sequence[Run]) -> "list[RunState]":
+        """The saved states of the runs of a stack; none unless all have the same epochs done."""
+        states = [] if self.keep_seconds is None else [self.records.read_state(r) for r in runs]
+        kept = [state for state in states if state is not None]
+        together = len(kept) == len(runs) and len({state.epoch for state in kept}) == 1
+        return kept if together else []
 
 
 def _is_private(store: Store) -> bool:

@@ -1,4 +1,4 @@
-"""Outcome of a run <-> its folder: settings, metrics, predictions, frame logits, checkpoint.
+"""Outcome of a run -> its folder: settings, metrics, predictions, frame logits, checkpoint.
 
 A folder's name is the digest of everything its numbers depend on. ``result.json`` is written last:
 a folder without it is an unfinished run and does not count. Tables are made from these files alone.
@@ -7,13 +7,14 @@ a folder without it is an unfinished run and does not count. Tables are made fro
 import csv
 import io
 import json
+import os
 import platform
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,82 +30,26 @@ from cache.files import (
     sweep,
     write_files,
 )
-from cache.identity import flatten
-from cache.store import LIVE, Store
+from cache.store import Store
 from pipeline.config import Run
 from pipeline.evaluate.influence import influence
-from pipeline.evaluate.metrics import confusion, recalls, uar, war
 from pipeline.train.code import code_files
+from pipeline.train.record import (
+    DIGITS,
+    FILES,
+    Record,
+    identity_of,
+    name_of,
+    read_record,
+    read_records,
+    scores,
+)
 
 if TYPE_CHECKING:
     from pipeline.train.selection import Outcome
     from pipeline.train.state import RunState
 
 LIBRARIES = ("tgdfer", "torch", "open_clip_torch", "numpy", "zarr")
-# Every file that a run may leave, in the order of removal.
-FILES = (
-    "result.json",
-    "resume.safetensors",
-    "checkpoint.safetensors",
-    "encoder/open_clip_model.safetensors",
-    "encoder/open_clip_config.json",
-    "attention.npy",
-    "frame_logits.npy",
-    "predictions.csv",
-    "metrics.csv",
-    "run.json",
-)
-DIGITS = 16  # of a folder's name
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a run left in its folder, finished or not."""
-
-    folder: Path
-    metadata: dict[str, Any]  # content of run.json
-    result: dict[str, Any] | None  # content of result.json; None while unfinished
-
-    @property
-    def ok(self) -> bool:
-        """Whether the run finished and did not diverge."""
-        return self.result is not None and self.result["status"] == "done"
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Everything the numbers depend on, with dotted names."""
-        return flatten(self.metadata.get("identity", {}))
-
-    @property
-    def run(self) -> Run:
-        """The configuration, fold and seed."""
-        return Run.model_validate(self.metadata["run"])
-
-    def changed_code(self) -> list[str]:
-        """The files of the code that computed it which are not as they are now."""
-        now = code_files(live=str(self.identity.get("store", "")).startswith(LIVE))
-        then = self.metadata.get("code", {})
-        return sorted(f for f in now.keys() | then.keys() if now.get(f) != then.get(f))
-
-    def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-        """(ids, labels, predicted classes) of the test videos."""
-        with (self.folder / "predictions.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        labels = np.array([int(row["label"]) for row in rows])
-        predicted = np.array([int(row["predicted"]) for row in rows])
-        return [row["id"] for row in rows], labels, predicted
-
-    def frame_logits(self) -> NDArray[np.float32]:
-        """cos(x_t, label_k) / tau of the test videos, [N, T, K], in the order of predictions."""
-        return self._load("frame_logits.npy")
-
-    def attention(self) -> NDArray[np.float32]:
-        """Frame weights of the visual prompts, [N, T, K]; NaN where the method has none."""
-        return self._load("attention.npy")
-
-    def _load(self, name: str) -> NDArray[np.float32]:
-        array: NDArray[np.float32] = np.load(self.folder / name, allow_pickle=False)
-        return array
 
 
 @dataclass(frozen=True)
@@ -123,37 +68,42 @@ class Records:
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Everything the numbers of ``run`` depend on."""
-        optimiser = run.method.optimiser
-        # The store's digest says more than what was required of it.
-        settings = run.method.model_dump(
-            mode="json", exclude={"store": True, "optimiser": {"milestones", "precision"}}
-        )
-        settings["optimiser"]["decays"] = list(optimiser.decays())
-        return {
-            "method": settings,
-            "precision": optimiser.resolved_precision(self.device),
-            "fold": run.fold,
-            "seed": run.seed,
-            "store": self.store.digest,
-            "device": self.device,
-            "code": self.code,
-        }
+        return identity_of(run, self.store.digest, self.device, self.code)
 
     def folder(self, run: Run) -> Path:
         """Where the record of ``run`` is, or will be."""
-        return self.root / sha256(canonical_json(self.identity(run)))[:DIGITS]
+        return self.root / name_of(self.identity(run))
 
     def find(self, run: Run) -> Record | None:
-        """The record of ``run``, or None if it is not finished."""
-        record = read_record(self.folder(run))
-        return record if record is not None and record.result is not None else None
+        """The record of ``run``, which may be damaged, or None if it is not finished."""
+        record = read_record(self.folder(run), self.store)
+        return None if record is None or record.status == "unfinished" else record
 
     def pending(self, runs: Sequence[Run]) -> list[Run]:
-        """The runs that are not finished, without duplicates."""
+        """The runs that are neither finished nor damaged, without duplicates."""
         unique: dict[Path, Run] = {}
         for run in runs:
             unique.setdefault(self.folder(run), run)
-        return [run for folder, run in unique.items() if not isfile(folder / "result.json")]
+        return [run for folder, run in unique.items() if _is_pending(folder)]
+
+    def damaged(self, runs: Sequence[Run]) -> list[Record]:
+        """The damaged records of ``runs``, without duplicates; reads every file but networks."""
+        folders = dict.fromkeys(map(self.folder, runs))
+        records = (read_record(folder, self.store) for folder in folders)
+        return [record for record in records if record is not None and record.damage]
+
+    def settle_damaged(
+        self, runs: Sequence[Run], retrain: bool
+    ) -> tuple[list[Record], list[Record]]:
+        """(damaged records of ``runs``, those of them that stay).
+
+        With ``retrain`` they are removed, which makes their runs pending, as far as that is safe.
+        """
+        found = self.damaged(runs)
+        if retrain:
+            for record in found:
+                remove_record(record)
+        return found, self.damaged(runs) if retrain and found else found
 
     @contextmanager
     def claim(self, runs: Sequence[Run]) -> Iterator[list[Run]]:
@@ -189,13 +139,23 @@ class Records:
                     remove_file(state)
 
     def epochs_done(self, run: Run) -> int:
-        """Number of epochs of an unfinished run that are done and saved."""
+        """Number of epochs of an unfinished run that are done and saved; looks at no tensor."""
         from pipeline.train.state import epochs_done
 
         return epochs_done(self.folder(run))
 
+    def epochs_kept(self, run: Run) -> int:
+        """Number of epochs of an unfinished run from which it can resume; reads its whole state."""
+        from pipeline.train.state import StateError
+
+        try:
+            state = self.read_state(run)
+        except StateError:
+            return 0
+        return state.epoch if state is not None else 0
+
     def read_state(self, run: Run) -> "RunState | None":
-        """The saved state of an unfinished run, if any."""
+        """The saved state of an unfinished run, if any; raises StateError if it is damaged."""
         from pipeline.train.state import read_state
 
         return read_state(self.folder(run))
@@ -216,7 +176,7 @@ class Records:
         found = []
         for record in read_records(self.root):
             identity = record.metadata.get("identity", {})
-            mine = asked.get(_settings(identity)) if record.result else None
+            mine = asked.get(_settings(identity)) if record.finished else None
             if mine is not None and record.folder not in own:
                 found.append((record, _differences(record, mine)))
         return found
@@ -277,41 +237,23 @@ def describe_others(others: Sequence[tuple[Record, list[str]]]) -> list[str]:
     ]
 
 
-def read_record(folder: Path) -> Record | None:
-    """The record in a run's folder; None if there is no readable ``run.json``."""
-    try:
-        metadata = json.loads((folder / "run.json").read_bytes())
-    except (OSError, ValueError):
-        return None
-    try:
-        result = json.loads((folder / "result.json").read_bytes())
-    except FileNotFoundError:
-        result = None
-    return Record(folder, metadata, result)
-
-
-def read_records(root: Path) -> Iterator[Record]:
-    """Every record below ``root``, for any store, device and code."""
-    for folder in sorted(root.glob("?" * DIGITS)):
-        record = read_record(folder)
-        if record is not None:
-            yield record
-
-
 def remove_record(record: Record) -> bool:
     """Remove a run's files; False if it is in training, or if other files remain.
 
-    ``result.json`` goes first, so that whatever a kill leaves counts as unfinished.
+    ``result.json`` goes first, so that whatever a kill leaves counts as unfinished. Nothing is
+    removed from a folder that is a link, or that holds folders in the place of files.
     """
     folder = record.folder
     locks = make_locks(folder.parent)
     with locked(locks / folder.name, wait=False) as got:
-        places = [place for place in (folder / "encoder", folder) if place.is_dir()]
+        places = [place for place in (folder / "encoder", folder) if os.path.lexists(place)]
         if not got or any(place.is_symlink() for place in places):
             return False
-        for name in FILES:
-            if (folder / name).exists():
-                remove_file(folder / name)
+        found = [folder / name for name in FILES if os.path.lexists(folder / name)]
+        if any(stat.S_ISDIR(path.lstat().st_mode) for path in found):
+            return False
+        for path in found:
+            remove_file(path)
         for place in places:
             with suppress(OSError):  # other files are in it
                 place.rmdir()
@@ -323,6 +265,13 @@ def make_locks(root: Path) -> Path:
     """The folder for the locks of runs in training, each named after its run's folder."""
     make_directories(root / ".locks")
     return root / ".locks"
+
+
+def _is_pending(folder: Path) -> bool:
+    if os.path.lexists(folder / "result.json"):
+        return False
+    record = read_record(folder)
+    return record is None or not record.broken
 
 
 def _settings(identity: dict[str, Any]) -> bytes:
@@ -349,13 +298,7 @@ def _result(outcome: "Outcome", store: Store) -> dict[str, Any]:
     if outcome.diverged:
         return result
     labels, predicted = store.labels[outcome.split.test], outcome.selected.predictions.labels_N
-    counts = confusion(labels, predicted, len(store.classes))
-    by_class = zip(store.classes, recalls(counts).tolist(), strict=True)
-    return result | {
-        "uar": float(uar(counts)),
-        "war": float(war(counts)),
-        "recalls": {name: None if np.isnan(recall) else recall for name, recall in by_class},
-    }
+    return result | scores(labels, predicted, list(store.classes))
 
 
 def _metrics(outcome: "Outcome") -> bytes:

@@ -8,6 +8,7 @@ and one batch of R x B videos per step.
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,15 +17,15 @@ from torch import Tensor
 
 from pipeline.config import OptimiserConfig, Run, stack_key
 from pipeline.datasets.texts import class_texts
-from pipeline.evaluate.predictions import predict
+from pipeline.evaluate.predictions import Predictions, predict
 from pipeline.model.tgdfer import TGDFER
 from pipeline.profile import stage
 from pipeline.train.batches import epoch_batches
 from pipeline.train.features import CachedFeatures, TrainingData
-from pipeline.train.selection import History, Outcome
+from pipeline.train.selection import History, Outcome, SelectedEpoch
 from pipeline.train.sgd import StackedSGD
 from pipeline.train.split import split_of
-from pipeline.train.state import RunState
+from pipeline.train.state import BEGINS_AGAIN, RunState, StateError
 from pipeline.train.step import Batch, ReplayedStep, cross_entropy
 
 
@@ -98,7 +99,16 @@ class Stack:
         )
 
     def restore(self, states: Sequence[RunState]) -> None:
-        """Resume from ``states``, one per run and all after the same epoch."""
+        """Resume from ``states``, one per run and all after the same epoch.
+
+        Raises StateError for a state of another network, other videos or more epochs.
+        """
+        for r, state in enumerate(states):
+            if not self._fits(r, state):
+                run = self.runs[r]
+                raise StateError(
+                    f"the state of fold {run.fold}, seed {run.seed} does not fit it: {BEGINS_AGAIN}"
+                )
         with torch.no_grad():
             for r, state in enumerate(states):
                 for name, parameter in learned_parameters(self.model).items():
@@ -109,6 +119,25 @@ class Stack:
                 history = self.histories[r]
                 history.epochs, history.best = list(state.epochs), state.best
                 history.selected = state.selected
+
+    def _fits(self, run: int, state: RunState) -> bool:
+        """Whether training could have left ``state``."""
+        own, split, store = self.state(run), self.histories[run].split, self.data.store
+        selected = None
+        if state.selected is not None:
+            logits_NK = np.zeros((len(split.test), len(store.classes)), np.float32)
+            frames_NTK = np.repeat(logits_NK[:, None], store.frames, 1)
+            said = Predictions(logits_NK, frames_NTK, frames_NTK)
+            selected = SelectedEpoch(said, own.parameters)
+        parts = ("test", "val") if len(split.val) else ("test",)
+        metrics = {f"{part}_{metric}" for part in parts for metric in ("uar", "war")}
+        ended = state.epoch >= self.runs[run].method.optimiser.epochs
+        return (
+            state.layout() == replace(own, selected=selected).layout()
+            and all(epoch.keys() == {"epoch", "train_loss", *metrics} for epoch in state.epochs)
+            and state.epoch <= self.runs[run].method.optimiser.epochs
+            and not (ended and selected is None)
+        )
 
     def steps(self) -> list[Batch]:
         """The batches of the next epoch, newly drawn in each run's data order."""

@@ -1,20 +1,33 @@
 """The state of an unfinished run <-> one file in its folder."""
 
 import hashlib
+import io
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import torch
+from pydantic import BaseModel, Field
+from safetensors import SafetensorError
 from torch import Tensor
 
-from cache.files import make_directories, remove_file, write_files
+from cache.errors import DamagedError
+from cache.files import make_directories, open_file, remove_file, write_files
 from pipeline.evaluate.predictions import Predictions
 from pipeline.train.selection import Metrics, SelectedEpoch
 
 STATE_FILE = "resume.safetensors"
+BEGINS_AGAIN = "the epochs that it held are lost, and the run begins again"
+HEADER_BYTES_MAX, STATE_BYTES_MAX = 1 << 26, 1 << 34
+NOT_A_STATE = (SafetensorError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
+
+
+class StateError(DamagedError):
+    """A saved state from which its run cannot resume; the run has to begin again."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,10 @@ class RunState:
         """Epochs done."""
         return len(self.epochs)
 
+    def layout(self) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """Name, shape and type of every tensor."""
+        return {name: (t.shape, t.dtype) for name, t in _to_tensors(self).items()}
+
 
 def write_state(folder: Path, state: RunState, scratch: Path) -> None:
     """Save a run's state in its folder; a kill leaves either the old or the new one, complete."""
@@ -41,28 +58,27 @@ def write_state(folder: Path, state: RunState, scratch: Path) -> None:
     make_directories(folder, scratch)
     tensors = {name: tensor.contiguous() for name, tensor in _to_tensors(state).items()}
     head = {"epochs": state.epochs, "best": state.best, "generator": state.generator}
-    metadata = {"state": json.dumps(head | {"sha256": _digest(tensors)})}
+    text = json.dumps(head)
+    metadata = {"state": text, "sha256": _digest(text, tensors)}
     write_files({folder / STATE_FILE: save(tensors, metadata)}, scratch)
 
 
 def read_state(folder: Path) -> RunState | None:
-    """The state in a run's folder; None if it is missing or damaged."""
+    """The state in a run's folder, None if there is none; raises StateError if it is damaged."""
     from safetensors.torch import load
 
-    head = _head(folder)
-    if head is None:
+    if not os.path.lexists(folder / STATE_FILE):
         return None
-    tensors = load((folder / STATE_FILE).read_bytes())
-    if _digest(tensors) != head["sha256"]:
-        return None
-    return RunState(
-        generator=head["generator"],
-        epochs=head["epochs"],
-        best=head["best"],
-        parameters=_under("parameter/", tensors),
-        velocities=_under("velocity/", tensors),
-        selected=_selected_epoch(tensors) if head["best"] >= 0 else None,
-    )
+    try:
+        with open_file(folder / STATE_FILE, STATE_BYTES_MAX) as file:
+            data = file.read()
+        text, digest = _read_header(io.BytesIO(data))
+        tensors = load(data)
+        if _digest(text, tensors) != digest:
+            raise ValueError("another digest")
+        return _to_state(_parse_head(text), tensors)
+    except NOT_A_STATE as error:
+        raise StateError(f"the state of {folder} is damaged: {BEGINS_AGAIN}") from error
 
 
 def remove_state(folder: Path) -> None:
@@ -72,19 +88,47 @@ def remove_state(folder: Path) -> None:
 
 def epochs_done(folder: Path) -> int:
     """How many epochs of a run are done; reads only the header of its state."""
-    head = _head(folder)
-    return len(head["epochs"]) if head else 0
-
-
-def _head(folder: Path) -> dict[str, Any] | None:
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(folder / STATE_FILE, "pt") as file:
-            head: dict[str, Any] = json.loads(file.metadata()["state"])
-            return head if {"epochs", "best", "generator", "sha256"} <= head.keys() else None
-    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError, AttributeError):
-        return None
+        with open_file(folder / STATE_FILE, STATE_BYTES_MAX) as file:
+            return len(_parse_head(_read_header(file)[0])["epochs"])
+    except NOT_A_STATE:
+        return 0
+
+
+class _Head(BaseModel):
+    generator: dict[str, Any]
+    epochs: list[dict[str, float]] = Field(min_length=1)
+    best: int = Field(ge=-1)
+
+
+def _read_header(file: BinaryIO) -> tuple[str, str]:
+    """(state as JSON, digest) from the start of a safetensors file."""
+    size = int.from_bytes(file.read(8), "little")
+    if size > HEADER_BYTES_MAX:
+        raise ValueError("a header too large for any state")
+    metadata = json.loads(file.read(size))["__metadata__"]
+    return str(metadata["state"]), str(metadata["sha256"])
+
+
+def _parse_head(text: str) -> dict[str, Any]:
+    _Head.model_validate_json(text, strict=True)
+    head: dict[str, Any] = json.loads(text)  # as written: the model would make integers floats
+    numbers = [epoch["epoch"] for epoch in head["epochs"]]
+    if numbers != list(range(1, len(numbers) + 1)) or head["best"] >= len(numbers):
+        raise ValueError("epochs that do not follow each other")
+    np.random.default_rng(0).bit_generator.state = head["generator"]
+    return head
+
+
+def _to_state(head: dict[str, Any], tensors: dict[str, Tensor]) -> RunState:
+    return RunState(
+        generator=head["generator"],
+        epochs=head["epochs"],
+        best=head["best"],
+        parameters=_under("parameter/", tensors),
+        velocities=_under("velocity/", tensors),
+        selected=_selected_epoch(tensors) if head["best"] >= 0 else None,
+    )
 
 
 def _to_tensors(state: RunState) -> dict[str, Tensor]:
@@ -105,8 +149,9 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        digest.update(name.encode() + tensors[name].numpy().tobytes())
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)} ".encode())
+        digest.update(tensors[name].numpy().tobytes())
     return digest.hexdigest()

@@ -1,5 +1,6 @@
 """The folder of a finished run -> its network, ready to predict."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DamagedError, RefusedError
-from cache.files import sha256
 from cache.identity import flatten, side_by_side
 from cache.store import Store
 from pipeline.config import Run
@@ -17,12 +17,13 @@ from pipeline.datasets.texts import class_texts
 from pipeline.evaluate.predictions import Predictions, predict
 from pipeline.model.text_tower import load_text_tower
 from pipeline.model.tgdfer import TGDFER
-from pipeline.train.records import Record, read_record
+from pipeline.train.record import Record, read_record
 from pipeline.weights import digest_weights, read_config
 
+TRAIN_AGAIN = "train the run again with: tgdfer train --retrain-damaged"
 CHECKPOINT = "checkpoint.safetensors"
-ENCODER_WEIGHTS = "open_clip_model.safetensors"
-ENCODER_CONFIG = "open_clip_config.json"
+ENCODER_WEIGHTS = "encoder/open_clip_model.safetensors"
+ENCODER_CONFIG = "encoder/open_clip_config.json"
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ def load_run(
     The store may differ from the one that the run was trained on, as long as its encoder, frames
     and classes are the same. Raises RefusedError if they are not, if there is no finished run, or
     if it was trained by other code (unless ``other_code``), whose predictions this code need not
-    repeat; DamagedError if the checkpoint is damaged.
+    repeat; DamagedError if a file of the run is damaged.
     """
-    record = read_record(Path(folder))
-    if record is None or record.result is None or not record.ok:
+    record = read_record(Path(os.path.abspath(folder)))  # so that . has a name
+    if record is not None and record.damage:
+        raise DamagedError(f"{record.damage}; {TRAIN_AGAIN}")
+    if record is None or not record.ok:
         raise RefusedError(f"{folder}: no finished run here; list the runs with: tgdfer runs")
     changed = record.changed_code()
     if changed and not other_code:
@@ -78,8 +81,8 @@ def load_run(
         store.frames,
         [run.method],
     ).to(device)
-    parameters = _read_checkpoint(record)
     own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = _read_checkpoint(record, {name: p.shape[1:] for name, p in own.items()})
     with torch.no_grad():
         for name, parameter in own.items():
             parameter[0] = parameters[name]
@@ -91,9 +94,13 @@ def _refuse_other_encoder(record: Record, store: Store) -> None:
     given = flatten(store.identity.model_dump(mode="json")) | {"classes": list(store.classes)}
     names = [name for name in given if name.startswith(("encoder.", "preprocessing."))]
     tuned = record.folder / "encoder"
-    if tuned.is_dir():  # the encoder was trained too, so it is no longer the one it began with
-        config = read_config(tuned / ENCODER_CONFIG)["model_cfg"]
-        known = digest_weights(tuned / ENCODER_WEIGHTS, config, given["encoder.weights_sha256"])
+    retrained = ENCODER_WEIGHTS in (record.result or {})["sha256"]
+    if retrained:  # so it is no longer the one it began with
+        record.read(ENCODER_WEIGHTS)  # which verifies them
+        record.read(ENCODER_CONFIG)
+        config = read_config(record.folder / ENCODER_CONFIG).get("model_cfg", {})
+        known = given["encoder.weights_sha256"]
+        known = digest_weights(record.folder / ENCODER_WEIGHTS, config, known)
         trained["encoder.weights_sha256"] = known
         names = ["encoder.weights_sha256"]
     rows = [
@@ -103,19 +110,25 @@ def _refuse_other_encoder(record: Record, store: Store) -> None:
     ]
     if rows:
         head = ("field", "trained on", str(store.path))
-        remedy = f"\nextract a store with encoder local-dir:{tuned}" if tuned.is_dir() else ""
+        remedy = f"\nextract a store with encoder local-dir:{tuned}" if retrained else ""
         raise RefusedError(
             f"{record.folder} was trained on other features:\n{side_by_side(rows, head)}{remedy}"
         )
 
 
-def _read_checkpoint(record: Record) -> dict[str, torch.Tensor]:
+def _read_checkpoint(record: Record, shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    data = (record.folder / CHECKPOINT).read_bytes()
-    assert record.result is not None
-    if sha256(data) != record.result["sha256"][CHECKPOINT]:
+    data = record.read(CHECKPOINT)
+    try:
+        parameters: dict[str, torch.Tensor] = load(data)
+    except SafetensorError as error:
         raise DamagedError(
-            f"{record.folder / CHECKPOINT} is damaged (its sha256 differs); train the run again"
+            f"{record.folder / CHECKPOINT} is damaged: {error}; {TRAIN_AGAIN}"
+        ) from error
+    if {name: p.shape for name, p in parameters.items()} != shapes:
+        raise DamagedError(
+            f"{record.folder / CHECKPOINT} is the network of another method; {TRAIN_AGAIN}"
         )
-    return dict(load(data))
+    return parameters

@@ -76,10 +76,10 @@ WRONG = {
         ", ", ","
     ): "201 combin",
     f"train --config {'a' * 300}": "File name too long",
-    f"store inspect {'a/' * 3000}": "File name too long",
+    f"store inspect {'a/' * 3000}": "no store at a/a/",
     f"runs list --runs {'a/' * 3000}": "File name too long",
     f"extract --dataset dfew --encoder mini --root {'a' * 300}": "File name too long",
-    "store inspect s.zarr/plan.json": "",
+    "store inspect s.zarr/plan.json": "s.zarr/plan.json is not a feature store",
 }
 
 # Runs the commands one after the other in one fresh process, and says what each came to.

@@ -80,3 +80,53 @@ def test_prune_removes_the_chosen_kinds_and_nothing_else(place: Path) -> None:
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
     assert len(list(runs.glob("?" * 16))) == 2
     assert list((runs / ".locks").iterdir()) == []
+
+
+def test_damaged_run_is_listed_shown_and_removed_when_asked(place: Path) -> None:
+    (folder,) = (
+        path
+        for path in (place / "runs").glob("?" * 16)
+        if "edited" in (path / "run.json").read_text()
+    )
+    (folder / "result.json").write_text('{"status": "done\x1b"')
+    listed = tgdfer("runs", "--runs", "runs", cwd=place)
+    assert listed.returncode == 0
+    assert sum("damaged" in line for line in listed.stdout.splitlines()) == 1
+    assert f"damaged: runs/{folder.name}/result.json is damaged: JSON" in listed.stderr
+    assert "next: tgdfer runs prune --damaged --dry-run" in listed.stderr
+    shown = tgdfer("runs", "show", folder.name, cwd=place)
+    assert "result.json is damaged" in shown.stdout
+    assert "\x1b" not in listed.stdout + listed.stderr + shown.stdout
+    pruned = tgdfer("runs", "prune", "--damaged", "--yes", cwd=place)
+    assert f"runs/{folder.name}: damaged" in pruned.stdout
+    assert not folder.exists()
+    assert len(list((place / "runs").glob("?" * 16))) == 2
+
+
+@pytest.mark.slow
+def test_commands_leave_damaged_runs_as_they_are_and_end_with_code_3(place: Path) -> None:
+    window = ["--set", "optimiser.epochs=1", "--store", "s.zarr"]
+    odd = ["--runs", "x[/b]\x1b[31m"]
+    first = tgdfer("train", *window, *odd, cwd=place)
+    assert first.returncode == 0, first.stderr
+    root = place / odd[1]
+    folder = sorted(root.glob("?" * 16))[0]
+    whole = (folder / "predictions.csv").read_bytes()
+    (folder / "predictions.csv").write_bytes(whole[:60])
+    train = tgdfer("train", *window, *odd, cwd=place)
+    ablate = tgdfer("ablate", "--vary", "optimiser.lr=[0.01]", *window, *odd, cwd=place)
+    compare = tgdfer("compare", "--seeds", "1", *window, *odd, cwd=place)
+    for done in (train, ablate, compare):
+        assert done.returncode == 3, done.stderr
+        assert rf"x[/b]\x1b[31m/{folder.name}/predictions.csv is damaged" in done.stderr
+        assert "1 damaged run left as found; train again with --retrain-damaged" in done.stderr
+        assert "\x1b" not in done.stdout + done.stderr
+    assert "0 runs trained, 1 already finished." in train.stdout
+    assert "| 1 of 2, 1 damaged | – |" in ablate.stdout
+    assert "| TG-DFER (1 of 2, 1 damaged) |" in compare.stdout
+    assert (folder / "predictions.csv").read_bytes() == whole[:60]
+    again = tgdfer("train", *window, *odd, "--retrain-damaged", cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert "1 run trained, 1 already finished." in again.stdout
+    assert len(list(root.glob("?" * 16))) == 2
+    assert (folder / "predictions.csv").read_bytes().count(b"\n") == whole.count(b"\n")

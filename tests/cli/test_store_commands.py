@@ -2,13 +2,17 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
 
 from cache.store import open_store
 from cli.main import run
 from pipeline.demo.faces import FacesSpec, write_faces
+from support.hostile import contents, forge_manifest, forge_plan, replace_by_link
 from support.tiny import flip, store_bytes
 
 Tgdfer = Callable[..., tuple[int, str, str]]
@@ -180,3 +184,94 @@ def test_help_shows_every_command_with_an_example(tgdfer: Tgdfer) -> None:
         code, out, _ = tgdfer("store", command, "--help")
         assert code == 0
         assert f"tgdfer store {command}" in " ".join(out.split())
+
+
+EXTRACT = ("--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--views", "1")
+COMMANDS = (
+    ("store", "inspect", "s.zarr"),
+    ("store", "verify", "s.zarr"),
+    ("store", "verify", "--deep", "s.zarr"),
+    ("store", "repair", "s.zarr", "--root", "DFEW"),
+    ("store", "export", "s.zarr", "s.h5"),
+    ("store", "import", "whole.h5", "s.zarr"),
+    ("store", "diff", "s.zarr", "whole.zarr"),
+    ("train", "--store", "s.zarr", "--fold", "no such fold"),
+    (
+        "extract",
+        *[
+            "--dataset",
+            "dfew",
+            "--root",
+            "DFEW",
+            "--encoder",
+            "mini",
+            "--views",
+            "1",
+            "--store",
+            "s.zarr",
+        ],
+    ),
+)
+
+
+@pytest.mark.parametrize("name", ["journal", ".tmp", "features", "rows", "locks", "manifest.json"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_no_command_changes_what_a_link_in_a_store_points_to(
+    place: Path, store: Path, tgdfer: Tgdfer, tmp_path: Path, name: str, finished: bool
+) -> None:
+    if not (place / "whole.h5").exists():
+        assert tgdfer("store", "export", "whole.zarr", "whole.h5")[0] == 0
+    for command in COMMANDS:
+        shutil.rmtree(store)
+        shutil.rmtree(tmp_path / "victim", ignore_errors=True)
+        shutil.copytree(place / "whole.zarr", store)
+        if not finished:
+            (store / "manifest.json").unlink()
+        replace_by_link(store, name, tmp_path / "victim")
+        before = contents(tmp_path / "victim")
+        (place / "s.h5").unlink(missing_ok=True)
+        code, _, err = tgdfer(*command)
+        assert code in (0, 2, 3), (command, err)
+        assert len(err.splitlines()) <= 3, (command, err)
+        assert contents(tmp_path / "victim") == before, command
+        if name in ("journal", ".tmp") and command[1] in ("repair", "import"):
+            assert code == 2, command
+            assert f"{name} is a symbolic link, and a store holds only its own files" in err
+
+
+def name_file(name: str, manifest: dict[str, Any]) -> None:
+    manifest["files"][name] = [1, "0" * 64]
+
+
+def test_repair_removes_nothing_that_a_manifest_names_outside_the_store(
+    place: Path, store: Path, tgdfer: Tgdfer
+) -> None:
+    (place / "victim.txt").write_text("mine")
+    for name in ("../victim.txt", str(place / "victim.txt")):
+        forge_manifest(store, partial(name_file, name))
+        assert tgdfer("store", "repair", store, "--root", "DFEW")[0] == 0
+        assert tgdfer("store", "verify", "--deep", store)[0] == 0
+        assert store_bytes(store) == store_bytes(place / "whole.zarr")
+    assert (place / "victim.txt").read_text() == "mine"
+
+
+def test_store_with_a_video_in_training_and_test_is_not_trained_on(
+    store: Path, tgdfer: Tgdfer
+) -> None:
+    row = int(open_store(store).folds[0][2][0])
+    forge_plan(store, lambda plan: plan["videos"]["folds"][0]["train"].append(row))
+    for command in (("train",), ("ablate", "table3"), ("compare",)):
+        code, _, err = tgdfer(*command, "--store", store)
+        assert code == 2
+        assert f"row {row} is in both training and test of fold 1" in err
+        assert len(err.splitlines()) == 1
+    assert not (store.parent / "runs").exists()
+
+
+def test_altered_export_leaves_nothing_behind(place: Path, store: Path, tgdfer: Tgdfer) -> None:
+    assert tgdfer("store", "export", store, "altered.h5")[0] == 0
+    with h5py.File(place / "altered.h5", "r+") as file:
+        file["features"][0, 0, 0, 0] += 1
+    code, _, err = tgdfer("store", "import", "altered.h5", "altered.zarr")
+    assert (code, "it was exported with" in err) == (2, True)
+    assert not (place / "altered.zarr").exists()

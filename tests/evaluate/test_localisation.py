@@ -10,7 +10,8 @@ from cache.store import Store
 from pipeline.config import Run, load_method
 from pipeline.evaluate.localisation import localisation_table, localise
 from pipeline.train.features import load_training_data
-from pipeline.train.records import Record, Records
+from pipeline.train.record import Record
+from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
 from support.stores import CLASSES, random_store, write_store
 

@@ -1,7 +1,6 @@
 """Tables are a pure function of the records."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -13,34 +12,27 @@ from pipeline.config import MethodConfig, load_method, runs_of
 from pipeline.report.ablation import collect, header_of, write_tables
 from pipeline.report.tables import TABLE3, Table, find_tables, vary
 from pipeline.train.records import Records
-from support.stores import random_store
+from support.records import write_record
+from support.stores import CLASSES, write_store
 
 FOLDS = ["1", "2", "3"]
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=10, dim=8)
+    """Ten test videos of class 0 in each of three folds."""
+    path = tmp_path_factory.mktemp("store") / "s.zarr"
+    return write_store(path, np.ones((30, 1, 3, 8)), np.zeros(30, int), folds=3)
 
 
 def write_result(
-    root: Path,
-    store: Store,
-    name: str,
-    fold: int,
-    war: float = 0.0,
-    status: str = "done",
-    table: Table = TABLE3,
-) -> None:
-    """The record of a run that predicts a share ``war`` of ten videos of class 0 right."""
+    root: Path, store: Store, name: str, fold: int, war: float = 0.0, table: Table = TABLE3
+) -> Path:
+    """The record of a run that predicts a share ``war`` of its test videos right."""
     row = next(row for row in table.rows if row.name == name)
     (run,) = runs_of(row.method(load_method()), [FOLDS[fold]], [0])
-    folder = Records(root, store).folder(run)
-    folder.mkdir(parents=True)
-    (folder / "run.json").write_text("{}")
-    (folder / "result.json").write_text(json.dumps({"status": status}))
-    lines = [f"{store.ids[n]},0,{int(n >= round(10 * war))}" for n in range(10)]
-    (folder / "predictions.csv").write_text("id,label,predicted\n" + "\n".join(lines))
+    predicted = (np.arange(10) >= round(10 * war)).astype(int)
+    return write_record(Records(root, store), run, predicted, diverged=war < 0)
 
 
 def test_table_shows_mean_deviation_n_and_the_reported_column(store: Store, tmp_path: Path) -> None:
@@ -48,7 +40,10 @@ def test_table_shows_mean_deviation_n_and_the_reported_column(store: Store, tmp_
         write_result(tmp_path / "runs", store, "e", fold, war=value)
         write_result(tmp_path / "runs", store, "f", fold, war=value + 0.1)
     write_result(tmp_path / "runs", store, "b", 0, war=0.4)
-    write_result(tmp_path / "runs", store, "c", 0, status="diverged")
+    write_result(tmp_path / "runs", store, "c", 0, war=-1)
+    broken = write_result(tmp_path / "runs", store, "d", 1, war=0.4)
+    (broken / "predictions.csv").write_text("id,label,predicted\n")
+    write_result(tmp_path / "runs", store, "d", 2, war=0.3)
     rows = collect(TABLE3, MethodConfig(), FOLDS, [0], Records(tmp_path / "runs", store))
     header = header_of(store, MethodConfig(), 3, 1)
     md, table, tex = write_tables([(TABLE3, rows)], header, tmp_path / "out")
@@ -58,12 +53,14 @@ def test_table_shows_mean_deviation_n_and_the_reported_column(store: Store, tmp_
     assert f"| f | 1 | 2 | 70.00 ± 10.00 | 70.00 ± 10.00 | 3 | {more}" in text
     assert "| b | none | 1 | 40.00 | 40.00 | 1 of 3 | – | 59.83 | 71.34 |" in text
     assert "| c | none | 2 | – | – | 0 of 3, 1 diverged | – | 59.45 | 71.18 |" in text
+    assert "| d | 1 | none | 30.00 | 30.00 | 1 of 3, 1 damaged | – |" in text
     assert "| a | none | none | – | – | 0 of 3 | – | 57.66 | 69.14 |" in text
     assert text.count("as reported in the paper for DFEW") == 2
     lines = {line["row"]: line for line in csv.DictReader(table.open())}
     assert float(lines["e"]["uar_std"]) == pytest.approx(10)
     assert lines["e"]["war_reported_dfew"] == "71.62"
     assert r"60.00 $\pm$ 10.00" in tex.read_text()
+    assert lines["d"]["damaged"] == "1"
     assert r"\toprule" in tex.read_text()
 
 
@@ -137,17 +134,38 @@ def test_every_row_of_the_paper_has_its_reported_figures() -> None:
     assert reported["table3"]["e"] == reported["table4"]["w4 s1"] == reported["table5"]["h"]
 
 
-def test_table_6_predicts_again_from_the_chosen_frames(store: Store, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
-    write_result(runs, store, "e", 0)
-    (folder,) = runs.iterdir()
-    (folder / "predictions.csv").write_text("id,label,predicted\nx,0,0\ny,1,1\n")
-    frames = np.zeros((2, 3, 7), np.float32)
+def test_table_6_predicts_again_from_the_chosen_frames(tmp_path: Path) -> None:
+    labels = np.array([0, 0, 0, 1, 0, 0])  # of which fold 1 tests videos 0 and 3
+    store = write_store(tmp_path / "s.zarr", np.ones((6, 1, 3, 8)), labels, folds=3)
+    frames = np.zeros((2, 3, 7))
     frames[0, :, 0], frames[0, 1, 2] = (3, 1, 2), 9  # frame 1 looks like class 2
     frames[1, :, 1] = 1
-    np.save(folder / "frame_logits.npy", frames)
+    records, (run,) = Records(tmp_path / "runs", store), runs_of(load_method(), ["1"], [0])
+    write_record(records, run, np.array([0, 1]), frame_logits_NTK=frames)
     (table,) = find_tables(["table6"])
-    filled = collect(table, load_method(), FOLDS, [0], Records(runs, store))
+    filled = collect(table, load_method(), FOLDS, [0], records)
     rows = {row.row.name: row for row in filled}
     assert rows["highest 1"].war.mean == 100
     assert rows["lowest 1"].war.mean == 50
+
+
+def test_names_from_outside_break_no_table_and_no_terminal(store: Store, tmp_path: Path) -> None:
+    table = vary([r'store.encoder=["a|b\u001b", "c_%"]'])
+    rows = collect(table, load_method(), FOLDS, [0], Records(tmp_path / "runs", store))
+    header = header_of(store, load_method(), 3, 1) | {"data": "50 % & #1_{x}\x1b[31m\nof \u202e"}
+    paths = write_tables([(table, rows)], header, tmp_path / "out")
+    md, comma, tex = (path.read_text() for path in paths)
+    for text in (md, comma, tex):
+        assert not {"\x1b", "\u202e"} & set(text)
+    assert r"- data: 50 % & #1_{x}\x1b[31m\nof \u202e" in md.splitlines()
+    assert r"| 1 | a\|b\x1b | – |" in md
+    assert r"1,a|b\x1b,," in comma
+    assert r"50 \% \& \#1\_\{x\}\textbackslash{}x1b[31m\textbackslash{}nof" in tex
+    assert r"2 & c\_\% & -- &" in tex
+
+
+def test_header_names_the_classes_that_no_test_video_shows(store: Store) -> None:
+    assert header_of(store, load_method(), 3, 1)["UAR"] == (
+        "over the classes that are tested; without a test video: "
+        + "; ".join(f"{', '.join(CLASSES[1:])} in fold {fold}" for fold in FOLDS)
+    )

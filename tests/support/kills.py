@@ -29,6 +29,7 @@ import pipeline.extract.block
 import pipeline.video.views
 from cache.check import verify
 from cache.journal import is_unchanged, read_commits
+from cache.local import LocalPath
 from cache.plan import read_plan
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import find_encoder
@@ -103,8 +104,9 @@ def bad_blocks(store: Path) -> list[str]:
     """Files that are not as a journal says."""
     if not (store / "plan.json").exists():
         return []
-    commits = read_commits(store, read_plan(store).identity.digest)
-    return [n for _, files in commits for n, f in files.items() if not is_unchanged(store / n, f)]
+    root = LocalPath(store)
+    commits = read_commits(root, read_plan(store))
+    return [n for _, files in commits for n, f in files.items() if not is_unchanged(root / n, f)]
 
 
 def main(folder: Path, cycles: int, locks: bool) -> None:

@@ -32,6 +32,7 @@ from support.faults import (
     SCENES,
     VIDEOS,
     Work,
+    changes_disk,
     extract,
     renewed,
     repair,
@@ -114,6 +115,7 @@ class Disk:
         self.path, self.ignored = path, ""
         self.nodes: Nodes = {ROOT: Folder()}
         self.handles: dict[int, Inode | None] = {}  # None is outside
+        self.paths: dict[int, Path] = {}  # of handles
         self.cuts: list[Cut] = []
         self.kill_at = -1
         self.promised = committed(path)
@@ -148,12 +150,13 @@ class Disk:
         follow = getattr(self, f"_{name}")
 
         def call(*arguments: Any, **options: Any) -> Any:
-            # A killed process makes no further call, not even to clean up.
-            if len(self.cuts) == self.kill_at:
-                raise Killed
-            self._cut(name)
+            if changes_disk(name, arguments):
+                # A killed process makes no further call, not even to clean up.
+                if len(self.cuts) == self.kill_at:
+                    raise Killed
+                self._cut(name)
             result = real(*arguments, **options)
-            follow(result, *arguments)
+            follow(result, *arguments, **options)
             return result
 
         return call
@@ -175,7 +178,16 @@ class Disk:
     def _cut(self, call: str) -> None:
         self.cuts.append(Cut(call, dict(self.nodes), self.promised, self.finished))
 
-    def _open(self, handle: int, path: Path, flags: int, mode: int = 0) -> None:
+    def _open(
+        self,
+        handle: int,
+        name: str | Path,
+        flags: int,
+        mode: int = 0,
+        dir_fd: int | None = None,
+    ) -> None:
+        path = self._path(name, dir_fd)
+        self.paths[handle] = path
         if not path.is_relative_to(self.path.parent):
             self.handles[handle] = None
             return
@@ -192,16 +204,27 @@ class Disk:
         if inode is not None:
             self._sync(inode)
 
-    def _replace(self, _: None, source: Path, target: Path) -> None:
-        inode = self._inode(source)
-        self._point(source, None)
-        self._point(target, inode)
-
-    def _unlink(self, _: None, path: Path) -> None:
+    def _replace(
+        self,
+        _: None,
+        source: str | Path,
+        target: str | Path,
+        src_dir_fd: int | None = None,
+        dst_dir_fd: int | None = None,
+    ) -> None:
+        path = self._path(source, src_dir_fd)
+        inode = self._inode(path)
         self._point(path, None)
+        self._point(self._path(target, dst_dir_fd), inode)
 
-    def _mkdir(self, _: None, path: Path, mode: int = 0) -> None:
-        self._point(path, self._new(Folder()))
+    def _unlink(self, _: None, name: str | Path, dir_fd: int | None = None) -> None:
+        self._point(self._path(name, dir_fd), None)
+
+    def _mkdir(self, _: None, name: str | Path, mode: int = 0, dir_fd: int | None = None) -> None:
+        self._point(self._path(name, dir_fd), self._new(Folder()))
+
+    def _path(self, name: str | Path, dir_fd: int | None) -> Path:
+        return Path(name) if dir_fd is None else self.paths[dir_fd] / name
 
     def _load(self, path: Path) -> None:
         """Load what is on the disk, as durable."""

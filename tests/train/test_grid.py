@@ -5,16 +5,21 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cache.errors import DamagedError, RefusedError
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
+from pipeline.train.features import load_training_data
 from pipeline.train.grid import check_memory, check_runs, stacks_of, train_runs
 from pipeline.train.records import Records
+from pipeline.train.stack import train_stack
+from pipeline.train.state import RunState
 from support.commands import environment
 from support.stores import random_store
 
@@ -129,6 +134,48 @@ def test_store_other_than_asked_for_is_refused_with_the_fields_side_by_side(stor
     assert ["encoder.name", "random", "ViT-B-32"] in lines
     assert ["frames", "16", "8"] in lines
     assert len(lines) == 5
+
+
+def test_run_whose_state_does_not_fit_or_is_damaged_is_named_and_begins_again(
+    store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    first, other = runs("optimiser.epochs=3")
+    whole, data = Records(tmp_path / "whole", store), load_training_data(store, torch.device("cpu"))
+    saved: list[RunState] = []
+    for run in (other, first):
+        outcomes = train_stack(data, [run], keep=lambda stack: saved.append(stack.state(0)))
+        whole.write(outcomes[0], seconds=1)
+    state, ended = saved[0], saved[2]
+    unfit = {
+        "another network": replace(state, parameters={"w": torch.zeros(3)}),
+        "another type": replace(state, velocities=_doubled(state.velocities)),
+        "other metrics": replace(state, epochs=[{"epoch": 1, "train_loss": 0.0}]),
+        "no reported epoch": replace(ended, best=-1, selected=None),
+        "too many epochs": replace(ended, epochs=[*ended.epochs, ended.epochs[0] | {"epoch": 4}]),
+    }
+    for name, forged in unfit.items():
+        records = Records(tmp_path / name, store)
+        records.write_state(other, forged)
+        train_runs([other], records, "cpu", workers=0)
+        said = capfd.readouterr().err
+        assert said.count("fold 2, seed 0 does not fit it: the epochs that it held are lost") == 1
+        assert summary(records, other)["sha256"] == summary(whole, other)["sha256"], name
+    records = Records(tmp_path / "damaged", store)
+    records.write_state(other, state)
+    records.write_state(first, saved[3])
+    file = records.folder(first) / "resume.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\xff")
+    assert (records.epochs_done(first), records.epochs_kept(first)) == (1, 0)
+    done: list[int] = []
+    train_runs([first, other], records, "cpu", done.append, workers=0)
+    assert done == [1] * 6  # the other resumed, and both were trained alone
+    assert f"the state of {records.folder(first)} is damaged" in capfd.readouterr().err
+    for run in (first, other):
+        assert summary(records, run)["sha256"] == summary(whole, run)["sha256"]
+
+
+def _doubled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.double() for name, tensor in tensors.items()}
 
 
 SCRIPT = """

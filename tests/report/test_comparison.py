@@ -1,0 +1,29 @@
+"""Several methods in one table, also where runs are missing."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config import load_method, runs_of
+from pipeline.report.comparison import comparison_table, of_runs
+from pipeline.train.records import Records
+from support.records import write_record
+from support.stores import random_store
+
+
+def test_damaged_and_diverged_runs_are_left_out_and_counted(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=21, folds=3, frames=3, dim=8)
+    records, runs = Records(tmp_path / "runs", store), runs_of(load_method(), ["1", "2", "3"], [0])
+    first, second, third = (
+        write_record(records, run, np.zeros(7, int), diverged=run.fold == "3") for run in runs
+    )
+    some, good = of_runs("ours", [records.find(run) for run in runs], store)
+    assert (some.name, len(good)) == ("ours (2 of 3, 1 diverged)", 2)
+    for folder in (first, second, third):
+        (folder / "metrics.csv").write_text("")
+    none, good = of_runs("a|b", [records.find(run) for run in runs], store)
+    assert (none.name, len(good)) == ("a|b (0 of 3, 3 damaged)", 0)
+    text = comparison_table(store, [some, none], {"data": "x\x1b"})
+    assert "| ours (2 of 3, 1 diverged) | 14.3 [" in text
+    assert r"| a\|b (0 of 3, 3 damaged) | – | – | 0 | 0 |" in text
+    assert r"- data: x\x1b" in text

@@ -1,0 +1,60 @@
+"""Records of runs that were never trained: what they predicted is given."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cache.files import sha256_file
+from pipeline.config import Run
+from pipeline.evaluate.predictions import Predictions
+from pipeline.train.record import tested_rows
+from pipeline.train.records import Records
+from pipeline.train.selection import Outcome, SelectedEpoch
+from pipeline.train.split import Split
+
+
+def write_record(
+    records: Records,
+    run: Run,
+    predicted: np.ndarray,
+    diverged: bool = False,
+    frame_logits_NTK: np.ndarray | None = None,
+) -> Path:
+    """The record of a run that predicts these classes for the test videos of its fold."""
+    store = records.store
+    test, classes = tested_rows(store, run.fold), len(store.classes)
+    logits_NK = np.eye(classes, dtype=np.float32)[predicted]
+    if diverged:
+        logits_NK *= np.nan
+    frames_NTK = np.repeat(logits_NK[:, None], store.frames, axis=1)
+    if frame_logits_NTK is not None:
+        frames_NTK = frame_logits_NTK.astype(np.float32)
+    said = Predictions(logits_NK, frames_NTK, np.full_like(frames_NTK, np.nan))
+    selected = SelectedEpoch(said, {"weight": torch.zeros(3)})
+    metrics = {"epoch": 1, "train_loss": 0.5, "test_uar": 0.5, "test_war": 0.5}
+    outcome = Outcome(run, Split(test, test[:0], test), [metrics], 1, selected)
+    return records.write(outcome, seconds=1.0)
+
+
+def forge(folder: Path, name: str, data: bytes) -> None:
+    """Replace a file of a record, and its sha256 in result.json as well."""
+    (folder / name).write_bytes(data)
+    edit_json(folder / "result.json", sha256={name: sha256_file(folder / name)})
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    """Change some values of a JSON file; dictionaries are merged."""
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(content))
+
+
+def to_link(path: Path) -> None:
+    """Move a file or folder elsewhere, and leave a link to it."""
+    elsewhere = path.parent.parent / f"elsewhere-{path.name}"
+    shutil.move(path, elsewhere)
+    path.symlink_to(elsewhere)
