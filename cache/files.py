@@ -11,14 +11,13 @@ import fcntl
 import hashlib
 import json
 import os
-import stat
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from cache.errors import DamagedError, StorageError
+from cache.errors import StorageError
 from cache.local import LocalPath, StrangeFileError
 from cache.outside import parse_json
 from cache.remote import StorePath
@@ -213,24 +212,6 @@ def sha256_file(path: StorePath) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     return sha256(path.read_bytes())
-
-
-def open_file(path: Path, bytes_max: int) -> BinaryIO:
-    """Open a file for reading; follows no link, and waits for nothing.
-
-    Raises DamagedError for anything but a file of at most ``bytes_max`` bytes.
-    """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        reason = "it is a link" if error.errno == errno.ELOOP else error.strerror
-        raise DamagedError(f"{path} cannot be read: {reason}") from error
-    about = os.fstat(handle)
-    if stat.S_ISREG(about.st_mode) and about.st_size <= bytes_max:
-        return open(handle, "rb")
-    os.close(handle)
-    found = f"{about.st_size} bytes" if stat.S_ISREG(about.st_mode) else "not a file"
-    raise DamagedError(f"{path} is {found}, expected a file of at most {bytes_max} bytes")
 
 
 def sync_directory(path: Path) -> None:

@@ -1,12 +1,14 @@
 """A file that somebody else wrote -> its text or JSON, or one sentence on what is wrong with it.
 
-Lists, ground truth and settings are read here and nowhere else: a device or a FIFO is not waited
-for, no more than a limit is read, and other encodings are not guessed.
+Lists, settings, weights and records are opened here: a device or a FIFO is not waited for, no more
+than a limit is read, and other encodings are not guessed.
 """
 
+import errno
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +17,41 @@ from cache.errors import RefusedError
 MIB = 1 << 20
 
 
-def read_outside(path: Path, what: str, bytes_max: int) -> bytes:
-    """The bytes of a regular file; ``what`` says in errors what was expected, "a TOML file".
+def open_outside(
+    path: Path,
+    what: str,
+    bytes_max: int,
+    error: type[RefusedError] = RefusedError,
+    links: bool = True,
+) -> BufferedReader:
+    """Open a regular file for reading; ``what`` says what was expected, "a TOML file".
 
-    Raises RefusedError if there is none, if it cannot be read, is no regular file, or is larger.
+    Raises ``error`` if there is none, if it cannot be opened, is larger, or is a link although
+    ``links`` are not followed.
     """
+    # Opening a FIFO would wait for its writer.
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if links else os.O_NOFOLLOW)
     try:
-        with open(path, "rb", opener=_open_without_waiting) as file:
-            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            data = file.read(bytes_max + 1) if regular else b""
-    except OSError as error:
-        why = error.strerror
-    except ValueError as error:  # a NUL in the name
-        why = str(error)
+        handle = os.open(path, flags)
+    except OSError as failure:
+        why = "a link" if failure.errno == errno.ELOOP and not links else failure.strerror
+    except ValueError as failure:  # a NUL in the name
+        why = str(failure)
     else:
-        if regular and len(data) <= bytes_max:
-            return data
-        why = f"more than {bytes_max} bytes" if regular else "a device, FIFO or socket"
-    raise RefusedError(f"{path}: cannot be read ({why}); expected {what}")
+        found = os.fstat(handle)
+        regular = stat.S_ISREG(found.st_mode)
+        if regular and found.st_size <= bytes_max:
+            return open(handle, "rb")
+        os.close(handle)
+        other = "a folder" if stat.S_ISDIR(found.st_mode) else "a device, FIFO or socket"
+        why = f"{found.st_size} bytes, more than {bytes_max} bytes" if regular else other
+    raise error(f"{path}: cannot be read ({why}); expected {what}")
+
+
+def read_outside(path: Path, what: str, bytes_max: int) -> bytes:
+    """The bytes of a regular file; errors as in ``open_outside``."""
+    with open_outside(path, what, bytes_max) as file:
+        return file.read(bytes_max)
 
 
 def read_text(path: Path, what: str, bytes_max: int) -> str:
@@ -66,8 +85,3 @@ def parse_json(data: bytes | str, where: object) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RefusedError(f"{where} holds a {type(found).__name__}, expected a JSON object")
     return found
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    # Opening a FIFO would wait for its writer.
-    return os.open(path, flags | os.O_NONBLOCK)

@@ -5,9 +5,7 @@ dtypes, shapes and values, so it is the same in each of these formats.
 """
 
 import hashlib
-import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BufferedReader
@@ -17,6 +15,7 @@ from typing import Any, NamedTuple
 
 from cache.errors import RefusedError
 from cache.files import canonical_json
+from cache.outside import open_outside, parse_json, read_text
 from pipeline.archive import DTYPES, Stored, find_in_archive, is_archive
 
 # What marks a digest of tensors.  Stores made before it existed have the sha256 of the file.
@@ -62,7 +61,7 @@ def digest_weights(path: Path, config: dict[str, Any], like: str = TENSORS) -> s
     RefusedError if the file cannot be read.
     """
     if not like.startswith(TENSORS):
-        with open_regular(path) as file:
+        with open_weights(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     digest = Digest(config)
     for weight in read_weights(path):
@@ -88,16 +87,12 @@ def read_weights(path: Path) -> Iterator[Weight]:
 
 def read_config(path: Path) -> dict[str, Any]:
     """The JSON object at ``path``; raises RefusedError if it is none, or larger than 1 MiB."""
-    with open_regular(path) as file:
-        data = file.read(_CONFIG_BYTES_MAX + 1)
+    found = parse_json(read_text(path, "the configuration of a model", _CONFIG_BYTES_MAX), path)
     try:
-        if len(data) > _CONFIG_BYTES_MAX:
-            raise ValueError(f"more than {_CONFIG_BYTES_MAX} bytes")
-        found = _json_object(data)
         canonical_json(found)  # which knows no infinite numbers and no broken characters
-        return found
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(f"{path} is not a JSON object ({error}); check the file") from error
+    except ValueError as error:
+        raise RefusedError(f"{path} is not valid JSON: {error}") from error
+    return found
 
 
 def is_no_weight(name: str) -> bool:
@@ -105,30 +100,18 @@ def is_no_weight(name: str) -> bool:
     return name.rpartition(".")[2] in _NO_WEIGHTS
 
 
-@contextmanager
-def open_regular(path: Path) -> Iterator[BufferedReader]:
-    """Open a file of the user's; raises RefusedError if there is none, or if it is a device."""
-    try:
-        with open(path, "rb", opener=_open_at_once) as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise RefusedError(f"{path} is not a regular file; pass one")
-            if found.st_size > _FILE_BYTES_MAX:
-                raise RefusedError(f"{path} has {found.st_size} bytes, more than any encoder")
-            yield file
-    except OSError as error:
-        raise RefusedError(f"cannot read {path}: {error.strerror}; check the path") from error
+def open_weights(path: Path) -> BufferedReader:
+    """Open a file of weights; raises RefusedError if there is none, or if it is a device."""
+    return open_outside(path, "a file of weights", _FILE_BYTES_MAX)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BufferedReader, list[tuple[str, Stored]]]]:
     """The open file, and where its weights are, in the order of their digest."""
-    with open_regular(path) as file:
+    with open_weights(path) as file:
         try:
             found = find_in_archive(file) if is_archive(file) else _find_in_safetensors(file)
             yield file, _in_order(found, os.fstat(file.fileno()).st_size)
-        except OSError:
-            raise
         except Exception as error:  # whatever a malformed file leads to
             reason = str(error) if isinstance(error, ValueError) else f"it is damaged ({error!r})"
             raise RefusedError(
@@ -137,18 +120,13 @@ def _opened(path: Path) -> Iterator[tuple[BufferedReader, list[tuple[str, Stored
             ) from error
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    # Opening a FIFO would otherwise wait for someone to write to it.
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def _find_in_safetensors(file: BufferedReader) -> dict[str, Stored]:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     start = 8 + int.from_bytes(file.read(8), "little")
     if not 8 < start <= min(size, _HEADER_BYTES_MAX):
         raise ValueError("it is neither safetensors nor a zip file of torch.save or TorchScript")
-    header = _json_object(file.read(start - 8))
+    header = parse_json(file.read(start - 8), "its header")
     header.pop("__metadata__", None)
     found = {name: _from_header(name, entry, start) for name, entry in header.items()}
     ends = sorted((x.start, x.start + x.bytes) for x in found.values())
@@ -190,10 +168,3 @@ def _in_order(found: dict[str, Stored], size: int) -> list[tuple[str, Stored]]:
 def _canonical(name: str) -> str:
     # open_clip names the text tower's weights with or without this prefix.
     return name.removeprefix("text.")
-
-
-def _json_object(data: bytes) -> dict[str, Any]:
-    found = json.loads(data.decode())
-    if not isinstance(found, dict):
-        raise ValueError(f"it is a {type(found).__name__}")
-    return found

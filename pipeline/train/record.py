@@ -15,15 +15,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from cache.errors import DamagedError, RefusedError
-from cache.files import canonical_json, open_file, sha256
+from cache.files import canonical_json, sha256
 from cache.identity import flatten
+from cache.outside import open_outside
 from cache.store import LIVE, Store
 from pipeline.config import Run
 from pipeline.evaluate.metrics import confusion, recalls, uar, war
@@ -300,8 +301,12 @@ def _changed_code(metadata: dict[str, Any]) -> list[str]:
     return sorted(f for f in now.keys() | then.keys() if now.get(f) != then.get(f))
 
 
+def _open(path: Path, bytes_max: int) -> BinaryIO:
+    return open_outside(path, "a run's file", bytes_max, DamagedError, links=False)
+
+
 def _read_json(path: Path, model: type[BaseModel]) -> dict[str, Any]:
-    with open_file(path, JSON_BYTES_MAX) as file:
+    with _open(path, JSON_BYTES_MAX) as file:
         data = file.read()
     try:
         model.model_validate_json(data, strict=True)
@@ -327,7 +332,7 @@ def _check_names(folder: Path, result: dict[str, Any]) -> None:
 
 def _read(folder: Path, name: str, sums: dict[str, str]) -> bytes:
     limit = NETWORK_BYTES_MAX if name.endswith(".safetensors") else TABLE_BYTES_MAX
-    with open_file(folder / name, limit) as file:
+    with _open(folder / name, limit) as file:
         data = file.read()
     if sha256(data) != sums[name]:
         raise DamagedError(f"{folder / name} is damaged: its sha256 is not the recorded one")

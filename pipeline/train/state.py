@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cache.errors import DamagedError
-from cache.files import make_directories, open_file, remove_file, write_files
+from cache.files import make_directories, remove_file, write_files
+from cache.outside import open_outside
 from pipeline.evaluate.predictions import Predictions
 from pipeline.train.selection import Metrics, SelectedEpoch
 
@@ -70,7 +71,7 @@ def read_state(folder: Path) -> RunState | None:
     if not os.path.lexists(folder / STATE_FILE):
         return None
     try:
-        with open_file(folder / STATE_FILE, STATE_BYTES_MAX) as file:
+        with _open(folder) as file:
             data = file.read()
         text, digest = _read_header(io.BytesIO(data))
         tensors = load(data)
@@ -89,7 +90,7 @@ def remove_state(folder: Path) -> None:
 def epochs_done(folder: Path) -> int:
     """How many epochs of a run are done; reads only the header of its state."""
     try:
-        with open_file(folder / STATE_FILE, STATE_BYTES_MAX) as file:
+        with _open(folder) as file:
             return len(_parse_head(_read_header(file)[0])["epochs"])
     except NOT_A_STATE:
         return 0
@@ -99,6 +100,11 @@ class _Head(BaseModel):
     generator: dict[str, Any]
     epochs: list[dict[str, float]] = Field(min_length=1)
     best: int = Field(ge=-1)
+
+
+def _open(folder: Path) -> BinaryIO:
+    path = folder / STATE_FILE
+    return open_outside(path, "a run's state", STATE_BYTES_MAX, DamagedError, links=False)
 
 
 def _read_header(file: BinaryIO) -> tuple[str, str]:

@@ -362,7 +362,7 @@ def test_truth_of_unknown_videos_with_gaps_or_out_of_range_is_refused(
 @pytest.mark.parametrize("name", ["train(single-labeled)/set_1.csv", "truth.json", "frames.csv"])
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("FIFO", "a device, FIFO or socket"), ("folder", "Is a directory"), ("zero", "device")],
+    [("FIFO", "a device, FIFO or socket"), ("folder", "a folder"), ("zero", "device")],
 )
 def test_what_is_no_file_is_refused_and_not_waited_for(
     tmp_path: Path, name: str, kind: str, message: str

@@ -249,9 +249,9 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: of_header(b'{"x": %s}' % (b"9" * 5000)),
         "Exceeds the limit|damaged",
     ),
-    "deep header": (lambda: of_header(b"[" * 100_000), "damaged|recursion"),
+    "deep header": (lambda: of_header(b"[" * 100_000), "nested too deeply"),
     "header in Latin-1": (lambda: of_header('{"é": 1}'.encode("latin-1")), "codec can't decode"),
-    "header that is a list": (lambda: of_header([1]), "it is a list"),
+    "header that is a list": (lambda: of_header([1]), "holds a list"),
     "header of numbers": (lambda: of_header({"x": 1}), "damaged"),
     "overlapping tensors": (
         lambda: of_header({"x": entry(0, 16), "y": entry(8, 24)}, bytes(24)),
@@ -378,9 +378,9 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path)
     os.mkfifo(tmp_path / "fifo.pt")
     (tmp_path / "folder.pt").mkdir()
     for path, message in {
-        tmp_path / "fifo.pt": "is not a regular file",
-        tmp_path / "folder.pt": "Is a directory",
-        Path("/dev/zero"): "is not a regular file",
+        tmp_path / "fifo.pt": "a device, FIFO or socket",
+        tmp_path / "folder.pt": "a folder",
+        Path("/dev/zero"): "a device, FIFO or socket",
     }.items():
         with pytest.raises(RefusedError, match=f"{path}.*{message}"):
             find_encoder("ViT-B-32-quickgelu", str(path))
@@ -426,13 +426,13 @@ def test_an_impossible_model_is_refused_before_it_is_built(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "is not a JSON object"),
-        (b"[" * 100_000, "is not a JSON object"),
+        (b"", "is not valid JSON"),
+        (b"[" * 100_000, "is not valid JSON"),
         (b" " * (2 << 20), "more than 1048576 bytes"),
-        ('{"é": 1}'.encode("latin-1"), "is not a JSON object"),
-        (b'{"a": 1e999}', "is not a JSON object"),
-        (b'{"a": "\\ud800"}', "is not a JSON object"),
-        (b'{"a": %s}' % (b"9" * 5000), "is not a JSON object"),
+        ('{"é": 1}'.encode("latin-1"), "is no text; save the file as UTF-8"),
+        (b'{"a": 1e999}', "is not valid JSON"),
+        (b'{"a": "\\ud800"}', "is not valid JSON"),
+        (b'{"a": %s}' % (b"9" * 5000), "is not valid JSON"),
         (b"{}", "model_cfg: Field required"),
         (b'{"model_cfg": {"embed_dim": 0}}', "embed_dim: Input should be greater"),
         (b'{"model_cfg": {"embed_dim": true}}', "embed_dim: Input should be a valid integer"),

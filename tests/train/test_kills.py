@@ -12,7 +12,7 @@ import pytest
 from support.commands import ROOT, environment, python
 from support.stores import random_store
 
-CYCLES = int(os.environ.get("TGDFER_TRAIN_KILL_CYCLES", "3"))  # 30 take five minutes on 2 cores
+CYCLES = int(os.environ.get("TGDFER_TRAIN_KILL_CYCLES", "3"))  # 30 take eight minutes
 
 
 @pytest.mark.slow

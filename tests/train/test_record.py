@@ -150,7 +150,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         r"run\.json was changed: its code is not that of its identity",
     ),
     "run no run": (lambda f: edit_json(f / "run.json", run=[]), r"run\.json is damaged: run: "),
-    "settings missing": (lambda f: (f / "run.json").unlink(), r"run\.json cannot be read: No such"),
+    "settings missing": (
+        lambda f: (f / "run.json").unlink(),
+        r"run\.json: cannot be read \(No such",
+    ),
     "checkpoint missing": (
         lambda f: (f / "checkpoint.safetensors").unlink(),
         r"checkpoint\.safetensors is missing",
@@ -171,7 +174,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder a link": (to_link, r"is not a folder but a link"),
     "result without end": (
         lambda f: os.truncate(f / "result.json", 1 << 40),
-        r"result\.json is 1099511627776 bytes, expected a file of at most",
+        r"result\.json: cannot be read \(1099511627776 bytes, more than",
     ),
 }
 
