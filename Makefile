@@ -31,10 +31,12 @@ test-fast: setup  ## a minute of tests: none that is slow or starts a process
 test-gpu: setup  ## run the GPU tests; TGDFER_REQUIRE_GPU=1 makes a missing GPU a failure
 	$(BIN)/python -m pytest -m gpu
 
-check: setup  ## formatting, lint and types
+check: setup  ## formatting, lint, types and security
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive tgdfer.py cache pipeline cli
+	$(BIN)/python -m pytest tests/test_gate.py
 
 bench: setup  ## measure this machine (half an hour), write benchmarks/*.json and docs/performance.md
 	$(BIN)/python -m benchmarks

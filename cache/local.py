@@ -15,6 +15,9 @@ from pathlib import Path
 
 from cache.errors import DamagedError, RefusedError
 
+JSON_BYTES_MAX = 256 << 20  # the plan of a million videos has 60 MiB
+FILE_BYTES_MAX = 8 << 30  # a text tower has up to 2 GiB
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 # What is in the place of the folder or file that was asked for.
 _IN_PLACE = {errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EISDIR}
@@ -37,6 +40,12 @@ class StrangeFileError(DamagedError):
             f"{path} is {kind}, and a store holds only its own files and folders; remove it, and "
             "repair the store or copy it again"
         )
+
+
+def bytes_max(name: str) -> int:
+    """How many bytes a file of a store may have to be read; ``name`` is its path inside."""
+    is_json = name.endswith((".json", ".jsonl")) or name.startswith("rows/")
+    return JSON_BYTES_MAX if is_json else FILE_BYTES_MAX
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,12 @@ class LocalPath:
     def read_bytes(self) -> bytes:
         """The contents of the file."""
         with self.open() as handle, open(handle, "rb", buffering=0, closefd=False) as file:
+            size, most = os.fstat(handle).st_size, bytes_max(self.name)
+            if size > most:  # it may consist of holes, but would fill the memory
+                raise DamagedError(
+                    f"{self} has {size} bytes, expected at most {most}; copy it here again from an "
+                    "intact store"
+                )
             return file.read()
 
     @contextmanager

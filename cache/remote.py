@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from cache.errors import RefusedError, StorageError
-from cache.local import LocalPath
+from cache.local import FILE_BYTES_MAX, JSON_BYTES_MAX, LocalPath, bytes_max
 
 # Every request has some latency, so many are in flight at once.
 REMOTE_THREADS = 16
@@ -26,8 +26,6 @@ LOCAL_THREADS = 4
 STALL_SECONDS = 6  # without an answer, or without more of it
 SLOWEST = 1024  # bytes per second
 _TOO_SLOW = f"silent, or slower than {SLOWEST} bytes per second, for {STALL_SECONDS} seconds"
-JSON_BYTES_MAX = 256 << 20  # the plan of a million videos has 60 MiB
-FILE_BYTES_MAX = 8 << 30  # a text tower has up to 2 GiB
 
 
 class StorePath(Protocol):
@@ -194,7 +192,7 @@ def _info(fs: Any, place: str) -> dict[str, Any]:
 
 
 def _refuse_too_many(size: int, name: str, most: int = FILE_BYTES_MAX) -> None:
-    most = JSON_BYTES_MAX if name.endswith(".json") else most
+    most = min(most, bytes_max(name))
     if size > most:
         raise ValueError(f"{name} has more than {most} bytes")
 

@@ -23,6 +23,7 @@ _JPEG_SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # markers that are fol
 _ARITHMETIC = (0xC9, 0xCA)
 _PROGRESSIVE = (0xC2, 0xCA)
 _SCAN = 0xDA
+_PNG_PALETTE = 3  # the colour type of pixels that are numbers of a palette
 
 # Pillow's warnings of odd metadata name no file, so on a terminal they would help nobody.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -132,13 +133,16 @@ def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_png(data: bytes) -> None:
-    """Refuse a PNG with a wrong checksum: Pillow ignores those of the pixels."""
-    at = 8
+    """Refuse a PNG with a wrong checksum in its pixels, or without its palette: Pillow does not."""
+    at, coloured = 8, data[25] != _PNG_PALETTE
     while at < len(data):
-        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        end, kind = at + 8 + int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
         if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
-            raise BadVideoError(f"damaged or cut in PNG chunk {data[at + 4 : at + 8]!r}")
-        if data[at + 4 : at + 8] == b"IEND":
+            raise BadVideoError(f"damaged or cut in PNG chunk {kind!r}")
+        coloured |= kind == b"PLTE"
+        if kind == b"IDAT" and not coloured:
+            raise BadVideoError("a PNG of palette colours without a palette")
+        if kind == b"IEND":
             return
         at = end + 4
 

@@ -1,0 +1,157 @@
+"""Commands in processes that are forked from one which has imported torch.
+
+Importing torch, open_clip and the decoders takes seven seconds of CPU, a hostile input is refused
+in a tenth of one. So one process imports them once and forks a child per command. A child runs
+``tgdfer.main()`` with the command's own arguments, folder, streams, process group and exit code, as
+``python -m tgdfer`` does; nothing is replaced. ``test_hostile`` compares the two.
+
+Run as ``python -m support.forked``: jobs and outcomes are lines of JSON on stdin and stdout.
+"""
+
+import atexit
+import gc
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from support.commands import environment
+
+IMPORTS = [
+    *("torch", "av", "simplejpeg", "PIL.Image", "open_clip.factory", "pandas", "jinja2"),
+    *("sklearn.linear_model", "zarr", "h5py", "safetensors.torch", "fsspec.implementations.zip"),
+    *("cli.main", "pipeline.extract.loop", "pipeline.extract.block", "pipeline.extract.live"),
+    *("pipeline.extract.imported", "pipeline.train.stack", "pipeline.train.grid"),
+    *("pipeline.report.ablation", "pipeline.report.comparison", "pipeline.demo.faces"),
+]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit code (negative: the signal), what it printed, how long."""
+
+    code: int
+    output: str  # stderr after stdout; bytes that are not UTF-8 as surrogates
+    seconds: float
+
+
+class Forker:
+    """The process that forks commands."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "support.forked"],
+            env=environment({"OMP_NUM_THREADS": "1"}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def run(self, arguments: Sequence[str], cwd: Path, limit_seconds: float) -> Outcome:
+        """One command in the folder ``cwd``; it and its children are killed at the limit."""
+        return self._ask({"arguments": list(arguments), "cwd": str(cwd), "limit": limit_seconds})
+
+    def call(self, function: str, *arguments: str) -> None:
+        """Call ``MODULE:FUNCTION`` with texts, in a child."""
+        job = {"call": function, "arguments": arguments, "cwd": "/", "limit": 120}
+        outcome = self._ask(job)
+        assert outcome.code == 0, outcome.output
+
+    def _ask(self, job: dict[str, Any]) -> Outcome:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(job), file=self._process.stdin, flush=True)
+        return Outcome(**json.loads(self._process.stdout.readline()))
+
+
+def main() -> None:
+    for name in IMPORTS:
+        __import__(name)
+    gc.collect()
+    gc.freeze()  # a collection would touch, and so copy, every page in every child
+    replies = os.fdopen(os.dup(1), "w")
+    for line in os.fdopen(os.dup(0)):
+        job = json.loads(line)
+        files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr")]
+        started = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            _become(job, files)
+        code = _wait(child, job["limit"])
+        seconds = time.monotonic() - started
+        output = "".join(map(_take, files))
+        print(json.dumps(vars(Outcome(code, output, seconds))), file=replies, flush=True)
+    os._exit(0)
+
+
+def _become(job: dict[str, Any], files: list[int]) -> NoReturn:
+    """Turn this child into the command, and end as it does."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for number, handle in enumerate((nothing, *files)):
+        os.dup2(handle, number)
+    os.chdir(job["cwd"])
+    try:
+        _execute(job)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    # What the interpreter does at its end, without the second it takes to free every module.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _execute(job: dict[str, Any]) -> None:
+    if "call" in job:
+        module, _, function = job["call"].partition(":")
+        getattr(__import__(module, fromlist=[function]), function)(*job["arguments"])
+        return
+    import tgdfer
+
+    sys.argv = ["tgdfer", *job["arguments"]]
+    tgdfer.main()
+
+
+def _wait(child: int, limit_seconds: float) -> int:
+    """The exit code; whatever is left of the child's process group is killed."""
+    handle = os.pidfd_open(child)
+    ended = select.select([handle], [], [], limit_seconds)[0]
+    os.close(handle)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status if ended else -signal.SIGKILL
+
+
+def _take(file: int) -> str:
+    with os.fdopen(file, "rb") as stream:
+        stream.seek(0)
+        return stream.read().decode("utf-8", "surrogateescape")
+
+
+if __name__ == "__main__":
+    main()
