@@ -9,7 +9,7 @@ import typer
 
 from cli.progress import progress
 from cli.show import count, show
-from pipeline.resources import check_writable
+from pipeline.resources import check_folder, check_writable
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -33,6 +33,7 @@ def open_records(
     from pipeline.train.grid import check_runs
     from pipeline.train.records import Records
 
+    check_folder(root, "--runs")
     check_runs(runs, store, allow_missing=allow_missing, allow_duplicates=allow_duplicates)
     return Records(root, store, device_kind(device))
 

@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cache.errors import RefusedError, StorageError
@@ -25,34 +26,38 @@ def check_writable(folder: Path, option: str) -> None:
     Raises RefusedError, naming ``option``, if it cannot be a folder, and StorageError if the disk
     is full or read-only.
     """
+    lowest = check_folder(folder, option)
+    with _disk_errors(folder, option), tempfile.TemporaryFile(dir=lowest) as file:
+        file.write(_PROBE)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_folder(folder: Path, option: str) -> Path:
+    """Return ``folder``, or the lowest of those above it that exist; errors as above."""
+    lowest = Path()
+    with _disk_errors(folder, option):
+        for place in (folder, *folder.parents):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                place.lstat()
+                lowest = place
+                break
+    if not lowest.is_dir():
+        raise RefusedError(f"{option} {folder}: {lowest} is not a folder; choose another {option}")
+    return lowest
+
+
+@contextmanager
+def _disk_errors(folder: Path, option: str) -> Iterator[None]:
     try:
         with storage_errors(folder):
-            lowest = _lowest(folder)
-            if not lowest.is_dir():
-                raise RefusedError(
-                    f"{option} {folder}: {lowest} is not a folder; choose another {option}"
-                )
-            with tempfile.TemporaryFile(dir=lowest) as file:
-                file.write(_PROBE)
-                file.flush()
-                os.fsync(file.fileno())
+            yield
     except StorageError:
         raise
     except OSError as error:
         raise RefusedError(
             f"{option} {folder}: {error.strerror}; choose another {option}"
         ) from error
-
-
-def _lowest(folder: Path) -> Path:
-    """``folder`` itself, or the lowest of those above it that exist."""
-    for place in (folder, *folder.parents):
-        try:
-            place.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        return place
-    return Path()
 
 
 def available_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:

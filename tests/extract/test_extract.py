@@ -223,8 +223,8 @@ def test_only_features_that_would_be_the_same_are_reused(
     assert reused("bytes", tuple(changed)) == 16
     changed[20] = replace(changed[20], path=here / "gone.mp4")
     assert reused("gone", tuple(changed)) == 0
-    (tmp_path / "odd/1.jpg").mkdir(parents=True)  # no image, but named like one
-    changed[20] = replace(changed[20], path=tmp_path / "odd")
+    (tmp_path / "no image/1.jpg").mkdir(parents=True)  # no image, but named like one
+    changed[20] = replace(changed[20], path=tmp_path / "no image")
     assert reused("odd", tuple(changed)) == 0
     longer = replace(videos.videos[0], frame_labels=np.zeros(3, np.int8))
     assert reused("truth", (longer, *videos.videos[1:16])) == 0
