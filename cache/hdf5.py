@@ -49,6 +49,8 @@ def export_store(path: StorePath | str, file: Path) -> str:
     Raises RefusedError if the file exists already, or if another process is writing it.
     """
     store = open_store(path)
+    if not file.parent.is_dir():
+        raise RefusedError(f"{file.parent} is not a folder; make it, or choose another name")
     temporary = file.with_name(f".{file.name}.unfinished")
     with storage_errors(file), locked(temporary, wait=False) as mine:
         if not mine:
