@@ -37,8 +37,8 @@ class StrangeFileError(DamagedError):
     def __init__(self, path: "LocalPath", kind: str) -> None:
         self.name, self.kind = path.name, kind
         super().__init__(
-            f"{path} is {kind}, expected a file or a folder of tgdfer's own; remove it, and if it is "
-            "in a store, repair the store or copy it again"
+            f"{path} is {kind}, expected a file or a folder of tgdfer's own; remove it, and if it "
+            "is in a store, repair the store or copy it again"
         )
 
 
