@@ -3,7 +3,6 @@
 Every file of the store is accounted for: either it is as committed, or there is a finding.
 """
 
-import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import numpy as np
 from cache.chunks import rows_name, view_files, zarr_metadata
 from cache.errors import DamagedError
 from cache.files import (
+    is_scratch,
     is_whole_line,
     locked,
     read_records,
@@ -32,6 +32,7 @@ from cache.journal import (
     all_unchanged,
     encode_journal,
     fingerprint_of,
+    journals,
     place_of,
     read_commits,
 )
@@ -286,15 +287,16 @@ class _Check:
         locks = {"locks/plan", *(f"locks/{block}" for block in range(plan.blocks))}
         locks |= {f"locks/decoding.{row}" for row in range(len(plan.videos.ids))}
         walked = dict(_walk(path))
+        journal_names = {journal.name for journal in journals(path)}
         present = walked.keys() - {"manifest.json"}
         for name in sorted(present - self.expected.keys()):
             if walked[name]:
                 self._add("foreign", name, "does not belong to this store; repair leaves it alone")
-            elif re.fullmatch(r"\.tmp/[^/]+", name):
+            elif name.startswith(".tmp/") and is_scratch(name.removeprefix(".tmp/")):
                 self._add("litter", name, "left by a writer that was killed")
             elif self.manifest is None and place_of(name) in places:
                 self._add("litter", name, "no journal names it; it will be rewritten")
-            elif re.fullmatch(r"journal/\w+\.jsonl|provenance\.jsonl", name):
+            elif name == "provenance.jsonl" or name in journal_names:
                 self._check_lines(name, plan)
             elif name not in locks:
                 self._add("foreign", name, "does not belong to this store; repair leaves it alone")

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -115,9 +116,14 @@ def sweep(directory: Place) -> None:
     with storage_errors(directory):
         scratch = _inside(directory)
         for name in scratch.names():
-            # A writer leaves files; a folder is somebody's.
-            if not (scratch / name).is_folder():
+            # Anything else is somebody's.
+            if is_scratch(name) and not (scratch / name).is_folder():
                 (scratch / name).unlink(missing_ok=True)
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a file may have been named by a writer of ours, for itself alone."""
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
 
 
 def append_record(path: Place, record: Mapping[str, Any]) -> None:

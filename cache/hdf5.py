@@ -51,6 +51,8 @@ def export_store(path: StorePath | str, file: Path) -> str:
     store = open_store(path)
     if not file.parent.is_dir():
         raise RefusedError(f"{file.parent} is not a folder; make it, or choose another name")
+    if isinstance(store.path, Path) and file.resolve().is_relative_to(store.path.resolve()):
+        raise RefusedError(f"{file} would be inside the store; choose another folder")
     temporary = file.with_name(f".{file.name}.unfinished")
     with storage_errors(file), locked(temporary, wait=False) as mine:
         if not mine:
@@ -172,6 +174,7 @@ def import_features(
     ``make_plan`` gets (views, frames, dim, sha256 of the source's files) and knows the videos.
     Raises RefusedError, before anything is written, if ids or shapes do not agree, naming them.
     """
+    check_source(source)
     with _videos_of(source) as (ids, read):
         with _reading(source):
             if not ids:
@@ -287,6 +290,15 @@ def _dataset(source: h5py.File, name: str) -> h5py.Dataset:
     return item
 
 
+def check_source(source: Path) -> None:
+    """Raise RefusedError unless there are features at ``source``; looks at none of them."""
+    if source.is_dir():
+        if not _npy_files(source):
+            raise RefusedError(f"{source} holds no features: no .npy files")
+    elif not source.is_file() or not h5py.is_hdf5(source):
+        raise RefusedError(f"{source} is neither an HDF5 file nor a folder of .npy files")
+
+
 @contextmanager
 def _videos_of(source: Path) -> Iterator[tuple[Sequence[str], ReadVideo]]:
     """(ids, function that gives one video, to be read when it is used) of a source."""
@@ -295,8 +307,6 @@ def _videos_of(source: Path) -> Iterator[tuple[Sequence[str], ReadVideo]]:
         # Mapped, so that a header cannot ask for more memory than the file has bytes.
         yield list(files), lambda video: np.load(files[video], mmap_mode="r", allow_pickle=False)
         return
-    if not source.is_file() or not h5py.is_hdf5(source):
-        raise RefusedError(f"{source} is neither an HDF5 file nor a folder of .npy files")
     with _opened(source) as file:
         with _reading(source):
             ids, read = _ids_of(file)

@@ -10,7 +10,7 @@ from typing import Any
 
 from cache.chunks import chunk_bytes, view_files
 from cache.errors import DamagedError
-from cache.files import encode_record, read_records, sha256, sha256_file
+from cache.files import encode_record, is_scratch, read_records, sha256, sha256_file
 from cache.local import LocalPath
 from cache.plan import Plan
 
@@ -74,7 +74,8 @@ def make_record(identity: str, block: int, views: Mapping[int, Files]) -> dict[s
 def journals(root: LocalPath) -> list[LocalPath]:
     """The journals of a store."""
     folder = root / "journal"
-    found = [folder / name for name in folder.names() if re.fullmatch(r"\w+\.jsonl", name)]
+    named = [n for n in folder.names() if n == FINAL or is_scratch(n.removesuffix(".jsonl"))]
+    found = [folder / name for name in named if name.endswith(".jsonl")]
     return [file for file in found if not file.is_folder()]
 
 

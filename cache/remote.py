@@ -148,6 +148,10 @@ class RemotePath:
     def _filesystem(self) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
 
+        for link in self.url.split("::"):
+            file = Path(link.removeprefix("file://"))
+            if file.exists() and not (file.is_file() or file.is_dir()):  # it may have no end
+                raise RefusedError(f"{file} is a device, FIFO or socket; expected an archive")
         with self._failures():
             # A new instance: a cached one may remember what was there before.
             web = {name: _web() for name in ("http", "https") if f"{name}://" in self.url}

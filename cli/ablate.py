@@ -6,6 +6,7 @@ import typer
 
 from cache.errors import RefusedError
 from cli.options import (
+    DEFAULT_CONFIG,
     DEFAULT_OUT,
     DEFAULT_RUNS,
     DEFAULT_STORE,
@@ -23,8 +24,7 @@ from cli.options import (
     WorkersOption,
 )
 from cli.show import count, next_step, show
-from cli.training import leave_if_damaged, open_records, report_damaged, train_pending
-from pipeline.resources import check_writable
+from cli.training import as_asked, leave_if_damaged, open_records, report_damaged, train_pending
 
 
 def ablate(
@@ -36,7 +36,7 @@ def ablate(
         ),
     ] = [],  # noqa: B006  (typer copies it)
     store: StoreOption = DEFAULT_STORE,
-    config: ConfigOption = "paper",
+    config: ConfigOption = DEFAULT_CONFIG,
     settings: SetOption = [],  # noqa: B006  (typer copies it)
     seeds: SeedsOption = 1,
     runs: RunsOption = DEFAULT_RUNS,
@@ -64,6 +64,7 @@ def ablate(
     from pipeline.config import load_method, runs_of
     from pipeline.report.ablation import collect, header_of, write_tables
     from pipeline.report.tables import find_tables, vary
+    from pipeline.report.written import check_reports
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:
@@ -73,7 +74,7 @@ def ablate(
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
     wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
-    check_writable(out, "--out")
+    check_reports(out, "ablation.md", "ablation.csv", "ablation.tex")
     records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(wanted, records, retrain_damaged)
     trained = train_pending(wanted, records, device, workers)
@@ -83,5 +84,5 @@ def ablate(
     finished = len(set(wanted)) - trained - damaged
     print(f"{count(trained, 'run')} trained, {finished} already finished.")
     print("written: " + ", ".join(show(path) for path in paths))
-    next_step("tgdfer", "compare", "--store", store)
+    next_step("tgdfer", "compare", *as_asked(store, runs, config, settings, seeds))
     leave_if_damaged(damaged)

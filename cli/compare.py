@@ -1,6 +1,7 @@
 """tgdfer compare: TG-DFER and methods without a temporal network."""
 
 from cli.options import (
+    DEFAULT_CONFIG,
     DEFAULT_OUT,
     DEFAULT_RUNS,
     DEFAULT_STORE,
@@ -17,13 +18,12 @@ from cli.options import (
     WorkersOption,
 )
 from cli.show import next_step, show
-from cli.training import leave_if_damaged, open_records, report_damaged, train_pending
-from pipeline.resources import check_writable
+from cli.training import as_asked, leave_if_damaged, open_records, report_damaged, train_pending
 
 
 def compare(
     store: StoreOption = DEFAULT_STORE,
-    config: ConfigOption = "paper",
+    config: ConfigOption = DEFAULT_CONFIG,
     settings: SetOption = [],  # noqa: B006  (typer copies it)
     seeds: SeedsOption = 3,
     runs: RunsOption = DEFAULT_RUNS,
@@ -51,10 +51,12 @@ def compare(
     from pipeline.report.ablation import header_of
 
     method = load_method(config, settings)
+    from pipeline.report.written import check_reports
+
     opened = open_store(store)
     folds = [name for name, _, _ in opened.folds]
     wanted = runs_of(method, folds, range(seeds))
-    check_writable(out, "--out")
+    check_reports(out, "comparison.md")
     records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(wanted, records, retrain_damaged)
     train_pending(wanted, records, device, workers)
@@ -78,5 +80,5 @@ def compare(
     path = write_comparison(text, out)
     print(path.read_text(encoding="utf-8"))
     print(f"written: {show(path)}")
-    next_step("tgdfer", "ablate", "table3", "--store", store)
+    next_step("tgdfer", "ablate", "table3", *as_asked(store, runs, config, settings, seeds))
     leave_if_damaged(damaged)

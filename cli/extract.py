@@ -418,7 +418,7 @@ def _leave(summary: "Summary", options: list[str]) -> None:
 def _note_failures(summary: "Summary") -> None:
     """List the videos without features in a file beside the store, or remove the last such list."""
     store = summary.store if summary.store.name else summary.store.absolute()  # for "."
-    path = store.with_suffix(".failed.txt")
+    path = store.with_name(f"{store.name}.failed.txt")
     lines = [f"{show(name)}\t{show(reason)}\n" for name, reason in summary.failures.items()]
     try:
         if lines or summary.digest:

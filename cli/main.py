@@ -19,6 +19,7 @@ from cli.runs import runs_app
 from cli.show import ClosedOutputError, escape_output, show
 from cli.store import store_app
 from cli.train import train
+from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, explain_interrupt
 from pipeline.workers import ProcessDeathError
 
@@ -79,7 +80,7 @@ def run() -> None:
     except RefusedError as error:
         _fail(str(error), REFUSED)
     except StorageError as error:
-        _fail(str(error), STORAGE_FAILED)
+        _fail(error.strerror or str(error), STORAGE_FAILED)
     except ProcessDeathError as error:
         _fail(str(error), DIED)
     except OSError as error:
@@ -87,6 +88,10 @@ def run() -> None:
             raise
         of_the_path = error.errno in _OF_THE_PATH
         _fail(f"{error.filename}: {error.strerror}", REFUSED if of_the_path else STORAGE_FAILED)
+    except RuntimeError as error:
+        if "torch" not in sys.modules or not is_out_of_memory(error):
+            raise
+        _fail("the GPU's memory is too small; use smaller batches, or --device cpu", DIED)
     except StoppedError as error:
         raise SystemExit(128 + error.signal) from None
     except ClosedOutputError as error:

@@ -13,6 +13,7 @@ from cache.remote import StorePath, store_path
 DATASETS = ("faces", "dfew")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEFAULT_CONFIG = "paper"
 DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
     Path("data/faces-mini.zarr"),
     Path("runs"),

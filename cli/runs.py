@@ -75,7 +75,7 @@ def show_(
     \b
     tgdfer runs show 3f2a
     """
-    record = _find(root, run)
+    record = _find(root, run).with_network()
     versions = record.metadata.get("versions", {})
     about = {f"version of {name}": value for name, value in versions.items()}
     if not record.folder.is_symlink():
@@ -127,24 +127,24 @@ def prune(
         )
     chosen = [
         (record, why)
-        for record in read_records(root)
+        for record in (r.with_network() if damaged else r for r in read_records(root))
         if (why := [kind for kind in _kinds(record) if kinds[kind]])
     ]
     for record, why in chosen:
         print(f"{show(record.folder)}: {', '.join(why)}")
-    print(f"{len(chosen)} runs to remove")
+    print(f"{count(len(chosen), 'run')} to remove")
     if dry_run or not chosen:
         return
     if not yes and not _confirmed(len(chosen)):
         raise RefusedError("nothing was removed; use --yes to remove without being asked")
     left = [record.folder for record, _ in chosen if not remove_record(record)]
-    print(f"{len(chosen) - len(left)} runs removed")
+    print(f"{count(len(chosen) - len(left), 'run')} removed")
     for folder in left:
         print(f"{show(folder)}: left alone, since it is in training, a link, or holds other files")
 
 
-def _confirmed(count: int) -> bool:
-    return sys.stdin.isatty() and typer.confirm(f"Remove {count} runs?")
+def _confirmed(runs: int) -> bool:
+    return sys.stdin.isatty() and typer.confirm(f"Remove {count(runs, 'run')}?")
 
 
 def _kinds(record: "Record") -> list[str]:

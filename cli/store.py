@@ -225,7 +225,7 @@ def import_(
     tgdfer store import faces.h5 data/faces-mini.zarr
     tgdfer store import features/ data/dfew.zarr --dataset dfew --encoder ViT-B-32-quickgelu
     """
-    from cache.hdf5 import import_store, is_export
+    from cache.hdf5 import check_source, import_store, is_export
 
     path = local_path(store)
     if is_export(source):
@@ -236,6 +236,7 @@ def import_(
         from pipeline.encoders.clip import Encoder
         from pipeline.extract.imported import import_videos
 
+        check_source(source)
         files = find_files(encoder, pretrained)
         videos = read_list(dataset, root, annotation, files=files)
         digest = import_videos(source, path, videos, Encoder(files, "cpu", "fp32"))

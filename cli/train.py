@@ -10,6 +10,7 @@ import typer
 
 from cli.extract import open_source
 from cli.options import (
+    DEFAULT_CONFIG,
     DEFAULT_RUNS,
     DEFAULT_STORE,
     AnnotationOption,
@@ -35,6 +36,7 @@ from cli.options import (
 from cli.profile import check_trace, show_profile
 from cli.show import columns, count, next_step, show
 from cli.training import (
+    as_asked,
     leave_if_damaged,
     open_records,
     report_damaged,
@@ -59,7 +61,7 @@ OF_VIDEOS = ("dataset", "root", "annotation", "encoder", "pretrained", "precisio
 def train(
     context: typer.Context,
     store: StoreOption = DEFAULT_STORE,
-    config: ConfigOption = "paper",
+    config: ConfigOption = DEFAULT_CONFIG,
     settings: SetOption = [],  # noqa: B006  (typer copies it)
     fold: Annotated[
         str, typer.Option("--fold", metavar="NAME", help="A fold of the store, or all.")
@@ -136,8 +138,9 @@ def train(
         trained = train_pending_live(wanted, data, records)
     _print(wanted, records, trained, damaged)
     if cached:
-        next_step("tgdfer", "ablate", "table3", "--store", store)
-        next_step("tgdfer", "compare", "--store", store)
+        asked = as_asked(store, runs, config, settings, seeds)
+        next_step("tgdfer", "ablate", "table3", *asked)
+        next_step("tgdfer", "compare", *asked)
     leave_if_damaged(damaged)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cli.options import DEFAULT_CONFIG, DEFAULT_RUNS
 from cli.progress import progress
 from cli.show import count, show
 from pipeline.resources import check_folder, check_writable
@@ -33,7 +34,8 @@ def open_records(
     from pipeline.train.grid import check_runs
     from pipeline.train.records import Records
 
-    check_folder(root, "--runs")
+    for place in (root, root / ".tmp", root / ".locks"):
+        check_folder(place, "--runs")
     check_runs(runs, store, allow_missing=allow_missing, allow_duplicates=allow_duplicates)
     return Records(root, store, device_kind(device))
 
@@ -103,6 +105,20 @@ def report_damaged(runs: Sequence["Run"], records: "Records", retrain: bool) -> 
         remedy = "remove them yourself" if retrain else "train again with --retrain-damaged"
         print(f"{count(len(damaged), 'damaged run')} left as found; {remedy}", file=sys.stderr)
     return len(damaged)
+
+
+def as_asked(
+    store: object, runs: Path, config: str, settings: Sequence[str], seeds: int
+) -> list[object]:
+    """The options with which another command counts the same runs."""
+    options: list[object] = ["--store", store]
+    if runs != DEFAULT_RUNS:
+        options += ["--runs", runs]
+    if config != DEFAULT_CONFIG:
+        options += ["--config", config]
+    for setting in settings:
+        options += ["--set", setting]
+    return [*options, "--seeds", seeds] if seeds > 1 else options
 
 
 def leave_if_damaged(damaged: int) -> None:

@@ -51,7 +51,11 @@ def check_folder(folder: Path, option: str) -> Path:
 def _disk_errors(folder: Path, option: str) -> Iterator[None]:
     try:
         with storage_errors(folder):
-            yield
+            try:
+                yield
+            except OSError as error:
+                error.filename = str(folder)  # not that of the probe
+                raise
     except StorageError:
         raise
     except OSError as error:

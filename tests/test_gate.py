@@ -20,10 +20,12 @@ FORBIDDEN_MODULES = {
         "runpy",
     ),
 }
-FORBIDDEN_CALLS = {
-    *("eval", "exec", "compile", "__import__", "input"),
-    *("os.system", "os.popen", "yaml.load", "torch.jit.load", "torch.hub.load"),
-    *("pandas.read_pickle", "shutil.unpack_archive"),
+# Called, or given another name.
+FORBIDDEN = {
+    *("eval", "exec", "compile", "__import__", "input", "importlib.import_module"),
+    *("os.system", "os.popen", "asyncio.create_subprocess_shell"),
+    *("yaml.load", "yaml.unsafe_load", "yaml.full_load", "torch.jit.load", "torch.hub.load"),
+    *("torch.serialization.load", "pandas.read_pickle", "pandas.eval", "shutil.unpack_archive"),
 }
 FORBIDDEN_METHODS = {"extractall"}
 # Call -> the keyword and the value that it must have.
@@ -47,6 +49,12 @@ def findings(source: str) -> Iterator[str]:
             for _, full in _imported(node):
                 if full.partition(".")[0] in FORBIDDEN_MODULES:
                     yield f"{node.lineno}: imports {full}"
+        if isinstance(node, ast.Name | ast.Attribute):
+            name = _full_name(node, names).removeprefix("builtins.")
+            if name in FORBIDDEN:
+                yield f"{node.lineno}: uses {name}"
+        if isinstance(node, ast.Dict) and "shell" in map(_constant, filter(None, node.keys)):
+            yield f"{node.lineno}: may start a shell"
         if isinstance(node, ast.Call):
             yield from (f"{node.lineno}: {what}" for what in _faults(node, names))
 
@@ -54,8 +62,6 @@ def findings(source: str) -> Iterator[str]:
 def _faults(call: ast.Call, names: dict[str, str]) -> Iterator[str]:
     name = _full_name(call.func, names)
     given = {word.arg: word.value for word in call.keywords}
-    if name in FORBIDDEN_CALLS:
-        yield f"calls {name}"
     if isinstance(call.func, ast.Attribute) and call.func.attr in FORBIDDEN_METHODS:
         yield f"calls {call.func.attr}"
     if "shell" in given and _constant(given["shell"]) is not False:
@@ -64,6 +70,8 @@ def _faults(call: ast.Call, names: dict[str, str]) -> Iterator[str]:
         keyword, value = REQUIRED[name]
         if keyword not in given or _constant(given[keyword]) is not value:
             yield f"calls {name} without {keyword}={value}"
+    elif "allow_pickle" in given and _constant(given["allow_pickle"]) is not False:
+        yield "allows pickles"
 
 
 def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
@@ -114,6 +122,13 @@ def test_no_source_executes_data_or_starts_a_shell() -> None:
         "import numpy as np; np.load(path, allow_pickle=True)",
         "import zipfile; zipfile.ZipFile(path).extractall()",
         "import tarfile",
+        "import builtins; builtins.eval(text)",
+        "run = eval",
+        "import yaml; yaml.unsafe_load(text)",
+        "import asyncio; asyncio.create_subprocess_shell(text)",
+        "import subprocess; subprocess.run('ls', **{'shell': True})",
+        "import importlib; importlib.import_module(name)",
+        "import numpy as np; np.lib.format.read_array(file, allow_pickle=True)",
     ],
 )
 def test_gate_finds_what_is_forbidden(planted: str) -> None:

@@ -343,7 +343,12 @@ def _find_videos(root: Path, source: str, labels: Iterable[str]) -> tuple[str, d
         there = [name for name in known if (root / name).is_dir()]
         raise RefusedError(
             f"{root}: no frames or videos for source {source!r}; looked for {', '.join(wanted)}; "
-            + (f"there is {', '.join(there)}: name it with --source" if there else "unpack Clip")
+            + (
+                f"{', '.join(there)} holds interpolated frames, which are other data; unpack "
+                "Clip/original or Clip/clip_224x224"
+                if there
+                else "unpack Clip"
+            )
         )
     name = present[0]
     folder = root / name
@@ -405,6 +410,7 @@ def _read_truth(lists: Path, labels: Mapping[str, int]) -> _Truth:
     path = lists / "truth.json"
     if not os.path.lexists(path):
         return _Truth()
+    _refuse_outside(lists, path)
     text = read_text(path, "ground truth in JSON", TRUTH_BYTES_MAX)
     try:
         truth = _Truth.model_validate_json(text)
@@ -425,6 +431,7 @@ def _read_frame_truth(
     path = lists / "frames.csv"
     if not os.path.lexists(path):
         return {}
+    _refuse_outside(lists, path)
     rows: dict[str, list[tuple[int, float]]] = {}
     lines = StringIO(read_text(path, f"rows of {FRAMES_HEADER}", TRUTH_BYTES_MAX), None)
     if next(lines, "").strip() != FRAMES_HEADER:

@@ -109,7 +109,9 @@ def choose_precision(precision: Precision, device: str) -> str:
     if precision != "auto":
         return precision
     if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+        with torch.cuda.device(device):
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if native else "fp16"
     capabilities = torch.cpu.get_capabilities()
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
 
@@ -170,7 +172,7 @@ class Encoder:
 
         self.files = files
         self.device = torch.device(choose_device(device))
-        self.precision = choose_precision(precision, self.device.type)
+        self.precision = choose_precision(precision, str(self.device))
         model = _load_model(files)
         self.text_weights = _text_weights(model)
         self.text_config = canonical_json(

@@ -76,7 +76,7 @@ class TransformerLayer(nn.Module):
         norm: Literal["pre", "post"] = "pre",
     ) -> None:
         super().__init__()
-        hidden = round(size * mlp_ratio)
+        hidden = max(1, round(size * mlp_ratio))
         self.heads, self.norm = heads, norm
         self.norm_attention = LayerNorm(generators, size)
         self.qkv = Linear(generators, size, 3 * size)

@@ -1,16 +1,24 @@
 """Finished tables -> files in a folder, each complete or absent."""
 
 import errno
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from cache.errors import StorageError
-from cache.files import make_directories, write_files
+from cache.errors import RefusedError, StorageError
+from cache.files import make_directories, sweep, write_files
+from pipeline.resources import check_writable
 
-_SCRATCH = re.compile(r"[0-9a-f]{32}")  # as write_files names what is not complete
 _NEIGHBOURS = 8
+
+
+def check_reports(out: Path, *names: str) -> None:
+    """Refuse a folder to which these files cannot be written; errors as in ``check_writable``."""
+    for place in (out, out / ".tmp"):
+        check_writable(place, "--out")
+    for name in names:
+        if (out / name).is_dir():
+            raise RefusedError(f"--out {out}: {name} is a folder there; choose another --out")
 
 
 def write_reports(contents: Mapping[str, str], out: Path) -> list[Path]:
@@ -30,8 +38,6 @@ def write_reports(contents: Mapping[str, str], out: Path) -> list[Path]:
             if error.errno != errno.ENOENT or attempt + 1 == _NEIGHBOURS:
                 raise
     with suppress(OSError):
-        for litter in scratch.iterdir():
-            if _SCRATCH.fullmatch(litter.name):
-                litter.unlink(missing_ok=True)
+        sweep(scratch)
         scratch.rmdir()
     return list(files)

@@ -39,6 +39,7 @@ STACK_ON_CPU = 5  # runs in a stack: one method's five folds
 KEEP_SECONDS = 60.0  # between saves of an unfinished stack's state
 POLL_SECONDS = 1.0  # between looks at the runs that other processes are training
 GIB = 2**30
+SHORT_CONTEXT = 8  # learnable tokens that leave room for every text of ours
 
 # glibc returns large blocks to the system after each use and gets them back page by page. Keeping
 # them made a training step on the CPU 1.7 times faster.
@@ -80,6 +81,7 @@ def check_runs(
             )
         _check_views(run, store)
     _check_rows(runs, store)
+    _check_prompts(runs, store)
     if not allow_duplicates:
         refuse_leaks(store, {run.fold for run in runs})
 
@@ -98,6 +100,27 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
             raise RefusedError(
                 f"label.top_k={label.top_k} is more than the {store.frames} frames of a video"
             )
+
+
+def _check_prompts(runs: Sequence[Run], store: Store) -> None:
+    """Refuse contexts so long that a class's text no longer fits the text tower."""
+    asked = {(run.method.prompts, run.method.label.visual_prompt) for run in runs}
+    if all(prompts.context_length <= SHORT_CONTEXT for prompts, _ in asked):
+        return
+    from pipeline.model.text_tower import load_text_tower
+
+    tower = load_text_tower(store.text_weights, store.text_config)
+    for prompts, visual in asked:
+        fine = (prompts.fine_text, prompts.fine_learnable, int(visual == "prepend"))
+        coarse = (prompts.coarse_text, prompts.coarse_learnable, 0)
+        for kind, learnable, more in (fine, coarse):
+            texts = class_texts(store.classes).of(kind)
+            room = tower.context_length - more - max(len(tower.tokenize(text)) for text in texts)
+            if learnable and prompts.context_length > room:
+                raise RefusedError(
+                    f"prompts.context_length={prompts.context_length} does not fit the text tower "
+                    f"beside the longest text; choose at most {room}, or shorter texts"
+                )
 
 
 def check_memory(store: Store, processes: int) -> None:

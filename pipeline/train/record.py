@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -42,6 +42,7 @@ FILES = (
     *FINISHED,
 )
 DIGITS = 16  # of a folder's name
+FOLDERS = "[0-9a-f]" * DIGITS  # as a pattern
 # What reading refuses, so that a file without end does not fill the memory.
 JSON_BYTES_MAX, TABLE_BYTES_MAX, NETWORK_BYTES_MAX = 1 << 24, 1 << 30, 1 << 34
 
@@ -157,6 +158,15 @@ class Record:
         if self.result is None:
             raise RefusedError(self.damage or f"{self.folder} is unfinished: it has no {name}")
         return _read(self.folder, name, self.result["sha256"])
+
+    def with_network(self) -> "Record":
+        """The record, damaged also if its network is; reads all of it."""
+        try:
+            for name in self.result["sha256"] if self.result else ():
+                self.read(name)
+        except DamagedError as error:
+            return replace(self, broken=str(error))
+        return self
 
     def _array(self, name: str) -> NDArray[np.float32]:
         _, tested, _ = self._verified

@@ -35,8 +35,8 @@ from pipeline.config import Run
 from pipeline.evaluate.influence import influence
 from pipeline.train.code import code_files
 from pipeline.train.record import (
-    DIGITS,
     FILES,
+    FOLDERS,
     Record,
     identity_of,
     name_of,
@@ -86,11 +86,12 @@ class Records:
             unique.setdefault(self.folder(run), run)
         return [run for folder, run in unique.items() if _is_pending(folder)]
 
-    def damaged(self, runs: Sequence[Run]) -> list[Record]:
-        """The damaged records of ``runs``, without duplicates; reads every file but networks."""
+    def damaged(self, runs: Sequence[Run], networks: bool = False) -> list[Record]:
+        """The damaged records of ``runs``, without duplicates; ``networks`` are read if asked."""
         folders = dict.fromkeys(map(self.folder, runs))
-        records = (read_record(folder, self.store) for folder in folders)
-        return [record for record in records if record is not None and record.damage]
+        found = filter(None, (read_record(folder, self.store) for folder in folders))
+        records = (record.with_network() if networks else record for record in found)
+        return [record for record in records if record.damage]
 
     def settle_damaged(
         self, runs: Sequence[Run], retrain: bool
@@ -99,7 +100,7 @@ class Records:
 
         With ``retrain`` they are removed, which makes their runs pending, as far as that is safe.
         """
-        found = self.damaged(runs)
+        found = self.damaged(runs, networks=retrain)
         if retrain:
             for record in found:
                 remove_record(record)
@@ -130,13 +131,15 @@ class Records:
         with suppress(OSError):
             if (self.root / ".tmp").is_dir():
                 sweep(self.root / ".tmp")
-            for lock in (self.root / ".locks").glob("*"):
+            for lock in (self.root / ".locks").glob(FOLDERS):
                 with locked(lock, wait=False) as got:
                     if got:
                         lock.unlink(missing_ok=True)
-            for state in self.root.glob(f"{'?' * DIGITS}/resume.safetensors"):
-                if (state.parent / "result.json").is_file():
-                    remove_file(state)
+            for folder in self.root.glob(FOLDERS):
+                if os.path.lexists(folder / "resume.safetensors"):
+                    record = read_record(folder)
+                    if record is not None and record.status in ("done", "diverged"):
+                        remove_file(folder / "resume.safetensors")
 
     def epochs_done(self, run: Run) -> int:
         """Number of epochs of an unfinished run that are done and saved; looks at no tensor."""

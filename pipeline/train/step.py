@@ -73,7 +73,7 @@ class ReplayedStep:
     def _capture(self, step: Step, inputs: Sequence[Tensor]) -> None:
         self._inputs = [tensor.clone() for tensor in inputs]
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=self._stream):
             self._loss_R = step(Batch(*self._inputs[:3]), self._inputs[3], None)
         self._graph = graph
 

@@ -95,7 +95,7 @@ def read_frames(path: Path, choose: Choose, take: Take) -> Found:
 
 
 def source_sha256(path: Path) -> str:
-    """sha256 of a video file, or of the names and bytes of a folder's images, as in ``Found``.
+    """sha256 of a video file, or of the bytes of a folder's images in their order, as in ``Found``.
 
     Raises OSError or BadVideoError if it cannot be read.
     """
@@ -144,7 +144,7 @@ def _read_image(path: Path, digest: "hashlib._Hash") -> bytes:
         if size > MAX_IMAGE_BYTES:
             raise BadVideoError(f"{size} bytes, at most {MAX_IMAGE_BYTES}")
         data = path.read_bytes()
-    digest.update(os.fsencode(path.name) + b"\0" + hashlib.sha256(data).digest())
+    digest.update(hashlib.sha256(data).digest())
     return data
 
 

@@ -79,7 +79,15 @@ def decode_image(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
                 _check_png(data)
             image.load()
             rgb, flags = _to_rgb(image)
+            flags += _unseen(data, image)
         return rgb, flags + several
+
+
+def _unseen(data: bytes, image: Image.Image) -> tuple[str, ...]:
+    """Flags for what Pillow converts without telling, in a mode that is RGB already."""
+    deep = image.format == "PNG" and data[24] == 16 and not image.mode.startswith("I")
+    keyed = image.mode == "RGB" and "transparency" in image.info
+    return ("converted from 16 bits",) * deep + ("a transparent colour is shown",) * keyed
 
 
 def _open(data: bytes) -> Image.Image:

@@ -74,10 +74,10 @@ def test_light_finds_sizes_and_deep_finds_content(copy: Path) -> None:
 def test_what_does_not_belong_to_the_store_is_named(copy: Path) -> None:
     (copy / "features" / "Thumbs.db").write_bytes(b"x")
     (copy / "notes").mkdir()
-    (copy / ".tmp" / "abc").write_bytes(b"litter")
+    (copy / ".tmp" / "0123456789abcdef0123456789abcdef").write_bytes(b"litter")
     (copy / "locks" / "0").write_bytes(b"x")
     assert kinds(verify(copy)) == [
-        ("litter", ".tmp/abc"),
+        ("litter", ".tmp/0123456789abcdef0123456789abcdef"),
         ("foreign", "features/Thumbs.db"),
         ("litter", "locks/0"),
         ("foreign", "notes"),
@@ -162,7 +162,7 @@ def test_damage_without_features_is_repaired_without_extraction(tmp_path: Path) 
     flip(store.path / "manifest.json")
     (store.path / "journal/final.jsonl").write_bytes(b"")
     flip(store.path / "features/zarr.json")
-    (store.path / ".tmp/litter").write_bytes(b"x")
+    (store.path / ".tmp/0123456789abcdef0123456789abcdef").write_bytes(b"x")
     # Without manifest and journal nothing is known to be committed: extraction does it all.
     assert plan_repair(store.path).extraction
     for name, data in before.items():

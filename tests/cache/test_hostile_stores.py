@@ -59,7 +59,7 @@ FILES = (
     "provenance.jsonl",
     "locks/plan",
     "locks/0",
-    ".tmp/scrap",
+    ".tmp/0123456789abcdef0123456789abcdef",
 )
 
 
@@ -142,7 +142,7 @@ def test_what_a_link_in_a_store_points_to_is_never_changed(
 @pytest.mark.parametrize("name", FOLDERS)
 def test_link_in_place_of_a_folder_is_refused(copy: Path, tmp_path: Path, name: str) -> None:
     replace_by_link(copy, name, tmp_path / "victim")
-    with pytest.raises(StrangeFileError, match=f"{name} is a symbolic link, and a store holds"):
+    with pytest.raises(StrangeFileError, match=f"{name} is a symbolic link, expected a file"):
         verify(copy)
     for write in (resume, repair):
         with pytest.raises(StrangeFileError, match=f"{name} is a symbolic link"):
@@ -229,7 +229,7 @@ def test_scratch_and_locks_of_runs_are_not_followed_either(tmp_path: Path) -> No
 def test_sweeping_leaves_folders_alone(tmp_path: Path) -> None:
     (tmp_path / ".tmp/somebodys").mkdir(parents=True)
     (tmp_path / ".tmp/somebodys/mine").write_text("mine")
-    (tmp_path / ".tmp/litter").write_text("x")
+    (tmp_path / ".tmp/0123456789abcdef0123456789abcdef").write_text("x")
     sweep(tmp_path / ".tmp")
     assert contents(tmp_path) == {
         ".tmp": "folder",

@@ -93,7 +93,7 @@ def test_files_beside_a_finished_store_are_never_written_again(tmp_path: Path) -
     (store.path / "manifest.json").write_bytes(canonical_json(manifest) + b"\n")
     before = store_bytes(store.path)
     create_store(store.path, make_plan(), fixed_files())
-    (store.path / ".tmp/litter").write_bytes(b"of a killed writer")
+    (store.path / ".tmp/0123456789abcdef0123456789abcdef").write_bytes(b"of a killed writer")
     plan_repair(store.path).begin()
     assert store_bytes(store.path) == before
 
@@ -126,7 +126,9 @@ def test_interrupted_and_resumed_store_is_byte_identical(tmp_path: Path) -> None
     whole = make_store(tmp_path / "whole", failed=(3,))
     writer = create_store(tmp_path / "cut", make_plan(), fixed_files())
     fill(writer, failed=(3,), only=1)
-    (tmp_path / "cut" / ".tmp" / "litter").write_bytes(b"of a killed writer")
+    (tmp_path / "cut" / ".tmp" / "0123456789abcdef0123456789abcdef").write_bytes(
+        b"of a killed writer"
+    )
     again = create_store(tmp_path / "cut", make_plan(), fixed_files())
     assert [unit.block for unit in again.todo()] == [1, 2]
     fill(again, failed=(3,))

@@ -60,8 +60,10 @@ class StoreMachine(RuleBasedStateMachine):
         for unit in writer.todo()[:1]:
             name = f"features/c.{unit.block}.{unit.views[0]}.0.0"
             (self.path / name).write_bytes(scraps)
-        (self.path / ".tmp" / "scrap").write_bytes(scraps)
-        with (self.path / "journal" / "killed.jsonl").open("ab") as journal:
+        (self.path / ".tmp" / "0123456789abcdef0123456789abcdef").write_bytes(scraps)
+        with (self.path / "journal" / "fedcba9876543210fedcba9876543210.jsonl").open(
+            "ab"
+        ) as journal:
             journal.write(scraps.replace(b"\n", b""))
 
     @precondition(lambda self: not self.finished)

@@ -1,5 +1,6 @@
 """What is refused before anything is rendered, decoded, encoded or trained; what a kill left."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -159,3 +160,24 @@ def test_killed_export_is_overwritten_and_a_running_one_refuses_another(place: P
         )
     assert tgdfer("store", "export", "s.zarr", "e.h5", cwd=place).returncode == 0
     assert sorted(path.name for path in place.glob("*e.h5*")) == ["e.h5"]
+
+
+def test_features_to_import_are_looked_at_before_faces_are_rendered(place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    for source in ("nofile.h5", "pipe"):
+        said = refused(place, "store", "import", source, "new.zarr")
+        assert f"{source} is neither an HDF5 file nor a folder of .npy files" in said
+
+
+def test_an_archive_that_is_a_device_is_not_waited_for(place: Path) -> None:
+    said = refused(place, "store", "verify", "zip://x::/dev/zero")
+    assert "/dev/zero is a device, FIFO or socket" in said
+
+
+def test_scratch_folders_and_outputs_that_are_something_else_are_refused(place: Path) -> None:
+    (place / "odd").mkdir()
+    (place / "odd/.tmp").write_text("x")
+    assert "odd/.tmp is not a folder" in refused(place, "train", *OF_STORE, "--runs", "odd")
+    (place / "out/comparison.md").mkdir(parents=True)
+    said = refused(place, "compare", *OF_STORE, "--out", "out")
+    assert "comparison.md is a folder there" in said

@@ -181,10 +181,10 @@ def test_unreadable_video_is_named_and_the_others_are_kept(tmp_path: Path) -> No
     options = ["--root", "DFEW", "--encoder", "mini", "--views", 1]
     done = tgdfer("extract", "--dataset", "dfew", *options, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
-    listed = (tmp_path / "data/dfew-mini.failed.txt").read_text().splitlines()
+    listed = (tmp_path / "data/dfew-mini.zarr.failed.txt").read_text().splitlines()
     assert len(listed) == 1
     assert listed[0].startswith(video.stem)
-    assert done.stdout.rstrip().endswith("data/dfew-mini.failed.txt")
+    assert done.stdout.rstrip().endswith("data/dfew-mini.zarr.failed.txt")
     assert list(open_store(tmp_path / "data/dfew-mini.zarr").missing) == [video.stem]
     refused = tgdfer("train", "--store", "data/dfew-mini.zarr", *SMALL, cwd=tmp_path)
     assert refused.returncode == 2

@@ -172,11 +172,11 @@ def test_mended_video_is_taken_in_by_repair(store: Path, place: Path, tgdfer: Tg
     assert tgdfer("extract", *options, "--store", "bad.zarr")[0] == 3
     code, out, _ = tgdfer("store", "repair", "bad.zarr", "--root", "bad")
     assert (code, "1 without features" in out) == (3, True)
-    assert (place / "bad.failed.txt").read_text().startswith(video.stem)
+    assert (place / "bad.zarr.failed.txt").read_text().startswith(video.stem)
     video.write_bytes(good)
     assert tgdfer("store", "repair", "bad.zarr", "--root", "bad")[0] == 0
     assert not open_store(place / "bad.zarr").missing
-    assert not (place / "bad.failed.txt").exists()
+    assert not (place / "bad.zarr.failed.txt").exists()
 
 
 def test_help_shows_every_command_with_an_example(tgdfer: Tgdfer) -> None:

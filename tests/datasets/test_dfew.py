@@ -167,7 +167,7 @@ def test_frame_folders_are_preferred_and_a_source_can_be_named(tmp_path: Path) -
 def test_interpolated_frames_are_never_chosen_unasked(tmp_path: Path) -> None:
     write_lists(tmp_path)
     write_frames(tmp_path, "Clip/clip_224x224_16f")
-    with pytest.raises(RefusedError, match=r"there is Clip/clip_224x224_16f: name it with"):
+    with pytest.raises(RefusedError, match=r"Clip/clip_224x224_16f holds interpolated frames"):
         read_dfew(tmp_path)
 
 

@@ -29,6 +29,6 @@ def test_bad_png_is_left_out_and_the_others_are_committed(tmp_path: Path) -> Non
     store = open_store(tmp_path / "s.zarr")
     reason = store.missing["00002"]
     assert reason.startswith("1.png: ValueError: Decompressed data too large")
-    assert (tmp_path / "s.failed.txt").read_text() == f"00002\t{reason}\n"
+    assert (tmp_path / "s.zarr.failed.txt").read_text() == f"00002\t{reason}\n"
     finite = np.isfinite(store.load_features()).all(axis=(1, 2, 3))
     assert finite.tolist() == [True, False, True]

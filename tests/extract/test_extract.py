@@ -391,20 +391,20 @@ def test_command_exits_3_and_lists_what_failed_last(
     result = CliRunner().invoke(app, [*options, "--store", str(store)])
     assert result.exit_code == 3, result.output
     assert "2 without features" in result.stdout
-    assert result.stdout.splitlines()[-1].endswith(str(tmp_path / "s.failed.txt"))
-    listed_failures = (tmp_path / "s.failed.txt").read_text().splitlines()
+    assert result.stdout.splitlines()[-1].endswith(str(tmp_path / "s.zarr.failed.txt"))
+    listed_failures = (tmp_path / "s.zarr.failed.txt").read_text().splitlines()
     assert listed_failures[0] == "empty\t0 bytes"
     assert listed_failures[1].startswith("[/b]\tFileNotFoundError")
     # The list replaces a link of its name, and stops nothing if it cannot be written.
     (tmp_path / "victim").write_text("mine")
-    (tmp_path / "s.failed.txt").unlink()
-    (tmp_path / "s.failed.txt").symlink_to(tmp_path / "victim")
+    (tmp_path / "s.zarr.failed.txt").unlink()
+    (tmp_path / "s.zarr.failed.txt").symlink_to(tmp_path / "victim")
     again = CliRunner().invoke(app, [*options, "--store", str(store)])
     assert again.exit_code == 3
-    assert (tmp_path / "s.failed.txt").read_text().splitlines() == listed_failures
+    assert (tmp_path / "s.zarr.failed.txt").read_text().splitlines() == listed_failures
     assert (tmp_path / "victim").read_text() == "mine"
-    (tmp_path / "s.failed.txt").unlink()
-    (tmp_path / "s.failed.txt").mkdir()
+    (tmp_path / "s.zarr.failed.txt").unlink()
+    (tmp_path / "s.zarr.failed.txt").mkdir()
     again = CliRunner().invoke(app, [*options, "--store", str(store)])
     assert again.exit_code == 3
-    assert "s.failed.txt, cannot be written or removed (" in again.output
+    assert "s.zarr.failed.txt, cannot be written or removed (" in again.output

@@ -121,7 +121,7 @@ def assert_harmless(output: str) -> None:
 
 def _outcome(here: Path, video: str) -> tuple[str, str]:
     """What became of a video: its row in the store, or its line in the list of failures."""
-    for line in (here / "s.failed.txt").read_text().splitlines():
+    for line in (here / "s.zarr.failed.txt").read_text().splitlines():
         if line.startswith(f"{video}\t"):
             return "left out", line.partition("\t")[2]
     for rows in (here / "s.zarr/rows").glob("*.0"):

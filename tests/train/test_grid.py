@@ -275,6 +275,8 @@ def test_what_a_store_cannot_train_is_refused_before_training(store: Store, tmp_
         check_runs(runs("temporal.window=5", "temporal.stride=2"), store)
     with pytest.raises(RefusedError, match=r"head_size=3 does not divide 16"):
         check_runs(runs("temporal.head_size=3"), store)
+    with pytest.raises(RefusedError, match=r"context_length=64 .* choose at most \d+"):
+        check_runs(runs("prompts.context_length=64", "prompts.fine_text=descriptors"), store)
     broken = random_store(tmp_path / "m.zarr", videos=20, missing=(3, 4))
     with pytest.raises(RefusedError, match=r"2 of 20 videos .*00003: 0 bytes.*--allow-missing"):
         check_runs(runs(), broken)
@@ -306,7 +308,7 @@ def test_what_killed_processes_left_is_swept_but_nothing_of_a_running_one(
 ) -> None:
     records, (one, two) = Records(tmp_path, store), runs()
     train_runs([two], records, "cpu", workers=0)
-    (tmp_path / ".tmp" / "0123").write_bytes(b"cut sho")
+    (tmp_path / ".tmp" / "0123456789abcdef0123456789abcdef").write_bytes(b"cut sho")
     (records.folder(two) / "resume.safetensors").write_bytes(b"older")
     records.folder(one).mkdir()
     (records.folder(one) / "resume.safetensors").write_bytes(b"state")

@@ -278,3 +278,31 @@ def test_removing_a_record_that_another_process_trains_does_nothing(records: Rec
         assert not remove_record(record)
     assert sha256((folder / "run.json").read_bytes())
     assert records.find(RUN) is not None
+
+
+def test_damaged_network_is_found_when_it_is_looked_for(records: Records) -> None:
+    folder = finish(records)
+    cut(folder, "checkpoint.safetensors")
+    assert records.damaged([RUN]) == []  # tables do not read networks
+    (found,) = records.damaged([RUN], networks=True)
+    assert "checkpoint.safetensors is damaged" in found.damage
+    assert records.settle_damaged([RUN], retrain=True)[1] == []
+    assert records.pending([RUN]) == [RUN]
+
+
+def test_sweeping_removes_what_a_kill_left_and_nothing_that_is_not_ours(
+    records: Records, tmp_path: Path
+) -> None:
+    folder, other = finish(records), tmp_path / "other"
+    kept = [records.root / ".tmp/draft.tex", records.root / ".locks/mine"]
+    for place in (other, records.root / "my-own-folder-16", records.root / "0123456789abcdef"):
+        kept += [place / "resume.safetensors", place / "result.json"]
+    (records.root / "fedcba9876543210").symlink_to(other)
+    litter = [records.root / ".tmp" / ("a1" * 16), records.root / ".locks" / folder.name]
+    litter += [folder / "resume.safetensors"]
+    for path in (*kept, *litter):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    records.sweep()
+    assert [path for path in litter if path.exists()] == []
+    assert [path for path in kept if not path.exists()] == []

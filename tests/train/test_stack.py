@@ -206,8 +206,10 @@ def test_prompts_and_network_have_their_own_learning_rates(data: TrainingData) -
 
 
 def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(exact: TrainingData) -> None:
-    sound = run("1", 0, "optimiser.epochs=6")
-    diverging = run("1", 0, "optimiser.epochs=6", "optimiser.lr=1e160")
+    sound = run("1", 0, "optimiser.epochs=8")
+    # Every step multiplies the parameters by about a million.
+    growth = ["optimiser.lr=1000", "optimiser.weight_decay=1000", "optimiser.milestones=[]"]
+    diverging = run("1", 0, "optimiser.epochs=8", *growth)
     broken, beside = train_stack(exact, [diverging, sound])
     assert broken.diverged
     (alone,) = train_stack(exact, [sound])
