@@ -418,7 +418,7 @@ def test_journal_that_no_writer_wrote_is_damaged_in_one_sentence(copy: Path, nam
 
 
 def test_record_of_another_plan_is_no_damage_whatever_it_says(copy: Path) -> None:
-    append_record(copy / "journal/other.jsonl", {"identity": "other", "block": "../x"})
+    append_record(copy / f"journal/{'ab' * 16}.jsonl", {"identity": "other", "block": "../x"})
     (copy / "manifest.json").unlink()
     assert status(copy).done == 2
 
