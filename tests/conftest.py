@@ -2,6 +2,7 @@
 
 import multiprocessing.util
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton asks once, when it is first imported
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As where a script starts the tests in the background; commands respect it, so tests undo it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # make test has one worker per core, and no result may depend on the number of cores.
 os.environ["OMP_NUM_THREADS"] = "1"

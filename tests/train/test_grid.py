@@ -312,7 +312,7 @@ def test_what_killed_processes_left_is_swept_but_nothing_of_a_running_one(
     (records.folder(two) / "resume.safetensors").write_bytes(b"older")
     records.folder(one).mkdir()
     (records.folder(one) / "resume.safetensors").write_bytes(b"state")
-    (tmp_path / ".locks" / "dead").touch()
+    (tmp_path / ".locks" / "deaddeaddeaddead").touch()
     with records.claim([one]):
         records.sweep()
         assert [path.name for path in (tmp_path / ".locks").iterdir()] == [records.folder(one).name]
