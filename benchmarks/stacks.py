@@ -98,28 +98,28 @@ def _stepper(data: TrainingData, count: int) -> Callable[[], Tensor]:
     step: Callable[..., Tensor] = stack.step
     if data.device.type == "cuda":
         step = partial(ReplayedStep(data.device), stack.step)
-    batch, factor_R = stack.steps()[0], stack.factors()
+    batch = stack.steps()[0]
     for _ in range(4):  # past the capture of a graph
-        step(batch, factor_R)
-    return partial(step, batch, factor_R)
+        step(batch)
+    return partial(step, batch)
 
 
 def _stages(data: TrainingData) -> dict[str, float]:
     """Seconds of each stage of a step of five runs."""
     stack = _stack(data, FOLDS)
-    batch, factor_R = stack.steps()[0], stack.factors()
-    stack.step(batch, factor_R)
+    batch = stack.steps()[0]
+    stack.step(batch)
     with tempfile.TemporaryDirectory() as name, profiled(Path(name) / "trace.json") as found:
         for _ in range(ROUNDS):
-            stack.step(batch, factor_R)
+            stack.step(batch)
     return {stage: spent / ROUNDS for stage, spent in found.stages.items()}
 
 
 def _gflop(stack: Stack) -> float:
     """Operations of matrix products and attention in one step, forward and backward."""
-    batch, factor_R = stack.steps()[0], stack.factors()
+    batch = stack.steps()[0]
     with FlopCounterMode(display=False) as counter:
-        stack.step(batch, factor_R)
+        stack.step(batch)
     return counter.get_total_flops() / 1e9
 
 

@@ -166,10 +166,10 @@ def _profile(runs: "list[Run]", store: "Store", device: str, trace: Path) -> Non
 
     stack = Stack(load_training_data(store, torch.device(choose_device(device))), runs)
     first, *rest = stack.steps()
-    stack.step(first, stack.factors())
+    stack.step(first)
     with profiled(trace) as found:
         for batch in rest[:PROFILED_STEPS]:
-            stack.step(batch, stack.factors())
+            stack.step(batch)
     show_profile(found, trace)
     print(f"profiled: {len(rest[:PROFILED_STEPS])} steps of {len(runs)} stacked runs")
 

@@ -27,6 +27,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
+class InputConfig(Settings):
+    """How the encoder's features are scaled before the network; not in the paper."""
+
+    scale: Literal["none", "layer_norm", "standardise", "whiten"] = Field(
+        "none",
+        description="none; each frame normalised; or by statistics of the run's training videos",
+    )
+    centre_text: bool = Field(
+        False, description="subtract from every text feature their mean over the classes"
+    )
+
+
 class TemporalConfig(Settings):
     """The multi-grained temporal network (eqs. 2-5)."""
 
@@ -50,6 +62,23 @@ class TemporalConfig(Settings):
         2.0, gt=0, le=64, description="hidden width of each MLP, as a multiple of D"
     )
     residual: bool = Field(False, description="add the frame features to the network's output")
+    init: Literal["random", "identity"] = Field(
+        "random", description="identity: before the first step, X^I is the input plus positions"
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of each block's output set to zero in training"
+    )
+    positions_std: float = Field(
+        0.02, ge=0, le=100, description="standard deviation of the initial positional tables"
+    )
+
+    @model_validator(mode="after")
+    def _refuse_identity_after_norm(self) -> "TemporalConfig":
+        if self.init == "identity" and self.norm == "post":
+            raise ValueError(
+                "init identity needs norm pre: a post-norm layer is never the identity"
+            )
+        return self
 
     def heads(self, size: int) -> int:
         """Number of attention heads at feature size D; one if D is smaller than a head.
@@ -129,17 +158,23 @@ class LabelConfig(Settings):
         4, ge=1, le=FRAMES_MAX, description="frames averaged per class if pooling is top_k"
     )
     temperature: float = Field(0.01, ge=1e-4, le=100, description="tau, which divides every cosine")
+    init: Literal["random", "identity"] = Field(
+        "random", description="identity: before the first step, the label is the coarse text"
+    )
 
     @model_validator(mode="after")
-    def _refuse_concat_without_mlp(self) -> "LabelConfig":
+    def _refuse_what_needs_the_mlp(self) -> "LabelConfig":
+        if self.init == "identity" and self.fusion == "none":
+            raise ValueError("init identity needs fusion mlp, whose output it starts at zero")
         if self.visual_prompt == "concat" and self.fusion == "none":
             raise ValueError("visual_prompt concat needs fusion mlp, which brings 2D back to D")
         return self
 
 
 class OptimiserConfig(Settings):
-    """SGD with momentum and a multi-step schedule (§4.2 of the paper)."""
+    """SGD with momentum and a multi-step schedule (§4.2 of the paper), and alternatives."""
 
+    kind: Literal["sgd", "adamw"] = Field("sgd", description="SGD with momentum, or AdamW")
     epochs: int = Field(50, ge=1, le=10_000, description="passes over the training videos")
     batch: int = Field(48, ge=1, le=65_536, description="videos per step")
     lr: float = Field(
@@ -148,7 +183,7 @@ class OptimiserConfig(Settings):
     lr_prompts: float = Field(
         1e-3, gt=0, le=1000, description="learning rate of the learnable tokens"
     )
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD, or beta_1 of AdamW")
     weight_decay: float = Field(1e-4, ge=0, le=1000, description="weight decay, on every parameter")
     milestones: tuple[float, ...] = Field(
         (0.6, 0.8),
@@ -156,6 +191,24 @@ class OptimiserConfig(Settings):
         description="when the learning rates decay: fractions of the epochs, or whole epochs",
     )
     gamma: float = Field(0.1, gt=0, le=1, description="decay factor at each milestone")
+    schedule: Literal["steps", "cosine"] = Field(
+        "steps", description="decay at the milestones, or along half a cosine to zero"
+    )
+    warm_up: float = Field(
+        0.0, ge=0, lt=1, description="share of all steps in which the rates rise from zero"
+    )
+    average: Literal["none", "ema", "last_epochs"] = Field(
+        "none", description="evaluate an average of the weights instead of the latest"
+    )
+    average_decay: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="share of the average that each step keeps, if it is ema",
+    )
+    average_epochs: int = Field(
+        5, ge=1, le=10_000, description="epochs whose ends are averaged, if average is last_epochs"
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="smoothing of the cross-entropy")
     augment: bool = Field(True, description="train on augmented views; if false, on the test view")
     views: int = Field(
@@ -243,6 +296,7 @@ class StoreConfig(Settings):
 class MethodConfig(Settings):
     """Everything that defines a training run except its fold and seed."""
 
+    input: InputConfig = InputConfig()
     temporal: TemporalConfig = TemporalConfig()
     prompts: PromptConfig = PromptConfig()
     label: LabelConfig = LabelConfig()
@@ -259,7 +313,7 @@ class Run(Settings):
     seed: int = Field(ge=0, lt=1 << 32)
 
 
-# Settings that may differ between runs of one program: they change no shape and no operation.
+# Settings that may differ between runs of one program: they change values, no operation.
 _OF_A_RUN: dict[str, Any] = {
     "optimiser": {
         "lr",
@@ -268,11 +322,16 @@ _OF_A_RUN: dict[str, Any] = {
         "weight_decay",
         "milestones",
         "gamma",
+        "schedule",
+        "warm_up",
+        "average_decay",
+        "average_epochs",
         "label_smoothing",
         "augment",
         "views",
     },
-    "label": {"temperature"},
+    "temporal": {"init", "positions_std"},
+    "label": {"temperature", "init"},
     "selection": True,
     "store": True,
 }

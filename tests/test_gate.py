@@ -49,7 +49,8 @@ def findings(source: str) -> Iterator[str]:
             for _, full in _imported(node):
                 if full.partition(".")[0] in FORBIDDEN_MODULES:
                     yield f"{node.lineno}: imports {full}"
-        if isinstance(node, ast.Name | ast.Attribute):
+        read = isinstance(getattr(node, "ctx", None), ast.Load)
+        if isinstance(node, ast.Name | ast.Attribute) and read:
             name = _full_name(node, names).removeprefix("builtins.")
             if name in FORBIDDEN:
                 yield f"{node.lineno}: uses {name}"

@@ -52,7 +52,12 @@ def test_import_is_quick() -> None:
 
 
 def test_loaded_run_predicts_what_its_record_holds(store: Store, tmp_path: Path) -> None:
-    for settings in ([], ["label.visual_prompt=none"], ["prompts.coarse_learnable=true"]):
+    for settings in (
+        [],
+        ["label.visual_prompt=none"],
+        ["prompts.coarse_learnable=true"],
+        ["input.scale=whiten"],
+    ):
         method = tgdfer.load_method("paper", [*SETTINGS, *settings])
         (record,) = tgdfer.train(store, method, folds=["2"], runs=tmp_path)
         ids, _, predicted = record.predictions()

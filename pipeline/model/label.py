@@ -33,17 +33,23 @@ class LabelHead(nn.Module):
 
     ``add``: fine_k + V_k (eq. 9). ``prepend``: V_k is the first input token of the fine prompt.
     ``concat``: [V_k; fine_k]. ``none``: fine_k alone. Without fusion the label is the enriched
-    fine_k itself: no MLP, no coarse text.
+    fine_k itself: no MLP, no coarse text. The configurations of the runs may differ in ``init``:
+    with identity, the MLP's output begins at zero, so that label_k is coarse_k.
     """
 
-    def __init__(self, generators: Sequence[Generator], size: int, config: LabelConfig) -> None:
+    def __init__(
+        self, generators: Sequence[Generator], size: int, configs: Sequence[LabelConfig]
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config = config = configs[0]
         if config.fusion == "none":
             return
         inputs = 2 * size if config.visual_prompt == "concat" else size
         self.up = Linear(generators, inputs, 4 * size)
         self.down = Linear(generators, 4 * size, size)
+        for run, own in enumerate(configs):
+            if own.init == "identity":
+                self.down.set_zero(run)
 
     def forward(
         self, instances_RBTD: Tensor, fine: Prompts, coarse: Prompts, temperature_R: Tensor

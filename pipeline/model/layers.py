@@ -38,6 +38,11 @@ class Linear(nn.Module):
         self.weight_RIO = per_run(generators, uniform(inputs, outputs, bound=bound))
         self.bias_RO = per_run(generators, uniform(outputs, bound=bound))
 
+    def set_zero(self, run: int) -> None:
+        """Let a run begin with y = 0."""
+        self.weight_RIO.data[run] = 0
+        self.bias_RO.data[run] = 0
+
     def forward(self, x: Tensor) -> Tensor:
         runs, inputs, outputs = self.weight_RIO.shape
         flat = x.reshape(runs, -1, inputs)
@@ -60,11 +65,45 @@ class LayerNorm(nn.Module):
         return torch.addcmul(self.bias_RD.view(shape), normed, self.weight_RD.view(shape))
 
 
+class Dropout(nn.Module):
+    """Sets a share of the numbers of each run to zero and scales up the others, while it has keys.
+
+    Which ones depends only on the run's key, the site in the network and the place in the run's
+    part of the tensor: a run in a stack drops what it would drop alone.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share, self.site = share, 0
+        self.keys_R: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.keys_R is None or not self.share:
+            return x
+        numbers_RN = hashed(self.keys_R, self.site, x[0].numel())
+        kept = (numbers_RN >= self.share).view(x.shape)
+        return x * kept / (1 - self.share)
+
+
+def hashed(keys_R: Tensor, site: int, count: int) -> Tensor:
+    """Pseudo-random numbers in [0, 1) of each run, [R, count], from 32-bit integer hashes.
+
+    The finaliser is ``lowbias32`` by C. Wellons. ``keys_R`` are int64 in [0, 2^32).
+    """
+    mask = 0xFFFFFFFF
+    place_N = torch.arange(count, device=keys_R.device) * 0x9E3779B1
+    x = (place_N + (keys_R[:, None] ^ (site * 0x85EBCA77 & mask))) & mask
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = ((x ^ (x >> shift)) * factor) & mask
+    return (x ^ (x >> 16)).double() / 2**32
+
+
 class TransformerLayer(nn.Module):
-    """One encoder layer over the second-last axis: [R, S, L, D] -> the same; no dropout, GELU.
+    """One encoder layer over the second-last axis: [R, S, L, D] -> the same; GELU.
 
     pre-norm:  x + Attention(LN(x)), then x + MLP(LN(x));
-    post-norm: LN(x + Attention(x)), then LN(x + MLP(x)). ``heads`` divides D.
+    post-norm: LN(x + Attention(x)), then LN(x + MLP(x)). ``heads`` divides D. Dropout is applied to
+    the outputs of Attention and MLP.
     """
 
     def __init__(
@@ -74,6 +113,7 @@ class TransformerLayer(nn.Module):
         heads: int,
         mlp_ratio: float,
         norm: Literal["pre", "post"] = "pre",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         hidden = max(1, round(size * mlp_ratio))
@@ -84,6 +124,7 @@ class TransformerLayer(nn.Module):
         self.norm_mlp = LayerNorm(generators, size)
         self.up = Linear(generators, size, hidden)
         self.down = Linear(generators, hidden, size)
+        self.drop_attention, self.drop_mlp = Dropout(dropout), Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.after_heads(x, self._heads(self.norm_attention(x) if self.norm == "pre" else x))
@@ -98,7 +139,7 @@ class TransformerLayer(nn.Module):
 
     def after_heads(self, x: Tensor, mixed: Tensor) -> Tensor:
         """The rest of the layer, given its input and the heads' output, both [..., D]."""
-        x = x + self.out(mixed)
+        x = x + self.drop_attention(self.out(mixed))
         if self.norm == "pre":
             return x + self._mlp(self.norm_mlp(x))
         x = self.norm_attention(x)
@@ -106,7 +147,7 @@ class TransformerLayer(nn.Module):
         return normed
 
     def _mlp(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.down(F.gelu(self.up(x)))
+        hidden: Tensor = self.drop_mlp(self.down(F.gelu(self.up(x))))
         return hidden
 
     def _heads(self, x: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ class Prompts(nn.Module):
     """One text per class, plain or with learnable context, through the frozen tower.
 
     Learnable: [c]^1 ... [c]^M text, with M context vectors per class or M shared by all.
-    With ``visual``, a token made from a video can be placed before all others.
+    With ``visual``, a token made from a video can be placed before all others. With ``centre``,
+    the mean over the classes is subtracted from their features.
     """
 
     plain_KD: Tensor | None
@@ -30,9 +31,10 @@ class Prompts(nn.Module):
         learnable: bool,
         config: PromptConfig,
         visual: bool = False,
+        centre: bool = False,
     ) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower, self.centre = tower, centre
         slots = _context_slots(len(texts), config) if learnable else [[] for _ in texts]
         tokens = [tower.tokenize(text) for text in texts]
         contexts = len({slot for own in slots for slot in own})
@@ -53,8 +55,8 @@ class Prompts(nn.Module):
         """Text features [R, K, D]; [1, K, D] if nothing is learnable."""
         if self.context_RCW is None:
             assert self.plain_KD is not None
-            return self.plain_KD[None]
-        return self._encode(self.packing, self.context_RCW)
+            return self._centred(self.plain_KD[None])
+        return self._centred(self._encode(self.packing, self.context_RCW))
 
     def with_visual(self, visual_RBKD: Tensor) -> Tensor:
         """Text features [R, B, K, D], with the class's visual prompt as the first input token."""
@@ -63,7 +65,11 @@ class Prompts(nn.Module):
         if self.context_RCW is not None:
             context = self.context_RCW[:, None].expand(-1, B, -1, -1)
             vectors = torch.cat([context, visual_RBKD], dim=2)
-        return self._encode(self.packing_visual, vectors.flatten(0, 1)).view(R, B, K, D)
+        encoded = self._encode(self.packing_visual, vectors.flatten(0, 1))
+        return self._centred(encoded.view(R, B, K, D))
+
+    def _centred(self, texts: Tensor) -> Tensor:
+        return texts - texts.mean(-2, keepdim=True) if self.centre else texts
 
     def _encode(self, packing: Packing, vectors_NCW: Tensor) -> Tensor:
         tokens_LW = self.tower.embed(packing.token_L)

@@ -12,9 +12,7 @@ from torch import Generator, Tensor, nn
 
 from pipeline.config import TemporalConfig
 from pipeline.kernels.windows import window_attention
-from pipeline.model.layers import Linear, TransformerLayer, normal, per_run
-
-POSITION_STD = 0.02
+from pipeline.model.layers import Linear, TransformerLayer
 
 
 class FineModule(nn.Module):
@@ -26,9 +24,14 @@ class FineModule(nn.Module):
     belongs_TM: Tensor
 
     def __init__(
-        self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
+        self,
+        generators: Sequence[Generator],
+        frames: int,
+        size: int,
+        configs: Sequence[TemporalConfig],
     ) -> None:
         super().__init__()
+        config = configs[0]
         starts = config.window_starts(frames)
         self.width, self.stride = config.window, config.stride
         index_M = torch.tensor([start + j for start in starts for j in range(self.width)])
@@ -38,9 +41,7 @@ class FineModule(nn.Module):
             belongs_TM &= later_TM == 1
         self.register_buffer("belongs_TM", belongs_TM.float(), persistent=False)
         tables = 1 if config.positions == "shared" else len(starts)
-        self.positions_RNwD = per_run(
-            generators, normal(tables, self.width, size, std=POSITION_STD)
-        )
+        self.positions_RNwD = _positions(generators, configs, tables, self.width, size)
         self.layers = _layers(generators, size, config.fine_depth, config)
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
@@ -63,11 +64,15 @@ class CoarseModule(nn.Module):
     """Encoder layers over all T frames (eq. 4)."""
 
     def __init__(
-        self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
+        self,
+        generators: Sequence[Generator],
+        frames: int,
+        size: int,
+        configs: Sequence[TemporalConfig],
     ) -> None:
         super().__init__()
-        self.positions_RTD = per_run(generators, normal(frames, size, std=POSITION_STD))
-        self.layers = _layers(generators, size, config.coarse_depth, config)
+        self.positions_RTD = _positions(generators, configs, frames, size)
+        self.layers = _layers(generators, size, configs[0].coarse_depth, configs[0])
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
         output: Tensor = self.layers(x_RBTD + self.positions_RTD[:, None])
@@ -77,21 +82,31 @@ class CoarseModule(nn.Module):
 class TemporalNetwork(nn.Module):
     """X^I = FC([fine, coarse]) (eq. 5); one branch alone: FC(branch); none: X^I = X^v.
 
-    With ``residual``, X^v is added.
+    With ``residual``, X^v is added. The configurations of the runs may differ in ``init`` and
+    ``positions_std``. With ``init`` identity, FC starts as the mean of the branches and the layers
+    add nothing, so that X^I is X^v plus the branches' mean position.
     """
 
     def __init__(
-        self, generators: Sequence[Generator], frames: int, size: int, config: TemporalConfig
+        self,
+        generators: Sequence[Generator],
+        frames: int,
+        size: int,
+        configs: Sequence[TemporalConfig],
     ) -> None:
         super().__init__()
+        config = configs[0]
         branches: list[nn.Module] = []
         if config.fine_depth:
-            branches.append(FineModule(generators, frames, size, config))
+            branches.append(FineModule(generators, frames, size, configs))
         if config.coarse_depth:
-            branches.append(CoarseModule(generators, frames, size, config))
+            branches.append(CoarseModule(generators, frames, size, configs))
         self.branches = nn.ModuleList(branches)
         self.join = Linear(generators, len(branches) * size, size) if branches else None
         self.residual = config.residual
+        for run, own in enumerate(configs):
+            if own.init == "identity":
+                self._begin_as_identity(run)
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
         if self.join is None:
@@ -100,6 +115,27 @@ class TemporalNetwork(nn.Module):
         joined = joined.to(x_RBTD.dtype)  # cosines are never in bfloat16, even if products are
         return joined + x_RBTD if self.residual else joined
 
+    def _begin_as_identity(self, run: int) -> None:
+        for module in self.modules():
+            if isinstance(module, TransformerLayer):
+                module.out.set_zero(run)
+                module.down.set_zero(run)
+        if self.join is not None:
+            self.join.set_zero(run)
+            size = self.join.bias_RO.shape[1]
+            mean_DD = torch.eye(size) / len(self.branches)
+            self.join.weight_RIO.data[run] = mean_DD.repeat(len(self.branches), 1)
+
+
+def _positions(
+    generators: Sequence[Generator], configs: Sequence[TemporalConfig], *shape: int
+) -> nn.Parameter:
+    draws = [
+        torch.randn(shape, generator=generator) * own.positions_std
+        for generator, own in zip(generators, configs, strict=True)
+    ]
+    return nn.Parameter(torch.stack(draws))
+
 
 def _layers(
     generators: Sequence[Generator], size: int, depth: int, config: TemporalConfig
@@ -107,7 +143,7 @@ def _layers(
     heads = config.heads(size)
     return nn.Sequential(
         *[
-            TransformerLayer(generators, size, heads, config.mlp_ratio, config.norm)
+            TransformerLayer(generators, size, heads, config.mlp_ratio, config.norm, config.dropout)
             for _ in range(depth)
         ]
     )

@@ -1,6 +1,7 @@
 """Frame features [R, B, T, D] -> class logits [R, B, K]: the complete TG-DFER network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,9 @@ from pipeline.datasets.texts import ClassTexts
 from pipeline.kernels.head import frame_logits
 from pipeline.model.bag import BagPooling
 from pipeline.model.label import LabelHead
+from pipeline.model.layers import Dropout
 from pipeline.model.prompts import Prompts
+from pipeline.model.scaling import InputScale
 from pipeline.model.temporal import TemporalNetwork
 from pipeline.model.text_tower import TextTower
 
@@ -29,8 +32,8 @@ class Output:
 class TGDFER(nn.Module):
     """The method for R stacked runs, with one random generator and one configuration per run.
 
-    The configurations may differ only in the temperature. The frozen text tower is part of the
-    module, but has no run axis and is never trained.
+    The configurations may differ in the temperature and in initial values. The frozen text tower is
+    part of the module, but has no run axis and is never trained.
     """
 
     temperature_R: Tensor
@@ -51,7 +54,8 @@ class TGDFER(nn.Module):
         self.register_buffer(
             "temperature_R", torch.tensor(taus, dtype=torch.float64), persistent=False
         )
-        self.temporal = TemporalNetwork(generators, frames, size, methods[0].temporal)
+        self.input = InputScale(len(methods), size, methods[0].input.scale)
+        self.temporal = TemporalNetwork(generators, frames, size, [m.temporal for m in methods])
         visual = label.visual_prompt == "prepend"
         if visual and tower.width != size:
             raise RefusedError(
@@ -59,14 +63,39 @@ class TGDFER(nn.Module):
                 f"tokens of width {tower.width}; use an encoder for which the two are equal, such "
                 "as ViT-B-32"
             )
-        self.fine = Prompts(generators, tower, fine, prompts.fine_learnable, prompts, visual)
-        self.coarse = Prompts(generators, tower, coarse, prompts.coarse_learnable, prompts)
-        self.label = LabelHead(generators, size, label)
+        centre = methods[0].input.centre_text
+        self.fine = Prompts(
+            generators, tower, fine, prompts.fine_learnable, prompts, visual, centre
+        )
+        self.coarse = Prompts(
+            generators, tower, coarse, prompts.coarse_learnable, prompts, centre=centre
+        )
+        self.label = LabelHead(generators, size, [method.label for method in methods])
         self.bag = BagPooling(generators, size, label)
+        self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
+        for site, module in enumerate(self._dropouts):
+            module.site = site
+
+    @contextmanager
+    def dropping(self, keys_R: Tensor) -> Iterator[None]:
+        """Within the context, dropout is applied, by a key of each run for this step."""
+        for module in self._dropouts:
+            module.keys_R = keys_R
+        yield
+        for module in self._dropouts:
+            module.keys_R = None
+
+    def kept(self) -> dict[str, Tensor]:
+        """What tells a run's network from another's, with the run axis.
+
+        The trained parameters, and the statistics of the input.
+        """
+        learned = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        return learned | {f"input.{name}": b for name, b in self.input.named_buffers()}
 
     def forward(self, features_RBTD: Tensor) -> Output:
         """Features as the image encoder gives them (not normalised) -> Output."""
-        instances_RBTD = self.temporal(features_RBTD)
+        instances_RBTD = self.temporal(self.input(features_RBTD))
         labels_RBKD, attention_RBTK = self.label(
             instances_RBTD, self.fine, self.coarse, self.temperature_R
         )

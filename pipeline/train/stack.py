@@ -6,24 +6,28 @@ and one batch of R x B videos per step.
 """
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import OptimiserConfig, Run, stack_key
 from pipeline.datasets.texts import class_texts
-from pipeline.evaluate.predictions import Predictions, predict
+from pipeline.evaluate.metrics import Rows
+from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predict
 from pipeline.model.tgdfer import TGDFER
 from pipeline.profile import stage
+from pipeline.train.average import WeightAverage, epoch_share, step_shares
 from pipeline.train.batches import epoch_batches
 from pipeline.train.features import CachedFeatures, TrainingData
+from pipeline.train.optimisers import StackedAdamW, StackedSGD
+from pipeline.train.schedule import rate_factors
 from pipeline.train.selection import History, Outcome, SelectedEpoch
-from pipeline.train.sgd import StackedSGD
 from pipeline.train.split import split_of
 from pipeline.train.state import BEGINS_AGAIN, RunState, StateError
 from pipeline.train.step import Batch, ReplayedStep, cross_entropy
@@ -65,11 +69,17 @@ class Stack:
         self._config = runs[0].method.optimiser  # for settings that all runs share
         self.histories = [History(data, run, split_of(data, run)) for run in runs]
         self.model = build_model(data, runs)
+        if self.model.input.needs_statistics:
+            for r, history in enumerate(self.histories):
+                self.model.input.fit(r, _frames(data, history.split.train))
         self._generators = [
             np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())]) for run in runs
         ]
         self._smoothing_R = self._of_runs(lambda config: config.label_smoothing)
         self._optimiser = self._make_optimiser()
+        averaged = self._config.average != "none"
+        learned = list(learned_parameters(self.model).values())
+        self._average = WeightAverage(learned) if averaged else None
         graphed = data.device.type == "cuda" and isinstance(data.features, CachedFeatures)
         self._replayed = ReplayedStep(data.device) if graphed else None
 
@@ -82,9 +92,10 @@ class Stack:
         """Train every run for one epoch and evaluate it."""
         loss_R = self._train()
         rows = [history.split.evaluation_rows for history in self.histories]
-        predictions = predict(self.model, self.data.features, rows)
-        for r, history in enumerate(self.histories):
-            history.add(float(loss_R[r]), predictions[r], partial(parameters_of, self.model, r))
+        with self._evaluated():
+            predictions = predict(self.model, self.data.features, rows)
+            for r, history in enumerate(self.histories):
+                history.add(float(loss_R[r]), predictions[r], partial(parameters_of, self.model, r))
 
     def state(self, run: int) -> RunState:
         """What one run needs to resume; does not include a trained encoder."""
@@ -94,7 +105,7 @@ class Stack:
             epochs=list(history.epochs),
             best=history.best,
             parameters=parameters_of(self.model, run),
-            velocities=_of_run(self._velocities(), run),
+            moments=_of_run(self._moments(), run),
             selected=history.selected,
         )
 
@@ -111,10 +122,10 @@ class Stack:
                 )
         with torch.no_grad():
             for r, state in enumerate(states):
-                for name, parameter in learned_parameters(self.model).items():
-                    parameter[r] = state.parameters[name]
-                for name, velocity in self._velocities().items():
-                    velocity[r] = state.velocities[name]
+                for name, kept in self.model.kept().items():
+                    kept[r] = state.parameters[name]
+                for name, moment in self._moments().items():
+                    moment[r] = state.moments[name]
                 self._generators[r].bit_generator.state = state.generator
                 history = self.histories[r]
                 history.epochs, history.best = list(state.epochs), state.best
@@ -140,22 +151,22 @@ class Stack:
         )
 
     def steps(self) -> list[Batch]:
-        """The batches of the next epoch, newly drawn in each run's data order."""
+        """The steps of the next epoch, newly drawn in each run's data order."""
         batches = epoch_batches(
             [history.split.train for history in self.histories],
             self._config.batch,
             [self._views(run.method.optimiser) for run in self.runs],
             self._generators,
         )
-        arrays = (batches.video_SRB, batches.view_SRB, batches.weight_SRB)
+        of_videos = (batches.video_SRB, batches.view_SRB, batches.weight_SRB)
+        arrays = (*of_videos, *self._of_steps(len(batches.video_SRB)))
         tensors = [torch.from_numpy(array).to(self.data.device) for array in arrays]
         return [Batch(*step) for step in zip(*tensors, strict=True)]
 
-    def step(self, batch: Batch, factor_R: Tensor, following: Batch | None = None) -> Tensor:
+    def step(self, batch: Batch, following: Batch | None = None) -> Tensor:
         """One step of all runs, in micro-batches if configured; each run's summed loss, [R].
 
-        ``factor_R`` multiplies the learning rates. The first features of the ``following`` step
-        are prepared meanwhile.
+        The first features of the ``following`` step are prepared meanwhile.
         """
         size = self._config.micro_batch or self._config.batch
         parts = [batch.part(start, start + size) for start in range(0, self._config.batch, size)]
@@ -168,7 +179,7 @@ class Stack:
                 features_RBTD = self.data.features(part.video_RB, part.view_RB)
                 if coming:
                     self.data.features.prepare(coming.video_RB, coming.view_RB)
-            with stage("forward"), self._products():
+            with stage("forward"), self._products(), self.model.dropping(part.key_R):
                 logits_RBK = self.model(features_RBTD).logits_RBK
                 labels_RB = self.data.labels_N[part.video_RB]
                 loss_RB = cross_entropy(logits_RBK, labels_RB, self._smoothing_R)
@@ -180,26 +191,45 @@ class Stack:
                 grads = [b if a is None else a + b for a, b in zip(grads, own, strict=True)]
             total_R = total_R + loss_R.detach()
         with stage("update"):
-            self._optimiser.step(grads, count_R > 0, factor_R)
+            self._optimiser.step(grads, count_R > 0, batch.factor_R)
+            if self._average is not None:
+                self._average.update(batch.share_R)
         return total_R
-
-    def factors(self) -> Tensor:
-        """The factor by which each run's schedule multiplies its learning rates now, [R]."""
-        return self._of_runs(
-            lambda own: own.gamma ** sum(last <= self.epoch for last in own.decays())
-        )
 
     def _train(self) -> Tensor:
         """The steps of an epoch; each run's mean loss per video, [R] on the host."""
-        steps, factor_R = self.steps(), self.factors()
-        total_R, count_R = torch.zeros_like(factor_R), torch.zeros_like(factor_R)
+        steps = self.steps()
+        total_R, count_R = torch.zeros(2, len(self.runs), device=self.data.device)
         for batch, following in zip(steps, [*steps[1:], None], strict=True):
             if self._replayed is None:
-                total_R += self.step(batch, factor_R, following)
+                total_R += self.step(batch, following)
             else:
-                total_R += self._replayed(self.step, batch, factor_R)
+                total_R += self._replayed(self.step, batch)
             count_R += batch.weight_RB.sum(1)
         return (total_R / count_R).cpu()
+
+    def _of_steps(self, steps: int) -> tuple[NDArray[np.generic], ...]:
+        """Rate factors, shares in the average and keys of the next epoch's steps, each [S, R].
+
+        All are zero in the steps in which a run has no video left.
+        """
+        factor_SR, share_SR = np.zeros((2, steps, len(self.runs)), np.float32)
+        key_SR = np.zeros((steps, len(self.runs)), np.int64)
+        for r, history in enumerate(self.histories):
+            config, run = history.run.method.optimiser, history.run
+            own = -(-len(history.split.train) // config.batch)
+            factor_SR[:own, r] = rate_factors(config, self.epoch, own)
+            share_SR[:own, r] = step_shares(config, self.epoch, own)
+            names = (f"{run.fold}/{run.seed}/{self.epoch}/{step}" for step in range(own))
+            key_SR[:own, r] = [zlib.crc32(name.encode()) for name in names]
+        return factor_SR, share_SR, key_SR
+
+    def _evaluated(self) -> AbstractContextManager[object]:
+        """The weights to evaluate in place of the latest, if they are averaged."""
+        if self._average is None:
+            return nullcontext()
+        self._average.update(self._of_runs(lambda config: epoch_share(config, self.epoch)))
+        return self._average.in_place()
 
     def _products(self) -> AbstractContextManager[object]:
         """Matrix products in bfloat16 if configured; parameters stay in float32."""
@@ -224,16 +254,25 @@ class Stack:
             encoder = self.data.features.parameters()
             parameters += encoder
             lrs_R += [self._of_runs(lambda config: config.lr_encoder)] * len(encoder)
-        return StackedSGD(
+        kind = StackedAdamW if self._config.kind == "adamw" else StackedSGD
+        return kind(
             parameters,
             lrs_R,
             self._of_runs(lambda config: config.momentum),
             self._of_runs(lambda config: config.weight_decay),
         )
 
-    def _velocities(self) -> dict[str, Tensor]:
+    def _moments(self) -> dict[str, Tensor]:
         # The encoder's parameters, if any, come last.
-        return dict(zip(learned_parameters(self.model), self._optimiser.velocities, strict=False))
+        names = list(learned_parameters(self.model))
+        kinds = dict(self._optimiser.moments)
+        if self._average is not None:
+            kinds["average"] = self._average.averages
+        return {
+            f"{kind}/{name}": moment
+            for kind, moments in kinds.items()
+            for name, moment in zip(names, moments, strict=False)
+        }
 
     def _of_runs(self, value: Callable[[OptimiserConfig], float]) -> Tensor:
         values = [value(run.method.optimiser) for run in self.runs]
@@ -252,13 +291,20 @@ def build_model(data: TrainingData, runs: Sequence[Run]) -> TGDFER:
 
 
 def parameters_of(model: TGDFER, run: int) -> dict[str, Tensor]:
-    """The learned parameters of one run of a stack, without the run axis."""
-    return _of_run(learned_parameters(model), run)
+    """What the network of one run of a stack consists of, without the run axis."""
+    return _of_run(model.kept(), run)
 
 
 def learned_parameters(model: TGDFER) -> dict[str, Tensor]:
     """The trained parameters, with the run axis."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _frames(data: TrainingData, rows: Rows) -> Iterator[Tensor]:
+    """The features of some videos in the test view, in parts [.., T, D]."""
+    for start in range(0, len(rows), EVALUATION_VIDEOS):
+        row_1B = torch.from_numpy(rows[None, start : start + EVALUATION_VIDEOS]).to(data.device)
+        yield data.features(row_1B, torch.zeros_like(row_1B))
 
 
 def _of_run(tensors: Mapping[str, Tensor], run: int) -> dict[str, Tensor]:

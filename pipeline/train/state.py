@@ -39,7 +39,7 @@ class RunState:
     epochs: list[Metrics]  # those done
     best: int  # the epoch that would be reported, -1 for none
     parameters: dict[str, Tensor]
-    velocities: dict[str, Tensor]
+    moments: dict[str, Tensor]
     selected: SelectedEpoch | None
 
     @property
@@ -132,13 +132,13 @@ def _to_state(head: dict[str, Any], tensors: dict[str, Tensor]) -> RunState:
         epochs=head["epochs"],
         best=head["best"],
         parameters=_under("parameter/", tensors),
-        velocities=_under("velocity/", tensors),
+        moments=_under("moment/", tensors),
         selected=_selected_epoch(tensors) if head["best"] >= 0 else None,
     )
 
 
 def _to_tensors(state: RunState) -> dict[str, Tensor]:
-    parts = {"parameter/": state.parameters, "velocity/": state.velocities}
+    parts = {"parameter/": state.parameters, "moment/": state.moments}
     if state.selected is not None:
         arrays = vars(state.selected.predictions).items()
         parts["predicted/"] = {name: torch.from_numpy(array) for name, array in arrays}

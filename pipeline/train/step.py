@@ -1,13 +1,13 @@
 """The batch and the loss of a step of R runs; on a GPU, the step as a CUDA graph."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
-# (this step's batch, factor of every run's learning rates, the following batch) -> summed losses
-Step = Callable[["Batch", Tensor, "Batch | None"], Tensor]
+# (this step's batch, the following one) -> summed losses
+Step = Callable[["Batch", "Batch | None"], Tensor]
 
 WARM_UP_STEPS = 3  # before a graph is captured; they train like any other step
 
@@ -19,14 +19,22 @@ class Batch:
     video_RB: Tensor  # rows of the store
     view_RB: Tensor
     weight_RB: Tensor  # 1, or 0 where a run has no video left
+    factor_R: Tensor  # of the runs' learning rates in this step
+    share_R: Tensor  # of the new weights in their average
+    key_R: Tensor  # of the runs' dropout
 
     def part(self, start: int, stop: int) -> "Batch":
         """Videos ``start`` to ``stop`` of each run."""
-        return Batch(*(tensor[:, start:stop] for tensor in self.tensors()))
+        video_RB, view_RB, weight_RB = (
+            tensor[:, start:stop] for tensor in (self.video_RB, self.view_RB, self.weight_RB)
+        )
+        return replace(
+            self, video_RB=video_RB, view_RB=view_RB, weight_RB=weight_RB, key_R=self.key_R + start
+        )
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """All three, in order."""
-        return self.video_RB, self.view_RB, self.weight_RB
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in order."""
+        return tuple(getattr(self, own.name) for own in fields(self))
 
 
 def cross_entropy(logits_RBK: Tensor, labels_RB: Tensor, smoothing_R: Tensor) -> Tensor:
@@ -54,32 +62,31 @@ class ReplayedStep:
         self._left = WARM_UP_STEPS
         self._graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, step: Step, batch: Batch, factor_R: Tensor) -> Tensor:
+    def __call__(self, step: Step, batch: Batch) -> Tensor:
         """Summed loss of each run, [R]; valid until the next call."""
         # Streams and captures are those of the current device.
         with torch.cuda.device(self._device):
             if self._left:
                 self._left -= 1
-                return self._apart(step, batch, factor_R)
-            inputs = (*batch.tensors(), factor_R)
+                return self._apart(step, batch)
             if self._graph is None:
-                self._capture(step, inputs)
+                self._capture(step, batch)
             assert self._graph is not None
-            for ours, given in zip(self._inputs, inputs, strict=True):
+            for ours, given in zip(self._batch.tensors(), batch.tensors(), strict=True):
                 ours.copy_(given)
             self._graph.replay()
             return self._loss_R
 
-    def _capture(self, step: Step, inputs: Sequence[Tensor]) -> None:
-        self._inputs = [tensor.clone() for tensor in inputs]
+    def _capture(self, step: Step, batch: Batch) -> None:
+        self._batch = Batch(*(tensor.clone() for tensor in batch.tensors()))
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream):
-            self._loss_R = step(Batch(*self._inputs[:3]), self._inputs[3], None)
+            self._loss_R = step(self._batch, None)
         self._graph = graph
 
-    def _apart(self, step: Step, batch: Batch, factor_R: Tensor) -> Tensor:
+    def _apart(self, step: Step, batch: Batch) -> Tensor:
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
-            loss_R = step(batch, factor_R, None)
+            loss_R = step(batch, None)
         torch.cuda.current_stream().wait_stream(self._stream)
         return loss_R

@@ -81,11 +81,11 @@ def load_run(
         store.frames,
         [run.method],
     ).to(device)
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    parameters = _read_checkpoint(record, {name: p.shape[1:] for name, p in own.items()})
+    own = model.kept()
+    parameters = _read_checkpoint(record, {name: kept.shape[1:] for name, kept in own.items()})
     with torch.no_grad():
-        for name, parameter in own.items():
-            parameter[0] = parameters[name]
+        for name, kept in own.items():
+            kept[0] = parameters[name]
     return TrainedRun(run, store.classes, model)
 
 

@@ -280,7 +280,7 @@ def test_the_model_runs_on_a_cpu_without_triton() -> None:
         "from pipeline.config import TemporalConfig\n"
         "from pipeline.model.temporal import TemporalNetwork\n"
         "from pipeline.model.tgdfer import TGDFER\n"
-        "network = TemporalNetwork([torch.Generator()], 16, 8, TemporalConfig())\n"
+        "network = TemporalNetwork([torch.Generator()], 16, 8, [TemporalConfig()])\n"
         "print(network(torch.ones(1, 1, 16, 8)).isfinite().all())"
     )
     done = subprocess.run(

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.model.layers import LayerNorm, Linear, TransformerLayer
+from pipeline.model.layers import Dropout, LayerNorm, Linear, TransformerLayer, hashed
 
 
 def generators(runs: int) -> list[torch.Generator]:
@@ -52,3 +52,42 @@ def test_transformer_layer_equals_torch_s_pre_norm_encoder_layer(length: int, he
         }
         torch_layer.load_state_dict(state, strict=False)
         torch.testing.assert_close(layer(x)[r], torch_layer(x[r]), atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_zeroes_its_share_by_hashes_of_key_site_and_place() -> None:
+    def hashed_in_plain_integers(key: int, site: int, place: int) -> float:
+        x = (place * 0x9E3779B1 + (key ^ (site * 0x85EBCA77 % 2**32))) % 2**32
+        for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+            x = ((x ^ (x >> shift)) * factor) % 2**32
+        return (x ^ (x >> 16)) / 2**32
+
+    drop, x = Dropout(0.3), torch.randn(2, 5, 7, 11, dtype=torch.float64)
+    drop.site = 3
+    assert torch.equal(drop(x), x)  # in evaluation
+    keys = [4_000_000_000, 17]
+    drop.keys_R = torch.tensor(keys)
+    out = drop(x)
+    for r, key in enumerate(keys):
+        flat = x[r].flatten().tolist()
+        numbers = [hashed_in_plain_integers(key, 3, place) for place in range(len(flat))]
+        kept = [v / 0.7 if number >= 0.3 else 0.0 for v, number in zip(flat, numbers, strict=True)]
+        torch.testing.assert_close(out[r].flatten(), torch.tensor(kept, dtype=torch.float64))
+
+
+def test_dropped_shares_are_independent_of_key_site_and_neighbour() -> None:
+    def dropped(key: int, site: int) -> torch.Tensor:
+        return hashed(torch.tensor([key]), site, 100_000)[0] < 0.3
+
+    one = dropped(5, 0)
+    for other in (dropped(6, 0), dropped(5, 1), one.roll(1), one.roll(64)):
+        assert float(other.double().mean()) == pytest.approx(0.3, abs=0.01)
+        assert float((one & other).double().mean()) == pytest.approx(0.09, abs=0.006)
+
+
+def test_gradients_flow_through_what_was_kept() -> None:
+    drop, x = Dropout(0.5), torch.ones(1, 2, 3, 4, requires_grad=True)
+    drop.keys_R = torch.tensor([1])
+    out = drop(x)
+    out.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, out.detach())  # twice what is kept, nothing of what is not

@@ -95,6 +95,25 @@ def temporal(x: Array, weights: Weights, o: "Options") -> Array:
     return linear(np.concatenate(branches, axis=1), weights, "join") + (x if o.residual else 0)
 
 
+def scaled(x: Array, kind: str, training: Array) -> Array:
+    """X^v [T, D] by ``input.scale``, with statistics of the frames ``training`` [N, D]."""
+    if kind == "none":
+        return x
+    if kind == "layer_norm":
+        return np.array(
+            [(r - r.mean()) / math.sqrt(((r - r.mean()) ** 2).mean() + 1e-5) for r in x]
+        )
+    mean = training.sum(axis=0) / len(training)
+    variances = ((training - mean) ** 2).sum(axis=0) / len(training)
+    if kind == "standardise":
+        return (x - mean) / np.sqrt(variances + 1e-5 * variances.mean())
+    _, lengths, axes = np.linalg.svd((training - mean) / math.sqrt(len(training)))
+    deviations = np.sqrt(lengths**2 + 1e-2 * variances.mean())
+    return sum(
+        np.outer((x - mean) @ axis, axis) / d for axis, d in zip(axes, deviations, strict=True)
+    )
+
+
 def cos(a: Array, b: Array) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 

@@ -61,7 +61,7 @@ def test_digest_covers_the_files_that_compute_a_run() -> None:
         "kernels/windows.py",
         "kernels/windows_triton.py",
         "model/temporal.py",
-        "train/sgd.py",
+        "train/optimisers.py",
         "train/stack.py",
     ):
         assert name in files

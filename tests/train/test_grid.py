@@ -148,7 +148,7 @@ def test_run_whose_state_does_not_fit_or_is_damaged_is_named_and_begins_again(
     state, ended = saved[0], saved[2]
     unfit = {
         "another network": replace(state, parameters={"w": torch.zeros(3)}),
-        "another type": replace(state, velocities=_doubled(state.velocities)),
+        "another type": replace(state, moments=_doubled(state.moments)),
         "other metrics": replace(state, epochs=[{"epoch": 1, "train_loss": 0.0}]),
         "no reported epoch": replace(ended, best=-1, selected=None),
         "too many epochs": replace(ended, epochs=[*ended.epochs, ended.epochs[0] | {"epoch": 4}]),

@@ -80,7 +80,7 @@ def test_a_stack_of_five_folds_and_three_seeds_equals_fifteen_single_runs(
 
 
 @pytest.mark.slow
-def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_selection_and_temperature(
+def test_runs_of_a_stack_have_all_settings_of_their_own_that_change_no_operation(
     exact: TrainingData,
 ) -> None:
     settings = [
@@ -88,12 +88,30 @@ def test_runs_of_a_stack_have_their_own_rates_schedules_losses_views_selection_a
         ["optimiser.lr=0.03", "optimiser.momentum=0.5"],
         ["optimiser.lr_prompts=0.1", "optimiser.weight_decay=0.1"],
         ["optimiser.milestones=[1]", "optimiser.gamma=0.5"],
+        ["optimiser.schedule=cosine", "optimiser.warm_up=0.3"],
         ["optimiser.label_smoothing=0.3", "optimiser.augment=false"],
         ["optimiser.views=1", "selection.rule=best_on_test"],
         ["selection.rule=best_on_val", "selection.validation_share=0.25"],
         ["label.temperature=0.07"],
+        ["temporal.init=identity", "temporal.positions_std=0.5"],
+        ["label.init=identity"],
     ]
     check_equal_alone(exact, [run("1", 0, *own) for own in settings])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["layer_norm", "standardise", "whiten"])
+def test_runs_of_a_stack_scale_their_input_by_their_own_training_videos(
+    exact: TrainingData, kind: str
+) -> None:
+    runs = [run(fold, 0, f"input.scale={kind}", "input.centre_text=true") for fold in "12"]
+    check_equal_alone(exact, runs)
+    first, second = (r.selected.parameters for r in train_stack(exact, runs))
+    if kind != "layer_norm":
+        rows = exact.store.folds[0][1]
+        mean_D = exact.store.load_features([0])[rows].astype(np.float64).mean((0, 1, 2))
+        np.testing.assert_allclose(first["input.mean_RD"], mean_D, atol=1e-6)
+        assert not torch.equal(first["input.mean_RD"], second["input.mean_RD"])
 
 
 def first_step(data: TrainingData, precision: str) -> dict[str, torch.Tensor]:
@@ -103,7 +121,7 @@ def first_step(data: TrainingData, precision: str) -> dict[str, torch.Tensor]:
     stack = Stack(data, [run(fold, seed, *settings) for fold in "12" for seed in (0, 1)])
     learned = {name: p for name, p in stack.model.named_parameters() if p.requires_grad}
     start = {name: p.detach().clone() for name, p in learned.items()}
-    loss_R = stack.step(stack.steps()[0], stack.factors())
+    loss_R = stack.step(stack.steps()[0])
     return {"loss": loss_R} | {name: start[name] - p.detach() for name, p in learned.items()}
 
 
@@ -117,9 +135,47 @@ def test_products_in_bfloat16_round_losses_and_gradients_as_their_definition_doe
     check_rounding(low, defined, whole)
 
 
-def test_stack_resumes_from_its_states_as_if_never_interrupted(data: TrainingData) -> None:
+def test_the_mean_of_the_last_epochs_is_reported(data: TrainingData) -> None:
+    name, ends = "temporal.join.weight_RIO", []
+    own = run("1", 0, "optimiser.average=last_epochs", "optimiser.average_epochs=2")
+    (outcome,) = train_stack(
+        data, [own], keep=lambda stack: ends.append(stack.state(0).parameters[name])
+    )
+    (plain,) = train_stack(data, [run("1", 0)])
+    assert torch.equal(ends[-1], plain.selected.parameters[name])  # training itself is the same
+    torch.testing.assert_close(outcome.selected.parameters[name], (ends[1] + ends[2]) / 2)
+
+
+def test_the_moving_average_of_every_step_is_reported(data: TrainingData) -> None:
+    own = run("1", 0, "optimiser.average=ema", "optimiser.average_decay=0.4")
+    stack = Stack(data, [own])
+    name = "temporal.join.weight_RIO"
+    weight = dict(stack.model.named_parameters())[name]
+    expected, n = weight.detach()[0].double(), 0
+    for _ in range(2):
+        for batch in stack.steps():
+            stack.step(batch)
+            decay = min(0.4, (1 + n) / (10 + n))
+            expected = decay * expected + (1 - decay) * weight.detach()[0].double()
+            n += 1
+        stack.histories[0].epochs.append({"epoch": 0.0})  # the next epoch's keys and shares
+    assert n == 8
+    latest = weight.detach().clone()
+    with stack._evaluated():
+        torch.testing.assert_close(weight[0].double(), expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(weight, latest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "average"), [("sgd", "none"), ("adamw", "ema"), ("sgd", "last_epochs")]
+)
+def test_stack_resumes_from_its_states_as_if_never_interrupted(
+    data: TrainingData, kind: str, average: str
+) -> None:
     rules = ("last", "best_on_test", "best_on_val")
-    settings = ["optimiser.epochs=5", "selection.validation_share=0.25"]
+    settings = ["optimiser.epochs=5", "selection.validation_share=0.25", "input.scale=whiten"]
+    settings += [f"optimiser.kind={kind}", f"optimiser.average={average}"]
+    settings += ["optimiser.average_epochs=4", "temporal.dropout=0.2"]
     runs = [run("2", 3, *settings, f"selection.rule={rule}") for rule in rules]
     whole = train_stack(data, runs)
     kept: list[list[RunState]] = []
@@ -161,6 +217,16 @@ def test_network_learns_what_can_be_learned(data: TrainingData) -> None:
     assert outcome.epochs[-1]["test_war"] > 0.9
     assert outcome.selected.predictions.logits_NK.shape == (9, 7)
     assert len(outcome.split.train) == 34
+
+
+@pytest.mark.slow
+def test_runs_with_adamw_dropout_and_averages_equal_their_runs_alone(
+    exact: TrainingData,
+) -> None:
+    common = ["optimiser.kind=adamw", "optimiser.lr=1e-3", "optimiser.batch=17"]
+    common += ["optimiser.average=ema", "temporal.dropout=0.3"]
+    settings = [[], ["optimiser.momentum=0.5"], ["optimiser.average_decay=0.5"]]
+    check_equal_alone(exact, [run(fold, 0, *common, *own) for fold in "12" for own in settings])
 
 
 POOLINGS = ["mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"]

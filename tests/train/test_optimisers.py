@@ -1,25 +1,36 @@
-"""The stacked optimiser equals torch.optim.SGD, and waiting runs wait."""
+"""The stacked optimisers equal torch's, and waiting runs wait."""
 
+import pytest
 import torch
 
-from pipeline.train.sgd import StackedSGD
+from pipeline.train.optimisers import StackedAdamW, StackedSGD
+
+TORCH = {
+    StackedSGD: lambda groups, momentum, decay: torch.optim.SGD(
+        groups, momentum=momentum, weight_decay=decay
+    ),
+    StackedAdamW: lambda groups, momentum, decay: torch.optim.AdamW(
+        groups, betas=(momentum, 0.999), weight_decay=decay
+    ),
+}
 
 
 def rates(*values: float) -> torch.Tensor:
     return torch.tensor(values)
 
 
-def test_steps_equal_torch_sgd_with_each_run_s_own_rates() -> None:
+@pytest.mark.parametrize("kind", [StackedSGD, StackedAdamW])
+def test_steps_equal_torch_with_each_run_s_own_rates(kind: type[StackedSGD]) -> None:
     torch.manual_seed(0)
     lrs, momenta, decays = ((0.1, 0.3, 0.02), (0.01, 0.02, 0.3)), (0.9, 0.5, 0.0), (1e-2, 0.0, 0.1)
     ours = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(3, 2, 2))]
-    stacked = StackedSGD(ours, [rates(*lr) for lr in lrs], rates(*momenta), rates(*decays))
+    stacked = kind(ours, [rates(*lr) for lr in lrs], rates(*momenta), rates(*decays))
     theirs = [[torch.nn.Parameter(p.detach()[r].clone()) for p in ours] for r in range(3)]
     references = [
-        torch.optim.SGD(
+        TORCH[kind](
             [{"params": [p], "lr": lr[r]} for p, lr in zip(theirs[r], lrs, strict=True)],
-            momentum=momenta[r],
-            weight_decay=decays[r],
+            momenta[r],
+            decays[r],
         )
         for r in range(3)
     ]
@@ -36,13 +47,14 @@ def test_steps_equal_torch_sgd_with_each_run_s_own_rates() -> None:
                 torch.testing.assert_close(p[r], q, atol=1e-6, rtol=1e-5)
 
 
-def test_a_waiting_run_keeps_parameters_and_momentum() -> None:
+@pytest.mark.parametrize("kind", [StackedSGD, StackedAdamW])
+def test_a_waiting_run_keeps_parameters_and_moments(kind: type[StackedSGD]) -> None:
     torch.manual_seed(0)
     parameter = torch.nn.Parameter(torch.randn(2, 3))
     alone = torch.nn.Parameter(parameter.detach()[:1].clone())
     same = rates(0.1, 0.1)
-    both = StackedSGD([parameter], [same], rates(0.9, 0.9), same)
-    single = StackedSGD([alone], [same[:1]], rates(0.9), same[:1])
+    both = kind([parameter], [same], rates(0.9, 0.9), same)
+    single = kind([alone], [same[:1]], rates(0.9), same[:1])
     for active in ([True, True], [False, True], [True, True]):
         grad = torch.randn(2, 3)
         before = parameter.detach().clone()
