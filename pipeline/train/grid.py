@@ -125,8 +125,7 @@ def _check_prompts(runs: Sequence[Run], store: Store) -> None:
 
 def check_memory(store: Store, processes: int) -> None:
     """Refuse features that do not fit the memory; each of the training processes holds them all."""
-    size = 2 * len(store.ids) * store.views * store.frames * store.dim  # float16
-    free = available_bytes()
+    size, free = _feature_bytes(store), available_bytes()
     if processes * size > free:
         fewer = free // size
         raise RefusedError(
@@ -313,12 +312,16 @@ def _load_onto(device: str, store: Store) -> "TrainingData":
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
-        size = 2 * len(store.ids) * store.views * store.frames * store.dim / 2**30  # float16
+        free, total = (size / GIB for size in torch.cuda.mem_get_info(device))
         raise RefusedError(
-            f"the features of {store.path} take {size:.1f} GiB, {device} has {free:.1f} of "
-            f"{total:.1f} GiB free; use --device cpu, or a store with fewer --views"
+            f"the features of {store.path} take {_feature_bytes(store) / GIB:.1f} GiB, {device} "
+            f"has {free:.1f} of {total:.1f} GiB free; use --device cpu, or a store with fewer "
+            "--views"
         ) from error
+
+
+def _feature_bytes(store: Store) -> int:
+    return 2 * len(store.ids) * store.views * store.frames * store.dim  # float16
 
 
 class _StopNowError(Exception):
