@@ -137,10 +137,10 @@ def prune(
         return
     if not yes and not _confirmed(len(chosen)):
         raise RefusedError("nothing was removed; use --yes to remove without being asked")
-    left = [record.folder for record, _ in chosen if not remove_record(record)]
+    left = {record.folder: reason for record, _ in chosen if (reason := remove_record(record))}
     print(f"{count(len(chosen) - len(left), 'run')} removed")
-    for folder in left:
-        print(f"{show(folder)}: left alone, since it is in training, a link, or holds other files")
+    for folder, reason in left.items():
+        print(f"{show(folder)}: left alone, since {reason}")
 
 
 def _confirmed(runs: int) -> bool:

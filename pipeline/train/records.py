@@ -240,8 +240,8 @@ def describe_others(others: Sequence[tuple[Record, list[str]]]) -> list[str]:
     ]
 
 
-def remove_record(record: Record) -> bool:
-    """Remove a run's files; False if it is in training, or if other files remain.
+def remove_record(record: Record) -> str:
+    """Remove a run's files; returns why it stays, or "" if it is gone.
 
     ``result.json`` goes first, so that whatever a kill leaves counts as unfinished. Nothing is
     removed from a folder that is a link, or that holds folders in the place of files.
@@ -250,18 +250,20 @@ def remove_record(record: Record) -> bool:
     locks = make_locks(folder.parent)
     with locked(locks / folder.name, wait=False) as got:
         places = [place for place in (folder / "encoder", folder) if os.path.lexists(place)]
-        if not got or any(place.is_symlink() for place in places):
-            return False
+        if not got:
+            return "it is in training"
+        if any(place.is_symlink() for place in places):
+            return "it is a link"
         found = [folder / name for name in FILES if os.path.lexists(folder / name)]
         if any(stat.S_ISDIR(path.lstat().st_mode) for path in found):
-            return False
+            return "it holds a folder in the place of a file"
         for path in found:
             remove_file(path)
         for place in places:
             with suppress(OSError):  # other files are in it
                 place.rmdir()
         (locks / folder.name).unlink(missing_ok=True)
-    return not folder.exists()
+    return "it holds other files" if folder.exists() else ""
 
 
 def make_locks(root: Path) -> Path:
