@@ -84,9 +84,10 @@ def show(
     """
     from pipeline.config import load_method
 
-    found = list(_settings(load_method(config, settings)))
+    method = load_method(config, settings)
+    found = list(_settings(method))
     if as_toml:
-        print(_file(found))
+        print(settings_file(method))
         next_step("tgdfer", "train", "--config", "FILE")
         return
     table = columns([("key", "value", "meaning", "type"), *(setting.cells for setting in found)])
@@ -95,6 +96,19 @@ def show(
         table = "\n".join(_stacked(setting) for setting in found)
     print(table)
     next_step("tgdfer", "train", "--config", config)
+
+
+def settings_file(method: "BaseModel") -> str:
+    """A TOML file of all settings, each with its meaning and type."""
+    settings, lines = list(_settings(method)), list[str]()
+    for table in dict.fromkeys(setting.table for setting in settings):
+        rows = [
+            (f"{setting.name} = {toml(setting.value)}", f"# {setting.description} [{setting.kind}]")
+            for setting in settings
+            if setting.table == table
+        ]
+        lines += [f"[{table}]", columns(rows), ""]
+    return "\n".join(lines).rstrip()
 
 
 def _stacked(setting: Setting) -> str:
@@ -155,15 +169,3 @@ def _kind(field: "FieldInfo") -> str:
 
 def _name(annotation: Any) -> str:
     return getattr(annotation, "__name__", str(annotation))
-
-
-def _file(settings: list[Setting]) -> str:
-    lines: list[str] = []
-    for table in dict.fromkeys(setting.table for setting in settings):
-        rows = [
-            (f"{setting.name} = {toml(setting.value)}", f"# {setting.description} [{setting.kind}]")
-            for setting in settings
-            if setting.table == table
-        ]
-        lines += [f"[{table}]", columns(rows), ""]
-    return "\n".join(lines).rstrip()

@@ -19,6 +19,7 @@ from cli.runs import runs_app
 from cli.show import ClosedOutputError, escape_output, show
 from cli.store import store_app
 from cli.train import train
+from cli.tune import tune
 from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, explain_interrupt
 from pipeline.workers import ProcessDeathError
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, train, ablate, compare, doctor):
+for command in (extract, train, ablate, compare, tune, doctor):
     app.command()(command)
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")

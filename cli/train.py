@@ -222,7 +222,7 @@ def _open_live(
 
 
 def _print(wanted: "list[Run]", records: "Records", trained: int, damaged: int) -> None:
-    from pipeline.report.ablation import SELECTION, describe_absent
+    from pipeline.report.ablation import describe_absent, describe_selection
 
     rows, scores = [["fold", "seed", "UAR %", "WAR %", "record"]], []
     for run in wanted:
@@ -241,7 +241,7 @@ def _print(wanted: "list[Run]", records: "Records", trained: int, damaged: int) 
     print(columns(rows))
     finished = len(wanted) - trained - damaged
     print(f"{count(trained, 'run')} trained, {finished} already finished.")
-    print(f"Reported: {SELECTION[wanted[0].method.selection.rule]}.")
+    print(f"Reported: {describe_selection(wanted[0].method.selection)}.")
     if absent := describe_absent(records.store, list(dict.fromkeys(run.fold for run in wanted))):
         print(
             f"warning: UAR is over the classes that are tested; without a test video: "

@@ -52,11 +52,11 @@ def train_pending(
 
     pending = records.pending(runs)
     place = choose_device(device) if pending else ""
-    _prepare(runs, pending, records)
+    prepare_folder(runs, pending, records)
     if not pending:
         return 0
     with progress(_title(pending), _epochs(pending), "epochs") as shown:
-        return train_runs(runs, records, place, shown.advance, workers, on_wait=_print_waiting)
+        return train_runs(runs, records, place, shown.advance, workers, on_wait=print_waiting)
 
 
 def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Records") -> int:
@@ -64,12 +64,12 @@ def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Re
     from pipeline.train.grid import train_live
 
     pending = records.pending(runs)
-    _prepare(runs, pending, records)
+    prepare_folder(runs, pending, records)
     with progress(f"{_title(pending)} without a cache", _epochs(pending), "epochs") as shown:
-        return train_live(pending, data, records, shown.advance, _print_waiting)
+        return train_live(pending, data, records, shown.advance, print_waiting)
 
 
-def _prepare(runs: Sequence["Run"], pending: Sequence["Run"], records: "Records") -> None:
+def prepare_folder(runs: Sequence["Run"], pending: Sequence["Run"], records: "Records") -> None:
     """Look at the folder of the records: can it be written, what did a kill leave, what differs?"""
     if pending:
         check_writable(records.root, "--runs")
@@ -85,7 +85,8 @@ def _epochs(runs: Sequence["Run"]) -> int:
     return sum(run.method.optimiser.epochs for run in runs)
 
 
-def _print_waiting(runs: int) -> None:
+def print_waiting(runs: int) -> None:
+    """Say that other processes are training some of the runs."""
     print(
         f"waiting for {count(runs, 'run')} that another process is training; if it dies, training "
         "goes on here",

@@ -270,8 +270,18 @@ class SelectionConfig(Settings):
         "last", description="which epoch is reported; best_on_test is optimistic"
     )
     validation_share: float = Field(
-        0.1, gt=0, le=0.5, description="share of the training videos that best_on_val holds out"
+        0.1, gt=0, le=0.5, description="share of the training videos that are held out, if any"
     )
+    tested_on: Literal["test", "held_out"] = Field(
+        "test",
+        description="held_out: score on held-out training videos; test videos are not looked at",
+    )
+
+    @model_validator(mode="after")
+    def _refuse_selection_on_what_is_scored(self) -> "SelectionConfig":
+        if self.tested_on == "held_out" and self.rule != "last":
+            raise ValueError("tested_on held_out needs rule last: nothing is left to select by")
+        return self
 
 
 class StoreConfig(Settings):

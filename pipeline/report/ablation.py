@@ -15,15 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.store import Store
-from pipeline.config import MethodConfig, runs_of
+from pipeline.config import MethodConfig, SelectionConfig, runs_of
 from pipeline.evaluate.influence import repool
 from pipeline.evaluate.metrics import confusion, uar, war
 from pipeline.evaluate.statistics import Interval, bootstrap_difference
 from pipeline.report.tables import FrameChoice, Table, TableRow
 from pipeline.report.written import write_reports
 from pipeline.show import markdown_line, show
-from pipeline.train.record import Record, tested_rows
+from pipeline.train.record import Record
 from pipeline.train.records import Records
+from pipeline.train.split import scored_rows
 
 REPORTED = "as reported in the paper for DFEW"
 SELECTION = {
@@ -31,6 +32,7 @@ SELECTION = {
     "best_on_val": "the best epoch on videos held out of the training set",
     "best_on_test": "the best epoch on the test videos, which is optimistic",
 }
+HELD_OUT = "scored on videos held out of the training set, not on the test videos"
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,17 @@ def describe_runs(done: int, expected: int, diverged: int, damaged: int) -> str:
     return ", ".join(notes)
 
 
+def describe_selection(selection: SelectionConfig) -> str:
+    """Which epoch is reported, and on which videos if not on those of the test."""
+    rule = SELECTION[selection.rule]
+    return f"{rule}, {HELD_OUT}" if selection.tested_on == "held_out" else rule
+
+
 def describe_absent(store: Store, folds: Sequence[str]) -> str:
     """Which classes have no test video in which folds; empty if there are none."""
     notes = []
     for fold in folds:
-        absent = set(range(len(store.classes))).difference(store.labels[tested_rows(store, fold)])
+        absent = set(range(len(store.classes))).difference(store.labels[_tested(store, fold)])
         if absent:
             notes.append(f"{', '.join(store.classes[k] for k in sorted(absent))} in fold {fold}")
     return "; ".join(notes)
@@ -150,12 +158,16 @@ def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[
         "data": f"{store.name}{synthetic}, {len(store.ids)} videos, {len(store.missing)} missing",
         "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views per video",
         "protocol": f"{folds} folds, seeds per fold: {seeds}, epochs: {optimiser.epochs}",
-        "reported": SELECTION[base.selection.rule],
+        "reported": describe_selection(base.selection),
         "spread": "mean ± sample standard deviation over the runs, in per cent",
         "intervals": "95 %, 2,000 paired bootstrap resamples of people (of videos where people are "
         "not known), not corrected for multiple comparisons",
         "store": store.digest,
     } | (notes if absent else {})
+
+
+def _tested(store: Store, fold: str) -> NDArray[np.int64]:
+    return scored_rows(store, fold, SelectionConfig(), 0)
 
 
 def _predicted(

@@ -170,7 +170,7 @@ def _check_rows(runs: Sequence[Run], store: Store) -> None:
                 "have features, expected some of both; choose another --fold, or extract again"
             )
         for selection in shares:
-            if selection.rule == "best_on_val":
+            if selection.rule == "best_on_val" or selection.tested_on == "held_out":
                 from pipeline.train.split import hold_out
 
                 hold_out(train, store.labels, store.subjects, selection.validation_share, 0)

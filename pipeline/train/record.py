@@ -26,9 +26,10 @@ from cache.files import canonical_json, sha256
 from cache.identity import flatten
 from cache.outside import open_outside
 from cache.store import LIVE, Store
-from pipeline.config import Run
+from pipeline.config import Run, SelectionConfig
 from pipeline.evaluate.metrics import confusion, recalls, uar, war
 from pipeline.train.code import code_files
+from pipeline.train.split import scored_rows
 
 ARRAYS = ("attention.npy", "frame_logits.npy")
 # What a finished run always leaves, besides result.json.
@@ -250,13 +251,6 @@ def scores(
     return {"uar": float(uar(counts)), "war": float(war(counts)), "recalls": by_class}
 
 
-def tested_rows(store: Store, fold: str) -> NDArray[np.int64]:
-    """Rows of the test videos of a fold that have features."""
-    tested = next((test for name, _, test in store.folds if name == fold), ())
-    ids, missing = store.ids, store.missing
-    return np.array([row for row in tested if ids[row] not in missing], np.int64)
-
-
 def _kinds_of_files(folder: Path) -> set[str]:
     """The files of a run that are there; raises DamagedError for anything that is not a file."""
     found = set()
@@ -418,7 +412,9 @@ def _check_videos(
         raise DamagedError(f"{path} is damaged: its classes are not those of run.json")
     if store is None:
         return
-    rows, ids = tested_rows(store, metadata["identity"]["fold"]), store.ids
+    identity, ids = metadata["identity"], store.ids
+    selection = SelectionConfig.model_validate(identity["method"].get("selection", {}))
+    rows = scored_rows(store, identity["fold"], selection, identity["seed"])
     same = (
         tested.classes == list(store.classes)
         and metadata["store"].get("frames") == store.frames

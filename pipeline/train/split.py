@@ -3,18 +3,24 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cache.errors import RefusedError
-from pipeline.config import Run
+from cache.store import Store
+from pipeline.config import Run, SelectionConfig
 from pipeline.evaluate.metrics import Rows
-from pipeline.train.features import TrainingData
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pipeline.train.features import TrainingData
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of the store; nothing is held out unless the selection rule asks for it."""
+    """Rows of the store; nothing is held out unless the settings ask for it."""
 
     train: Rows
     val: Rows
@@ -26,16 +32,30 @@ class Split:
         return np.concatenate([self.test, self.val])
 
 
-def split_of(data: TrainingData, run: Run) -> Split:
-    """The rows of a run's fold that have features; some are held out if the rule asks for it."""
-    store, selection = data.store, run.method.selection
-    train, test = next((train, test) for name, train, test in store.folds if name == run.fold)
-    train, test = train[data.usable_N[train]], test[data.usable_N[test]]
-    if selection.rule != "best_on_val":
+def split_of(data: "TrainingData", run: Run) -> Split:
+    """The rows of a run's fold that have features; some are held out if its settings ask for it."""
+    return _split(data.store, data.usable_N, run.fold, run.method.selection, run.seed)
+
+
+def scored_rows(store: Store, fold: str, selection: SelectionConfig, seed: int) -> Rows:
+    """Rows of a finished store on which such a run is tested; none for an unknown fold."""
+    if fold not in (name for name, _, _ in store.folds):
+        return np.empty(0, np.int64)
+    usable_N = np.array([video_id not in store.missing for video_id in store.ids])
+    return _split(store, usable_N, fold, selection, seed).test
+
+
+def _split(
+    store: Store, usable_N: "NDArray[np.bool_]", fold: str, selection: SelectionConfig, seed: int
+) -> Split:
+    train, test = next((train, test) for name, train, test in store.folds if name == fold)
+    train, test = train[usable_N[train]], test[usable_N[test]]
+    in_place_of_test = selection.tested_on == "held_out"
+    if selection.rule != "best_on_val" and not in_place_of_test:
         return Split(train, train[:0], test)
     share = selection.validation_share
-    left, held = hold_out(train, store.labels, store.subjects, share, run.seed)
-    return Split(left, held, test)
+    left, held = hold_out(train, store.labels, store.subjects, share, seed)
+    return Split(left, held[:0], held) if in_place_of_test else Split(left, held, test)
 
 
 def hold_out(

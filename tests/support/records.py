@@ -10,10 +10,9 @@ import torch
 from cache.files import sha256_file
 from pipeline.config import Run
 from pipeline.evaluate.predictions import Predictions
-from pipeline.train.record import tested_rows
 from pipeline.train.records import Records
 from pipeline.train.selection import Outcome, SelectedEpoch
-from pipeline.train.split import Split
+from pipeline.train.split import Split, scored_rows
 
 
 def write_record(
@@ -25,7 +24,7 @@ def write_record(
 ) -> Path:
     """The record of a run that predicts these classes for the test videos of its fold."""
     store = records.store
-    test, classes = tested_rows(store, run.fold), len(store.classes)
+    test, classes = scored_rows(store, run.fold, run.method.selection, run.seed), len(store.classes)
     logits_NK = np.eye(classes, dtype=np.float32)[predicted]
     if diverged:
         logits_NK *= np.nan
