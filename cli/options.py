@@ -84,6 +84,14 @@ def check_config(value: str) -> str:
     return value
 
 
+def check_configs(values: list[str]) -> list[str]:
+    """Several of what ``check_config`` accepts, with different names."""
+    names = [Path(check_config(value)).stem for value in values]
+    if len(set(names)) < len(names):
+        raise RefusedError(f"--config: two are named alike: {', '.join(names)}; rename a file")
+    return values
+
+
 def _tables() -> list[str]:
     from pipeline.report.tables import TABLES
 

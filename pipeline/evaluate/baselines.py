@@ -1,5 +1,6 @@
 """A store -> predictions of methods without a temporal network: zero-shot, logistic regression."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from cache.store import Store
 from pipeline.datasets.texts import class_texts
+from pipeline.evaluate.metrics import confusion, uar, war
 from pipeline.kernels.head import cosine
 from pipeline.model.text_tower import load_text_tower
 
@@ -40,30 +42,95 @@ def logistic_regression(store: Store, pooling: Literal["mean", "mean+max+std"]) 
     Like TG-DFER, it trains on the augmented views (on view 0 if it is the only one) and is tested
     on view 0.
     """
+    pooled_NVD = _pool(store.load_features().astype(np.float32), pooling)
+    rows = [(_present(store, train), _present(store, test)) for _, train, test in store.folds]
+    said = [_fit_and_predict(store, pooled_NVD, Fit(pooling), train, test) for train, test in rows]
+    name = f"logistic regression, {pooling} of frames"
+    return PredictedLabels(name, np.concatenate([test for _, test in rows]), np.concatenate(said))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings of a logistic regression."""
+
+    pooling: str = "mean"
+    c: float = 1.0  # inverse strength of the L2 penalty
+    balanced: bool = False  # classes weighted by their inverse frequency
+
+
+POOLINGS = ("mean", "mean+std", "mean+max+std")
+FITS = tuple(
+    Fit(pooling, c, balanced)
+    for pooling in POOLINGS
+    for c in (0.001, 0.01, 0.1, 1.0, 10.0)
+    for balanced in (False, True)
+)
+HOLD_OUTS = 3
+# (training rows, seed) -> (rows left for training, rows held out)
+HoldOut = Callable[[NDArray[np.int64], int], tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+
+def searched_logistic_regression(
+    store: Store, hold_out: HoldOut, on_fit: Callable[[], None] = lambda: None
+) -> PredictedLabels:
+    """The logistic regression of FITS that is best on held-out training videos, chosen per fold.
+
+    The score is the mean of UAR and WAR over HOLD_OUTS parts of the fold's training videos, as
+    ``hold_out`` splits them; each fold's test videos are predicted once, by the winner. ``on_fit``
+    is called after every fit of the search, ``fits(store)`` times.
+    """
+    features = store.load_features().astype(np.float32)
+    pooled = {pooling: _pool(features, pooling) for pooling in POOLINGS}
+    rows, predicted, chosen = [], [], []
+    for _, train, test in store.folds:
+        train, test = _present(store, train), _present(store, test)
+        scores = np.zeros((len(FITS), HOLD_OUTS))
+        for seed in range(HOLD_OUTS):
+            left, held = hold_out(train, seed)
+            for n, fit in enumerate(FITS):
+                said = _fit_and_predict(store, pooled[fit.pooling], fit, left, held)
+                counts = confusion(store.labels[held], said, len(store.classes))
+                scores[n, seed] = (uar(counts) + war(counts)) / 2
+                on_fit()
+        best = FITS[int(scores.mean(1).argmax())]
+        chosen.append(f"{best.pooling} C={best.c:g}{' balanced' if best.balanced else ''}")
+        rows.append(test)
+        predicted.append(_fit_and_predict(store, pooled[best.pooling], best, train, test))
+    name = f"logistic regression, searched ({'; '.join(dict.fromkeys(chosen))})"
+    return PredictedLabels(name, np.concatenate(rows), np.concatenate(predicted))
+
+
+def fits(store: Store) -> int:
+    """Number of fits in the search of a logistic regression."""
+    return len(store.folds) * HOLD_OUTS * len(FITS)
+
+
+def _fit_and_predict(
+    store: Store,
+    pooled_NVD: NDArray[np.float32],
+    fit: Fit,
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Predicted classes of the test rows."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    pooled_NVD = _pool(store.load_features().astype(np.float32), pooling)
     train_views = slice(1, None) if store.views > 1 else slice(0, 1)
-    rows, predicted = [], []
-    for _, train, test in store.folds:
-        train, test = _present(store, train), _present(store, test)
-        x_NVD = pooled_NVD[train, train_views]
-        labels = np.repeat(store.labels[train], x_NVD.shape[1])
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-        model.fit(x_NVD.reshape(len(labels), -1), labels)
-        rows.append(test)
-        predicted.append(model.predict(pooled_NVD[test, 0]))
-    name = f"logistic regression, {pooling} of frames"
-    return PredictedLabels(name, np.concatenate(rows), np.concatenate(predicted))
+    x_NVD = pooled_NVD[train, train_views]
+    labels = np.repeat(store.labels[train], x_NVD.shape[1])
+    weight = "balanced" if fit.balanced else None
+    regression = LogisticRegression(C=fit.c, class_weight=weight, max_iter=2000)
+    model = make_pipeline(StandardScaler(), regression)
+    model.fit(x_NVD.reshape(len(labels), -1), labels)
+    said: NDArray[np.int64] = model.predict(pooled_NVD[test, 0])
+    return said
 
 
 def _pool(features_NVTD: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
-    mean: NDArray[np.float32] = features_NVTD.mean(2)
-    if pooling == "mean":
-        return mean
-    return np.concatenate([mean, features_NVTD.max(2), features_NVTD.std(2)], -1)
+    pooled = [getattr(features_NVTD, kind)(2) for kind in pooling.split("+")]
+    return np.concatenate(pooled, -1)
 
 
 def _all_test_rows(store: Store) -> NDArray[np.int64]:

@@ -59,10 +59,11 @@ def localise(runs: Sequence[TestedRun], store: Store) -> dict[str, tuple[NDArray
 
 
 def localisation_table(
-    found: Mapping[str, tuple[NDArray[np.int64], Array]], classes: Sequence[str]
+    found: Mapping[str, tuple[NDArray[np.int64], Array]], classes: Sequence[str], name: str = ""
 ) -> str:
     """Markdown: mean average precision of each ranking, over all videos and per class."""
-    lines = ["", "## Which frames show the label", ""]
+    of = f" ({name})" if name else ""
+    lines = ["", f"## Which frames show the label{of}", ""]
     lines += [
         "Mean average precision over test videos in which some but not all frames show the label."
     ]

@@ -7,7 +7,7 @@ import numpy as np
 
 from cache.store import Store
 from pipeline.evaluate.baselines import PredictedLabels
-from pipeline.evaluate.statistics import Interval, bootstrap
+from pipeline.evaluate.statistics import Interval, bootstrap, bootstrap_difference
 from pipeline.report.ablation import describe_runs
 from pipeline.report.written import write_reports
 from pipeline.show import markdown_line, show
@@ -37,26 +37,41 @@ def of_runs(
 
 
 def comparison_table(
-    store: Store, methods: Sequence[PredictedLabels], header: Mapping[str, str]
+    store: Store,
+    methods: Sequence[PredictedLabels],
+    header: Mapping[str, str],
+    baseline: PredictedLabels | None = None,
 ) -> str:
     """Markdown: UAR and WAR in per cent, [95 % interval], n.
 
     The folds are pooled, so every video counts once per seed. All videos of a person are resampled
-    together.
+    together. With a ``baseline``, the differences to it, paired by video.
     """
     grouped = any(subject is not None for subject in store.subjects)
     unit = "people" if grouped else "videos"
     notes = {**header, "intervals": f"95 %, 2,000 bootstrap resamples of {unit}, folds pooled"}
+    columns = ["method", "UAR", "WAR", "videos", "seeds"]
+    if baseline is not None:
+        notes["differences"] = f"to {baseline.name}, paired by video, not corrected"
+        columns[3:3] = ["UAR difference", "WAR difference"]
     lines = [
         "# Comparison of methods",
         "",
         *[f"- {name}: {show(text)}" for name, text in notes.items()],
     ]
-    lines += ["", "| method | UAR | WAR | videos | seeds |", "| --- | --- | --- | --- | --- |"]
+    lines += ["", markdown_line(columns), markdown_line(["---"] * len(columns))]
     for method in methods:
         videos = len(set(method.rows.tolist()))
-        lines.append(markdown_line([method.name, *_scores(method, store), videos, method.seeds]))
+        cells = [method.name, *_scores(method, store)]
+        if baseline is not None:
+            cells += _differences(method, baseline, store)
+        lines.append(markdown_line([*cells, videos, method.seeds]))
     return "\n".join(lines) + "\n"
+
+
+def best_of(methods: Sequence[PredictedLabels], store: Store) -> PredictedLabels:
+    """The one with the highest WAR."""
+    return max(methods, key=lambda own: (own.predicted == store.labels[own.rows]).mean())
 
 
 def write_comparison(text: str, out: Path) -> Path:
@@ -68,16 +83,37 @@ def _scores(method: PredictedLabels, store: Store) -> list[str]:
     """UAR and WAR with their intervals."""
     if not len(method.rows):
         return ["–", "–"]
-    grouped = any(subject is not None for subject in store.subjects)
-    groups = store.subjects if grouped else store.ids
     intervals = bootstrap(
         store.labels[method.rows],
         method.predicted,
         len(store.classes),
-        [groups[row] for row in method.rows],
+        _groups(method, store),
     )
     return [_per_cent(interval) for interval in intervals]
 
 
-def _per_cent(value: Interval) -> str:
-    return f"{100 * value.value:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+def _differences(method: PredictedLabels, baseline: PredictedLabels, store: Store) -> list[str]:
+    """UAR and WAR minus those of the baseline on the same videos; – if it lacks one of them."""
+    said = dict(zip(baseline.rows.tolist(), baseline.predicted.tolist(), strict=True))
+    if method is baseline or not len(method.rows) or not said.keys() >= set(method.rows.tolist()):
+        return ["–", "–"]
+    intervals = bootstrap_difference(
+        store.labels[method.rows],
+        method.predicted,
+        np.array([said[row] for row in method.rows.tolist()]),
+        len(store.classes),
+        _groups(method, store),
+    )
+    return [_per_cent(interval, "+") for interval in intervals]
+
+
+def _groups(method: PredictedLabels, store: Store) -> list[object]:
+    grouped = any(subject is not None for subject in store.subjects)
+    groups = store.subjects if grouped else store.ids
+    return [groups[row] for row in method.rows]
+
+
+def _per_cent(value: Interval, sign: str = "") -> str:
+    numbers = (value.value, value.low, value.high)
+    mean, low, high = (f"{100 * number:{sign}.1f}" for number in numbers)
+    return f"{mean} [{low}, {high}]"

@@ -15,9 +15,12 @@ from itertools import pairwise
 import numpy as np
 
 from cache.errors import RefusedError
+from cache.store import Store
 from pipeline.config import MethodConfig, Run, runs_of
+from pipeline.evaluate.metrics import Rows
 from pipeline.train.records import Records
 from pipeline.train.space import Space
+from pipeline.train.split import hold_out
 
 HELD_OUT_SHARE = 0.2  # of the training videos
 DRAWS = 100  # per trial, to find settings that the store can train
@@ -95,6 +98,15 @@ def parse_rungs(text: str) -> tuple[Rung, ...]:
             "on each, such as 48:10:2,16:30:3,5:90:5"
         )
     return rungs
+
+
+def searched_hold_out(store: Store) -> Callable[[Rows, int], tuple[Rows, Rows]]:
+    """(training rows, seed) -> (rows left for training, rows held out), as a search does it."""
+
+    def split(train: Rows, seed: int) -> tuple[Rows, Rows]:
+        return hold_out(train, store.labels, store.subjects, HELD_OUT_SHARE, seed)
+
+    return split
 
 
 def plan_search(

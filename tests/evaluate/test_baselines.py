@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 
 from pipeline.datasets.texts import class_texts
-from pipeline.evaluate.baselines import PredictedLabels, logistic_regression, zero_shot
+from pipeline.evaluate.baselines import (
+    PredictedLabels,
+    fits,
+    logistic_regression,
+    searched_logistic_regression,
+    zero_shot,
+)
 from pipeline.model.text_tower import load_text_tower
-from pipeline.report.comparison import comparison_table
+from pipeline.report.comparison import best_of, comparison_table
+from pipeline.train.halving import searched_hold_out
 from support.stores import CLASSES, random_store, text_config, text_weights, write_store
 
 
@@ -62,3 +69,44 @@ def test_comparison_counts_videos_and_seeds_and_resamples_people(tmp_path: Path)
     assert "| right | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | 40 | 2 |" in text
     assert "| wrong | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 40 | 1 |" in text
     assert "resamples of people" in text
+
+
+def test_searched_regression_chooses_the_pooling_that_the_labels_need(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(100) % 2
+    noise = generator.standard_normal((100, 1, 16, 8))
+    noise -= noise.mean(2, keepdims=True)
+    features = noise * np.where(labels, 3.0, 1.0)[:, None, None, None]
+    store = write_store(tmp_path / "s.zarr", features, labels, classes=CLASSES[:2])
+    done: list[None] = []
+    hold_out = searched_hold_out(store)
+    result = searched_logistic_regression(store, hold_out, lambda: done.append(None))
+    assert len(done) == fits(store) == 5 * 3 * 30
+    assert "std" in result.name
+    assert "logistic regression, searched (" in result.name
+    assert sorted(result.rows) == list(range(100))
+    assert (result.predicted == store.labels[result.rows]).mean() > 0.95
+
+
+def test_differences_to_a_baseline_are_paired_by_video(tmp_path: Path) -> None:
+    people = tuple(f"person {n % 10}" for n in range(40))
+    store = random_store(tmp_path / "s.zarr", videos=40, subjects=people)
+    rows = np.arange(40)
+    wrong = (store.labels + 1) % 7
+    base = PredictedLabels("base", rows[::-1], np.where(rows < 20, store.labels, wrong)[::-1])
+    better = PredictedLabels("better", np.tile(rows, 2), np.tile(store.labels, 2), seeds=2)
+    part = PredictedLabels("part", rows[:9], store.labels[:9])
+    fewer = PredictedLabels("fewer", rows[:30], store.labels[:30])
+    assert best_of([base, better], store) is better
+    text = comparison_table(store, [base, better, part], {}, base)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == [
+        *("method", "UAR", "WAR", "UAR difference", "WAR difference", "videos", "seeds")
+    ]
+    assert cells[2][3:5] == ["–", "–"]
+    assert cells[3][4].startswith("+50.0 [")
+    assert cells[4][4].startswith("+0.0 [")
+    assert "- differences: to base, paired by video, not corrected" in text
+    without = comparison_table(store, [better], {}, fewer).splitlines()[-1]
+    assert without.split("|")[4:6] == [" – ", " – "]
