@@ -134,6 +134,12 @@ class PromptConfig(Settings):
     position: Literal["end", "middle", "front"] = Field(
         "end", description="position of the text among the learnable tokens"
     )
+    tower: Literal["trained", "random"] = Field(
+        "trained", description="the text tower as it is, or with weights drawn anew (a control)"
+    )
+    texts: Literal["real", "permuted", "orthogonal"] = Field(
+        "real", description="each class's text, another's, or orthogonal vectors (two controls)"
+    )
 
 
 class LabelConfig(Settings):

@@ -296,11 +296,12 @@ def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str,
     parts = [f"% {name}: {show(text)}" for name, text in header.items()]
     for table, rows in tables:
         columns = ["", *map(_tex, table.columns), "UAR", "WAR", *_recalled(rows), "$n$"]
-        # Beside the paper's figures, the page has no room for them.
-        compared = rows[0].differences if table.recalls else {}
+        in_paper = any(line.reported for line in rows)
+        # Beside the paper's figures, the page has no room for differences.
+        compared = {} if in_paper else rows[0].differences
         columns += [_tex(f"{name} − {table.main.name}") for name in compared]
         caption = _tex(f"{table.title}. {header['data']}.")
-        if in_paper := any(line.reported for line in rows):
+        if in_paper:
             columns += ["UAR (reported)", "WAR (reported)"]
             reported = f"The last two columns are {REPORTED}."
             caption = _tex(f"{table.title}. {reported} {header['data']}.")

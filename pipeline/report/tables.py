@@ -167,7 +167,28 @@ IMBALANCE = Table(
     recalls=("disgust", "fear"),
 )
 
-TABLES = {table.name: table for table in (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS, IMBALANCE)}
+CONTROLS = [("trained", "real"), ("trained", "permuted"), ("trained", "orthogonal")]
+CONTROLS += [("random", "real")]
+
+TEXT = Table(
+    "text",
+    "What the language model adds (not in the paper)",
+    ("text tower", "class texts", "fine prompts"),
+    tuple(
+        TableRow(
+            letter,
+            (tower, texts, "learnable" if learnable else "plain"),
+            {"prompts": {"tower": tower, "texts": texts, "fine_learnable": learnable}},
+        )
+        for letter, ((tower, texts), learnable) in zip(
+            "abcdefgh", product(CONTROLS, (True, False)), strict=True
+        )
+    ),
+    differences=("UAR", "WAR"),
+)
+
+ALL = (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS, IMBALANCE, TEXT)
+TABLES = {table.name: table for table in ALL}
 
 
 def find_tables(names: Sequence[str]) -> list[Table]:

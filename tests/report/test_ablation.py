@@ -126,6 +126,21 @@ def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
     assert "UAR $-$ main setting & WAR $-$ main setting & disgust $-$" in tex.read_text()
 
 
+def test_the_controls_of_the_texts_are_eight_settings_compared_with_the_real_texts() -> None:
+    (table,) = find_tables(["text"])
+    methods = [row.method(load_method()) for row in table.rows]
+    assert len(set(methods)) == 8
+    assert methods[0] == load_method() == table.main.method(load_method())
+    controls = [(m.prompts.tower, m.prompts.texts, m.prompts.fine_learnable) for m in methods]
+    assert controls[1::2] == [(*control[:2], False) for control in controls[::2]]
+    assert {control[:2] for control in controls} == {
+        ("trained", "real"),
+        ("trained", "permuted"),
+        ("trained", "orthogonal"),
+        ("random", "real"),
+    }
+
+
 def test_a_table_without_rare_classes_shows_only_the_difference_in_war(
     store: Store, tmp_path: Path
 ) -> None:

@@ -178,7 +178,7 @@ def test_stack_resumes_from_its_states_as_if_never_interrupted(
     rules = ("last", "best_on_test", "best_on_val")
     settings = ["optimiser.epochs=5", "selection.validation_share=0.25", "input.scale=whiten"]
     settings += [f"optimiser.kind={kind}", f"optimiser.average={average}"]
-    settings += ["optimiser.average_epochs=4", "temporal.dropout=0.2"]
+    settings += ["optimiser.average_epochs=4", "temporal.dropout=0.2", "prompts.texts=orthogonal"]
     runs = [run("2", 3, *settings, f"selection.rule={rule}") for rule in rules]
     whole = train_stack(data, runs)
     kept: list[list[RunState]] = []
@@ -230,6 +230,18 @@ def test_runs_with_adamw_dropout_and_averages_equal_their_runs_alone(
     common += ["optimiser.average=ema", "temporal.dropout=0.3"]
     settings = [[], ["optimiser.momentum=0.5"], ["optimiser.average_decay=0.5"]]
     check_equal_alone(exact, [run(fold, 0, *common, *own) for fold in "12" for own in settings])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("control", ["tower=random", "texts=permuted", "texts=orthogonal"])
+def test_runs_of_a_stack_share_a_control_of_the_texts_and_equal_their_runs_alone(
+    exact: TrainingData, control: str
+) -> None:
+    settings = [f"prompts.{control}", "prompts.coarse_learnable=true"]
+    runs = [run(fold, seed, *settings) for fold in "12" for seed in (0, 1)]
+    check_equal_alone(exact, runs)
+    with pytest.raises(ValueError, match="must share everything that shapes"):
+        train_stack(exact, [runs[0], run("1", 0, "prompts.coarse_learnable=true")])
 
 
 POOLINGS = ["mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"]
