@@ -134,6 +134,12 @@ class PromptConfig(Settings):
     position: Literal["end", "middle", "front"] = Field(
         "end", description="position of the text among the learnable tokens"
     )
+    tower: Literal["trained", "random"] = Field(
+        "trained", description="the text tower as it is, or with weights drawn anew (a control)"
+    )
+    texts: Literal["real", "permuted", "orthogonal"] = Field(
+        "real", description="each class's text, another's, or orthogonal vectors (two controls)"
+    )
 
 
 class LabelConfig(Settings):
@@ -210,6 +216,21 @@ class OptimiserConfig(Settings):
         5, ge=1, le=10_000, description="epochs whose ends are averaged, if average is last_epochs"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="smoothing of the cross-entropy")
+    loss: Literal["cross_entropy", "class_balanced", "logit_adjusted"] = Field(
+        "cross_entropy", description="cross-entropy as it is, or corrected for rare classes"
+    )
+    balance_beta: float = Field(
+        0.999, ge=0, lt=1, description="beta of class_balanced; 0: none, near 1: by 1/n_k"
+    )
+    adjust_tau: float = Field(
+        1.0, ge=0, le=100, description="factor of the log class shares in logit_adjusted"
+    )
+    oversample: float = Field(
+        0.0, ge=0, le=1, description="draw rare classes more often; 1: all classes alike, 0: no"
+    )
+    text_rarity: float = Field(
+        0.0, ge=0, le=10, description="context of class k learns at (mean n / n_k)^this rate"
+    )
     augment: bool = Field(True, description="train on augmented views; if false, on the test view")
     views: int = Field(
         0, ge=0, le=VIEWS_MAX, description="augmented views to train on; 0: all in the store"
@@ -314,6 +335,16 @@ class MethodConfig(Settings):
     selection: SelectionConfig = SelectionConfig()
     store: StoreConfig = StoreConfig()
 
+    @model_validator(mode="after")
+    def _refuse_rates_of_shared_contexts(self) -> "MethodConfig":
+        if self.optimiser.text_rarity and self.prompts.context == "shared":
+            raise ValueError(
+                f"optimiser.text_rarity={self.optimiser.text_rarity:g} needs context vectors of "
+                "each class, but prompts.context=shared; set prompts.context=class_specific, or "
+                "optimiser.text_rarity=0"
+            )
+        return self
+
 
 class Run(Settings):
     """One training run: a configuration, a fold of the data set and a seed."""
@@ -337,6 +368,11 @@ _OF_A_RUN: dict[str, Any] = {
         "average_decay",
         "average_epochs",
         "label_smoothing",
+        "loss",
+        "balance_beta",
+        "adjust_tau",
+        "oversample",
+        "text_rarity",
         "augment",
         "views",
     },
@@ -453,7 +489,8 @@ def _explain(error: ValidationError, where: str) -> str:
         given = (
             "" if isinstance(problem["input"], Mapping) else f" = {_shortened(problem['input'])}"
         )
-        lines.append(f"{key}{given}: {problem['msg'].removeprefix('Value error, ')}")
+        said = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{key}{given}: {said}" if key else said)
     return f"{where}: " + "; ".join(lines)
 
 

@@ -92,6 +92,7 @@ ORDER = [
     "pipeline/evaluate/baselines.py",
     "pipeline/evaluate/localisation.py",
     "pipeline/train/features.py",
+    "pipeline/train/imbalance.py",
     "pipeline/train/batches.py",
     "pipeline/train/average.py",
     "pipeline/train/optimisers.py",

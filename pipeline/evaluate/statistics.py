@@ -1,12 +1,14 @@
 """Labels and predictions -> metrics with 95 % bootstrap intervals, single and paired."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate.metrics import Rows, uar, war
+
+Metric = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # counts [..., K, K] -> [...]
 
 
 @dataclass(frozen=True)
@@ -44,14 +46,19 @@ def bootstrap_difference(
     groups: Sequence[object] | None = None,
     resamples: int = 2000,
     seed: int = 0,
-) -> tuple[Interval, Interval]:
-    """(UAR, WAR) of ``predictions`` minus those of ``baseline`` on the same videos, paired."""
+    metrics: Sequence[Metric] = (uar, war),
+) -> tuple[Interval, ...]:
+    """``metrics`` of ``predictions`` minus those of ``baseline`` on the same videos, paired.
+
+    Resamples in which a metric is not defined, such as the recall of a class that was not drawn, do
+    not count.
+    """
     weights, member = _resamples(len(labels), groups, resamples, seed)
     pairs = [_resampled(labels, each, classes, weights, member) for each in (predictions, baseline)]
     (counts, drawn), (counts_base, drawn_base) = pairs
-    return (
-        _interval(uar(counts) - uar(counts_base), uar(drawn) - uar(drawn_base)),
-        _interval(war(counts) - war(counts_base), war(drawn) - war(drawn_base)),
+    return tuple(
+        _interval(metric(counts) - metric(counts_base), metric(drawn) - metric(drawn_base))
+        for metric in metrics
     )
 
 
@@ -77,5 +84,5 @@ def _resampled(
 
 
 def _interval(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Interval:
-    low, high = np.quantile(resampled, [0.025, 0.975])
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))

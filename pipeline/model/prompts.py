@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
+from cache.errors import RefusedError
 from pipeline.config import PromptConfig
 from pipeline.model.layers import normal, per_run
 from pipeline.model.packing import Packing, context_slot, pack
 from pipeline.model.text_tower import TextTower
 
 CONTEXT_STD = 0.02  # as in CoOp and the text tower's own embeddings
+ORTHOGONAL_SEED = 0
 
 
 class Prompts(nn.Module):
@@ -19,9 +21,14 @@ class Prompts(nn.Module):
     Learnable: [c]^1 ... [c]^M text, with M context vectors per class or M shared by all.
     With ``visual``, a token made from a video can be placed before all others. With ``centre``,
     the mean over the classes is subtracted from their features.
+
+    Two controls: ``permuted`` texts are those of the next class, of the first for the last one.
+    With ``orthogonal`` ones, o_k, no class text is read: the feature is o_k + E(p) - E(p_0), with
+    the tower E, the prompt p of context and visual token alone, and the context p_0 it began with.
     """
 
     plain_KD: Tensor | None
+    offset_RKD: Tensor | None
 
     def __init__(
         self,
@@ -35,8 +42,11 @@ class Prompts(nn.Module):
     ) -> None:
         super().__init__()
         self.tower, self.centre = tower, centre
+        if config.texts == "permuted":
+            texts = [*texts[1:], texts[0]]
+        read = [""] * len(texts) if config.texts == "orthogonal" else texts
         slots = _context_slots(len(texts), config) if learnable else [[] for _ in texts]
-        tokens = [tower.tokenize(text) for text in texts]
+        tokens = [tower.tokenize(text) for text in read]
         contexts = len({slot for own in slots for slot in own})
         prompts = [_arrange(own, text, config) for own, text in zip(slots, tokens, strict=True)]
         self.packing = pack(prompts, tower.context_length)
@@ -48,15 +58,21 @@ class Prompts(nn.Module):
             self.packing_visual = pack(seeing, tower.context_length)
         draw = normal(contexts, tower.width, std=CONTEXT_STD)
         self.context_RCW = per_run(generators, draw) if learnable else None
-        plain_KD = None if learnable else tower.encode_texts(texts)
+        plain_KD = None if learnable else tower.encode_texts(read)
         self.register_buffer("plain_KD", plain_KD, persistent=False)
+        self.register_buffer("offset_RKD", None, persistent=False)
+        if config.texts == "orthogonal":
+            self.to(tower.tower.positional_embedding.device)
+            with torch.no_grad():
+                goal_KD = orthogonal_texts(tower.encode_texts(texts))
+                self.offset_RKD = goal_KD - self().expand(len(generators), -1, -1)
 
     def forward(self) -> Tensor:
         """Text features [R, K, D]; [1, K, D] if nothing is learnable."""
         if self.context_RCW is None:
             assert self.plain_KD is not None
-            return self._centred(self.plain_KD[None])
-        return self._centred(self._encode(self.packing, self.context_RCW))
+            return self._finished(self.plain_KD[None])
+        return self._finished(self._encode(self.packing, self.context_RCW))
 
     def with_visual(self, visual_RBKD: Tensor) -> Tensor:
         """Text features [R, B, K, D], with the class's visual prompt as the first input token."""
@@ -66,9 +82,11 @@ class Prompts(nn.Module):
             context = self.context_RCW[:, None].expand(-1, B, -1, -1)
             vectors = torch.cat([context, visual_RBKD], dim=2)
         encoded = self._encode(self.packing_visual, vectors.flatten(0, 1))
-        return self._centred(encoded.view(R, B, K, D))
+        return self._finished(encoded.view(R, B, K, D))
 
-    def _centred(self, texts: Tensor) -> Tensor:
+    def _finished(self, texts: Tensor) -> Tensor:
+        if self.offset_RKD is not None:
+            texts = texts + (self.offset_RKD if texts.ndim == 3 else self.offset_RKD[:, None])
         return texts - texts.mean(-2, keepdim=True) if self.centre else texts
 
     def _encode(self, packing: Packing, vectors_NCW: Tensor) -> Tensor:
@@ -76,6 +94,24 @@ class Prompts(nn.Module):
         tokens_NLW = tokens_LW.expand(len(vectors_NCW), -1, -1)
         placed = vectors_NCW[:, packing.slot_C].to(tokens_LW.dtype)
         return self.tower.encode(tokens_NLW.index_copy(1, packing.place_C, placed), packing)
+
+
+def orthogonal_texts(texts_KD: Tensor) -> Tensor:
+    """Orthogonal vectors, always the same ones, with the mean norm of these text features.
+
+    Raises RefusedError if there are more classes than features.
+    """
+    K, D = texts_KD.shape
+    if K > D:
+        raise RefusedError(
+            f"prompts.texts=orthogonal: {D} features have no {K} orthogonal directions, one for "
+            "each class; use another encoder, or prompts.texts=permuted"
+        )
+    generator = torch.Generator().manual_seed(ORTHOGONAL_SEED)
+    drawn_DK = torch.randn(D, K, generator=generator, dtype=torch.float64)
+    axes_DK, triangle_KK = torch.linalg.qr(drawn_DK)
+    axes_KD = (axes_DK * triangle_KK.diagonal().sign()).T  # the signs are otherwise a library's
+    return axes_KD.to(texts_KD) * texts_KD.norm(dim=1).mean()
 
 
 def _context_slots(classes: int, config: PromptConfig) -> list[list[int]]:

@@ -15,16 +15,26 @@ from torch import Tensor, nn
 from cache.errors import RefusedError
 from pipeline.model.packing import Packing, pack
 
+REDRAWN_SEED = 0
+
 
 class TextTower(nn.Module):
     """Frozen text tower. Token width W, joint feature size D."""
 
-    def __init__(self, transformer: Any) -> None:
+    def __init__(self, transformer: Any, config: dict[str, Any]) -> None:
         super().__init__()
+        self._config = config
         self.tower = transformer.eval().requires_grad_(False)
         self.width: int = transformer.width
         self.size: int = transformer.output_dim
         self.context_length: int = transformer.context_length
+
+    def redrawn(self) -> "TextTower":
+        """The same architecture with open_clip's initial weights, always the same ones."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(REDRAWN_SEED)
+            drawn = _transformer(self._config)
+        return TextTower(drawn.to(self.tower.positional_embedding), self._config)
 
     def tokenize(self, text: str) -> list[int]:
         """CLIP's byte-pair tokens of ``text`` from the start token to the end token, unpadded."""
@@ -108,7 +118,7 @@ def load_text_tower(weights: bytes, config: dict[str, Any]) -> TextTower:
         ) from error
     tower = _transformer(config)
     tower.load_state_dict(tensors)
-    return TextTower(tower)
+    return TextTower(tower, config)
 
 
 # What open_clip and torch raise for a configuration or for weights that they cannot use.

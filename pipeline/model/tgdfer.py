@@ -64,6 +64,8 @@ class TGDFER(nn.Module):
                 "as ViT-B-32"
             )
         centre = methods[0].input.centre_text
+        if prompts.tower == "random":
+            tower = tower.redrawn()
         self.fine = Prompts(
             generators, tower, fine, prompts.fine_learnable, prompts, visual, centre
         )
@@ -88,10 +90,13 @@ class TGDFER(nn.Module):
     def kept(self) -> dict[str, Tensor]:
         """What tells a run's network from another's, with the run axis.
 
-        The trained parameters, and the statistics of the input.
+        The trained parameters, the statistics of the input, and where orthogonal texts began.
         """
         learned = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        return learned | {f"input.{name}": b for name, b in self.input.named_buffers()}
+        fixed = {f"input.{name}": b for name, b in self.input.named_buffers()}
+        offsets = {"fine": self.fine.offset_RKD, "coarse": self.coarse.offset_RKD}
+        fixed |= {f"{name}.offset_RKD": b for name, b in offsets.items() if b is not None}
+        return learned | fixed
 
     def forward(self, features_RBTD: Tensor) -> Output:
         """Features as the image encoder gives them (not normalised) -> Output."""

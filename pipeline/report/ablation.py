@@ -7,6 +7,7 @@ import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,16 @@ from numpy.typing import NDArray
 from cache.store import Store
 from pipeline.config import MethodConfig, SelectionConfig, runs_of
 from pipeline.evaluate.influence import repool
-from pipeline.evaluate.metrics import confusion, uar, war
-from pipeline.evaluate.statistics import Interval, bootstrap_difference
+from pipeline.evaluate.metrics import confusion, recalls, uar, war
+from pipeline.evaluate.statistics import Interval, Metric, bootstrap_difference
 from pipeline.report.tables import FrameChoice, Table, TableRow
 from pipeline.report.written import write_reports
 from pipeline.show import markdown_line, show
 from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
+
+Guess = tuple[list[str], NDArray[np.int64], NDArray[np.int64]]  # ids, labels, predicted classes
 
 REPORTED = "as reported in the paper for DFEW"
 SELECTION = {
@@ -37,7 +40,7 @@ HELD_OUT = "scored on videos held out of the training set, not on the test video
 
 @dataclass(frozen=True)
 class Cell:
-    """UAR or WAR of a row over its runs, in per cent."""
+    """UAR, WAR or the recall of a class, of a row over its runs, in per cent."""
 
     mean: float | None  # None while no run is finished
     deviation: float | None  # sample standard deviation over runs; None for fewer than two
@@ -60,7 +63,8 @@ class FilledRow:
     damaged: int
     expected: int
     reported: Mapping[str, float]
-    difference: Interval | None  # WAR minus that of the table's main row; None if runs are missing
+    recalls: Mapping[str, Cell]  # of the table's classes that the store has
+    differences: Mapping[str, Interval | None]  # to the table's main row; None if runs are missing
 
     @property
     def n(self) -> str:
@@ -80,6 +84,7 @@ def collect(
     main_runs = runs_of(table.main.method(base), folds, seeds)
     found = [records.find(run) for run in main_runs]
     main = [record.predictions()[2] for record in found if record is not None and record.ok]
+    named = _metrics(["UAR", "WAR", *table.recalls, *table.differences], store.classes)
     reported = tomllib.loads(files("pipeline.report").joinpath("reported.toml").read_text())
     rows = []
     for row in table.rows:
@@ -88,19 +93,23 @@ def collect(
         good = [record for record in found if record is not None and record.ok]
         statuses = [record.status for record in found if record is not None]
         guesses = [_predicted(record, row.choice) for record in good]
-        scores = [_score(*guess[1:], len(store.classes)) for guess in guesses]
+        scores = _scores(guesses, named, len(store.classes))
+        compared = {name: named[name] for name in table.differences if name in named}
         complete = len(good) == len(runs) == len(main)
         rows.append(
             FilledRow(
                 row=row,
-                uar=_cell([score[0] for score in scores]),
-                war=_cell([score[1] for score in scores]),
+                uar=scores["UAR"],
+                war=scores["WAR"],
                 done=len(good),
                 diverged=statuses.count("diverged"),
                 damaged=statuses.count("damaged"),
                 expected=len(runs),
                 reported=reported.get(table.name, {}).get(row.name, {}),
-                difference=_difference(guesses, main, store) if complete else None,
+                recalls={name: scores[name] for name in table.recalls if name in named},
+                differences=_differences(guesses, main, compared, store)
+                if complete
+                else dict.fromkeys(compared),
             )
         )
     return rows
@@ -170,37 +179,55 @@ def _tested(store: Store, fold: str) -> NDArray[np.int64]:
     return scored_rows(store, fold, SelectionConfig(), 0)
 
 
-def _predicted(
-    record: Record, choice: FrameChoice | None
-) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-    """(ids, labels, predicted classes) of a run's test videos, from all or the chosen frames."""
+def _predicted(record: Record, choice: FrameChoice | None) -> Guess:
+    """What a run says of its test videos, from all or the chosen frames."""
     ids, labels, predicted = record.predictions()
     if choice is not None:
         predicted = repool(record.frame_logits(), predicted, choice.influence, choice.frames)
     return ids, labels, predicted
 
 
-def _score(
-    labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int
-) -> tuple[float, float]:
-    """(UAR, WAR) in per cent."""
-    counts = confusion(labels, predicted, classes)
-    return 100 * float(uar(counts)), 100 * float(war(counts))
+def _metrics(names: Sequence[str], classes: Sequence[str]) -> dict[str, Metric]:
+    """UAR, WAR and the recalls of classes by their names; those of other classes are left out."""
+    known: dict[str, Metric] = {name: partial(_recall, k) for k, name in enumerate(classes)}
+    known |= {"UAR": uar, "WAR": war}
+    return {name: known[name] for name in names if name in known}
 
 
-def _difference(
-    guesses: Sequence[tuple[list[str], NDArray[np.int64], NDArray[np.int64]]],
+def _recall(k: int, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    return recalls(counts)[..., k]
+
+
+def _scores(
+    guesses: Sequence[Guess], metrics: Mapping[str, Metric], classes: int
+) -> dict[str, Cell]:
+    """Each metric over the runs in which it is defined, in per cent."""
+    counts = [confusion(labels, predicted, classes) for _, labels, predicted in guesses]
+    values = {
+        name: [100 * float(metric(own)) for own in counts] for name, metric in metrics.items()
+    }
+    return {name: _cell([v for v in own if v == v]) for name, own in values.items()}
+
+
+def _differences(
+    guesses: Sequence[Guess],
     main: Sequence[NDArray[np.int64]],
+    metrics: Mapping[str, Metric],
     store: Store,
-) -> Interval:
-    """WAR minus the main setting's on the same videos, folds and seeds concatenated."""
+) -> dict[str, Interval | None]:
+    """Metrics minus the main setting's on the same videos, folds and seeds concatenated."""
     ids = [video_id for own, _, _ in guesses for video_id in own]
     labels = np.concatenate([own for _, own, _ in guesses])
     predicted = np.concatenate([own for _, _, own in guesses])
     baseline = np.concatenate(main)
     subject_of = dict(zip(store.ids, store.subjects, strict=True))
     groups = [subject_of[video_id] or video_id for video_id in ids]
-    return bootstrap_difference(labels, predicted, baseline, len(store.classes), groups)[1]
+    counts = confusion(labels, predicted, len(store.classes))
+    tested = {name: metric for name, metric in metrics.items() if not np.isnan(metric(counts))}
+    found = bootstrap_difference(
+        labels, predicted, baseline, len(store.classes), groups, metrics=list(tested.values())
+    )
+    return dict.fromkeys(metrics) | dict(zip(tested, found, strict=True))
 
 
 def _show(difference: Interval | None) -> str:
@@ -220,7 +247,8 @@ def _cell(values: Sequence[float]) -> Cell:
 def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> str:
     lines = ["# Ablation tables", "", *[f"- {name}: {show(text)}" for name, text in header.items()]]
     for table, rows in tables:
-        columns = ["", *table.columns, "UAR", "WAR", "n", f"WAR − {table.main.name} [95 %]"]
+        columns = ["", *table.columns, "UAR", "WAR", *_recalled(rows), "n"]
+        columns += [f"{name} − {table.main.name} [95 %]" for name in rows[0].differences]
         if in_paper := any(line.reported for line in rows):
             columns += [f"{metric}, {REPORTED}" for metric in ("UAR", "WAR")]
         lines += [
@@ -231,11 +259,16 @@ def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[s
             markdown_line(["---"] * len(columns)),
         ]
         for line in rows:
-            ours = [line.row.name, *line.row.cells, str(line.uar), str(line.war), line.n]
-            ours.append(_show(line.difference))
+            ours = [line.row.name, *line.row.cells, str(line.uar), str(line.war)]
+            ours += [*map(str, line.recalls.values()), line.n]
+            ours += map(_show, line.differences.values())
             theirs = [_reported(line, metric) for metric in ("uar", "war") if in_paper]
             lines.append(markdown_line([*ours, *theirs]))
     return "\n".join(lines) + "\n"
+
+
+def _recalled(rows: Sequence[FilledRow]) -> list[str]:
+    return [f"recall of {name}" for name in rows[0].recalls]
 
 
 def _reported(line: FilledRow, metric: str) -> str:
@@ -253,10 +286,15 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
             for metric in ("uar", "war"):
                 cell: Cell = getattr(line, metric)
                 record[f"{metric}_mean"], record[f"{metric}_std"] = cell.mean, cell.deviation
-            if line.difference is not None:
-                record["war_difference"] = 100 * line.difference.value
-                record["war_difference_low"] = 100 * line.difference.low
-                record["war_difference_high"] = 100 * line.difference.high
+            for name, cell in line.recalls.items():
+                record[f"recall_{name}_mean"] = cell.mean
+                record[f"recall_{name}_std"] = cell.deviation
+            for name, found in line.differences.items():
+                if found is not None:
+                    metric = name.lower() if name in ("UAR", "WAR") else f"recall_{name}"
+                    record[f"{metric}_difference"] = 100 * found.value
+                    record[f"{metric}_difference_low"] = 100 * found.low
+                    record[f"{metric}_difference_high"] = 100 * found.high
             record |= {"n": line.done, "diverged": line.diverged}
             record |= {"damaged": line.damaged, "expected": line.expected}
             record |= {f"{metric}_reported_dfew": value for metric, value in line.reported.items()}
@@ -269,15 +307,21 @@ def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str,
 
     parts = [f"% {name}: {show(text)}" for name, text in header.items()]
     for table, rows in tables:
-        columns = ["", *map(_tex, table.columns), "UAR", "WAR", "$n$"]
+        columns = ["", *map(_tex, table.columns), "UAR", "WAR", *_recalled(rows), "$n$"]
+        in_paper = any(line.reported for line in rows)
+        # Beside the paper's figures, the page has no room for differences.
+        compared = {} if in_paper else rows[0].differences
+        columns += [_tex(f"{name} − {table.main.name}") for name in compared]
         caption = _tex(f"{table.title}. {header['data']}.")
-        if in_paper := any(line.reported for line in rows):
+        if in_paper:
             columns += ["UAR (reported)", "WAR (reported)"]
             reported = f"The last two columns are {REPORTED}."
             caption = _tex(f"{table.title}. {reported} {header['data']}.")
         cells = [
             [
-                *map(_tex, (line.row.name, *line.row.cells, str(line.uar), str(line.war), line.n)),
+                *map(_tex, (line.row.name, *line.row.cells, str(line.uar), str(line.war))),
+                *map(_tex, (*map(str, line.recalls.values()), line.n)),
+                *(_tex(_show(line.differences[name])) for name in compared),
                 *(_tex(_reported(line, metric)) for metric in ("uar", "war") if in_paper),
             ]
             for line in rows
@@ -299,6 +343,7 @@ _TEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
     "–": "--",
+    "−": "$-$",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }
 

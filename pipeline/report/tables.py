@@ -52,6 +52,8 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[TableRow, ...]
     main: TableRow = TableRow("main setting", ())  # the row that differences refer to
+    differences: tuple[str, ...] = ("WAR",)  # UAR, WAR and names of classes, for their recall
+    recalls: tuple[str, ...] = ()  # classes whose recall is shown, where the data set has them
 
 
 DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
@@ -136,7 +138,57 @@ VIEWS = Table(
     main=ONE_VIEW,
 )
 
-TABLES = {table.name: table for table in (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS)}
+# (oversample, loss and its settings, text_rarity); the last row corrects one half by each.
+IMBALANCE_ROWS: list[tuple[float, dict[str, Any], float]] = [
+    (0.0, {}, 0.0),
+    (0.5, {}, 0.0),
+    (1.0, {}, 0.0),
+    (0.0, {"loss": "class_balanced"}, 0.0),
+    (0.0, {"loss": "logit_adjusted"}, 0.0),
+    (0.0, {}, 1.0),
+    (0.5, {}, 1.0),
+    (0.0, {"loss": "logit_adjusted"}, 1.0),
+    (0.5, {"loss": "logit_adjusted", "adjust_tau": 0.5}, 0.0),
+]
+
+IMBALANCE = Table(
+    "imbalance",
+    "Remedies for rare classes (not in the paper)",
+    ("oversample", "loss", "text rarity"),
+    tuple(
+        TableRow(
+            letter,
+            (f"{share:g}", " ".join(map(str, loss.values())) or "cross_entropy", f"{rarity:g}"),
+            {"optimiser": {"oversample": share, "text_rarity": rarity, **loss}},
+        )
+        for letter, (share, loss, rarity) in zip("abcdefghi", IMBALANCE_ROWS, strict=True)
+    ),
+    differences=("UAR", "WAR", "disgust", "fear"),
+    recalls=("disgust", "fear"),
+)
+
+CONTROLS = [("trained", "real"), ("trained", "permuted"), ("trained", "orthogonal")]
+CONTROLS += [("random", "real")]
+
+TEXT = Table(
+    "text",
+    "What the language model adds (not in the paper)",
+    ("text tower", "class texts", "fine prompts"),
+    tuple(
+        TableRow(
+            letter,
+            (tower, texts, "learnable" if learnable else "plain"),
+            {"prompts": {"tower": tower, "texts": texts, "fine_learnable": learnable}},
+        )
+        for letter, ((tower, texts), learnable) in zip(
+            "abcdefgh", product(CONTROLS, (True, False)), strict=True
+        )
+    ),
+    differences=("UAR", "WAR"),
+)
+
+ALL = (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS, IMBALANCE, TEXT)
+TABLES = {table.name: table for table in ALL}
 
 
 def find_tables(names: Sequence[str]) -> list[Table]:

@@ -22,9 +22,11 @@ def epoch_batches(
     batch: int,
     views: Sequence[int],
     generators: Sequence[Generator],
+    chances: Sequence[NDArray[np.float64] | None] | None = None,
 ) -> EpochBatches:
     """Every training video once, in random order; the last batch of a run may be partial.
 
+    A run with ``chances`` draws as many videos as it has, each by its own chance, with replacement.
     Each video is shown in one of its augmented views 1 to ``views[r] - 1``, or in view 0 if it has
     no other. A run's draws depend only on its own generator, so they are the same in any stack.
     """
@@ -33,7 +35,11 @@ def epoch_batches(
     video, view = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     weight = np.zeros(shape, np.float32)
     for r, (rows, last, generator) in enumerate(zip(train, views, generators, strict=True)):
-        order = generator.permutation(rows)
+        own = chances[r] if chances else None
+        if own is None:
+            order = generator.permutation(rows)
+        else:
+            order = generator.choice(rows, len(rows), p=own)
         drawn = generator.integers(1, last, len(rows)) if last > 1 else np.zeros_like(rows)
         video[:, r] = _steps(order, steps, batch)
         view[:, r] = _steps(drawn, steps, batch)

@@ -18,6 +18,7 @@ class StackedSGD:
     """torch.optim.SGD for R runs at once.
 
     v <- momentum v + (g + decay p);  p <- p - lr v.
+    A learning rate is one per run, [R], or one per run and row of its parameter, [R, C].
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class StackedSGD:
             velocity.mul_(_like(keep_R, grad))
             velocity.addcmul_(grad, _like(active_R, grad))
             velocity.addcmul_(p, _like(decay_R, grad))
-            p.addcmul_(velocity, _like(factor_R * lr_R, grad), value=-1)
+            p.addcmul_(velocity, _rate(factor_R, lr_R, grad), value=-1)
 
     def _moments(self) -> dict[str, list[Tensor]]:
         """What is remembered of each parameter, with the run axis."""
@@ -72,13 +73,13 @@ class StackedAdamW(StackedSGD):
             steps_R += active_R
             mean.lerp_(grad, _like(new_R, grad))
             square.lerp_(grad.square(), _like(new_square_R, grad))
-            rate_R, done_R = active_R * factor_R * lr_R, steps_R.clamp(min=1)
-            p.mul_(_like(1 - rate_R * self.decay_R, grad))
+            rate, done_R = _rate(active_R * factor_R, lr_R, grad), steps_R.clamp(min=1)
+            p.mul_(1 - rate * _like(self.decay_R, grad))
             # 1 - beta^n, without the rounding of a difference of almost equal numbers.
             share_R = -torch.expm1(done_R * self.momentum_R.log())
             square_share_R = -torch.expm1(done_R * math.log(SQUARE_DECAY))
             deviation = (square / _like(square_share_R, grad)).sqrt_().add_(EPS)
-            p.addcmul_(mean / deviation, _like(rate_R / share_R, grad), value=-1)
+            p.addcmul_(mean / deviation, rate / _like(share_R, grad), value=-1)
 
     def _moments(self) -> dict[str, list[Tensor]]:
         return {
@@ -88,5 +89,9 @@ class StackedAdamW(StackedSGD):
         }
 
 
-def _like(values_R: Tensor, tensor: Tensor) -> Tensor:
-    return values_R.to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
+def _rate(factor_R: Tensor, lr: Tensor, tensor: Tensor) -> Tensor:
+    return _like(factor_R.view(-1, *[1] * (lr.ndim - 1)) * lr, tensor)
+
+
+def _like(values: Tensor, tensor: Tensor) -> Tensor:
+    return values.to(tensor.dtype).view(*values.shape, *[1] * (tensor.ndim - values.ndim))

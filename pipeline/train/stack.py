@@ -25,6 +25,13 @@ from pipeline.profile import stage
 from pipeline.train.average import WeightAverage, epoch_share, step_shares
 from pipeline.train.batches import epoch_batches
 from pipeline.train.features import CachedFeatures, TrainingData
+from pipeline.train.imbalance import (
+    class_counts,
+    draw_chances,
+    logit_shifts,
+    loss_weights,
+    prompt_rates,
+)
 from pipeline.train.optimisers import StackedAdamW, StackedSGD
 from pipeline.train.schedule import rate_factors
 from pipeline.train.selection import History, Outcome, SelectedEpoch
@@ -76,6 +83,12 @@ class Stack:
             np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())]) for run in runs
         ]
         self._smoothing_R = self._of_runs(lambda config: config.label_smoothing)
+        self._weight_RK = self._of_classes(loss_weights)
+        self._shift_RK = self._of_classes(logit_shifts)
+        labels = [data.store.labels[history.split.train] for history in self.histories]
+        self._chances = [
+            draw_chances(run.method.optimiser, own) for run, own in zip(runs, labels, strict=True)
+        ]
         self._optimiser = self._make_optimiser()
         averaged = self._config.average != "none"
         learned = list(learned_parameters(self.model).values())
@@ -157,6 +170,7 @@ class Stack:
             self._config.batch,
             [self._views(run.method.optimiser) for run in self.runs],
             self._generators,
+            self._chances,
         )
         of_videos = (batches.video_SRB, batches.view_SRB, batches.weight_SRB)
         arrays = (*of_videos, *self._of_steps(len(batches.video_SRB)))
@@ -182,7 +196,8 @@ class Stack:
             with stage("forward"), self._products(), self.model.dropping(part.key_R):
                 logits_RBK = self.model(features_RBTD).logits_RBK
                 labels_RB = self.data.labels_N[part.video_RB]
-                loss_RB = cross_entropy(logits_RBK, labels_RB, self._smoothing_R)
+                of_classes = self._weight_RK, self._shift_RK
+                loss_RB = cross_entropy(logits_RBK, labels_RB, self._smoothing_R, *of_classes)
                 loss_R = (loss_RB * part.weight_RB).sum(1)
                 # Runs are independent, so the gradient of the sum is each run's own gradient.
                 mean = (loss_R / count_R.clamp(min=1)).sum()
@@ -245,11 +260,10 @@ class Stack:
 
     def _make_optimiser(self) -> StackedSGD:
         lr_R = self._of_runs(lambda config: config.lr)
-        lr_prompts_R = self._of_runs(lambda config: config.lr_prompts)
         learned = learned_parameters(self.model)
         parameters = list(learned.values())
-        prompts = ("fine.", "coarse.")
-        lrs_R = [lr_prompts_R if name.startswith(prompts) else lr_R for name in learned]
+        prompts, lr_prompts = ("fine.", "coarse."), self._prompt_rates()
+        lrs_R = [lr_prompts if name.startswith(prompts) else lr_R for name in learned]
         if self._config.lr_encoder:
             encoder = self.data.features.parameters()
             parameters += encoder
@@ -261,6 +275,15 @@ class Stack:
             self._of_runs(lambda config: config.momentum),
             self._of_runs(lambda config: config.weight_decay),
         )
+
+    def _prompt_rates(self) -> Tensor:
+        """Learning rates of the context vectors: [R], or [R, C] if they differ by class."""
+        lr_R = self._of_runs(lambda config: config.lr_prompts)
+        if not any(run.method.optimiser.text_rarity for run in self.runs):
+            return lr_R
+        length = self.runs[0].method.prompts.context_length  # of each class in turn
+        factor_RC = self._of_classes(prompt_rates).repeat_interleave(length, 1)
+        return lr_R[:, None] * factor_RC
 
     def _moments(self) -> dict[str, Tensor]:
         # The encoder's parameters, if any, come last.
@@ -277,6 +300,16 @@ class Stack:
     def _of_runs(self, value: Callable[[OptimiserConfig], float]) -> Tensor:
         values = [value(run.method.optimiser) for run in self.runs]
         return torch.tensor(values, device=self.data.device)
+
+    def _of_classes(
+        self, value: Callable[[OptimiserConfig, NDArray[np.float64]], NDArray[np.float64]]
+    ) -> Tensor:
+        """A value of each run and class, [R, K], from the number of its training videos."""
+        store, rows = self.data.store, []
+        for history in self.histories:
+            counts_K = class_counts(store.labels[history.split.train], len(store.classes))
+            rows.append(value(history.run.method.optimiser, counts_K))
+        return torch.from_numpy(np.stack(rows)).float().to(self.data.device)
 
 
 def build_model(data: TrainingData, runs: Sequence[Run]) -> TGDFER:

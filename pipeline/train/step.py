@@ -37,15 +37,22 @@ class Batch:
         return tuple(getattr(self, own.name) for own in fields(self))
 
 
-def cross_entropy(logits_RBK: Tensor, labels_RB: Tensor, smoothing_R: Tensor) -> Tensor:
-    """Cross-entropy of each video with its run's label smoothing, [R, B].
+def cross_entropy(
+    logits_RBK: Tensor,
+    labels_RB: Tensor,
+    smoothing_R: Tensor,
+    weight_RK: Tensor,
+    shift_RK: Tensor,
+) -> Tensor:
+    """Cross-entropy of each video with its run's smoothing s, class weights w and shifts, [R, B].
 
-    (1 - s) (-log p_label) + s mean_k(-log p_k)
+    w_label ((1 - s) (-log p_label) + s mean_k(-log p_k)),  p = softmax(logits + shift)
     """
-    log_p_RBK = logits_RBK.log_softmax(-1)
+    log_p_RBK = (logits_RBK + shift_RK[:, None]).log_softmax(-1)
     likelihood_RB = log_p_RBK.gather(-1, labels_RB[..., None])[..., 0]
     smoothing_R1 = smoothing_R[:, None]
-    return -(1 - smoothing_R1) * likelihood_RB - smoothing_R1 * log_p_RBK.mean(-1)
+    loss_RB = -(1 - smoothing_R1) * likelihood_RB - smoothing_R1 * log_p_RBK.mean(-1)
+    return loss_RB * weight_RK.gather(1, labels_RB)
 
 
 class ReplayedStep:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from pipeline.evaluate.metrics import confusion, uar
+from pipeline.evaluate.metrics import confusion, recalls, uar
 from pipeline.evaluate.statistics import bootstrap, bootstrap_difference
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
@@ -50,3 +50,12 @@ def test_paired_difference_has_a_narrower_interval_than_the_score_alone() -> Non
     assert alone.high - alone.low > 1.5 * (difference.high - difference.low)
     _, none = bootstrap_difference(labels, baseline, baseline, 2)
     assert (none.low, none.value, none.high) == (0, 0, 0)
+
+
+def test_the_interval_of_a_rare_class_s_recall_ignores_resamples_without_it() -> None:
+    labels = np.array([1, 1] + [0] * 30)  # of two videos, about one resample in eight has none
+    better, baseline = np.array([1, 0] + [0] * 30), np.array([0, 0] + [0] * 30)
+    (own,) = bootstrap_difference(
+        labels, better, baseline, 2, metrics=[lambda counts: recalls(counts)[..., 1]]
+    )
+    assert (own.low, own.value, own.high) == (0, 0.5, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from cache.errors import RefusedError
 from cache.store import Store
-from pipeline.config import MethodConfig, load_method, runs_of
+from pipeline.config import MethodConfig, Run, load_method, runs_of, stack_key
 from pipeline.report.ablation import collect, header_of, write_tables
 from pipeline.report.tables import TABLE3, Table, find_tables, vary
 from pipeline.train.records import Records
@@ -82,10 +82,72 @@ def test_views_are_compared_with_one_view_and_nothing_is_reported(
     for row, war in zip(table.rows, (0.5, 0.6, 0.5, 0.5), strict=True):
         write_result(tmp_path / "runs", store, row.name, 0, war, table=table)
     rows = collect(table, load_method(), FOLDS[:1], [0], Records(tmp_path / "runs", store))
-    assert [row.difference and round(row.difference.value, 3) for row in rows] == [0, 0.1, 0, 0]
+    found = [row.differences["WAR"] for row in rows]
+    assert [own and round(own.value, 3) for own in found] == [0, 0.1, 0, 0]
     text = write_tables([(table, rows)], {"data": ""}, tmp_path)[0].read_text()
     assert "WAR − one view" in text
     assert "reported" not in text
+
+
+def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
+    tmp_path: Path,
+) -> None:
+    labels = np.array([5, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])  # disgust, happiness; nobody is afraid
+    store = write_store(tmp_path / "s.zarr", np.ones((12, 1, 3, 8)), labels, folds=2)
+    (table,) = find_tables(["imbalance"])
+    methods = [row.method(load_method()) for row in table.rows]
+    assert len(set(methods)) == len(methods) == 9
+    assert methods[0] == load_method() == table.main.method(load_method())
+    assert len({stack_key(method) for method in methods}) == 1
+    records = Records(tmp_path / "runs", store)
+    for fold in ("1", "2"):
+        for row, predicted in ((0, [0, 0, 0, 0, 0, 0]), (1, [5, 0, 0, 0, 0, 5])):
+            run = Run(method=methods[row], fold=fold, seed=0)
+            write_record(records, run, np.array(predicted))
+    rows = collect(table, load_method(), ["1", "2"], [0], records)
+    assert [cell.mean for cell in rows[1].recalls.values()] == [100, None]
+    values = {name: found and found.value for name, found in rows[1].differences.items()}
+    assert values == {
+        "UAR": pytest.approx(0.4),
+        "WAR": pytest.approx(0.0),
+        "disgust": 1,
+        "fear": None,
+    }
+    assert set(rows[2].differences.values()) == {None}
+    md, comma, tex = write_tables([(table, rows)], header_of(store, load_method(), 2, 1), tmp_path)
+    text = md.read_text()
+    assert "| UAR | WAR | recall of disgust | recall of fear | n | UAR − main setting [" in text
+    figures = "90.00 ± 0.00 | 83.33 ± 0.00 | 100.00 ± 0.00 | – | 2 | +40.00 ["
+    assert f"| b | 0.5 | cross_entropy | 0 | {figures}" in text
+    lines = {line["row"]: line for line in csv.DictReader(comma.open())}
+    assert float(lines["b"]["recall_disgust_difference"]) == 100
+    assert float(lines["b"]["uar_difference_low"]) < float(lines["b"]["uar_difference"]) < 41
+    assert lines["c"]["uar_difference"] == lines["b"]["recall_fear_mean"] == ""
+    assert "UAR $-$ main setting & WAR $-$ main setting & disgust $-$" in tex.read_text()
+
+
+def test_the_controls_of_the_texts_are_eight_settings_compared_with_the_real_texts() -> None:
+    (table,) = find_tables(["text"])
+    methods = [row.method(load_method()) for row in table.rows]
+    assert len(set(methods)) == 8
+    assert methods[0] == load_method() == table.main.method(load_method())
+    controls = [(m.prompts.tower, m.prompts.texts, m.prompts.fine_learnable) for m in methods]
+    assert controls[1::2] == [(*control[:2], False) for control in controls[::2]]
+    assert {control[:2] for control in controls} == {
+        ("trained", "real"),
+        ("trained", "permuted"),
+        ("trained", "orthogonal"),
+        ("random", "real"),
+    }
+
+
+def test_a_table_without_rare_classes_shows_only_the_difference_in_war(
+    store: Store, tmp_path: Path
+) -> None:
+    rows = collect(TABLE3, load_method(), FOLDS, [0], Records(tmp_path, store))
+    md, _, tex = write_tables([(TABLE3, rows)], {"data": ""}, tmp_path)
+    assert "| fine | coarse | UAR | WAR | n | WAR − main setting [95 %] |" in md.read_text()
+    assert "fine & coarse & UAR & WAR & $n$ & UAR (reported) &" in tex.read_text()
 
 
 def test_varied_settings_are_a_table_of_every_combination() -> None:

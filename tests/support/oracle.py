@@ -204,3 +204,18 @@ def tgdfer(
 
 def cross_entropy(logits: Array, target: int) -> float:
     return float(-np.log(softmax(logits)[target]))
+
+
+def imbalanced_loss(
+    logits: Array, target: int, counts: Array, kind: str, beta: float, tau: float, smoothing: float
+) -> float:
+    """``optimiser.loss`` of one video, with the numbers of training videos per class."""
+    shares = softmax(
+        logits + (tau * np.log(counts / counts.sum()) if kind == "logit_adjusted" else 0)
+    )
+    loss = -(1 - smoothing) * np.log(shares[target]) - smoothing * np.log(shares).mean()
+    if kind != "class_balanced":
+        return float(loss)
+    effective = [sum(beta**i for i in range(int(n))) for n in counts]  # (1 - beta^n) / (1 - beta)
+    mean = sum(n / e for n, e in zip(counts, effective, strict=True)) / counts.sum()
+    return float(loss / effective[target] / mean)

@@ -95,6 +95,9 @@ def test_runs_of_a_stack_have_all_settings_of_their_own_that_change_no_operation
         ["label.temperature=0.07"],
         ["temporal.init=identity", "temporal.positions_std=0.5"],
         ["label.init=identity"],
+        ["optimiser.loss=class_balanced", "optimiser.balance_beta=0.9"],
+        ["optimiser.loss=logit_adjusted", "optimiser.adjust_tau=0.5", "optimiser.oversample=0.5"],
+        ["optimiser.text_rarity=2", "optimiser.lr_prompts=0.1"],
     ]
     check_equal_alone(exact, [run("1", 0, *own) for own in settings])
 
@@ -175,7 +178,7 @@ def test_stack_resumes_from_its_states_as_if_never_interrupted(
     rules = ("last", "best_on_test", "best_on_val")
     settings = ["optimiser.epochs=5", "selection.validation_share=0.25", "input.scale=whiten"]
     settings += [f"optimiser.kind={kind}", f"optimiser.average={average}"]
-    settings += ["optimiser.average_epochs=4", "temporal.dropout=0.2"]
+    settings += ["optimiser.average_epochs=4", "temporal.dropout=0.2", "prompts.texts=orthogonal"]
     runs = [run("2", 3, *settings, f"selection.rule={rule}") for rule in rules]
     whole = train_stack(data, runs)
     kept: list[list[RunState]] = []
@@ -229,6 +232,18 @@ def test_runs_with_adamw_dropout_and_averages_equal_their_runs_alone(
     check_equal_alone(exact, [run(fold, 0, *common, *own) for fold in "12" for own in settings])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("control", ["tower=random", "texts=permuted", "texts=orthogonal"])
+def test_runs_of_a_stack_share_a_control_of_the_texts_and_equal_their_runs_alone(
+    exact: TrainingData, control: str
+) -> None:
+    settings = [f"prompts.{control}", "prompts.coarse_learnable=true"]
+    runs = [run(fold, seed, *settings) for fold in "12" for seed in (0, 1)]
+    check_equal_alone(exact, runs)
+    with pytest.raises(ValueError, match="must share everything that shapes"):
+        train_stack(exact, [runs[0], run("1", 0, "prompts.coarse_learnable=true")])
+
+
 POOLINGS = ["mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"]
 VISUAL_PROMPTS = ["none", "add", "prepend", "concat"]
 
@@ -269,6 +284,19 @@ def test_prompts_and_network_have_their_own_learning_rates(data: TrainingData) -
     assert not torch.allclose(
         outcome.selected.parameters["temporal.join.weight_RIO"], weight, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adamw"])
+def test_the_context_of_every_class_moves_at_its_own_rate(data: TrainingData, kind: str) -> None:
+    common = ["optimiser.weight_decay=0", f"optimiser.kind={kind}"]
+    stack = Stack(data, [run("1", 0, *common, f"optimiser.text_rarity={t}") for t in (0, 1)])
+    context = dict(stack.model.named_parameters())["fine.context_RCW"]
+    start = context.detach().clone()
+    stack.step(stack.steps()[0])
+    moved = (context.detach() - start).unflatten(1, (7, -1)).norm(dim=(2, 3))
+    counts = np.bincount(data.store.labels[data.store.folds[0][1]], minlength=7)
+    assert len(set(counts)) > 1
+    np.testing.assert_allclose(moved[1] / moved[0], counts.mean() / counts, rtol=1e-3)
 
 
 def test_a_run_that_diverges_says_so_and_leaves_the_others_alone(exact: TrainingData) -> None:

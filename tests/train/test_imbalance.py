@@ -1,0 +1,117 @@
+"""Losses, draws and rates that even out rare and common classes, against NumPy in float64."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cache.errors import RefusedError
+from pipeline.config import OptimiserConfig, load_method
+from pipeline.train.batches import epoch_batches
+from pipeline.train.imbalance import (
+    RARITY_MAX,
+    class_counts,
+    draw_chances,
+    logit_shifts,
+    loss_weights,
+    prompt_rates,
+)
+from pipeline.train.step import cross_entropy
+from support import oracle
+
+COUNTS = np.array([40.0, 10.0, 2.0])
+LOSSES: list[dict[str, Any]] = [
+    {"loss": "cross_entropy"},
+    {"loss": "class_balanced", "balance_beta": 0.9},
+    {"loss": "class_balanced", "balance_beta": 0.0},
+    {"loss": "logit_adjusted", "adjust_tau": 0.7},
+]
+
+
+def test_every_loss_and_its_gradient_equal_the_oracle_for_every_run() -> None:
+    configs = [OptimiserConfig(label_smoothing=s, **own) for own in LOSSES for s in (0.0, 0.2)]
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(len(configs), 4, 3, generator=generator, dtype=torch.float64)
+    logits.requires_grad_()
+    labels = torch.tensor([[0, 1, 2, 2]]).expand(len(configs), -1)
+    smoothing = torch.tensor([config.label_smoothing for config in configs], dtype=torch.float64)
+    weights, shifts = (
+        torch.from_numpy(np.stack([value(config, COUNTS) for config in configs]))
+        for value in (loss_weights, logit_shifts)
+    )
+    losses = cross_entropy(logits, labels, smoothing, weights, shifts)
+    losses.sum().backward()
+    assert logits.grad is not None
+    for r, config in enumerate(configs):
+        given = (config.loss, config.balance_beta, config.adjust_tau, config.label_smoothing)
+        for b in range(4):
+            own, target = logits[r, b].detach().numpy(), int(labels[r, b])
+            assert losses[r, b].item() == pytest.approx(
+                oracle.imbalanced_loss(own, target, COUNTS, *given), rel=1e-12
+            )
+            for k, step in enumerate(np.eye(3) * 1e-5):
+                up, down = (
+                    oracle.imbalanced_loss(own + s, target, COUNTS, *given) for s in (step, -step)
+                )
+                assert float(logits.grad[r, b, k]) == pytest.approx(
+                    (up - down) / 2e-5, rel=1e-6, abs=1e-9
+                )
+
+
+def test_class_weights_favour_rare_classes_and_have_mean_one_over_the_videos() -> None:
+    for beta in (0.0, 0.9, 0.999999):
+        weights = loss_weights(OptimiserConfig(loss="class_balanced", balance_beta=beta), COUNTS)
+        assert np.average(weights, weights=COUNTS) == pytest.approx(1)
+    np.testing.assert_allclose(weights / weights[0], COUNTS[0] / COUNTS, rtol=1e-3)  # 1/n_k
+
+
+def test_a_class_without_training_videos_has_finite_weights() -> None:
+    counts = class_counts(np.array([0, 0, 0, 2]), 3)
+    assert counts.tolist() == [3, 1, 1]
+    assert np.isfinite(logit_shifts(OptimiserConfig(loss="logit_adjusted"), counts)).all()
+    assert np.isfinite(loss_weights(OptimiserConfig(loss="class_balanced"), counts)).all()
+
+
+@pytest.mark.parametrize(("oversample", "power"), [(0.5, 0.5), (1.0, 0.0)])
+def test_oversampling_draws_classes_by_the_power_of_their_size(
+    oversample: float, power: float
+) -> None:
+    labels = np.repeat([0, 1, 2], COUNTS.astype(int))
+    rows = np.arange(len(labels)) + 7
+    chances = draw_chances(OptimiserConfig(oversample=oversample), labels)
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(2000):
+        batches = epoch_batches([rows], 13, [3], [generator], [chances])
+        drawn.append(batches.video_SRB[batches.weight_SRB > 0])
+        assert len(drawn[-1]) == len(rows)
+    counts = np.bincount(np.concatenate(drawn) - 7, minlength=len(rows))
+    shares = np.bincount(labels, weights=counts) / counts.sum()
+    np.testing.assert_allclose(shares, COUNTS**power / (COUNTS**power).sum(), atol=0.01)
+    for k in range(3):  # all videos of a class alike
+        own = counts[labels == k]
+        np.testing.assert_allclose(own / own.mean(), 1, atol=0.2)
+
+
+def test_without_oversampling_the_random_draws_are_those_of_a_permutation() -> None:
+    rows, labels = np.arange(20), np.arange(20) % 3
+    assert draw_chances(OptimiserConfig(), labels) is None
+    ours, theirs = (np.random.default_rng(4) for _ in range(2))
+    batches = epoch_batches([rows], 20, [3], [ours], [None])
+    np.testing.assert_array_equal(batches.video_SRB[0, 0], theirs.permutation(rows))
+    np.testing.assert_array_equal(batches.view_SRB[0, 0], theirs.integers(1, 3, 20))
+
+
+def test_rare_classes_learn_their_context_faster_up_to_a_limit() -> None:
+    counts = np.array([400.0, 40.0, 4.0])
+    np.testing.assert_array_equal(prompt_rates(OptimiserConfig(), counts), 1)
+    rates = prompt_rates(OptimiserConfig(text_rarity=0.5), counts)
+    np.testing.assert_allclose(rates, (148 / counts) ** 0.5)
+    assert prompt_rates(OptimiserConfig(text_rarity=1), counts)[2] == RARITY_MAX
+
+
+def test_rates_by_class_are_refused_where_contexts_are_shared() -> None:
+    with pytest.raises(RefusedError, match=r"paper: optimiser\.text_rarity=0\.5 needs context"):
+        load_method("paper", ["optimiser.text_rarity=0.5", "prompts.context=shared"])
+    load_method("paper", ["prompts.context=shared"])
