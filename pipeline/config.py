@@ -37,6 +37,28 @@ class InputConfig(Settings):
     centre_text: bool = Field(
         False, description="subtract from every text feature their mean over the classes"
     )
+    frames: int = Field(
+        0,
+        ge=0,
+        le=FRAMES_MAX,
+        description="frames of a view that are used, evenly spaced; 0: all in the store",
+    )
+
+    def chosen(self, frames: int) -> list[int]:
+        """Which of a store's T frames are used: the middles of n equal segments of them.
+
+        >>> InputConfig(frames=4).chosen(10), InputConfig().chosen(3)
+        ([1, 3, 6, 8], [0, 1, 2])
+
+        Raises RefusedError if the store has fewer.
+        """
+        count = self.frames or frames
+        if count > frames:
+            raise RefusedError(
+                f"input.frames={count} is more than the {frames} frames of a view in the store; "
+                f"choose at most {frames}, or extract again with --frames {count}"
+            )
+        return [(2 * n + 1) * frames // (2 * count) for n in range(count)]
 
 
 class TemporalConfig(Settings):
@@ -44,6 +66,12 @@ class TemporalConfig(Settings):
 
     fine_depth: int = Field(1, ge=0, le=12, description="encoder layers inside windows; 0: none")
     coarse_depth: int = Field(1, ge=0, le=12, description="encoder layers over all frames; 0: none")
+    coarse_keys: int = Field(
+        0,
+        ge=0,
+        le=FRAMES_MAX,
+        description="segments whose means are the coarse layers' keys and values; 0: every frame",
+    )
     window: int = Field(4, ge=1, le=FRAMES_MAX, description="frames per window of the fine module")
     stride: int = Field(
         1, ge=1, le=FRAMES_MAX, description="frames from one window's start to the next"
@@ -110,6 +138,14 @@ class TemporalConfig(Settings):
             )
         return list(range(0, frames - window + 1, stride))
 
+    def refuse_more_keys(self, frames: int) -> None:
+        """Raises RefusedError if there are more segments than frames."""
+        if self.coarse_depth and self.coarse_keys > frames:
+            raise RefusedError(
+                f"temporal.coarse_keys={self.coarse_keys} is more than the {frames} frames that "
+                f"are used; choose at most {frames}"
+            )
+
     def tokens(self, frames: int) -> int:
         """Positions that pass through encoder layers per video, a measure of a step's cost."""
         windows = len(self.window_starts(frames)) if self.fine_depth else 0
@@ -166,6 +202,12 @@ class LabelConfig(Settings):
     temperature: float = Field(0.01, ge=1e-4, le=100, description="tau, which divides every cosine")
     init: Literal["random", "identity"] = Field(
         "random", description="identity: before the first step, the label is the coarse text"
+    )
+    quality: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="how much frames far from the training frames count less; 0: all count alike",
     )
 
     @model_validator(mode="after")
@@ -345,6 +387,16 @@ class MethodConfig(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _refuse_quality_without_statistics(self) -> "MethodConfig":
+        if self.label.quality and self.input.scale not in ("standardise", "whiten"):
+            raise ValueError(
+                f"label.quality={self.label.quality:g} measures how far a frame is from the "
+                f"training frames, which input.scale={self.input.scale} does not know; set "
+                "input.scale to standardise or whiten"
+            )
+        return self
+
 
 class Run(Settings):
     """One training run: a configuration, a fold of the data set and a seed."""
@@ -377,7 +429,7 @@ _OF_A_RUN: dict[str, Any] = {
         "views",
     },
     "temporal": {"init", "positions_std"},
-    "label": {"temperature", "init"},
+    "label": {"temperature", "init", "quality"},
     "selection": True,
     "store": True,
 }
@@ -385,7 +437,8 @@ _OF_A_RUN: dict[str, Any] = {
 
 def stack_key(method: MethodConfig) -> str:
     """Equal for methods whose runs can be stacked, as HFTA splits a grid (Wang et al. 2021)."""
-    return method.model_dump_json(exclude=_OF_A_RUN)
+    # With a quality of zero there is nothing to weight, which is another program.
+    return f"{method.model_dump_json(exclude=_OF_A_RUN)} {method.label.quality > 0}"
 
 
 def runs_of(method: MethodConfig, folds: Sequence[str], seeds: Sequence[int]) -> list[Run]:

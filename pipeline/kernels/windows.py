@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.kernels import Impl, runs_triton
 
 EPS = 1e-5  # of torch's layer norm
+TOGETHER = 32  # windows that share one product of all their frames
 
 
 class Factors(NamedTuple):
@@ -78,6 +79,24 @@ def window_attention(factors: Factors, stride: int, heads: int, impl: Impl = "au
 
 
 def _definition(
+    frames_RBTE: Tensor,
+    places_RwE: Tensor,
+    scale_RBTw: Tensor,
+    bias_RE: Tensor,
+    stride: int,
+    heads: int,
+) -> Tensor:
+    """Some windows after the other, so that the cost is linear in T."""
+    T, w = frames_RBTE.shape[2], places_RwE.shape[1]
+    N, parts = (T - w) // stride + 1, []
+    for n in range(0, N, TOGETHER):
+        of = slice(n * stride, (min(n + TOGETHER, N) - 1) * stride + w)
+        part = frames_RBTE[:, :, of], places_RwE, scale_RBTw[:, :, of], bias_RE
+        parts.append(_together(*part, stride, heads))
+    return torch.cat(parts, 2)
+
+
+def _together(
     frames_RBTE: Tensor,
     places_RwE: Tensor,
     scale_RBTw: Tensor,

@@ -12,19 +12,31 @@ from pipeline.model.prompts import Prompts
 
 
 def visual_prompts(
-    instances_RBTD: Tensor, fine_RKD: Tensor, temperature_R: Tensor, config: LabelConfig
+    instances_RBTD: Tensor,
+    fine_RKD: Tensor,
+    temperature_R: Tensor,
+    config: LabelConfig,
+    prior_RBT: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Visual prompts V [R, B, K, D] (eq. 7) and their frame weights A_I [R, B, T, K] (eq. 8).
 
     a_tk = softmax_t(cos(x_t, fine_k) / tau), or the cosine itself if ``weighting`` is linear.
-    A shared prompt averages the cosines over classes. V_k = normalise(sum_t a_tk x_t).
+    A shared prompt averages the cosines over classes. V_k = normalise(sum_t a_tk x_t). Log weights
+    of the frames, ``prior``, are added inside the softmax; cosines are multiplied by the weights.
     """
-    if config.weighting == "softmax" and config.scope == "per_class":
+    if config.weighting == "softmax" and config.scope == "per_class" and prior_RBT is None:
         return visual_prompt(instances_RBTD, fine_RKD, temperature_R)
     scores_RBTK = frame_logits(instances_RBTD, fine_RKD[:, None], temperature_R)
     if config.scope == "shared":
         scores_RBTK = scores_RBTK.mean(dim=3, keepdim=True).expand_as(scores_RBTK)
-    weights_RBTK = scores_RBTK.softmax(dim=2) if config.weighting == "softmax" else scores_RBTK
+    if config.weighting == "softmax":
+        if prior_RBT is not None:
+            scores_RBTK = scores_RBTK + prior_RBT[..., None]
+        weights_RBTK = scores_RBTK.softmax(dim=2)
+    else:
+        weights_RBTK = (
+            scores_RBTK if prior_RBT is None else scores_RBTK * prior_RBT[..., None].exp()
+        )
     return weighted_sum(instances_RBTD, weights_RBTK), weights_RBTK
 
 
@@ -52,7 +64,12 @@ class LabelHead(nn.Module):
                 self.down.set_zero(run)
 
     def forward(
-        self, instances_RBTD: Tensor, fine: Prompts, coarse: Prompts, temperature_R: Tensor
+        self,
+        instances_RBTD: Tensor,
+        fine: Prompts,
+        coarse: Prompts,
+        temperature_R: Tensor,
+        prior_RBT: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(labels [R, B, K, D], attention [R, B, T, K] or None without a visual prompt)."""
         fine_RKD = fine().expand(len(instances_RBTD), -1, -1)
@@ -60,7 +77,7 @@ class LabelHead(nn.Module):
         enriched = fine_RKD[:, None]
         if self.config.visual_prompt != "none":
             visual_RBKD, attention_RBTK = visual_prompts(
-                instances_RBTD, fine_RKD, temperature_R, self.config
+                instances_RBTD, fine_RKD, temperature_R, self.config, prior_RBT
             )
             enriched = self._enrich(visual_RBKD, fine, fine_RKD)
         return self._fuse(enriched, coarse), attention_RBTK

@@ -98,12 +98,23 @@ def hashed(keys_R: Tensor, site: int, count: int) -> Tensor:
     return (x ^ (x >> 16)).double() / 2**32
 
 
+def segment_means(x: Tensor, count: int) -> Tensor:
+    """Means of ``count`` equal segments of the second-last axis: [..., L, D] -> [..., count, D].
+
+    Frame t is in segment floor(t count / L), so the lengths differ by at most one.
+    """
+    segment_L = torch.arange(x.shape[-2], device=x.device) * count // x.shape[-2]
+    belongs_NL = (segment_L == torch.arange(count, device=x.device)[:, None]).to(x.dtype)
+    return torch.matmul(belongs_NL / belongs_NL.sum(1, keepdim=True), x)
+
+
 class TransformerLayer(nn.Module):
     """One encoder layer over the second-last axis: [R, S, L, D] -> the same; GELU.
 
     pre-norm:  x + Attention(LN(x)), then x + MLP(LN(x));
     post-norm: LN(x + Attention(x)), then LN(x + MLP(x)). ``heads`` divides D. Dropout is applied to
-    the outputs of Attention and MLP.
+    the outputs of Attention and MLP. With ``keys`` above 0, keys and values are those of the means
+    of that many equal segments of Attention's input, so that the cost is linear in L.
     """
 
     def __init__(
@@ -114,10 +125,11 @@ class TransformerLayer(nn.Module):
         mlp_ratio: float,
         norm: Literal["pre", "post"] = "pre",
         dropout: float = 0.0,
+        keys: int = 0,
     ) -> None:
         super().__init__()
         hidden = max(1, round(size * mlp_ratio))
-        self.heads, self.norm = heads, norm
+        self.heads, self.norm, self.keys = heads, norm, keys
         self.norm_attention = LayerNorm(generators, size)
         self.qkv = Linear(generators, size, 3 * size)
         self.out = Linear(generators, size, size)
@@ -154,4 +166,6 @@ class TransformerLayer(nn.Module):
         R, S, L, D = x.shape
         qkv = self.qkv(x).view(R * S, L, 3, self.heads, D // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [R*S, H, L, D/H]
+        if self.keys:  # the projection is linear, so it may come before the mean
+            k, v = segment_means(k, self.keys), segment_means(v, self.keys)
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(R, S, L, D)

@@ -17,6 +17,16 @@ Scale = Literal["none", "layer_norm", "standardise", "whiten"]
 FLOOR = {"standardise": 1e-5, "whiten": 1e-2}
 
 
+def log_quality(x_RBTD: Tensor, quality_R: Tensor) -> Tensor:
+    """Log weights of the frames of a video by how near they are to the training frames, [R, B, T].
+
+    w = softmax_t(-quality mean_d x_td²), of features scaled by training statistics: what is unlike
+    the training frames, such as an occluded face, gets less weight.
+    """
+    distance_RBT = x_RBTD.square().mean(-1)
+    return (-quality_R.to(x_RBTD.dtype)[:, None, None] * distance_RBT).log_softmax(2)
+
+
 class InputScale(nn.Module):
     """The features X^v of R runs, [R, B, T, D], scaled; nothing is learned by gradients.
 

@@ -14,6 +14,8 @@ from pipeline.config import TemporalConfig
 from pipeline.kernels.windows import window_attention
 from pipeline.model.layers import Linear, TransformerLayer
 
+MERGED = 64  # frames whose windows are merged by one product, so that the cost is linear in T
+
 
 class FineModule(nn.Module):
     """Encoder layers inside each window, then one output per frame.
@@ -56,12 +58,24 @@ class FineModule(nn.Module):
         else:
             inside = first(windows)
         inside = self.layers[1:](inside)
-        summed = torch.matmul(self.belongs_TM, inside.view(R, B, -1, D))
-        return summed / self.belongs_TM.sum(1, keepdim=True)
+        inside = inside.view(R, B, -1, D)
+        parts = []
+        for start in range(0, len(self.belongs_TM), MERGED):
+            tokens = self._tokens_of(start)
+            part = self.belongs_TM[start : start + MERGED, tokens]
+            parts.append(torch.matmul(part, inside[:, :, tokens]) / part.sum(1, keepdim=True))
+        return torch.cat(parts, 2)
+
+    def _tokens_of(self, start: int) -> slice:
+        """Tokens of the windows that hold any of the frames from ``start`` on."""
+        windows = self.belongs_TM.shape[1] // self.width
+        first = max(0, -(-(start - self.width + 1) // self.stride))
+        last = min(windows - 1, (start + MERGED - 1) // self.stride)
+        return slice(first * self.width, (last + 1) * self.width)
 
 
 class CoarseModule(nn.Module):
-    """Encoder layers over all T frames (eq. 4)."""
+    """Encoder layers over all T frames (eq. 4); with ``coarse_keys``, at a cost linear in T."""
 
     def __init__(
         self,
@@ -72,7 +86,8 @@ class CoarseModule(nn.Module):
     ) -> None:
         super().__init__()
         self.positions_RTD = _positions(generators, configs, frames, size)
-        self.layers = _layers(generators, size, configs[0].coarse_depth, configs[0])
+        keys = configs[0].coarse_keys
+        self.layers = _layers(generators, size, configs[0].coarse_depth, configs[0], keys)
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
         output: Tensor = self.layers(x_RBTD + self.positions_RTD[:, None])
@@ -138,12 +153,18 @@ def _positions(
 
 
 def _layers(
-    generators: Sequence[Generator], size: int, depth: int, config: TemporalConfig
+    generators: Sequence[Generator],
+    size: int,
+    depth: int,
+    config: TemporalConfig,
+    keys: int = 0,
 ) -> nn.Sequential:
     heads = config.heads(size)
     return nn.Sequential(
         *[
-            TransformerLayer(generators, size, heads, config.mlp_ratio, config.norm, config.dropout)
+            TransformerLayer(
+                generators, size, heads, config.mlp_ratio, config.norm, config.dropout, keys
+            )
             for _ in range(depth)
         ]
     )

@@ -15,7 +15,7 @@ from pipeline.model.bag import BagPooling
 from pipeline.model.label import LabelHead
 from pipeline.model.layers import Dropout
 from pipeline.model.prompts import Prompts
-from pipeline.model.scaling import InputScale
+from pipeline.model.scaling import InputScale, log_quality
 from pipeline.model.temporal import TemporalNetwork
 from pipeline.model.text_tower import TextTower
 
@@ -32,11 +32,14 @@ class Output:
 class TGDFER(nn.Module):
     """The method for R stacked runs, with one random generator and one configuration per run.
 
-    The configurations may differ in the temperature and in initial values. The frozen text tower is
-    part of the module, but has no run axis and is never trained.
+    The configurations may differ in the temperature, in initial values and in a quality above 0.
+    The frozen text tower is part of the module, but has no run axis and is never trained.
+    ``frames`` is the number of frames in the features, of which ``input.frames`` may choose some.
     """
 
     temperature_R: Tensor
+    quality_R: Tensor
+    chosen_T: Tensor
 
     def __init__(
         self,
@@ -50,12 +53,16 @@ class TGDFER(nn.Module):
         self.frames, self.size = frames, tower.size
         size, prompts, label = tower.size, methods[0].prompts, methods[0].label
         fine, coarse = texts.of(prompts.fine_text), texts.of(prompts.coarse_text)
-        taus = [method.label.temperature for method in methods]
-        self.register_buffer(
-            "temperature_R", torch.tensor(taus, dtype=torch.float64), persistent=False
-        )
+        for name in ("temperature", "quality"):
+            values = [getattr(method.label, name) for method in methods]
+            values_R = torch.tensor(values, dtype=torch.float64)
+            self.register_buffer(f"{name}_R", values_R, persistent=False)
+        self.weighted = label.quality > 0
+        chosen = methods[0].input.chosen(frames)
+        self.register_buffer("chosen_T", torch.tensor(chosen), persistent=False)
         self.input = InputScale(len(methods), size, methods[0].input.scale)
-        self.temporal = TemporalNetwork(generators, frames, size, [m.temporal for m in methods])
+        temporal = [method.temporal for method in methods]
+        self.temporal = TemporalNetwork(generators, len(chosen), size, temporal)
         visual = label.visual_prompt == "prepend"
         if visual and tower.width != size:
             raise RefusedError(
@@ -77,6 +84,12 @@ class TGDFER(nn.Module):
         self._dropouts = [module for module in self.modules() if isinstance(module, Dropout)]
         for site, module in enumerate(self._dropouts):
             module.site = site
+
+    def choose(self, features_RBTD: Tensor) -> Tensor:
+        """Those of the features' frames that the network uses."""
+        if len(self.chosen_T) == self.frames:
+            return features_RBTD
+        return features_RBTD.index_select(2, self.chosen_T)
 
     @contextmanager
     def dropping(self, keys_R: Tensor) -> Iterator[None]:
@@ -100,10 +113,14 @@ class TGDFER(nn.Module):
 
     def forward(self, features_RBTD: Tensor) -> Output:
         """Features as the image encoder gives them (not normalised) -> Output."""
-        instances_RBTD = self.temporal(self.input(features_RBTD))
+        x_RBTD, temperature_R = self.input(self.choose(features_RBTD)), self.temperature_R
+        prior_RBT = log_quality(x_RBTD, self.quality_R) if self.weighted else None
+        instances_RBTD = self.temporal(x_RBTD)
         labels_RBKD, attention_RBTK = self.label(
-            instances_RBTD, self.fine, self.coarse, self.temperature_R
+            instances_RBTD, self.fine, self.coarse, temperature_R, prior_RBT
         )
-        frame_logits_RBTK = frame_logits(instances_RBTD, labels_RBKD, self.temperature_R)
-        logits_RBK = self.bag(instances_RBTD, labels_RBKD, frame_logits_RBTK, self.temperature_R)
+        frame_logits_RBTK = frame_logits(instances_RBTD, labels_RBKD, temperature_R)
+        logits_RBK = self.bag(
+            instances_RBTD, labels_RBKD, frame_logits_RBTK, temperature_R, prior_RBT
+        )
         return Output(logits_RBK, frame_logits_RBTK, attention_RBTK)

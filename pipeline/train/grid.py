@@ -93,12 +93,14 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
     for run in runs:
         if run.fold not in folds:
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
-        run.method.temporal.tokens(store.frames)
+        frames = len(run.method.input.chosen(store.frames))
+        run.method.temporal.tokens(frames)
+        run.method.temporal.refuse_more_keys(frames)
         run.method.temporal.heads(store.dim)
         label = run.method.label
-        if label.pooling == "top_k" and label.top_k > store.frames:
+        if label.pooling == "top_k" and label.top_k > frames:
             raise RefusedError(
-                f"label.top_k={label.top_k} is more than the {store.frames} frames of a video"
+                f"label.top_k={label.top_k} is more than the {frames} frames of a video"
             )
 
 
@@ -194,7 +196,12 @@ def stacks_of(
     for _, same in groupby(sorted(runs, key=key), key=key):
         group = list(same)
         stacks += [group[i : i + size_max] for i in range(0, len(group), size_max)]
-    return sorted(stacks, key=lambda s: -len(s) * s[0].method.temporal.tokens(frames))
+
+    def cost(stack: list[Run]) -> int:
+        method = stack[0].method
+        return len(stack) * method.temporal.tokens(len(method.input.chosen(frames)))
+
+    return sorted(stacks, key=cost, reverse=True)
 
 
 def train_runs(

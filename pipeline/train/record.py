@@ -369,7 +369,9 @@ def _parse_predictions(path: Path, data: bytes) -> _Tested:
 
 def _shape(metadata: dict[str, Any], tested: _Tested | None) -> tuple[Any, ...]:
     assert tested is not None
-    return len(tested.ids), metadata["store"].get("frames"), len(tested.classes)
+    given = metadata["identity"]["method"].get("input")
+    chosen = given.get("frames") if isinstance(given, dict) else 0
+    return len(tested.ids), chosen or metadata["store"].get("frames"), len(tested.classes)
 
 
 def _parse_array(path: Path, data: bytes, shape: tuple[Any, ...]) -> NDArray[np.float32]:

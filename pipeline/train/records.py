@@ -318,7 +318,8 @@ def _predictions(outcome: "Outcome", store: Store) -> bytes:
     cosines_NT = temperature * influence(predictions.frame_logits_NTK, predicted)
     header = ["id", "label", "predicted"]
     header += [f"logit_{name}" for name in store.classes]
-    header += [f"influence_{frame}" for frame in range(store.frames)]
+    chosen = outcome.run.method.input.chosen(store.frames)
+    header += [f"influence_{frame}" for frame in chosen]
     rows = [
         [
             store.ids[row],

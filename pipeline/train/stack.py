@@ -78,7 +78,8 @@ class Stack:
         self.model = build_model(data, runs)
         if self.model.input.needs_statistics:
             for r, history in enumerate(self.histories):
-                self.model.input.fit(r, _frames(data, history.split.train))
+                parts = map(self.model.choose, _frames(data, history.split.train))
+                self.model.input.fit(r, parts)
         self._generators = [
             np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())]) for run in runs
         ]
@@ -150,7 +151,7 @@ class Stack:
         selected = None
         if state.selected is not None:
             logits_NK = np.zeros((len(split.test), len(store.classes)), np.float32)
-            frames_NTK = np.repeat(logits_NK[:, None], store.frames, 1)
+            frames_NTK = np.repeat(logits_NK[:, None], len(self.model.chosen_T), 1)
             said = Predictions(logits_NK, frames_NTK, frames_NTK)
             selected = SelectedEpoch(said, own.parameters)
         parts = ("test", "val") if len(split.val) else ("test",)
@@ -334,7 +335,7 @@ def learned_parameters(model: TGDFER) -> dict[str, Tensor]:
 
 
 def _frames(data: TrainingData, rows: Rows) -> Iterator[Tensor]:
-    """The features of some videos in the test view, in parts [.., T, D]."""
+    """The features of some videos in the test view, in parts [1, .., T, D]."""
     for start in range(0, len(rows), EVALUATION_VIDEOS):
         row_1B = torch.from_numpy(rows[None, start : start + EVALUATION_VIDEOS]).to(data.device)
         yield data.features(row_1B, torch.zeros_like(row_1B))

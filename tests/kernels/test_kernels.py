@@ -104,6 +104,7 @@ WINDOWS = [
     (17, 5, 3, 24, 2),
     (32, 8, 4, 20, 1),
     (32, 20, 12, 24, 1),
+    (70, 4, 1, 20, 2),  # more windows than are computed together
     pytest.param(16, 4, 1, 35, 5, marks=pytest.mark.slow),
 ]
 

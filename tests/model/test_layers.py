@@ -4,7 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.model.layers import Dropout, LayerNorm, Linear, TransformerLayer, hashed
+from pipeline.model.layers import (
+    Dropout,
+    LayerNorm,
+    Linear,
+    TransformerLayer,
+    hashed,
+    segment_means,
+)
 
 
 def generators(runs: int) -> list[torch.Generator]:
@@ -52,6 +59,20 @@ def test_transformer_layer_equals_torch_s_pre_norm_encoder_layer(length: int, he
         }
         torch_layer.load_state_dict(state, strict=False)
         torch.testing.assert_close(layer(x)[r], torch_layer(x[r]), atol=1e-5, rtol=1e-5)
+
+
+def test_as_many_keys_as_frames_are_attention_to_every_frame() -> None:
+    full, keyed = (TransformerLayer(generators(2), 6, 2, mlp_ratio=2.0, keys=n) for n in (0, 7))
+    x = torch.randn(2, 3, 7, 6)
+    torch.testing.assert_close(keyed(x), full(x))
+    keyed.keys = 3
+    assert (keyed(x) - full(x)).abs().max() > 1e-3
+
+
+def test_segments_are_as_equal_as_whole_frames_can_be() -> None:
+    x = torch.arange(7.0)[:, None]
+    assert segment_means(x, 3)[:, 0].tolist() == [1, 3.5, 5.5]  # frames 0-2, 3-4, 5-6
+    assert segment_means(x, 1)[:, 0].tolist() == [3]
 
 
 def test_dropout_zeroes_its_share_by_hashes_of_key_site_and_place() -> None:

@@ -7,10 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from cache.errors import RefusedError
-from pipeline.config import LabelConfig, MethodConfig, PromptConfig, TemporalConfig
+from pipeline.config import (
+    InputConfig,
+    LabelConfig,
+    MethodConfig,
+    PromptConfig,
+    TemporalConfig,
+    load_method,
+    stack_key,
+)
 from pipeline.datasets.texts import class_texts
+from pipeline.model.scaling import Scale
+from pipeline.model.temporal import TemporalNetwork
 from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.model.tgdfer import TGDFER
 from support import oracle
@@ -20,6 +32,7 @@ T, D, B, R = 16, 12, 2, 2
 HEADS, TAU = 3, 0.1
 # (window, stride) of the paper's Table 4; "stride X" means non-overlapping windows.
 WINDOWS = [(2, 2), (4, 4), (8, 8), (2, 1), (4, 1), (8, 1), (4, 2), (8, 2), (4, 3)]
+POOLINGS = ["mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"]
 DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1), (2, 2)]
 
 
@@ -34,8 +47,10 @@ def make_model(
     seeds: tuple[int, ...] = (0, 1),
     temporal: Mapping[str, Any] | None = None,
     label: Mapping[str, Any] | None = None,
+    scale: Scale = "none",
 ) -> TGDFER:
     method = MethodConfig(
+        input=InputConfig(scale=scale),
         temporal=TemporalConfig(head_size=D // HEADS, **(temporal or {})),
         prompts=PromptConfig(context_length=2),
         label=LabelConfig(temperature=TAU, **(label or {})),
@@ -47,6 +62,8 @@ def make_model(
         T,
         [method] * len(seeds),
     ).double()
+    if scale == "standardise":  # by a mean of 0 and a deviation of 1
+        model.input.scale_RD.fill_(1)
     with torch.no_grad():  # far from the special values that layers start at
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -163,6 +180,8 @@ def test_every_depth_equals_the_oracle(tower: TextTower, depths: tuple[int, int]
         {"merge": "last", "window": 4, "stride": 3},
         {"norm": "post"},
         {"residual": True},
+        {"coarse_keys": 5},
+        {"coarse_keys": 4, "norm": "post"},
     ],
     ids=str,
 )
@@ -180,10 +199,7 @@ def test_every_switch_of_the_temporal_network_equals_the_oracle(
     + [{"weighting": "linear"}, {"scope": "shared"}, {"weighting": "linear", "scope": "shared"}]
     + [{"visual_prompt": "prepend", "scope": "shared"}]
     + [{"fusion": "none"}, {"fusion": "none", "visual_prompt": "none"}]
-    + [
-        {"pooling": kind}
-        for kind in ("mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention")
-    ],
+    + [{"pooling": kind} for kind in POOLINGS],
     ids=str,
 )
 def test_every_switch_of_the_label_equals_the_oracle(
@@ -192,6 +208,108 @@ def test_every_switch_of_the_label_equals_the_oracle(
     options = {name.replace("visual_prompt", "visual"): value for name, value in switch.items()}
     model = make_model(tower, label=switch)
     check_model(model, oracle.Options(heads=HEADS, tau=TAU, **options))
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {},
+        *[
+            pytest.param(own, marks=pytest.mark.slow, id=str(own))
+            for own in (
+                {"weighting": "linear"},
+                {"scope": "shared"},
+                {"visual_prompt": "none"},
+                *({"pooling": kind} for kind in POOLINGS),
+            )
+        ],
+    ],
+)
+def test_frames_weighted_by_their_quality_equal_the_oracle(
+    tower: TextTower, switch: dict[str, Any]
+) -> None:
+    options = {name.replace("visual_prompt", "visual"): value for name, value in switch.items()}
+    model = make_model(tower, label={"quality": 0.7, **switch}, scale="standardise")
+    check_model(model, oracle.Options(heads=HEADS, tau=TAU, quality=0.7, **options))
+
+
+def test_a_frame_unlike_the_training_frames_counts_less_the_higher_the_quality(
+    tower: TextTower,
+) -> None:
+    features, _ = inputs()
+    strange = features.clone()
+    strange[:, :, 5] += 4
+    changes, attention = [], []
+    for quality in (0.0, 0.1, 1.0):
+        # Without a temporal network, so that only weights can carry one frame to another.
+        model = make_model(
+            tower,
+            temporal={"fine_depth": 0, "coarse_depth": 0},
+            label={"quality": quality},
+            scale="standardise",
+        )
+        with torch.no_grad():
+            with_it, without_it = model(strange), model(features)
+        changes.append(float((with_it.logits_RBK - without_it.logits_RBK).abs().max()))
+        attention.append(float(with_it.attention_RBTK[:, :, 5].max()))
+    assert changes[0] > 1.5 * changes[1] > 3 * changes[2]
+    assert attention[0] > attention[1] > attention[2]
+
+
+def test_quality_is_a_run_s_own_and_needs_training_statistics() -> None:
+    scaled = ["input.scale=whiten"]
+    zero, low, high = (
+        load_method("paper", [*scaled, f"label.quality={quality}"]) for quality in (0, 0.5, 2)
+    )
+    assert stack_key(low) == stack_key(high) != stack_key(zero)
+    with pytest.raises(RefusedError, match=r"label\.quality=1 .*input\.scale=layer_norm does not"):
+        load_method("paper", ["input.scale=layer_norm", "label.quality=1"])
+
+
+LONG = 150  # frames, more than are computed at once
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"window": 4, "stride": 1},
+        {"window": 4, "stride": 1, "merge": "last"},
+        {"window": 6, "stride": 4},
+        {"window": 3, "stride": 3, "coarse_keys": 16},
+    ],
+    ids=str,
+)
+def test_long_videos_equal_the_oracle(switch: dict[str, Any]) -> None:
+    config = TemporalConfig(head_size=4, **switch)
+    generators = [torch.Generator().manual_seed(seed) for seed in range(R)]
+    network = TemporalNetwork(generators, LONG, 8, [config] * R).double()
+    x_RBTD = torch.randn(R, 1, LONG, 8, dtype=torch.float64)
+    with torch.no_grad():
+        out = network(x_RBTD)
+    options = oracle.Options(heads=2, **switch)
+    for r in range(R):
+        weights = {name: p.detach()[r].numpy() for name, p in network.named_parameters()}
+        expected = oracle.temporal(x_RBTD[r, 0].numpy(), weights, options)
+        np.testing.assert_allclose(out[r, 0], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "switch", [{"coarse_depth": 0}, {"fine_depth": 0, "coarse_keys": 16}], ids=str
+)
+def test_windows_and_coarse_keys_cost_twice_as_much_for_twice_as_many_frames(
+    switch: dict[str, Any],
+) -> None:
+    config = TemporalConfig(head_size=8, **switch)
+
+    def products(frames: int) -> int:
+        network = TemporalNetwork([torch.Generator()], frames, 8, [config])
+        x_RBTD = torch.randn(1, 1, frames, 8, requires_grad=True)
+        # As products, which the counter knows on every device.
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            network(x_RBTD).sum().backward()
+        return counter.get_total_flops()
+
+    assert products(512) / products(256) == pytest.approx(2, abs=0.05)
 
 
 def test_a_run_in_a_stack_equals_the_same_run_alone(tower: TextTower) -> None:

@@ -35,15 +35,23 @@ def softmax(x: Array) -> Array:
     return shifted / shifted.sum()
 
 
-def attention(x: Array, weights: Weights, heads: int) -> Array:
+def means_of_segments(x: Array, count: int) -> Array:
+    """Means of ``count`` runs of neighbouring rows, as equal in length as whole rows can be."""
+    rows = [[row for t, row in enumerate(x) if t * count // len(x) == n] for n in range(count)]
+    return np.array([sum(own) / len(own) for own in rows])
+
+
+def attention(x: Array, weights: Weights, heads: int, keys: int = 0) -> Array:
     length, size = x.shape
-    q, k, v = np.split(linear(x, weights, "qkv"), 3, axis=1)
+    q = np.split(linear(x, weights, "qkv"), 3, axis=1)[0]
+    read = means_of_segments(x, keys) if keys else x
+    _, k, v = np.split(linear(read, weights, "qkv"), 3, axis=1)
     out = np.zeros_like(x)
     width = size // heads
     for h in range(heads):
         cols = slice(h * width, (h + 1) * width)
         for i in range(length):
-            scores = np.array([q[i, cols] @ k[j, cols] / math.sqrt(width) for j in range(length)])
+            scores = np.array([q[i, cols] @ key[cols] / math.sqrt(width) for key in k])
             for j, share in enumerate(softmax(scores)):
                 out[i, cols] += share * v[j, cols]
     return linear(out, weights, "out")
@@ -54,17 +62,17 @@ def mlp(x: Array, weights: Weights) -> Array:
     return linear(hidden * 0.5 * (1 + erf(hidden / math.sqrt(2))), weights, "down")
 
 
-def encoder_layer(x: Array, weights: Weights, heads: int, norm: str) -> Array:
+def encoder_layer(x: Array, weights: Weights, heads: int, norm: str, keys: int = 0) -> Array:
     if norm == "pre":
-        x = x + attention(layer_norm(x, weights, "norm_attention"), weights, heads)
+        x = x + attention(layer_norm(x, weights, "norm_attention"), weights, heads, keys)
         return x + mlp(layer_norm(x, weights, "norm_mlp"), weights)
-    x = layer_norm(x + attention(x, weights, heads), weights, "norm_attention")
+    x = layer_norm(x + attention(x, weights, heads, keys), weights, "norm_attention")
     return layer_norm(x + mlp(x, weights), weights, "norm_mlp")
 
 
-def encoder(x: Array, weights: Weights, depth: int, o: "Options") -> Array:
+def encoder(x: Array, weights: Weights, depth: int, o: "Options", keys: int = 0) -> Array:
     for n in range(depth):
-        x = encoder_layer(x, part(weights, f"layers.{n}."), o.heads, o.norm)
+        x = encoder_layer(x, part(weights, f"layers.{n}."), o.heads, o.norm, keys)
     return x
 
 
@@ -89,7 +97,7 @@ def temporal(x: Array, weights: Weights, o: "Options") -> Array:
         branches.append(fine_module(x, part(weights, f"branches.{len(branches)}."), o))
     if o.depths[1]:
         own = part(weights, f"branches.{len(branches)}.")
-        branches.append(encoder(x + own["positions_RTD"], own, o.depths[1], o))
+        branches.append(encoder(x + own["positions_RTD"], own, o.depths[1], o, o.coarse_keys))
     if not branches:
         return x
     return linear(np.concatenate(branches, axis=1), weights, "join") + (x if o.residual else 0)
@@ -118,24 +126,34 @@ def cos(a: Array, b: Array) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
-def visual_prompt(instances: Array, fine: Array, k: int, o: "Options") -> Array:
-    """Eqs. 7-8 for class k."""
+def visual_prompt(instances: Array, prior: Array, fine: Array, k: int, o: "Options") -> Array:
+    """Eqs. 7-8 for class k; ``prior`` [T] says how much each frame counts before it is seen."""
     scores = []
     for row in instances:
         own = [cos(row, fine_j) / o.tau for fine_j in fine]
         scores.append(sum(own) / len(own) if o.scope == "shared" else own[k])
-    shares = softmax(np.array(scores)) if o.weighting == "softmax" else scores
+    if o.weighting == "softmax":
+        shares = prior * np.exp(np.array(scores) - max(scores))
+        shares = shares / shares.sum()
+    else:
+        shares = prior * np.array(scores)
     summed = sum(share * row for share, row in zip(shares, instances, strict=True))
     return summed / np.linalg.norm(summed)
 
 
 def label(
-    instances: Array, fine: Array, coarse: Array, k: int, weights: Weights, o: "Options"
+    instances: Array,
+    prior: Array,
+    fine: Array,
+    coarse: Array,
+    k: int,
+    weights: Weights,
+    o: "Options",
 ) -> Array:
     """Eqs. 9-10 for class k."""
     enriched = fine[k]
     if o.visual != "none":
-        seen = visual_prompt(instances, fine, k, o)
+        seen = visual_prompt(instances, prior, fine, k, o)
         if o.visual == "add":
             enriched = fine[k] + seen
         elif o.visual == "concat":
@@ -150,22 +168,26 @@ def label(
     return linear(hidden, weights, "down") + coarse[k]
 
 
-def pool(instances: Array, labels: Array, frames: Array, weights: Weights, o: "Options") -> Array:
-    """Frame logits [T, K] -> bag logits [K]."""
-    T, K = frames.shape
+def pool(
+    instances: Array, prior: Array, labels: Array, frames: Array, weights: Weights, o: "Options"
+) -> Array:
+    """Frame logits [T, K] -> bag logits [K]; means over frames are weighted by ``prior`` [T]."""
+    K = frames.shape[1]
     if o.pooling == "mean_feature":
-        return np.array([cos(instances.mean(0), row) / o.tau for row in labels])
+        return np.array([cos(prior @ instances, row) / o.tau for row in labels])
     if o.pooling == "mean_probability":
-        return np.log(sum(softmax(row) for row in frames) / T)
+        return np.log(sum(p * softmax(row) for p, row in zip(prior, frames, strict=True)))
     if o.pooling == "top_k":
-        return np.array([np.sort(frames[:, k])[-o.top_k :].mean() for k in range(K)])
+        best = [np.argsort(frames[:, k])[-o.top_k :] for k in range(K)]
+        means = [prior[own] @ frames[own, k] / prior[own].sum() for k, own in enumerate(best)]
+        return np.array(means)
     if o.pooling == "log_sum_exp":
-        return np.array([np.log(np.exp(frames[:, k]).mean()) for k in range(K)])
+        return np.array([np.log(prior @ np.exp(frames[:, k])) for k in range(K)])
     if o.pooling == "attention":
         hidden = np.tanh(linear(instances, weights, "hidden"))
-        shares = softmax(linear(hidden, weights, "score")[:, 0])
-        return sum(share * row for share, row in zip(shares, frames, strict=True))
-    return frames.mean(axis=0)
+        shares = prior * np.exp(linear(hidden, weights, "score")[:, 0])
+        return shares @ frames / shares.sum()
+    return prior @ frames
 
 
 @dataclass(frozen=True)
@@ -180,6 +202,7 @@ class Options:
     merge: str = "average"
     norm: str = "pre"
     residual: bool = False
+    coarse_keys: int = 0
     tau: float = 0.01
     visual: str = "add"
     weighting: str = "softmax"
@@ -187,6 +210,7 @@ class Options:
     fusion: str = "mlp"
     pooling: str = "mean_logits"
     top_k: int = 4
+    quality: float = 0
     # Text features of class k with a visual token before its prompt, for ``prepend``.
     encode: Callable[[int, Array], Array] | None = None
 
@@ -196,10 +220,11 @@ def tgdfer(
 ) -> tuple[Array, Array]:
     """Features [T, D], text features [K, D] -> bag logits [K] (eq. 11), frame logits [T, K]."""
     instances = temporal(x, part(weights, "temporal."), o)
+    prior = softmax(np.array([-o.quality * (row @ row) / len(row) for row in x]))
     own = part(weights, "label.")
-    labels = np.array([label(instances, fine, coarse, k, own, o) for k in range(len(fine))])
+    labels = np.array([label(instances, prior, fine, coarse, k, own, o) for k in range(len(fine))])
     frames = np.array([[cos(row, label_k) / o.tau for label_k in labels] for row in instances])
-    return pool(instances, labels, frames, part(weights, "bag."), o), frames
+    return pool(instances, prior, labels, frames, part(weights, "bag."), o), frames
 
 
 def cross_entropy(logits: Array, target: int) -> float:

@@ -258,6 +258,8 @@ def test_runs_of_a_stack_have_equal_shapes_and_costly_stacks_come_first() -> Non
     assert [len(stack) for stack in stacks] == [2, 2, 1]
     assert stacks[0][0].method.temporal.coarse_depth == 7
     assert all(len({run.method for run in stack}) == 1 for stack in stacks)
+    few, many = (runs(f"input.frames={frames}", folds="1") for frames in (8, 16))
+    assert stacks_of(few + many, 2, frames=16) == [many, few]
 
 
 def test_runs_with_equal_shapes_and_epochs_done_share_a_stack() -> None:
@@ -273,6 +275,11 @@ def test_what_a_store_cannot_train_is_refused_before_training(store: Store, tmp_
         check_runs([Run(method=MethodConfig(), fold="9", seed=0)], store)
     with pytest.raises(RefusedError, match=r"do not cover 16 frames"):
         check_runs(runs("temporal.window=5", "temporal.stride=2"), store)
+    with pytest.raises(RefusedError, match=r"input\.frames=17 is more than the 16 .*--frames 17"):
+        check_runs(runs("input.frames=17"), store)
+    for wrong in ("temporal.coarse_keys=9", "label.pooling=top_k"):
+        with pytest.raises(RefusedError, match=r"=9 is more than the 8 frames"):
+            check_runs(runs("input.frames=8", "label.top_k=9", wrong), store)
     with pytest.raises(RefusedError, match=r"head_size=3 does not divide 16"):
         check_runs(runs("temporal.head_size=3"), store)
     with pytest.raises(RefusedError, match=r"context_length=64 .* choose at most \d+"):

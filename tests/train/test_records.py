@@ -17,6 +17,7 @@ from pipeline.train.features import load_training_data
 from pipeline.train.records import Records, describe_others
 from pipeline.train.selection import Outcome
 from pipeline.train.stack import train_stack
+from pipeline.train.trained import load_run
 from support.stores import random_store
 
 Trained = tuple[Store, Outcome]
@@ -74,6 +75,27 @@ def test_result_is_read_back_with_its_predictions(trained: Trained, tmp_path: Pa
     np.testing.assert_allclose(np.array(cosines) / 0.01, frames[0, :, predicted[0]], atol=1e-3)
     np.testing.assert_allclose(result.attention().sum(1), 1, atol=1e-4)
     np.testing.assert_allclose(frames.mean(1), outcome.selected.predictions.logits_NK, atol=1e-4)
+
+
+def test_record_of_some_frames_names_them_and_its_network_chooses_them_again(
+    trained: Trained, tmp_path: Path
+) -> None:
+    store, _ = trained
+    settings = ["optimiser.epochs=1", "input.frames=4", "temporal.window=2"]
+    run = Run(method=load_method("paper", settings), fold="3", seed=1)
+    (outcome,) = train_stack(load_training_data(store, torch.device("cpu")), [run])
+    records = Records(tmp_path, store)
+    records.write(outcome, seconds=1.5)
+    record = records.find(run)
+    assert record is not None
+    assert record.ok, record.damage
+    assert record.frame_logits().shape == (len(outcome.split.test), 4, len(store.classes))
+    with (record.folder / "predictions.csv").open() as file:
+        names = [name for name in next(csv.reader(file)) if name.startswith("influence_")]
+    assert names == ["influence_2", "influence_6", "influence_10", "influence_14"]
+    features_NTD = store.load_features([0])[outcome.split.test, 0]
+    said = load_run(record.folder, store).predict(features_NTD)
+    np.testing.assert_allclose(said.frame_logits_NTK, record.frame_logits(), atol=1e-4)
 
 
 def test_folder_without_result_is_an_unfinished_run(trained: Trained, tmp_path: Path) -> None:

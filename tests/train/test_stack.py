@@ -17,7 +17,7 @@ from pipeline.train.selection import Outcome
 from pipeline.train.stack import Stack, build_model, train_stack
 from pipeline.train.state import RunState
 from support.rounding import ProductsAsDefined, check_rounding
-from support.stores import random_store
+from support.stores import random_store, write_store
 
 FAST = ["optimiser.epochs=3", "optimiser.batch=10", "temporal.head_size=8"]
 
@@ -115,6 +115,29 @@ def test_runs_of_a_stack_scale_their_input_by_their_own_training_videos(
         mean_D = exact.store.load_features([0])[rows].astype(np.float64).mean((0, 1, 2))
         np.testing.assert_allclose(first["input.mean_RD"], mean_D, atol=1e-6)
         assert not torch.equal(first["input.mean_RD"], second["input.mean_RD"])
+
+
+@pytest.mark.slow
+def test_runs_of_a_stack_weight_frames_by_a_quality_of_their_own(exact: TrainingData) -> None:
+    scaled = "input.scale=standardise"
+    runs = [run("1", 0, scaled, f"label.quality={quality}") for quality in (0.1, 3)]
+    check_equal_alone(exact, runs)
+    low, high = (outcome.selected.predictions.logits_NK for outcome in train_stack(exact, runs))
+    assert np.abs(low - high).max() > 0.1
+
+
+def test_some_frames_of_a_store_train_as_a_store_of_these_frames(
+    exact: TrainingData, tmp_path: Path
+) -> None:
+    chosen = [1, 4, 8, 11, 14]  # the middles of five segments of 16
+    store = exact.store
+    some = write_store(tmp_path / "s.zarr", store.load_features()[:, :, chosen], store.labels)
+    fewer = replace(exact, store=some, features=InFloat64(torch.from_numpy(some.load_features())))
+    settings = ["input.scale=whiten", "selection.rule=best_on_test"]
+    (outcome,) = train_stack(exact, [run("1", 0, *settings, "input.frames=5")])
+    (expected,) = train_stack(fewer, [run("1", 0, *settings)])
+    assert outcome.selected.predictions.frame_logits_NTK.shape == (9, 5, 7)
+    check_equal(outcome, expected)
 
 
 def first_step(data: TrainingData, precision: str) -> dict[str, torch.Tensor]:
