@@ -1,5 +1,6 @@
 """tgdfer compare: TG-DFER and methods without a temporal network."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +31,8 @@ from cli.training import as_asked, leave_if_damaged, open_records, report_damage
 if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.evaluate.baselines import PredictedLabels
+    from pipeline.evaluate.influence import Array
+    from pipeline.train.record import Record
 
 
 def compare(
@@ -58,6 +61,13 @@ def compare(
         typer.Option(
             "--search-baseline",
             help="Also search the best logistic regression on held-out videos; takes minutes.",
+        ),
+    ] = False,
+    leave_one_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-one-out",
+            help="Also rank frames by what is lost without them; runs every network again.",
         ),
     ] = False,
 ) -> None:
@@ -113,7 +123,8 @@ def compare(
     methods = [*zero_shots, *baselines, *ours]
     text = comparison_table(opened, methods, header, best_of(baselines, opened))
     for name, records_of_one in good.items():
-        if located := localise(records_of_one, opened):
+        more = [partial(_left_out, opened)] if leave_one_out else []
+        if located := localise(records_of_one, opened, *more):
             text += localisation_table(located, opened.classes, name if len(good) > 1 else "")
     path = write_comparison(text, out)
     print(path.read_text(encoding="utf-8"))
@@ -128,3 +139,14 @@ def _searched(store: "Store") -> "PredictedLabels":
 
     with progress("searching logistic regressions", fits(store), "fits") as shown:
         return searched_logistic_regression(store, searched_hold_out(store), shown.advance)
+
+
+def _left_out(store: "Store", record: "Record") -> "dict[str, Array]":
+    """The ranking of the frames of a run's test videos by leaving each of them out."""
+    from pipeline.train.trained import load_run
+
+    ids, _, predicted = record.predictions()
+    row_of = {video_id: row for row, video_id in enumerate(store.ids)}
+    features_NTD = store.load_features([0])[[row_of[video_id] for video_id in ids], 0]
+    trained = load_run(record.folder, store)
+    return {"leave_one_out": trained.leave_one_out(features_NTD, predicted)}

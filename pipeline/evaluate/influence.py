@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Influence = Literal["logit", "margin", "probability", "attention", "attention_value"]
 
 
 def influence(frame_logits_NTK: NDArray[np.float32], predicted_N: NDArray[np.int64]) -> Array:
@@ -15,9 +16,45 @@ def influence(frame_logits_NTK: NDArray[np.float32], predicted_N: NDArray[np.int
     return chosen.astype(np.float64)
 
 
+def influence_by(
+    kind: Influence,
+    frame_logits_NTK: NDArray[np.float32],
+    attention_NTK: NDArray[np.float32],
+    predicted_N: NDArray[np.int64],
+) -> Array:
+    """How much each frame speaks for the predicted class k, [N, T]; f_tk are the frame logits.
+
+    - logit: f_tk, the paper's
+    - margin: f_tk minus the highest f_tj of another class j
+    - probability: softmax over classes of f_t, at k
+    - attention: a_tk, the weight of the frame in the visual prompt of k
+    - attention_value: a_tk (f_tk - mean_t f_tk)
+
+    NaN for the last two if the method has no visual prompt.
+    """
+    logits_NTK, index = frame_logits_NTK.astype(np.float64), predicted_N[:, None, None]
+    own_NT = influence(frame_logits_NTK, predicted_N)
+    if kind == "logit":
+        return own_NT
+    if kind == "margin":
+        others_NTK = logits_NTK.copy()
+        np.put_along_axis(others_NTK, index, -np.inf, axis=2)
+        margin: Array = own_NT - others_NTK.max(2)
+        return margin
+    if kind == "probability":
+        most_NT1 = logits_NTK.max(2, keepdims=True)
+        total_NT = np.exp(logits_NTK - most_NT1).sum(2)
+        probability: Array = np.exp(own_NT - most_NT1[:, :, 0]) / total_NT
+        return probability
+    attention_NT = influence(attention_NTK, predicted_N)
+    if kind == "attention":
+        return attention_NT
+    return attention_NT * (own_NT - own_NT.mean(1, keepdims=True))
+
+
 def repool(
     frame_logits_NTK: NDArray[np.float32],
-    predicted_N: NDArray[np.int64],
+    scores_NT: Array,
     order: Literal["highest", "lowest"],
     count: int,
 ) -> NDArray[np.int64]:
@@ -26,7 +63,6 @@ def repool(
     The network is not run again; the chosen frames' logits are averaged. Ties go to the earlier
     frame.
     """
-    scores_NT = influence(frame_logits_NTK, predicted_N)
     ranked_NT = np.argsort(-scores_NT if order == "highest" else scores_NT, axis=1, kind="stable")
     chosen_NCK = np.take_along_axis(frame_logits_NTK, ranked_NT[:, :count, None], axis=1)
     return chosen_NCK.astype(np.float64).mean(1).argmax(1)

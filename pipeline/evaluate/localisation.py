@@ -3,19 +3,28 @@
 This needs a data set with a label for every frame; no real DFER set has them.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache.store import Store
-from pipeline.evaluate.influence import Array, average_precision, influence
+from pipeline.config import Run
+from pipeline.evaluate.influence import Array, Influence, average_precision, influence_by
+from pipeline.evaluate.statistics import Interval, bootstrap_mean
 from pipeline.show import markdown_line
+
+FIRST = get_args(Influence)[0]  # the paper's, to which the others are compared
 
 
 class TestedRun(Protocol):
-    """A run's output for its N test videos."""
+    """A run's output for its N test videos; T are the frames that it uses."""
+
+    @property
+    def run(self) -> Run:
+        """Its settings."""
 
     def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
         """(ids, labels, predicted classes)."""
@@ -27,54 +36,85 @@ class TestedRun(Protocol):
         """Frame weights of the visual prompts, [N, T, K]."""
 
 
-def localise(runs: Sequence[TestedRun], store: Store) -> dict[str, tuple[NDArray[np.int64], Array]]:
-    """Ranking -> (labels, average precision) of all test videos; {} without truth or runs.
+@dataclass(frozen=True)
+class Found:
+    """How well one ranking finds the frames; one entry per test video of every run."""
 
-    A frame is positive if its true expression is the video's label. ``influence`` ranks by the
-    logit of the predicted class, ``attention`` by the visual prompt's weights for that class;
-    ``random`` and ``uniform`` are chance levels. NaN if all or none of the frames are positive.
+    labels: NDArray[np.int64]
+    precision: Array  # average precision; NaN if all or none of the frames are positive
+    people: list[str]  # the person, or the video where people are not known
+
+
+def localise(
+    runs: Sequence[TestedRun],
+    store: Store,
+    more: Callable[[TestedRun], Mapping[str, Array]] = lambda run: {},
+) -> dict[str, Found]:
+    """Ranking -> what it finds in all test videos; {} without truth or runs.
+
+    A frame is positive if its true expression is the video's label. Rankings are those of
+    ``influence_by`` and what ``more`` gives; ``random`` and ``uniform`` are chance levels.
     """
     truth = store.frame_truth()
     if truth is None or not runs:
         return {}
     row_of = {video_id: row for row, video_id in enumerate(store.ids)}
     generator = np.random.default_rng(0)
-    labels: list[NDArray[np.int64]] = []
-    found: dict[str, list[Array]] = {}
+    parts: dict[str, list[Array]] = {}
+    labels, people = [], list[str]()
     for run in runs:
         ids, own, predicted = run.predictions()
-        shows_NT = truth[0][[row_of[video_id] for video_id in ids]] == own[:, None]
+        rows = [row_of[video_id] for video_id in ids]
+        frames = run.run.method.input.chosen(store.frames)
+        shows_NT = truth[0][rows][:, frames] == own[:, None]
+        logits_NTK, attention_NTK = run.frame_logits(), run.attention()
         rankings = {
-            "influence": influence(run.frame_logits(), predicted),
-            "attention": influence(run.attention(), predicted),
-            "random": generator.random(shows_NT.shape),
-            "uniform": np.zeros(shows_NT.shape),
+            kind: influence_by(kind, logits_NTK, attention_NTK, predicted)
+            for kind in get_args(Influence)
         }
+        rankings |= more(run)
+        rankings["random"] = generator.random(shows_NT.shape)
+        rankings["uniform"] = np.zeros(shows_NT.shape)
         labels.append(own)
+        people += [store.subjects[row] or store.ids[row] for row in rows]
         for name, scores_NT in rankings.items():
             if np.isfinite(scores_NT).all():
-                found.setdefault(name, []).append(average_precision(scores_NT, shows_NT))
-    gathered = np.concatenate(labels)
-    return {name: (gathered, np.concatenate(parts)) for name, parts in found.items()}
+                parts.setdefault(name, []).append(average_precision(scores_NT, shows_NT))
+    every = np.concatenate(labels)
+    return {
+        name: Found(every, np.concatenate(own), people)
+        for name, own in parts.items()
+        if len(own) == len(runs)
+    }
 
 
-def localisation_table(
-    found: Mapping[str, tuple[NDArray[np.int64], Array]], classes: Sequence[str], name: str = ""
-) -> str:
+def localisation_table(found: Mapping[str, Found], classes: Sequence[str], name: str = "") -> str:
     """Markdown: mean average precision of each ranking, over all videos and per class."""
     of = f" ({name})" if name else ""
     lines = ["", f"## Which frames show the label{of}", ""]
     lines += [
-        "Mean average precision over test videos in which some but not all frames show the label."
+        "Mean average precision over test videos in which some but not all frames show the label, "
+        f"with 95 % intervals; differences to {FIRST}, the paper's influence, are paired by video."
     ]
-    lines += ["", markdown_line(["ranking", "all", *classes, "videos"])]
-    lines.append("| --- " * (len(classes) + 3) + "|")
-    for name, (labels, precision) in found.items():
-        known = np.isfinite(precision)
-        cells = [_mean(precision[known])]
-        cells += [_mean(precision[known & (labels == k)]) for k in range(len(classes))]
-        lines.append(markdown_line([name, *cells, int(known.sum())]))
+    columns = ["ranking", "all", f"minus {FIRST}", *classes, "videos"]
+    lines += ["", markdown_line(columns), markdown_line(["---"] * len(columns))]
+    for ranking, own in found.items():
+        known = np.isfinite(own.precision)
+        cells = [_interval(own, own.precision), "–"]
+        if ranking != FIRST:
+            cells[1] = _interval(own, own.precision - found[FIRST].precision, "+")
+        cells += [_mean(own.precision[known & (own.labels == k)]) for k in range(len(classes))]
+        lines.append(markdown_line([ranking, *cells, int(known.sum())]))
     return "\n".join(lines) + "\n"
+
+
+def _interval(own: Found, values: Array, sign: str = "") -> str:
+    known = np.flatnonzero(np.isfinite(values))
+    if not len(known):
+        return "–"
+    mean: Interval = bootstrap_mean(values[known], [own.people[n] for n in known])
+    low, high = f"{mean.low:{sign}.3f}", f"{mean.high:{sign}.3f}"
+    return f"{mean.value:{sign}.3f} [{low}, {high}]"
 
 
 def _mean(values: Array) -> str:

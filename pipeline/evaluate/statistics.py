@@ -62,6 +62,20 @@ def bootstrap_difference(
     )
 
 
+def bootstrap_mean(
+    values: NDArray[np.float64],
+    groups: Sequence[object] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of finite values with its 95 % interval over resampled videos, or groups of them."""
+    weights, member = _resamples(len(values), groups, resamples, seed)
+    sums, sizes = (np.bincount(member, each) for each in (values, np.ones(len(values))))
+    drawn, size = weights @ sums, weights @ sizes
+    drawn = np.divide(drawn, size, out=np.full(len(drawn), np.nan), where=size > 0)
+    return _interval(values.mean(), drawn)
+
+
 def _resamples(
     videos: int, groups: Sequence[object] | None, resamples: int, seed: int
 ) -> tuple[NDArray[np.int64], Rows]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cache.store import Store
 from pipeline.config import MethodConfig, SelectionConfig, runs_of
-from pipeline.evaluate.influence import repool
+from pipeline.evaluate.influence import influence_by, repool
 from pipeline.evaluate.metrics import confusion, recalls, uar, war
 from pipeline.evaluate.statistics import Interval, Metric, bootstrap_difference
 from pipeline.report.tables import FrameChoice, Table, TableRow
@@ -183,7 +183,9 @@ def _predicted(record: Record, choice: FrameChoice | None) -> Guess:
     """What a run says of its test videos, from all or the chosen frames."""
     ids, labels, predicted = record.predictions()
     if choice is not None:
-        predicted = repool(record.frame_logits(), predicted, choice.influence, choice.frames)
+        frame_logits = record.frame_logits()
+        scores = influence_by(choice.by, frame_logits, record.attention(), predicted)
+        predicted = repool(frame_logits, scores, choice.influence, choice.frames)
     return ids, labels, predicted
 
 

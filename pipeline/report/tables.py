@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cache.errors import RefusedError
 from pipeline.config import (
@@ -14,6 +14,7 @@ from pipeline.config import (
     parse_setting,
     unknown_setting,
 )
+from pipeline.evaluate.influence import Influence
 
 ROWS_MAX = 200  # of a table of varied settings
 
@@ -24,6 +25,7 @@ class FrameChoice:
 
     influence: Literal["highest", "lowest"]
     frames: int
+    by: Influence = "logit"
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,71 @@ VIEWS = Table(
     main=ONE_VIEW,
 )
 
+INFLUENCE = Table(
+    "influence",
+    "Output from the most influential frames, by other measures of influence (not in the paper)",
+    ("influence", "frames"),
+    tuple(
+        TableRow(f"{by} {count}", (by, str(count)), {}, FrameChoice("highest", count, by))
+        for by in get_args(Influence)
+        for count in (1, 3)
+    ),
+)
+
+# One ingredient per row, added to the base.
+INGREDIENTS: list[tuple[str, dict[str, dict[str, Any]]]] = [
+    ("none: the base", {}),
+    ("layer_norm", {"input": {"scale": "layer_norm"}}),
+    ("standardise", {"input": {"scale": "standardise"}}),
+    ("whiten", {"input": {"scale": "whiten"}}),
+    ("centred texts", {"input": {"centre_text": True}}),
+    ("temporal network begins as the identity", {"temporal": {"init": "identity"}}),
+    ("labels begin as the coarse text", {"label": {"init": "identity"}}),
+    ("both", {"temporal": {"init": "identity"}, "label": {"init": "identity"}}),
+    ("residual", {"temporal": {"residual": True}}),
+    ("positions of std 0.2", {"temporal": {"positions_std": 0.2}}),
+    ("temperature 0.05", {"label": {"temperature": 0.05}}),
+    ("AdamW, rates of 0.001", {"optimiser": {"kind": "adamw", "lr": 1e-3, "lr_prompts": 1e-3}}),
+    ("cosine schedule", {"optimiser": {"schedule": "cosine"}}),
+    ("average of the weights", {"optimiser": {"average": "ema"}}),
+]
+
+INPUT = Table(
+    "input",
+    "Conditioning of input, start and optimiser, one at a time (not in the paper)",
+    ("changed",),
+    tuple(
+        TableRow(letter, (title,), settings)
+        for letter, (title, settings) in zip("abcdefghijklmn", INGREDIENTS, strict=True)
+    ),
+    differences=("UAR", "WAR"),
+)
+
+LONG_FRAMES = (16, 32, 64, 128)
+# (fine, coarse) depths; without either, nothing in the network knows the order of the frames.
+LONG_DEPTHS = ((0, 0), (0, 1), (0, 3), (0, 7), (1, 1))
+
+LONG = Table(
+    "long",
+    "Number of frames and depth where the order of the frames matters (not in the paper)",
+    ("frames", "fine", "coarse", "keys"),
+    tuple(
+        TableRow(
+            f"{frames} frames, {fine} fine, {coarse} coarse" + (f", {keys} keys" if keys else ""),
+            (str(frames), str(fine or "none"), str(coarse or "none"), str(keys or "all")),
+            {
+                "input": {"frames": frames},
+                "temporal": {"fine_depth": fine, "coarse_depth": coarse, "coarse_keys": keys},
+            },
+        )
+        for frames, (fine, coarse), keys in (
+            *product(LONG_FRAMES, LONG_DEPTHS, (0,)),
+            *product((64, 128), ((0, 1), (0, 3)), (16,)),
+        )
+    ),
+    differences=("UAR", "WAR"),
+)
+
 # (oversample, loss and its settings, text_rarity); the last row corrects one half by each.
 IMBALANCE_ROWS: list[tuple[float, dict[str, Any], float]] = [
     (0.0, {}, 0.0),
@@ -187,7 +254,7 @@ TEXT = Table(
     differences=("UAR", "WAR"),
 )
 
-ALL = (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS, IMBALANCE, TEXT)
+ALL = (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS, INFLUENCE, INPUT, IMBALANCE, LONG, TEXT)
 TABLES = {table.name: table for table in ALL}
 
 

@@ -14,6 +14,7 @@ from cache.identity import flatten, side_by_side
 from cache.store import Store
 from pipeline.config import Run
 from pipeline.datasets.texts import class_texts
+from pipeline.evaluate.influence import Array
 from pipeline.evaluate.predictions import Predictions, predict
 from pipeline.model.text_tower import load_text_tower
 from pipeline.model.tgdfer import TGDFER
@@ -49,6 +50,24 @@ class TrainedRun:
         all_NTD = torch.from_numpy(np.asarray(features_NTD, np.float32)).to(device)
         (said,) = predict(self.model, lambda row_RB, _: all_NTD[row_RB], [np.arange(len(all_NTD))])
         return said
+
+    def leave_one_out(self, features_NTD: NDArray[Any], predicted_N: NDArray[np.int64]) -> Array:
+        """How much log p of the predicted class falls without each used frame, [N, T].
+
+        A frame is left out by putting the mean of the video's other frames in its place.
+        """
+        chosen, whole = self.run.method.input.chosen(self.model.frames), self._log_p(features_NTD)
+        rows, fall = np.arange(len(predicted_N)), []
+        for frame in chosen:
+            others = [other for other in chosen if other != frame]
+            without_NTD = np.array(features_NTD, np.float32)
+            without_NTD[:, frame] = without_NTD[:, others].mean(1)
+            fall.append((whole - self._log_p(without_NTD))[rows, predicted_N])
+        return np.stack(fall, 1)
+
+    def _log_p(self, features_NTD: NDArray[Any]) -> Array:
+        logits_NK = self.predict(features_NTD).logits_NK.astype(np.float64)
+        return logits_NK - np.logaddexp.reduce(logits_NK, axis=1, keepdims=True)
 
 
 def load_run(

@@ -1,11 +1,18 @@
 """Influence of frames, predictions from few of them, and how well they are found."""
 
-from typing import Literal
+import math
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
 
-from pipeline.evaluate.influence import average_precision, influence, repool
+from pipeline.evaluate.influence import (
+    Influence,
+    average_precision,
+    influence,
+    influence_by,
+    repool,
+)
 
 # Two videos, three frames, two classes.
 LOGITS = np.array(
@@ -31,7 +38,8 @@ def test_influence_is_the_predicted_class_s_logit() -> None:
 def test_few_frames_predict_by_the_mean_of_their_logits(
     order: Literal["highest", "lowest"], count: int, expected: list[int]
 ) -> None:
-    assert repool(LOGITS, np.array([0, 1]), order, count).tolist() == expected
+    scores = influence(LOGITS, np.array([0, 1]))
+    assert repool(LOGITS, scores, order, count).tolist() == expected
 
 
 def test_average_precision_of_known_rankings() -> None:
@@ -40,3 +48,24 @@ def test_average_precision_of_known_rankings() -> None:
     found = average_precision(scores, shows)
     # Best order; the shown frames last: (1/3 + 2/4) / 2; no order: the share of shown frames.
     np.testing.assert_allclose(found, [1.0, (1 / 3 + 2 / 4) / 2, 0.5, np.nan])
+
+
+@pytest.mark.parametrize("kind", get_args(Influence))
+def test_every_influence_equals_its_formula(kind: Influence) -> None:
+    generator = np.random.default_rng(1)
+    logits = generator.normal(0, 5, (4, 6, 3)).astype(np.float32)
+    attention = generator.dirichlet(np.ones(6), (4, 3)).transpose(0, 2, 1).astype(np.float32)
+    predicted = np.array([0, 2, 1, 2])
+    found = influence_by(kind, logits, attention, predicted)
+    for n, k in enumerate(predicted):
+        own = [float(f[k]) for f in logits[n]]
+        for t, f in enumerate(logits[n].astype(float)):
+            weight = float(attention[n, t, k])
+            expected = {
+                "logit": f[k],
+                "margin": f[k] - max(f[j] for j in range(3) if j != k),
+                "probability": 1 / sum(math.exp(f[j] - f[k]) for j in range(3)),
+                "attention": weight,
+                "attention_value": weight * (f[k] - sum(own) / 6),
+            }[kind]
+            assert found[n, t] == pytest.approx(expected, rel=1e-6)

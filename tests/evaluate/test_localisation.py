@@ -13,13 +13,14 @@ from pipeline.train.features import load_training_data
 from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
+from pipeline.train.trained import load_run
 from support.stores import CLASSES, random_store, write_store
 
 CLASS_COUNT = 2
 
 
-def trained(store: Store, root: Path) -> list[Record]:
-    settings = ["optimiser.epochs=15", "optimiser.batch=10", "temporal.fine_depth=0"]
+def trained(store: Store, root: Path, *more: str) -> list[Record]:
+    settings = ["optimiser.epochs=15", "optimiser.batch=10", "temporal.fine_depth=0", *more]
     method = load_method("paper", [*settings, "temporal.coarse_depth=0"])
     data = load_training_data(store, torch.device("cpu"))
     runs = [Run(method=method, fold=fold, seed=0) for fold in ("1", "2")]
@@ -41,13 +42,50 @@ def test_influence_finds_the_frames_that_show_the_label(tmp_path: Path) -> None:
     path = tmp_path / "s.zarr"
     store = write_store(path, features[:, None], labels, classes=classes, truth_NT=truth)
     found = localise(trained(store, tmp_path / "runs"), store)
-    mean = {name: precision.mean() for name, (_, precision) in found.items()}
-    assert mean["influence"] > mean["random"] + 0.15
+    mean = {name: own.precision.mean() for name, own in found.items()}
+    assert mean["logit"] > mean["random"] + 0.15
     assert mean["uniform"] == pytest.approx(0.5)
     assert 0.45 < mean["random"] < 0.75
     table = localisation_table(found, classes)
-    assert f"| influence | {mean['influence']:.3f} |" in table
+    assert f"| logit | {mean['logit']:.3f} [" in table
+    assert f"| margin | {mean['margin']:.3f} [" in table
     assert "| 16 |" in table
+
+
+def test_rankings_use_the_frames_that_the_network_uses(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(40) % CLASS_COUNT
+    shows = np.tile(np.arange(16) % 4 == 2, (40, 1))  # frame 2 of every segment of 4: its middle
+    truth = np.where(shows, labels[:, None], -1)
+    features = generator.standard_normal((40, 1, 16, 16))
+    classes = CLASSES[:CLASS_COUNT]
+    store = write_store(tmp_path / "s.zarr", features, labels, classes=classes, truth_NT=truth)
+    every = trained(store, tmp_path / "runs", "input.frames=4")
+    assert every[0].frame_logits().shape == (8, 4, CLASS_COUNT)
+    found = localise(every, store)
+    # All four chosen frames show the label, so no ranking can be right or wrong.
+    assert np.isnan(found["logit"].precision).all()
+
+
+def test_leaving_a_frame_out_costs_what_the_network_says_without_it(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=40, frames=6)
+    (first, _) = trained(store, tmp_path / "runs")
+    network = load_run(first.folder, store)
+    ids, _, predicted = first.predictions()
+    features = store.load_features([0])[[store.ids.index(i) for i in ids], 0].astype(np.float32)
+    found = network.leave_one_out(features, predicted)
+    assert found.shape == (8, 6)
+    for n, frame in ((0, 0), (3, 5)):
+        without = features[n : n + 1].copy()
+        without[0, frame] = np.delete(features[n], frame, axis=0).mean(0)
+        logits = network.predict(np.concatenate([features[n : n + 1], without])).logits_NK
+        with np.errstate(over="ignore"):
+            p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        expected = np.log(p[0, predicted[n]]) - np.log(p[1, predicted[n]])
+        assert found[n, frame] == pytest.approx(expected, abs=1e-4)
+    more = localise([first], store, lambda run: {"leave_one_out": found})
+    assert more == {}  # the store has no truth
 
 
 def test_without_truth_nothing_is_measured(tmp_path: Path) -> None:

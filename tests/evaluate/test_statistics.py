@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pipeline.evaluate.metrics import confusion, recalls, uar
-from pipeline.evaluate.statistics import bootstrap, bootstrap_difference
+from pipeline.evaluate.statistics import bootstrap, bootstrap_difference, bootstrap_mean
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
 
@@ -59,3 +59,15 @@ def test_the_interval_of_a_rare_class_s_recall_ignores_resamples_without_it() ->
         labels, better, baseline, 2, metrics=[lambda counts: recalls(counts)[..., 1]]
     )
     assert (own.low, own.value, own.high) == (0, 0.5, 1)
+
+
+def test_interval_of_a_mean_resamples_groups() -> None:
+    generator = np.random.default_rng(0)
+    people = np.repeat(np.arange(40), 5)
+    values = generator.normal(0, 1, 40)[people]
+    by_person, by_value = bootstrap_mean(values, people.tolist()), bootstrap_mean(values)
+    assert by_person.value == by_value.value == pytest.approx(values.mean())
+    # All videos of a person are alike, so only 40 numbers are independent.
+    expected = 2 * 1.96 * values.std() / np.sqrt(40)
+    assert by_person.high - by_person.low == pytest.approx(expected, rel=0.15)
+    assert by_value.high - by_value.low == pytest.approx(expected / np.sqrt(5), rel=0.15)
