@@ -58,6 +58,10 @@ def test_a_redrawn_tower_is_the_same_for_all_and_shares_no_weight_with_the_train
         drawn = name.endswith(("weight", "embedding", "projection")) and "ln_" not in name
         assert not drawn or not torch.allclose(weight, trained[name], atol=1e-3), name
     assert not any(p.requires_grad for p in one.parameters())
+    config = text_config(D)
+    for seed in range(3):  # from which a tower may have been trained
+        start = load_text_tower(text_weights(config, seed), config).tower.text_projection
+        assert not torch.allclose(one.tower.text_projection.float(), start, atol=1e-3)
 
 
 @pytest.mark.parametrize("settings", [{"tower": "random"}, {"texts": "permuted"}], ids=str)
