@@ -57,19 +57,20 @@ def read_dataset(
     """
     from cache.errors import RefusedError
     from pipeline.datasets.dfew import read_dfew
-    from pipeline.demo.faces import ensure_faces, faces_folder
+    from pipeline.demo.faces import ensure_faces, faces_folder, named_spec
 
     if limit is not None and limit < 1:
         raise RefusedError(f"limit is {limit}, expected 1 or more")
     if name == "dfew":
         lists = Path(annotation) if annotation else None
         return read_dfew(Path(root or "data/dfew"), lists, limit=limit)
-    if name != "faces" or annotation:
+    if not name.startswith("faces") or annotation:
         raise RefusedError(
             f"no data set {name} with annotation {annotation}; available: faces, dfew"
         )
+    spec = named_spec(name)
     # In this process: a script without ``if __name__ == "__main__"`` cannot start others.
-    return ensure_faces(Path(root) if root else faces_folder(), workers=1, limit=limit)
+    return ensure_faces(Path(root or faces_folder(spec)), spec, workers=1, limit=limit)
 
 
 def extract(

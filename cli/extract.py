@@ -15,7 +15,6 @@ import typer
 from cache.errors import RefusedError
 from cache.remote import StorePath, local_path, store_path
 from cli.options import (
-    DATASETS,
     AnnotationOption,
     DatasetOption,
     DeviceOption,
@@ -27,7 +26,8 @@ from cli.options import (
     ProfileOption,
     RootOption,
     WorkersOption,
-    expect,
+    expect_dataset,
+    is_rendered,
     refuse_unread,
 )
 from cli.profile import check_trace, show_profile
@@ -136,6 +136,8 @@ def extract(
       tgdfer extract
     DFEW:
       tgdfer extract --dataset dfew --root /data/DFEW
+    Other people, whose expressions are weaker:
+      tgdfer extract --dataset faces-mid-seed7
     Weights from a file:
       tgdfer extract --dataset dfew --root /data/DFEW --pretrained clip.safetensors
     The first of two machines that share one store:
@@ -270,7 +272,7 @@ def open_source(
     ``check`` may refuse them; of the embedded set it gets a preview, before anything is rendered.
     """
     name = encoder or default_encoder(dataset)
-    if dataset == "faces":
+    if is_rendered(dataset):
         files = find_files(name, pretrained)
         return read_list(dataset, root, annotation, limit, files, check), files
     videos, files = read_list(dataset, root, annotation, limit), find_files(name, pretrained)
@@ -280,7 +282,7 @@ def open_source(
 
 def default_encoder(dataset: str) -> str:
     """The default encoder of a data set."""
-    return "mini" if dataset == "faces" else "ViT-B-32-quickgelu"
+    return "mini" if is_rendered(dataset) else "ViT-B-32-quickgelu"
 
 
 def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
@@ -324,18 +326,19 @@ def _read_list(
     files: "EncoderFiles | None",
     check: "Check",
 ) -> "VideoList":
-    expect("--dataset", dataset, DATASETS)
+    expect_dataset(dataset)
     if dataset == "dfew":
         from pipeline.datasets.dfew import read_dfew
 
         return read_dfew(root or Path("data/dfew"), annotation, limit=limit)
-    from pipeline.demo.faces import ensure_faces, faces_folder, preview_faces
+    from pipeline.demo.faces import ensure_faces, faces_folder, named_spec, preview_faces
 
     if annotation is not None:
         raise RefusedError("--annotation: not read with --dataset faces, which has its own lists")
-    root = root or faces_folder()
+    spec = named_spec(dataset)
+    root = root or faces_folder(spec)
     if files is not None:
-        check(preview_faces(root, limit=limit), files)
+        check(preview_faces(root, spec, limit=limit), files)
     with progress("rendering faces", None, "videos") as shown:
 
         def on_video(done: int, total: int) -> None:
@@ -345,7 +348,7 @@ def _read_list(
                 print(f"rendering {total} videos of faces into {show(root)}", file=sys.stderr)
             shown.update(done, total)
 
-        return ensure_faces(root, on_video=on_video, limit=limit)
+        return ensure_faces(root, spec, on_video=on_video, limit=limit)
 
 
 @contextmanager

@@ -65,6 +65,27 @@ def _one_of(option: str, known: Sequence[str]) -> dict[str, Any]:
     return {"callback": check, "autocompletion": lambda: list(known)}
 
 
+def is_rendered(dataset: str) -> bool:
+    """Whether a data set is one of ours."""
+    return dataset == "faces" or dataset.startswith("faces-")
+
+
+def expect_dataset(name: str) -> None:
+    """Raise RefusedError for an unknown data set."""
+    if name != "faces" and is_rendered(name):
+        from pipeline.demo.faces import named_spec
+
+        named_spec(name)
+    else:
+        expect("--dataset", name, DATASETS)
+
+
+def _check_dataset(name: str | None) -> str | None:
+    if name is not None:
+        expect_dataset(name)
+    return name
+
+
 def _check_device(value: str) -> str:
     from pipeline.device import check_device
 
@@ -113,9 +134,10 @@ def _dataset(default: bool | str = True) -> Any:
     return typer.Option(
         "--dataset",
         metavar="NAME",
-        help="faces (embedded, rendered on first use) or dfew.",
+        help="faces (embedded, rendered on first use), faces-mid-seed7 and the like, or dfew.",
         show_default=default,
-        **_one_of("--dataset", DATASETS),
+        callback=_check_dataset,
+        autocompletion=lambda: list(DATASETS),
     )
 
 

@@ -45,13 +45,14 @@ from pipeline.workers import Boss, work_in_processes
 
 # Increase it whenever the same specification gives other pixels, lists or ground truth.
 FORMAT = 5
-FOLDS = 5
+FOLDS, VIDEOS = 5, 700
 DFEW_COUNTS = (2445, 1894, 2669, 2173, 1469, 145, 902)  # in the order of CLASSES
 MIN_FRAMES, MAX_FRAMES = 11, 60
 # Below this intensity a frame's expression cannot be seen: its true label is neutral.
 VISIBLE = 0.2
 NEUTRAL = CLASSES.index("neutral")
 LISTS, FRAMES = "EmoLabel_DataSplit", "frames.csv"
+_NAME = re.compile(r"faces(?:-([a-z]+))?(?:-seed(\d{1,9}))?(?:-videos(\d{1,6}))?")
 _SCRATCH = re.compile(r"\.\w+\.[0-9a-f]{32}(\.mp4)?")  # names that _scratch gives
 
 OnVideo = Callable[[int, int], None]  # (videos rendered, videos to render)
@@ -66,7 +67,7 @@ class FacesSpec:
     of that peak.
     """
 
-    videos: int = 700
+    videos: int = VIDEOS
     setting: Literal["easy", "mid"] = "easy"
     seed: int = 0
     size_px: int = 112
@@ -78,6 +79,14 @@ class FacesSpec:
             raise RefusedError(f"faces: setting {self.setting!r}, expected 'easy' or 'mid'")
         if self.size_px < 32 or self.size_px % 2:
             raise RefusedError(f"faces: size_px {self.size_px}, expected an even number >= 32")
+
+    @property
+    def name(self) -> str:
+        """What the set is called: what differs from the embedded one follows ``faces``."""
+        parts = [f"-{self.setting}"] if self.setting != "easy" else []
+        parts += [f"-seed{self.seed}"] if self.seed else []
+        parts += [f"-videos{self.videos}"] if self.videos != VIDEOS else []
+        return "".join(["faces", *parts])
 
     def digest(self) -> str:
         """sha256 of the specification and of the format's version."""
@@ -109,6 +118,26 @@ class Script:
     scenes: tuple[Scene, ...]
     labels_T: NDArray[np.int8]
     intensities_T: NDArray[np.float32]
+
+
+def named_spec(name: str) -> FacesSpec:
+    """The set of that name.
+
+    >>> named_spec("faces-mid-seed7")
+    FacesSpec(videos=700, setting='mid', seed=7, size_px=112)
+
+    Raises RefusedError for a name that ``FacesSpec.name`` does not give.
+    """
+    found = _NAME.fullmatch(name)
+    if found is not None:
+        setting, seed, videos = found.groups()
+        spec = FacesSpec(int(videos or VIDEOS), setting or "easy", int(seed or 0))  # type: ignore[arg-type]
+        if spec.name == name:
+            return spec
+    raise RefusedError(
+        f"no face set {name}; expected faces, or faces-SETTING-seedN-videosN without the parts "
+        "that are as in the embedded set, such as faces-mid or faces-seed7"
+    )
 
 
 def faces_folder(spec: FacesSpec | None = None) -> Path:
@@ -150,12 +179,13 @@ def ensure_faces(
 ) -> VideoList:
     """The first ``limit`` videos under ``root``, or all; those that are missing are written."""
     write_faces(root, spec, workers, on_video, limit)
-    return read_faces(root, limit=limit)
+    return replace(read_faces(root, limit=limit), name=(spec or FacesSpec()).name)
 
 
 def preview_faces(root: Path, spec: FacesSpec | None = None, limit: int | None = None) -> VideoList:
     """Ids, labels and folds of the first videos, or all, before anything is rendered."""
-    plan = plan_videos(spec or FacesSpec())
+    spec = spec or FacesSpec()
+    plan = plan_videos(spec)
     folds = tuple(
         Fold(
             str(number + 1),
@@ -165,7 +195,7 @@ def preview_faces(root: Path, spec: FacesSpec | None = None, limit: int | None =
         for number in range(FOLDS)
     )
     videos = tuple(Video(video.id, _paths(root, video)[0], video.label) for video in plan)
-    return VideoList("faces", CLASSES, videos, folds).first(limit)
+    return VideoList(spec.name, CLASSES, videos, folds).first(limit)
 
 
 def read_faces(root: Path, source: str = "auto", limit: int | None = None) -> VideoList:

@@ -160,7 +160,7 @@ def write_tables(
 def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[str, str]:
     """What a reader must know about a table's numbers."""
     absent = describe_absent(store, [name for name, _, _ in store.folds])
-    synthetic = " (rendered; not comparable with DFEW)" if store.name == "faces" else ""
+    synthetic = " (rendered; not comparable with DFEW)" if store.name.startswith("faces") else ""
     optimiser = base.optimiser
     notes = {"UAR": f"over the classes that are tested; without a test video: {absent}"}
     return {

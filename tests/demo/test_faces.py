@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from cache.errors import RefusedError
+from cache.store import open_store
 from pipeline.datasets.dfew import CLASSES
 from pipeline.demo.faces import (
     FOLDS,
@@ -21,13 +22,14 @@ from pipeline.demo.faces import (
     FacesSpec,
     ensure_faces,
     faces_folder,
+    named_spec,
     plan_videos,
     read_faces,
     render_video,
     write_faces,
     write_script,
 )
-from support.commands import environment
+from support.commands import environment, tgdfer
 
 SMALL = FacesSpec(videos=35, seed=5)
 TINY = FacesSpec(videos=14, seed=5)
@@ -263,3 +265,44 @@ def test_a_specification_that_cannot_be_written_is_refused(
 ) -> None:
     with pytest.raises(RefusedError, match=message):
         FacesSpec(**fields)
+
+
+def test_names_of_sets_say_what_differs_from_the_embedded_one() -> None:
+    specs = [FacesSpec(), FacesSpec(setting="mid"), FacesSpec(seed=7), SMALL]
+    specs += [FacesSpec(videos=70, setting="mid", seed=3)]
+    names = [spec.name for spec in specs]
+    assert names == [
+        "faces",
+        "faces-mid",
+        "faces-seed7",
+        "faces-seed5-videos35",
+        "faces-mid-seed3-videos70",
+    ]
+    assert [named_spec(name) for name in names] == specs
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("face", "faces-", "faces-hard", "faces-easy", "faces-seed0", "faces-seed07"),
+        *("faces-seed-1", "faces-videos700", "faces-videos3", "faces-seed7-mid", "faces-seed7\n"),
+    ],
+)
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(RefusedError, match="faces"):
+        named_spec(name)
+
+
+def test_command_renders_and_extracts_a_named_set(tmp_path: Path) -> None:
+    done = tgdfer(
+        *("extract", "--dataset", "faces-mid-seed5-videos14", "--views", "1", "--limit", "7"),
+        *("--root", "faces"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    store = open_store(tmp_path / "data/faces-mid-seed5-videos14-mini-first7.zarr")
+    assert (store.name, len(store.ids)) == ("faces-mid-seed5-videos14", 7)
+    again = tgdfer("store", "verify", "--canary", "1", store.path, "--root", "faces", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    wrong = tgdfer("extract", "--dataset", "faces-hard", cwd=tmp_path)
+    assert (wrong.returncode, "setting 'hard'" in wrong.stderr) == (2, True), wrong.stderr
