@@ -129,7 +129,8 @@ def tune(
     paths = write_reports(contents, out)
     print(paths[0].read_text(encoding="utf-8"))
     print("written: " + ", ".join(show(path) for path in paths))
-    next_step("tgdfer", "train", "--store", store, "--config", paths[2])
+    configs = ["--config", config, "--config", paths[2]]
+    next_step("tgdfer", "compare", "--store", store, *configs, "--search-baseline")
 
 
 def _train(

@@ -446,7 +446,7 @@ def runs_of(method: MethodConfig, folds: Sequence[str], seeds: Sequence[int]) ->
     return [Run(method=method, fold=fold, seed=seed) for seed in seeds for fold in folds]
 
 
-PRESETS = ("paper", "equations", "dfer-clip")
+PRESETS = ("paper", "equations", "dfer-clip", "tuned")
 
 
 def load_method(config: Path | str = "paper", overrides: Sequence[str] = ()) -> MethodConfig:

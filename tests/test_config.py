@@ -128,7 +128,7 @@ def test_precision_follows_the_kind_of_device_unless_it_is_given() -> None:
 
 
 def test_presets_differ_where_they_say_they_do() -> None:
-    paper, equations, dfer_clip = (load_method(name) for name in PRESETS)
+    paper, equations, dfer_clip, tuned = (load_method(name) for name in PRESETS)
     assert (equations.prompts.fine_text, equations.prompts.coarse_learnable) == (
         "descriptors",
         True,
@@ -136,6 +136,8 @@ def test_presets_differ_where_they_say_they_do() -> None:
     assert equations.temporal == paper.temporal
     assert (dfer_clip.temporal.fine_depth, dfer_clip.label.fusion) == (0, "none")
     assert dfer_clip.optimiser == paper.optimiser
+    assert tuned.prompts == paper.prompts
+    assert (tuned.input.scale, tuned.optimiser.kind) == ("layer_norm", "adamw")
 
 
 def test_concatenated_visual_prompt_needs_the_mlp() -> None:

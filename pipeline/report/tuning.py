@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cache.identity import flatten
@@ -24,6 +25,7 @@ def tuning_json(search: Search, trials: Sequence[Trial], header: Mapping[str, An
             {"trials": r.trials, "epochs": r.epochs, "hold_outs": r.hold_outs} for r in search.rungs
         ],
         "run_epochs": sum(rung.run_epochs for rung in search.rungs),
+        "seconds": round(_seconds(trials), 1),
         "base": search.base.model_dump(mode="json"),
         "winner": trials[0].number,
         "trials": [
@@ -31,6 +33,7 @@ def tuning_json(search: Search, trials: Sequence[Trial], header: Mapping[str, An
                 "number": trial.number,
                 "changes": changes(trial.method, search.base),
                 "scores": [None if math.isnan(score) else score for score in trial.scores],
+                "hold_outs": [[asdict(own) for own in rung] for rung in trial.rungs],
             }
             for trial in trials
         ],
@@ -45,7 +48,8 @@ def tuning_table(search: Search, trials: Sequence[Trial], header: Mapping[str, A
         **header,
         "score": "mean of UAR and WAR in per cent, on videos held out of the training part of fold "
         f"{search.fold}; no test video was looked at",
-        "budget": f"{sum(rung.run_epochs for rung in search.rungs)} run-epochs: {'; '.join(rungs)}",
+        "budget": f"{sum(rung.run_epochs for rung in search.rungs)} run-epochs, "
+        f"{_seconds(trials):.0f} s of training: {'; '.join(rungs)}",
     }
     lines = ["# Search for settings", "", *[f"- {n}: {show(str(t))}" for n, t in notes.items()], ""]
     columns = ["trial", *(f"{rung.epochs} epochs" for rung in search.rungs), "changed settings"]
@@ -59,6 +63,10 @@ def tuning_table(search: Search, trials: Sequence[Trial], header: Mapping[str, A
     if len(trials) > SHOWN:
         lines += ["", f"{len(trials) - SHOWN} more trials are in tune.json."]
     return "\n".join(lines) + "\n"
+
+
+def _seconds(trials: Sequence[Trial]) -> float:
+    return sum(own.seconds for trial in trials for rung in trial.rungs for own in rung)
 
 
 def changes(method: MethodConfig, base: MethodConfig) -> dict[str, Any]:

@@ -11,12 +11,13 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from cache.errors import RefusedError
 from cache.store import Store
-from pipeline.config import MethodConfig, Run, runs_of
+from pipeline.config import MethodConfig, Run, method_from, runs_of
 from pipeline.evaluate.metrics import Rows
 from pipeline.train.records import Records
 from pipeline.train.space import Space
@@ -41,12 +42,32 @@ class Rung:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """How one run of a trial did on the videos that it held out."""
+
+    run: str  # the folder of its record
+    uar: float | None  # None if it diverged
+    war: float | None
+    seconds: float
+
+    @property
+    def score(self) -> float:
+        """Mean of UAR and WAR."""
+        return math.nan if self.uar is None or self.war is None else (self.uar + self.war) / 2
+
+
+@dataclass(frozen=True)
 class Trial:
     """Settings that are tried, and how they did on each rung that they reached."""
 
     number: int
     method: MethodConfig
-    scores: tuple[float, ...] = ()  # mean of UAR and WAR; NaN if a run diverged
+    rungs: tuple[tuple[HeldOut, ...], ...] = ()
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Mean of UAR and WAR on each rung; NaN if a run diverged."""
+        return tuple(statistics.fmean(own.score for own in rung) for rung in self.rungs)
 
 
 @dataclass(frozen=True)
@@ -59,25 +80,17 @@ class Search:
     trials: tuple[MethodConfig, ...]
 
     def runs(self, method: MethodConfig, rung: Rung) -> list[Run]:
-        """The runs of a trial on a rung: one per hold-out."""
-        searched = method.model_copy(
-            update={
-                "optimiser": method.optimiser.model_copy(update={"epochs": rung.epochs}),
-                "selection": method.selection.model_copy(
-                    update={
-                        "rule": "last",
-                        "tested_on": "held_out",
-                        "validation_share": HELD_OUT_SHARE,
-                    }
-                ),
-            }
-        )
-        return runs_of(searched, [self.fold], range(rung.hold_outs))
+        """The runs of a trial on a rung: one per hold-out.
+
+        Raises RefusedError for settings that do not fit so few epochs.
+        """
+        searched = {"rule": "last", "tested_on": "held_out", "validation_share": HELD_OUT_SHARE}
+        own = _with(method, rung.epochs, method.selection.model_dump() | searched)
+        return runs_of(own, [self.fold], range(rung.hold_outs))
 
     def chosen(self, method: MethodConfig) -> MethodConfig:
         """A trial's settings as they are used after the search."""
-        optimiser = method.optimiser.model_copy(update={"epochs": self.rungs[-1].epochs})
-        return method.model_copy(update={"optimiser": optimiser, "selection": self.base.selection})
+        return _with(method, self.rungs[-1].epochs, self.base.selection.model_dump())
 
 
 def parse_rungs(text: str) -> tuple[Rung, ...]:
@@ -122,7 +135,8 @@ def plan_search(
     ``check`` raises RefusedError for runs that the store cannot train; others are drawn instead.
     """
     search = Search(base, fold, tuple(rungs), (base,))
-    check(search.runs(base, rungs[0]))
+    for rung in rungs:
+        check(search.runs(base, rung))
     rng = np.random.default_rng(seed)
     trials, why = [base], "the space has no more"
     for _ in range(DRAWS * rungs[0].trials):
@@ -130,7 +144,8 @@ def plan_search(
             return replace(search, trials=tuple(trials))
         method = space.draw(rng, base)
         try:
-            check(search.runs(method, rungs[0]))
+            for rung in rungs:
+                check(search.runs(method, rung))
         except RefusedError as error:
             why = str(error)
             continue
@@ -161,19 +176,24 @@ def halve(
     return trials + out
 
 
+def _with(method: MethodConfig, epochs: int, selection: dict[str, Any]) -> MethodConfig:
+    settings = method.model_dump()
+    settings["optimiser"]["epochs"] = epochs
+    return method_from(settings | {"selection": selection}, f"{epochs} epochs")
+
+
 def _scored(trial: Trial, runs: Sequence[Run], records: Records) -> Trial:
     found = [records.find(run) for run in runs]
     lost = [record.damage for record in found if record is not None and record.damage]
     if lost:
         raise RefusedError(f"{lost[0]}; search again with --retrain-damaged")
-    results = [record.result for record in found if record is not None]
-    scores = [
-        (result["uar"] + result["war"]) / 2 if result["status"] == "done" else math.nan
-        for result in results
-        if result is not None
-    ]
-    assert len(scores) == len(runs)
-    return Trial(trial.number, trial.method, (*trial.scores, statistics.fmean(scores)))
+    results = [(r.folder.name, r.result) for r in found if r is not None and r.result is not None]
+    assert len(results) == len(runs)
+    own = tuple(
+        HeldOut(name, result.get("uar"), result.get("war"), result["seconds"])
+        for name, result in results
+    )
+    return replace(trial, rungs=(*trial.rungs, own))
 
 
 def _rank(trial: Trial) -> tuple[float, int]:

@@ -22,22 +22,22 @@ NOT_SEARCHED = ("optimiser.epochs", "selection.", "store.")
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included; whole numbers if both are."""
+    """Numbers from ``low`` to ``high``, both included; whole ones for a setting that is whole."""
 
     low: float
     high: float
     log: bool
+    whole: bool
 
     def draw(self, rng: np.random.Generator) -> float:
-        """A number, uniform on the scale, rounded to three significant digits."""
-        if isinstance(self.low, int) and isinstance(self.high, int) and not self.log:
-            return int(rng.integers(self.low, self.high + 1))
+        """A number, uniform on the scale, rounded to three significant digits or to a whole one."""
+        if self.whole and not self.log:
+            return int(rng.integers(int(self.low), int(self.high) + 1))
         ends = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         place = rng.uniform(*ends)
         value = float(f"{math.exp(place) if self.log else place:.{DIGITS}g}")
         clipped = min(max(value, self.low), self.high)
-        whole = isinstance(self.low, int) and isinstance(self.high, int)
-        return round(clipped) if whole else clipped
+        return round(clipped) if self.whole else float(clipped)
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def read_space(place: str) -> Space:
 def _read_choice(place: str, key: str, choice: Any) -> tuple[Any, ...] | Range:
     if key not in known_keys():
         raise RefusedError(f"{place}: {unknown_setting(key)}")
+    table, _, name = key.partition(".")
     if key.startswith(NOT_SEARCHED):
         raise RefusedError(f"{place}: {key} is given by the search itself and cannot be searched")
     wrong = RefusedError(
@@ -107,10 +108,10 @@ def _read_choice(place: str, key: str, choice: Any) -> tuple[Any, ...] | Range:
             raise wrong
         if not _are_bounds(low, high, log):
             raise wrong
-        found, values = Range(low, high, log), [low, high]
+        kind = type(MethodConfig.model_fields[table].default).model_fields[name].annotation
+        found, values = Range(low, high, log, whole=kind is int), [low, high]
     else:
         raise wrong
-    table, _, name = key.partition(".")
     for value in values:
         method_from({table: {name: value}}, place)  # refuses what the setting does not accept
     return found

@@ -52,8 +52,8 @@ WRONG = {
     "runs --runs other prune": "tgdfer runs prune --runs DIR",
     "extract --reuse none.zarr": "no store at none.zarr",
     "store verify s.zarr --root DFEW": "--root: read only with --canary",
-    "config show papr": "configuration papr: expected paper, equations, dfer-clip or an existing "
-    "TOML file; did you mean paper?",
+    "config show papr": "configuration papr: expected paper, equations, dfer-clip, tuned or an "
+    "existing TOML file; did you mean paper?",
     "config lst": "Did you mean 'list'?",
     "store inspect none.zarr": "no store at none.zarr",
     "extract --views 1000000000": "views is 1000000000, expected 1 to 1000",
