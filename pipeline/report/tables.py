@@ -180,6 +180,38 @@ INPUT = Table(
     differences=("UAR", "WAR"),
 )
 
+# What a row of `without` sets back to the paper's values; for a base such as tuned.
+SET_BACK: list[tuple[str, dict[str, tuple[str, ...]]]] = [
+    ("scaled input", {"input": ("scale",)}),
+    ("centred texts", {"input": ("centre_text",)}),
+    ("depths", {"temporal": ("fine_depth", "coarse_depth")}),
+    ("start as the identity", {"temporal": ("init",), "label": ("init",)}),
+    ("size of the positions", {"temporal": ("positions_std",)}),
+    ("pooling", {"label": ("pooling", "top_k")}),
+    ("temperature", {"label": ("temperature",)}),
+    ("optimiser and its rates", {"optimiser": ("kind", "lr", "lr_prompts", "weight_decay")}),
+    ("schedule", {"optimiser": ("schedule", "warm_up")}),
+    ("label smoothing", {"optimiser": ("label_smoothing",)}),
+    ("visual prompt", {}),
+]
+
+
+def _set_back(groups: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
+    paper = MethodConfig().model_dump()
+    return {table: {name: paper[table][name] for name in own} for table, own in groups.items()}
+
+
+WITHOUT = Table(
+    "without",
+    "One ingredient of the base at a time as in the paper (for --config tuned)",
+    ("without",),
+    tuple(
+        TableRow(letter, (title,), _set_back(groups) or {"label": {"visual_prompt": "none"}})
+        for letter, (title, groups) in zip("abcdefghijk", SET_BACK, strict=True)
+    ),
+    differences=("UAR", "WAR"),
+)
+
 LONG_FRAMES = (16, 32, 64, 128)
 # (fine, coarse) depths; without either, nothing in the network knows the order of the frames.
 LONG_DEPTHS = ((0, 0), (0, 1), (0, 3), (0, 7), (1, 1))
@@ -254,7 +286,7 @@ TEXT = Table(
     differences=("UAR", "WAR"),
 )
 
-ALL = (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS, INFLUENCE, INPUT, IMBALANCE, LONG, TEXT)
+ALL = (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS, INFLUENCE, INPUT, WITHOUT, IMBALANCE, LONG, TEXT)
 TABLES = {table.name: table for table in ALL}
 
 

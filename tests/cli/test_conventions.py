@@ -32,7 +32,7 @@ WRONG = {
     "train --store s.zarr --profile t.json --workers 2": "--workers: not used with --profile",
     "train --no-cached --precision fp61": "did you mean fp16?",
     "ablate table33": "table table33: expected table3, table4, table5, table6, views, "
-    "influence, input, imbalance, long or text; did you mean table3?",
+    "influence, input, without, imbalance, long or text; did you mean table3?",
     "ablate --store s.zarr": "such as table3",
     "ablate --vary label.top_k=3 --store s.zarr": "expected KEY=[VALUE, VALUE, ...]",
     "compare --store none.zarr": "no store at none.zarr",

@@ -126,6 +126,49 @@ def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
     assert "UAR $-$ main setting & WAR $-$ main setting & disgust $-$" in tex.read_text()
 
 
+def test_ingredients_are_added_to_the_base_or_taken_from_it_one_at_a_time() -> None:
+    paper, tuned = load_method(), load_method("tuned")
+    added, taken = find_tables(["input", "without"])
+    methods = [row.method(paper) for row in added.rows]
+    assert methods[0] == paper == added.main.method(paper)
+    assert len(set(methods)) == len(methods) == 14
+    left = [row.method(tuned) for row in taken.rows]
+    assert tuned not in left
+    assert len(set(left)) == len(left) == 11
+    assert taken.main.method(tuned) == tuned
+    # Taking all of it away, except for the epochs, leaves the paper's setting.
+    settings = tuned
+    for row in taken.rows[:-1]:
+        settings = row.method(settings)
+    epochs = paper.optimiser.model_copy(update={"epochs": tuned.optimiser.epochs})
+    assert settings == paper.model_copy(update={"optimiser": epochs})
+
+
+def test_frames_and_depths_of_long_videos_and_their_linear_cost() -> None:
+    (table,) = find_tables(["long"])
+    methods = [row.method(load_method()) for row in table.rows]
+    assert len(set(methods)) == len(methods) == 4 * 5 + 2 * 2
+    assert {method.input.frames for method in methods} == {16, 32, 64, 128}
+    assert {m.temporal.coarse_keys for m in methods if m.input.frames < 64} == {0}
+
+
+def test_other_influences_choose_other_frames_of_the_same_runs(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s.zarr", np.ones((4, 1, 3, 8)), np.array([0, 0, 0, 0]), folds=2)
+    (table,) = find_tables(["influence"])
+    assert {row.method(load_method()) for row in table.rows} == {load_method()}
+    records = Records(tmp_path / "runs", store)
+    # Frame 0 has the highest logit of class 0, frame 1 the widest margin.
+    logits = np.zeros((2, 3, len(store.classes)))
+    logits[:, 0, :2] = (9, 10)
+    logits[:, 1, :2] = (5, 0)
+    for fold in ("1", "2"):
+        run = Run(method=load_method(), fold=fold, seed=0)
+        write_record(records, run, np.array([0, 0]), frame_logits_NTK=logits)
+    rows = {row.row.name: row for row in collect(table, load_method(), ["1", "2"], [0], records)}
+    assert rows["logit 1"].war.mean == 0
+    assert rows["margin 1"].war.mean == rows["probability 1"].war.mean == 100
+
+
 def test_the_controls_of_the_texts_are_eight_settings_compared_with_the_real_texts() -> None:
     (table,) = find_tables(["text"])
     methods = [row.method(load_method()) for row in table.rows]
