@@ -486,10 +486,11 @@ def _read_toml(config: Path | str) -> dict[str, Any]:
         preset = files("pipeline").joinpath(f"presets/{config}.toml")
         return tomllib.loads(preset.read_text())
     expected = f"a TOML file or one of the presets {', '.join(PRESETS)}"
-    return _parse_toml(read_text(Path(config), expected, CONFIG_BYTES_MAX), str(config))
+    return parse_toml(read_text(Path(config), expected, CONFIG_BYTES_MAX), str(config))
 
 
-def _parse_toml(text: str, where: str) -> dict[str, Any]:
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """TOML -> its tables; ``where`` names its origin in error messages."""
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -523,7 +524,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
 
 def _parse_value(key: str, text: str) -> Any:
     try:
-        found = _parse_toml(f"value = {text}", f"--set {key}")
+        found = parse_toml(f"value = {text}", f"--set {key}")
     except RefusedError as error:
         # A bare word is a string, so that --set prompts.context=shared needs no quotes.
         if isinstance(error.__cause__, tomllib.TOMLDecodeError):

@@ -24,6 +24,7 @@ from pipeline.train.space import Space
 from pipeline.train.split import hold_out
 
 HELD_OUT_SHARE = 0.2  # of the training videos
+TRIALS_MAX, HOLD_OUTS_MAX = 10_000, 100
 DRAWS = 100  # per trial, to find settings that the store can train
 
 
@@ -105,10 +106,15 @@ def parse_rungs(text: str) -> tuple[Rung, ...]:
     except (TypeError, ValueError):
         rungs = ()
     fewer = all(a.trials > b.trials for a, b in pairwise(rungs))
-    if not rungs or not fewer or min(min(r.trials, r.epochs, r.hold_outs) for r in rungs) < 1:
+    fits = all(
+        0 < r.trials <= TRIALS_MAX and r.epochs > 0 and 0 < r.hold_outs <= HOLD_OUTS_MAX
+        for r in rungs
+    )
+    if not rungs or not fewer or not fits:
         raise RefusedError(
             f"--rungs {text:.80}: expected TRIALS:EPOCHS:HOLDOUTS of each rung, with fewer trials "
-            "on each, such as 48:10:2,16:30:3,5:90:5"
+            f"on each, at most {TRIALS_MAX} trials and {HOLD_OUTS_MAX} hold-outs, such as "
+            "48:10:2,16:30:3,5:90:5"
         )
     return rungs
 

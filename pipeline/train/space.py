@@ -1,7 +1,6 @@
 """A TOML file of choices and ranges -> random settings: what a search may vary."""
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -12,7 +11,14 @@ import numpy as np
 
 from cache.errors import RefusedError
 from cache.outside import read_text
-from pipeline.config import CONFIG_BYTES_MAX, MethodConfig, known_keys, method_from, unknown_setting
+from pipeline.config import (
+    CONFIG_BYTES_MAX,
+    MethodConfig,
+    known_keys,
+    method_from,
+    parse_toml,
+    unknown_setting,
+)
 
 DEFAULT = "default"
 DIGITS = 3  # significant ones of a number that is drawn
@@ -75,12 +81,8 @@ def read_space(place: str) -> Space:
         text = files("pipeline").joinpath("presets/space.toml").read_text()
     else:
         text = read_text(Path(place), "a TOML file of choices, or default", CONFIG_BYTES_MAX)
-    try:
-        tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RefusedError(f"{place}: not valid TOML: {error}") from error
     found = {}
-    for table, values in tables.items():
+    for table, values in parse_toml(text, place).items():
         for name, choice in (values if isinstance(values, dict) else {"": values}).items():
             key = f"{table}.{name}".rstrip(".")
             found[key] = _read_choice(place, key, choice)
