@@ -81,7 +81,7 @@ def compare(
     On the embedded faces:
       tgdfer compare
     Two configurations beside a searched baseline:
-      tgdfer compare --config paper --config equations --search-baseline
+      tgdfer compare --config paper --config tuned --search-baseline
     On DFEW:
       tgdfer compare --store data/dfew-ViT-B-32-quickgelu.zarr
     """
