@@ -120,7 +120,7 @@ def tune(
         "store": opened.digest,
         "code": records.code,
         "seed": seed,
-        "space": {key: str(choice) for key, choice in choices.choices.items()},
+        "space": choices.plain(),
     }
     best = search.chosen(trials[0].method)
     contents = {

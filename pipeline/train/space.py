@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,13 @@ class Space:
     """Dotted keys -> what they may be."""
 
     choices: Mapping[str, tuple[Any, ...] | Range]
+
+    def plain(self) -> dict[str, Any]:
+        """As in a file: lists, and tables of low, high and log."""
+        return {
+            key: asdict(choice) if isinstance(choice, Range) else list(choice)
+            for key, choice in self.choices.items()
+        }
 
     def draw(self, rng: np.random.Generator, base: MethodConfig) -> MethodConfig:
         """``base`` with every key of the space drawn anew, until the settings fit together.
