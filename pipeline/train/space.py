@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,9 @@ class Space:
     def plain(self) -> dict[str, Any]:
         """As in a file: lists, and tables of low, high and log."""
         return {
-            key: asdict(choice) if isinstance(choice, Range) else list(choice)
+            key: {"low": choice.low, "high": choice.high, "log": choice.log}
+            if isinstance(choice, Range)
+            else list(choice)
             for key, choice in self.choices.items()
         }
 
