@@ -18,7 +18,7 @@ through a link that leaves the folder.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from itertools import islice
@@ -112,15 +112,20 @@ class _Survey:
 
 
 def read_dfew(
-    root: Path, annotation: Path | None = None, source: str = "auto", limit: int | None = None
+    root: Path,
+    annotation: Path | None = None,
+    source: str = "auto",
+    limit: int | None = None,
+    classes: Sequence[str] = CLASSES,
 ) -> VideoList:
     """Read the official split under ``root`` and find the first ``limit`` listed videos, or all.
 
     ``annotation`` is the folder of the lists if it is not below ``root``. ``source`` names the
     root of frames or videos to use ("clip_224x224", "original", …); "auto" prefers frame folders.
+    ``classes`` are others for another data set in this layout, in the order of its labels.
     Raises RefusedError for anything missing, duplicate or contradictory: nothing is dropped.
     """
-    survey = _survey(root, annotation, source)
+    survey = _survey(root, annotation, source, len(classes))
     kept = dict(islice(survey.labels.items(), limit))
     missing = survey.missing(kept)
     if missing:
@@ -143,7 +148,7 @@ def read_dfew(
     )
     folds = cut_folds(survey.folds, kept)
     cut = {name: ids & kept.keys() for name, ids in truth.subsets.items()}
-    return VideoList("dfew", CLASSES, videos, folds, cut, survey.source)
+    return VideoList("dfew", tuple(classes), videos, folds, cut, survey.source)
 
 
 def account_dfew(root: Path, annotation: Path | None = None, source: str = "auto") -> Accounting:
@@ -151,7 +156,7 @@ def account_dfew(root: Path, annotation: Path | None = None, source: str = "auto
 
     Unlike ``read_dfew`` it does not refuse a tree with missing videos: it shows them.
     """
-    survey = _survey(root, annotation, source)
+    survey = _survey(root, annotation, source, len(CLASSES))
     missing = set(survey.missing(survey.labels))
     counts = []
     for fold in survey.folds:
@@ -165,11 +170,11 @@ def account_dfew(root: Path, annotation: Path | None = None, source: str = "auto
     return Accounting(survey.source, tuple(counts), survey.missing(survey.labels))
 
 
-def _survey(root: Path, annotation: Path | None, source: str) -> _Survey:
+def _survey(root: Path, annotation: Path | None, source: str, classes: int) -> _Survey:
     _refuse_empty(root)
     lists, files = _find_lists(root, annotation)
     rows = {key: _read_rows(path) for key, path in files.items()}
-    base = _label_base([row for part in rows.values() for row in part], lists)
+    base = _label_base([row for part in rows.values() for row in part], lists, classes)
     labels = _merge_labels(rows, base)
     folds = _make_folds(rows)
     name, paths = _find_videos(root, source, labels)
@@ -288,11 +293,11 @@ def _parse_row(line: str, where: str) -> _Row | None:
     return _Row(f"{int(digits[1]):05d}", int(label), where)
 
 
-def _label_base(rows: list[_Row], lists: Path) -> int:
+def _label_base(rows: list[_Row], lists: Path, classes: int) -> int:
     """1 for the official files, 0 for copies that count from 0; both ends must occur to tell."""
     low = min(rows, key=lambda row: row.label)
     high = max(rows, key=lambda row: row.label)
-    last = len(CLASSES) - 1
+    last = classes - 1
     if (low.label, high.label) == (0, last):
         return 0
     if (low.label, high.label) == (1, last + 1):

@@ -5,6 +5,11 @@ shows weaker expressions: one label, and many frames that do not show it.
 
     frame       0 1 2 3 4 5 6 7 8 9
     expression  . . h H H h . s s .     label happiness: four frames of ten show it
+
+In the setting ``long``, every video has two expressions, and the label is their order.
+
+    frame       0 1 2 3 4 5 6 7 8 9
+    expression  . h H H . . s S s .     label happiness-surprise; backwards, surprise-happiness
 """
 
 import fcntl
@@ -19,7 +24,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
-from itertools import count
+from itertools import count, permutations
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +56,10 @@ MIN_FRAMES, MAX_FRAMES = 11, 60
 # Below this intensity a frame's expression cannot be seen: its true label is neutral.
 VISIBLE = 0.2
 NEUTRAL = CLASSES.index("neutral")
+SETTINGS = ("easy", "mid", "long")
+# The classes of the setting long: expressions that look unlike, in an order.
+ORDERS = tuple(permutations(("happiness", "anger", "surprise"), 2))
+LONG_MIN_FRAMES, LONG_MAX_FRAMES = 128, 192
 LISTS, FRAMES = "EmoLabel_DataSplit", "frames.csv"
 _NAME = re.compile(r"faces(?:-([a-z]+))?(?:-seed(\d{1,9}))?(?:-videos(\d{1,6}))?")
 _SCRATCH = re.compile(r"\.\w+\.[0-9a-f]{32}(\.mp4)?")  # names that _scratch gives
@@ -64,19 +73,20 @@ class FacesSpec:
 
     ``easy`` (the demonstration): peaks .7 to 1, distractors at most .4 of the peak. ``mid`` (the
     stress set): peaks .4 to 1, distractors .3 to .7 of the peak. The subset low_intensity has .6
-    of that peak.
+    of that peak. ``long``: two expressions in 128 to 192 frames, whose order is the label, with
+    peaks of .7 to 1 and neither distractors nor subsets; a video backwards is one of another class.
     """
 
     videos: int = VIDEOS
-    setting: Literal["easy", "mid"] = "easy"
+    setting: Literal["easy", "mid", "long"] = "easy"
     seed: int = 0
     size_px: int = 112
 
     def __post_init__(self) -> None:
         if self.videos < 2 * len(CLASSES):
             raise RefusedError(f"faces: {self.videos} videos, needs {2 * len(CLASSES)} or more")
-        if self.setting not in ("easy", "mid"):
-            raise RefusedError(f"faces: setting {self.setting!r}, expected 'easy' or 'mid'")
+        if self.setting not in SETTINGS:
+            raise RefusedError(f"faces: setting {self.setting!r}, expected 'easy', 'mid' or 'long'")
         if self.size_px < 32 or self.size_px % 2:
             raise RefusedError(f"faces: size_px {self.size_px}, expected an even number >= 32")
 
@@ -87,6 +97,11 @@ class FacesSpec:
         parts += [f"-seed{self.seed}"] if self.seed else []
         parts += [f"-videos{self.videos}"] if self.videos != VIDEOS else []
         return "".join(["faces", *parts])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the labels."""
+        return tuple(map("-".join, ORDERS)) if self.setting == "long" else CLASSES
 
     def digest(self) -> str:
         """sha256 of the specification and of the format's version."""
@@ -179,7 +194,7 @@ def ensure_faces(
 ) -> VideoList:
     """The first ``limit`` videos under ``root``, or all; those that are missing are written."""
     write_faces(root, spec, workers, on_video, limit)
-    return replace(read_faces(root, limit=limit), name=(spec or FacesSpec()).name)
+    return read_faces(root, limit=limit)
 
 
 def preview_faces(root: Path, spec: FacesSpec | None = None, limit: int | None = None) -> VideoList:
@@ -195,21 +210,28 @@ def preview_faces(root: Path, spec: FacesSpec | None = None, limit: int | None =
         for number in range(FOLDS)
     )
     videos = tuple(Video(video.id, _paths(root, video)[0], video.label) for video in plan)
-    return VideoList(spec.name, CLASSES, videos, folds).first(limit)
+    return VideoList(spec.name, spec.classes, videos, folds).first(limit)
 
 
 def read_faces(root: Path, source: str = "auto", limit: int | None = None) -> VideoList:
     """Read a written set, or its first videos, through the DFEW adapter."""
-    if not (root / LISTS / "faces.json").is_file():
+    marker = root / LISTS / "faces.json"
+    if not marker.is_file():
         raise RefusedError(f"{root}: no face set here; write it with write_faces first")
-    return replace(read_dfew(root, source=source, limit=limit), name="faces")
+    found = parse_json(read_text(marker, "the specification of a face set", MIB), marker)
+    try:
+        spec = FacesSpec(**found["spec"])
+    except (KeyError, TypeError) as error:
+        raise RefusedError(f"{marker}: not the specification of a face set: {error}") from None
+    videos = read_dfew(root, source=source, limit=limit, classes=spec.classes)
+    return replace(videos, name=spec.name)
 
 
 def plan_videos(spec: FacesSpec) -> list[PlannedVideo]:
     """Labels, test folds with disjoint subjects, and subsets, in the order of the ids."""
     rng = np.random.default_rng([spec.seed, 1])
     subjects_per_fold = max(1, round(spec.videos / 7 / FOLDS))
-    labels = np.repeat(np.arange(len(CLASSES)), _class_counts(spec.videos))
+    labels = np.repeat(np.arange(len(spec.classes)), _class_counts(spec))
     # Dealing the sorted labels out like cards gives every fold its share of every class.
     folds = np.arange(spec.videos) % FOLDS
     order = rng.permutation(spec.videos)
@@ -218,7 +240,8 @@ def plan_videos(spec: FacesSpec) -> list[PlannedVideo]:
         fold = int(folds[card])
         subject = fold * subjects_per_fold + int(rng.integers(subjects_per_fold))
         label = int(labels[card])
-        plan.append(PlannedVideo(index, label, fold, subject, _draw_subsets(rng, label)))
+        subsets = () if spec.setting == "long" else _draw_subsets(rng, label)
+        plan.append(PlannedVideo(index, label, fold, subject, subsets))
     return plan
 
 
@@ -232,11 +255,22 @@ def render_video(spec: FacesSpec, video: PlannedVideo) -> NDArray[np.uint8]:
 def write_script(spec: FacesSpec, video: PlannedVideo) -> Script:
     """What happens in a planned video, before any pixel is drawn."""
     rng = np.random.default_rng([spec.seed, 2, video.index])
+    person = draw_person(np.random.default_rng([spec.seed, 3, video.subject]))
+    if spec.setting == "long":
+        intensities_TK = draw_order(rng, video.label)
+        frames = len(intensities_TK)
+        return Script(
+            person=person,
+            units_TU=draw_units(rng, intensities_TK),
+            scenes=tuple(draw_scenes(rng, frames)),
+            labels_T=np.full(frames, -1, np.int8),  # no frame shows an order
+            intensities_T=intensities_TK.max(1).astype(np.float32),
+        )
     frames = int(np.clip(MIN_FRAMES + rng.gamma(2.0, 9.8), MIN_FRAMES, MAX_FRAMES))
     intensities_TK = _draw_course(rng, spec, video, frames)
     strongest_T = intensities_TK.max(1)
     return Script(
-        person=draw_person(np.random.default_rng([spec.seed, 3, video.subject])),
+        person=person,
         units_TU=draw_units(rng, intensities_TK),
         scenes=tuple(draw_scenes(rng, frames, video.subsets)),
         labels_T=np.where(strongest_T >= VISIBLE, intensities_TK.argmax(1), NEUTRAL).astype(
@@ -282,6 +316,17 @@ def draw_scenes(
     ]
 
 
+def draw_order(rng: np.random.Generator, label: int) -> NDArray[np.float64]:
+    """Class intensities [T, K] of a long video; backwards, as likely for the opposite order."""
+    frames = int(rng.integers(LONG_MIN_FRAMES, LONG_MAX_FRAMES + 1))
+    course_TK = np.zeros((frames, len(CLASSES)))
+    for name, middle in zip(ORDERS[label], (0.25, 0.75), strict=True):
+        length = rng.uniform(0.25, 0.4) * frames
+        start = (middle + rng.uniform(-0.05, 0.05)) * frames - length / 2
+        course_TK[:, CLASSES.index(name)] = rng.uniform(0.7, 1) * _pulse(rng, frames, start, length)
+    return course_TK
+
+
 def draw_units(
     rng: np.random.Generator, intensities_TK: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -299,8 +344,14 @@ def draw_units(
     return units_TU
 
 
-def _class_counts(videos: int) -> list[int]:
-    """DFEW's imbalance, with at least one video per fold (if there are enough) and 20 disgust."""
+def _class_counts(spec: FacesSpec) -> list[int]:
+    """DFEW's imbalance, with at least one video per fold (if there are enough) and 20 disgust.
+
+    Of the setting long, as many of each class, or one more.
+    """
+    videos = spec.videos
+    if spec.setting == "long":
+        return [(videos + k) // len(ORDERS) for k in range(len(ORDERS))]
     floor = min(FOLDS, videos // len(CLASSES))
     floors = [floor] * len(CLASSES)
     floors[CLASSES.index("disgust")] = max(floor, min(20, videos // 35))

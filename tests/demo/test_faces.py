@@ -16,10 +16,13 @@ from PIL import Image
 from cache.errors import RefusedError
 from cache.store import open_store
 from pipeline.datasets.dfew import CLASSES
+from pipeline.datasets.texts import class_texts
+from pipeline.demo.face import UNITS
 from pipeline.demo.faces import (
     FOLDS,
     NEUTRAL,
     FacesSpec,
+    draw_order,
     ensure_faces,
     faces_folder,
     named_spec,
@@ -117,7 +120,7 @@ def test_another_seed_gives_other_pixels() -> None:
 def test_the_set_reads_back_as_a_dfew_tree_with_the_truth_of_every_frame(small_root: Path) -> None:
     videos = read_faces(small_root)
     plan = plan_videos(SMALL)
-    assert videos.name == "faces"
+    assert videos.name == "faces-seed5-videos35"
     assert videos.source == "Clip/clip_224x224"
     assert [video.id for video in videos.videos] == [video.id for video in plan]
     for video, planned in zip(videos.videos, plan, strict=True):
@@ -256,7 +259,7 @@ def test_the_marker_holds_nothing_of_this_machine(small_root: Path) -> None:
     ("fields", "message"),
     [
         ({"videos": 13}, "13 videos"),
-        ({"setting": "hard"}, "expected 'easy' or 'mid'"),
+        ({"setting": "hard"}, "expected 'easy', 'mid' or 'long'"),
         ({"size_px": 111}, "even number"),
     ],
 )
@@ -306,3 +309,54 @@ def test_command_renders_and_extracts_a_named_set(tmp_path: Path) -> None:
     assert again.returncode == 0, again.stderr
     wrong = tgdfer("extract", "--dataset", "faces-hard", cwd=tmp_path)
     assert (wrong.returncode, "setting 'hard'" in wrong.stderr) == (2, True), wrong.stderr
+
+
+LONG = FacesSpec(videos=42, setting="long", seed=5)
+
+
+def test_label_of_a_long_video_is_the_order_of_its_two_expressions() -> None:
+    plan = plan_videos(LONG)
+    assert np.bincount([video.label for video in plan]).tolist() == [7] * 6
+    assert LONG.classes[0] == "happiness-anger"
+    for video in plan:
+        script = write_script(LONG, video)
+        frames = len(script.scenes)
+        assert 128 <= frames <= 192
+        assert set(script.labels_T) == {-1}
+        # Action units 12 and 26 belong to happiness and to surprise alone of the three.
+        shown = {"happiness": script.units_TU[:, UNITS.index(12)]}
+        shown["surprise"] = script.units_TU[:, UNITS.index(26)]
+        first, second = LONG.classes[video.label].split("-")
+        peaks = {name: int(units_T.argmax()) / frames for name, units_T in shown.items()}
+        for name, low, high in ((first, 0, 0.5), (second, 0.5, 1)):
+            if name in peaks:
+                assert low < peaks[name] < high
+
+
+def test_long_video_backwards_is_as_likely_for_the_opposite_order() -> None:
+    rng = np.random.default_rng(0)
+    one = LONG.classes.index("happiness-surprise")
+    other = LONG.classes.index("surprise-happiness")
+    resampled: dict[int, list[np.ndarray]] = {one: [], other: []}
+    for label in resampled:
+        for _ in range(1500):
+            course_TK = draw_order(rng, label)
+            at = np.linspace(0, len(course_TK) - 1, 32)
+            resampled[label].append(course_TK[np.round(at).astype(int)])
+    forward, backward = np.array(resampled[one]), np.array(resampled[other])[:, ::-1]
+    scale = forward.std(0).max() / np.sqrt(1500)
+    assert np.abs(forward.mean(0) - backward.mean(0)).max() < 6 * scale
+    assert np.abs(forward.std(0) - backward.std(0)).max() < 0.05
+    assert np.abs(forward.mean(0) - backward[:, ::-1].mean(0)).max() > 0.3
+
+
+def test_long_set_is_extracted_with_its_own_classes(tmp_path: Path) -> None:
+    done = tgdfer(
+        *("extract", "--dataset", "faces-long-seed5-videos42", "--views", "1", "--limit", "2"),
+        *("--frames", "128", "--root", "faces"),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    store = open_store(tmp_path / "data/faces-long-seed5-videos42-mini-first2.zarr")
+    assert (store.frames, store.classes) == (128, LONG.classes)
+    assert len(class_texts(store.classes).of("class")) == 6
