@@ -14,9 +14,12 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton asks once, when it is first imported
 
+# As where a script starts the tests in the background, or nohup does; commands respect it, so tests
+# undo it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As where a script starts the tests in the background; commands respect it, so tests undo it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # make test has one worker per core, and no result may depend on the number of cores.
 os.environ["OMP_NUM_THREADS"] = "1"

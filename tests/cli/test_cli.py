@@ -95,7 +95,7 @@ def test_compare_puts_the_methods_into_one_table(extracted: Path) -> None:
     done = tgdfer(*arguments, cwd=extracted)
     assert done.returncode == 0, done.stderr
     names = ["zero-shot, class names", "logistic regression, mean+max+std", "TG-DFER"]
-    for name in [*names, "influence", "attention", "random", "uniform"]:
+    for name in [*names, "logit", "margin", "attention", "random", "uniform"]:
         assert f"| {name}" in done.stdout
 
 

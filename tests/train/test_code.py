@@ -101,7 +101,7 @@ def test_one_arithmetic_edit_makes_every_run_pending_and_a_comment_none(tmp_path
     text = network.read_text()
     network.write_text(text.replace("    def forward", "    # A comment.\n    def forward"))
     assert pending() == "0 []"
-    network.write_text(text.replace("return summed / ", "return 0 * summed / "))
+    network.write_text(text.replace("return torch.cat(parts", "return 0 * torch.cat(parts"))
     others = "2 finished runs with the same settings, other code (model/temporal.py)"
     assert pending() == f"2 {[others]}"
     again = python(*train, cwd=copy, env=here)
