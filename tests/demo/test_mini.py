@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from pipeline.datasets.dfew import CLASSES
 from pipeline.demo import train_mini
 from pipeline.demo.face import UNITS, Person, draw_person
+from pipeline.demo.faces import FacesSpec
 from pipeline.demo.train_mini import (
     FLOORS,
     MINI,
@@ -131,10 +132,13 @@ def test_class_texts_have_four_movements_per_class_in_the_data_sets_order() -> N
     texts = tomllib.loads(train_mini.TEXTS.read_text("utf-8"))
     assert tuple(texts["seven"]) == CLASSES
     assert len(texts["eleven"]) == 11
-    for table in texts.values():
-        for name, entry in table.items():
+    for table in ("seven", "eleven"):
+        for name, entry in texts[table].items():
             assert entry["name"] == name
             assert len(entry["descriptors"].split(", ")) == 4
+    assert tuple(texts["order"]) == FacesSpec(setting="long").classes
+    for name, entry in texts["order"].items():
+        assert entry["name"] == name.replace("-", ", then ")
 
 
 @pytest.mark.slow
