@@ -12,7 +12,7 @@
       provenance.jsonl, locks/, .tmp/   for people and writers; readers ignore them
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +98,18 @@ class Store:
     def subjects(self) -> tuple[str | None, ...]:
         """Who is seen in each video, if the data set says so."""
         return self.plan.videos.subjects
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {video_id: row for row, video_id in enumerate(self.ids)}
+
+    def rows_of(self, ids: Iterable[str]) -> NDArray[np.int64]:
+        """The rows of the videos with these ids; raises KeyError for an id of another store."""
+        return np.array([self._row_of[video_id] for video_id in ids], np.int64)
+
+    def people(self, rows: Iterable[int]) -> list[str]:
+        """Who is seen in the videos of these rows; the video's own id where that is not known."""
+        return [self.subjects[row] or self.ids[row] for row in rows]
 
     @cached_property
     def folds(self) -> tuple[tuple[str, NDArray[np.int64], NDArray[np.int64]], ...]:

@@ -1,6 +1,6 @@
 """tgdfer compare: TG-DFER and methods without a temporal network."""
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.evaluate.baselines import PredictedLabels
     from pipeline.evaluate.influence import Array
-    from pipeline.train.record import Record
+    from pipeline.evaluate.localisation import TestedRun
+    from pipeline.train.records import Records
 
 
 def compare(
@@ -122,8 +123,8 @@ def compare(
     )
     methods = [*zero_shots, *baselines, *ours]
     text = comparison_table(opened, methods, header, best_of(baselines, opened))
+    more = [_leaving_out(opened, records)] if leave_one_out else []
     for name, records_of_one in good.items():
-        more = [partial(_left_out, opened)] if leave_one_out else []
         if located := localise(records_of_one, opened, *more):
             text += localisation_table(located, opened.classes, name if len(good) > 1 else "")
     path = write_comparison(text, out)
@@ -141,12 +142,16 @@ def _searched(store: "Store") -> "PredictedLabels":
         return searched_logistic_regression(store, searched_hold_out(store), shown.advance)
 
 
-def _left_out(store: "Store", record: "Record") -> "dict[str, Array]":
-    """The ranking of the frames of a run's test videos by leaving each of them out."""
+def _leaving_out(store: "Store", records: "Records") -> "Callable[[TestedRun], dict[str, Array]]":
+    """A run -> the ranking of the frames of its test videos by leaving each of them out."""
     from pipeline.train.trained import load_run
 
-    ids, _, predicted = record.predictions()
-    row_of = {video_id: row for row, video_id in enumerate(store.ids)}
-    features_NTD = store.load_features([0])[[row_of[video_id] for video_id in ids], 0]
-    trained = load_run(record.folder, store)
-    return {"leave_one_out": trained.leave_one_out(features_NTD, predicted)}
+    features_NTD = store.load_features([0])[:, 0]
+
+    def rank(tested: "TestedRun") -> "dict[str, Array]":
+        ids, _, predicted = tested.predictions()
+        trained = load_run(records.folder(tested.run), store)
+        found = trained.leave_one_out(features_NTD[store.rows_of(ids)], predicted)
+        return {"leave_one_out": found}
+
+    return rank

@@ -85,11 +85,11 @@ def show(
     from pipeline.config import load_method
 
     method = load_method(config, settings)
-    found = list(_settings(method))
     if as_toml:
         print(settings_file(method))
         next_step("tgdfer", "train", "--config", "FILE")
         return
+    found = list(_settings(method))
     table = columns([("key", "value", "meaning", "type"), *(setting.cells for setting in found)])
     widest = max(map(len, table.splitlines()))
     if sys.stdout.isatty() and widest > shutil.get_terminal_size().columns:

@@ -26,7 +26,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import count, permutations
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import platformdirs
@@ -56,7 +56,7 @@ MIN_FRAMES, MAX_FRAMES = 11, 60
 # Below this intensity a frame's expression cannot be seen: its true label is neutral.
 VISIBLE = 0.2
 NEUTRAL = CLASSES.index("neutral")
-SETTINGS = ("easy", "mid", "long")
+Setting = Literal["easy", "mid", "long"]
 # The classes of the setting long: expressions that look unlike, in an order.
 ORDERS = tuple(permutations(("happiness", "anger", "surprise"), 2))
 LONG_MIN_FRAMES, LONG_MAX_FRAMES = 128, 192
@@ -78,14 +78,14 @@ class FacesSpec:
     """
 
     videos: int = VIDEOS
-    setting: Literal["easy", "mid", "long"] = "easy"
+    setting: Setting = "easy"
     seed: int = 0
     size_px: int = 112
 
     def __post_init__(self) -> None:
         if self.videos < 2 * len(CLASSES):
             raise RefusedError(f"faces: {self.videos} videos, needs {2 * len(CLASSES)} or more")
-        if self.setting not in SETTINGS:
+        if self.setting not in get_args(Setting):
             raise RefusedError(f"faces: setting {self.setting!r}, expected 'easy', 'mid' or 'long'")
         if self.size_px < 32 or self.size_px % 2:
             raise RefusedError(f"faces: size_px {self.size_px}, expected an even number >= 32")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cache.store import Store
 from pipeline.config import Run
 from pipeline.evaluate.influence import Array, Influence, average_precision, influence_by
-from pipeline.evaluate.statistics import Interval, bootstrap_mean
+from pipeline.evaluate.statistics import bootstrap_mean
 from pipeline.show import markdown_line
 
 FIRST = get_args(Influence)[0]  # the paper's, to which the others are compared
@@ -58,13 +58,12 @@ def localise(
     truth = store.frame_truth()
     if truth is None or not runs:
         return {}
-    row_of = {video_id: row for row, video_id in enumerate(store.ids)}
     generator = np.random.default_rng(0)
     parts: dict[str, list[Array]] = {}
     labels, people = [], list[str]()
     for run in runs:
         ids, own, predicted = run.predictions()
-        rows = [row_of[video_id] for video_id in ids]
+        rows = store.rows_of(ids)
         frames = run.run.method.input.chosen(store.frames)
         shows_NT = truth[0][rows][:, frames] == own[:, None]
         logits_NTK, attention_NTK = run.frame_logits(), run.attention()
@@ -76,7 +75,7 @@ def localise(
         rankings["random"] = generator.random(shows_NT.shape)
         rankings["uniform"] = np.zeros(shows_NT.shape)
         labels.append(own)
-        people += [store.subjects[row] or store.ids[row] for row in rows]
+        people += store.people(rows)
         for name, scores_NT in rankings.items():
             if np.isfinite(scores_NT).all():
                 parts.setdefault(name, []).append(average_precision(scores_NT, shows_NT))
@@ -112,9 +111,7 @@ def _interval(own: Found, values: Array, sign: str = "") -> str:
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
         return "–"
-    mean: Interval = bootstrap_mean(values[known], [own.people[n] for n in known])
-    low, high = f"{mean.low:{sign}.3f}", f"{mean.high:{sign}.3f}"
-    return f"{mean.value:{sign}.3f} [{low}, {high}]"
+    return bootstrap_mean(values[known], [own.people[n] for n in known]).text(f"{sign}.3f")
 
 
 def _mean(values: Array) -> str:

@@ -19,6 +19,15 @@ class Interval:
     low: float
     high: float
 
+    def text(self, form: str, scale: float = 1) -> str:
+        """As in tables, each number times ``scale``.
+
+        >>> Interval(0.5, 0.25, 0.75).text("+.1f", 100)
+        '+50.0 [+25.0, +75.0]'
+        """
+        value, low, high = (f"{scale * own:{form}}" for own in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
+
 
 def bootstrap(
     labels: Rows,

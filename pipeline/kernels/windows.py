@@ -75,35 +75,22 @@ def window_attention(factors: Factors, stride: int, heads: int, impl: Impl = "au
         from pipeline.kernels.windows_triton import WindowAttention
 
         return WindowAttention.apply(*factors, stride, heads)
-    return _definition(*factors, stride, heads)
+    return _definition(factors, stride, heads)
 
 
-def _definition(
-    frames_RBTE: Tensor,
-    places_RwE: Tensor,
-    scale_RBTw: Tensor,
-    bias_RE: Tensor,
-    stride: int,
-    heads: int,
-) -> Tensor:
+def _definition(factors: Factors, stride: int, heads: int) -> Tensor:
     """Some windows after the other, so that the cost is linear in T."""
-    T, w = frames_RBTE.shape[2], places_RwE.shape[1]
+    T, w = factors.frames_RBTE.shape[2], factors.places_RwE.shape[1]
     N, parts = (T - w) // stride + 1, []
     for n in range(0, N, TOGETHER):
         of = slice(n * stride, (min(n + TOGETHER, N) - 1) * stride + w)
-        part = frames_RBTE[:, :, of], places_RwE, scale_RBTw[:, :, of], bias_RE
-        parts.append(_together(*part, stride, heads))
+        frames_RBTE, scale_RBTw = factors.frames_RBTE[:, :, of], factors.scale_RBTw[:, :, of]
+        part = factors._replace(frames_RBTE=frames_RBTE, scale_RBTw=scale_RBTw)
+        parts.append(_together(part, stride, heads))
     return torch.cat(parts, 2)
 
 
-def _together(
-    frames_RBTE: Tensor,
-    places_RwE: Tensor,
-    scale_RBTw: Tensor,
-    bias_RE: Tensor,
-    stride: int,
-    heads: int,
-) -> Tensor:
+def _together(factors: Factors, stride: int, heads: int) -> Tensor:
     """Computed from products of frames and places, rather than of copies of them per window.
 
     With L = T + w rows [A; P], the score of places i and j of window n is
@@ -113,6 +100,7 @@ def _together(
     a sum of entries of one product [A; P; c] [A; P]^T. The keys' bias adds a constant to all scores
     of a query, which softmax ignores; the values' bias is added to the output unchanged.
     """
+    frames_RBTE, places_RwE, scale_RBTw, bias_RE = factors
     R, B, T, E = frames_RBTE.shape
     w, size = places_RwE.shape[1], E // 3 // heads
     frame_Nw, place_w = _places(T, w, stride, frames_RBTE.device)

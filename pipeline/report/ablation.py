@@ -222,8 +222,7 @@ def _differences(
     labels = np.concatenate([own for _, own, _ in guesses])
     predicted = np.concatenate([own for _, _, own in guesses])
     baseline = np.concatenate(main)
-    subject_of = dict(zip(store.ids, store.subjects, strict=True))
-    groups = [subject_of[video_id] or video_id for video_id in ids]
+    groups = store.people(store.rows_of(ids))
     counts = confusion(labels, predicted, len(store.classes))
     tested = {name: metric for name, metric in metrics.items() if not np.isnan(metric(counts))}
     found = bootstrap_difference(
@@ -233,10 +232,7 @@ def _differences(
 
 
 def _show(difference: Interval | None) -> str:
-    if difference is None:
-        return "–"
-    low, high = 100 * difference.low, 100 * difference.high
-    return f"{100 * difference.value:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return "–" if difference is None else difference.text("+.2f", 100)
 
 
 def _cell(values: Sequence[float]) -> Cell:

@@ -7,7 +7,7 @@ import numpy as np
 
 from cache.store import Store
 from pipeline.evaluate.baselines import PredictedLabels
-from pipeline.evaluate.statistics import Interval, bootstrap, bootstrap_difference
+from pipeline.evaluate.statistics import bootstrap, bootstrap_difference
 from pipeline.report.ablation import describe_runs
 from pipeline.report.written import write_reports
 from pipeline.show import markdown_line, show
@@ -26,11 +26,10 @@ def of_runs(
     if len(good) < len(records):
         lost = (statuses.count("diverged"), statuses.count("damaged"))
         name = f"{name} ({describe_runs(len(good), len(records), *lost)})"
-    row_of = {video_id: row for row, video_id in enumerate(store.ids)}
     rows, predicted = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for record in good:
         ids, _, guesses = record.predictions()
-        rows.append(np.array([row_of[video_id] for video_id in ids]))
+        rows.append(store.rows_of(ids))
         predicted.append(guesses)
     seeds = len({record.run.seed for record in good})
     return PredictedLabels(name, np.concatenate(rows), np.concatenate(predicted), seeds), good
@@ -89,7 +88,7 @@ def _scores(method: PredictedLabels, store: Store) -> list[str]:
         len(store.classes),
         _groups(method, store),
     )
-    return [_per_cent(interval) for interval in intervals]
+    return [interval.text(".1f", 100) for interval in intervals]
 
 
 def _differences(method: PredictedLabels, baseline: PredictedLabels, store: Store) -> list[str]:
@@ -104,16 +103,10 @@ def _differences(method: PredictedLabels, baseline: PredictedLabels, store: Stor
         len(store.classes),
         _groups(method, store),
     )
-    return [_per_cent(interval, "+") for interval in intervals]
+    return [interval.text("+.1f", 100) for interval in intervals]
 
 
 def _groups(method: PredictedLabels, store: Store) -> list[object]:
     grouped = any(subject is not None for subject in store.subjects)
     groups = store.subjects if grouped else store.ids
     return [groups[row] for row in method.rows]
-
-
-def _per_cent(value: Interval, sign: str = "") -> str:
-    numbers = (value.value, value.low, value.high)
-    mean, low, high = (f"{100 * number:{sign}.1f}" for number in numbers)
-    return f"{mean} [{low}, {high}]"

@@ -180,34 +180,35 @@ INPUT = Table(
     differences=("UAR", "WAR"),
 )
 
-# What a row of `without` sets back to the paper's values; for a base such as tuned.
-SET_BACK: list[tuple[str, dict[str, tuple[str, ...]]]] = [
-    ("scaled input", {"input": ("scale",)}),
-    ("centred texts", {"input": ("centre_text",)}),
-    ("depths", {"temporal": ("fine_depth", "coarse_depth")}),
-    ("start as the identity", {"temporal": ("init",), "label": ("init",)}),
-    ("size of the positions", {"temporal": ("positions_std",)}),
-    ("pooling", {"label": ("pooling", "top_k")}),
-    ("temperature", {"label": ("temperature",)}),
-    ("optimiser and its rates", {"optimiser": ("kind", "lr", "lr_prompts", "weight_decay")}),
-    ("schedule", {"optimiser": ("schedule", "warm_up")}),
-    ("label smoothing", {"optimiser": ("label_smoothing",)}),
-    ("visual prompt", {}),
+
+def _paper(**names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The paper's values of the named settings of some tables of settings."""
+    values = MethodConfig().model_dump()
+    return {table: {name: values[table][name] for name in own} for table, own in names.items()}
+
+
+# What each row of `without` sets in a base such as tuned.
+TAKEN: list[tuple[str, dict[str, dict[str, Any]]]] = [
+    ("scaled input", _paper(input=("scale",))),
+    ("centred texts", _paper(input=("centre_text",))),
+    ("depths", _paper(temporal=("fine_depth", "coarse_depth"))),
+    ("start as the identity", _paper(temporal=("init",), label=("init",))),
+    ("size of the positions", _paper(temporal=("positions_std",))),
+    ("pooling", _paper(label=("pooling", "top_k"))),
+    ("temperature", _paper(label=("temperature",))),
+    ("optimiser and its rates", _paper(optimiser=("kind", "lr", "lr_prompts", "weight_decay"))),
+    ("schedule", _paper(optimiser=("schedule", "warm_up"))),
+    ("label smoothing", _paper(optimiser=("label_smoothing",))),
+    ("visual prompt", {"label": {"visual_prompt": "none"}}),
 ]
-
-
-def _set_back(groups: Mapping[str, tuple[str, ...]]) -> dict[str, dict[str, Any]]:
-    paper = MethodConfig().model_dump()
-    return {table: {name: paper[table][name] for name in own} for table, own in groups.items()}
-
 
 WITHOUT = Table(
     "without",
     "One ingredient of the base at a time as in the paper (for --config tuned)",
     ("without",),
     tuple(
-        TableRow(letter, (title,), _set_back(groups) or {"label": {"visual_prompt": "none"}})
-        for letter, (title, groups) in zip("abcdefghijk", SET_BACK, strict=True)
+        TableRow(letter, (title,), settings)
+        for letter, (title, settings) in zip("abcdefghijk", TAKEN, strict=True)
     ),
     differences=("UAR", "WAR"),
 )

@@ -21,9 +21,7 @@ def tuning_json(search: Search, trials: Sequence[Trial], header: Mapping[str, An
         "fold": search.fold,
         "held_out_share": HELD_OUT_SHARE,
         "score": "mean of UAR and WAR on the held-out videos, mean over the hold-outs",
-        "rungs": [
-            {"trials": r.trials, "epochs": r.epochs, "hold_outs": r.hold_outs} for r in search.rungs
-        ],
+        "rungs": [asdict(rung) for rung in search.rungs],
         "run_epochs": sum(rung.run_epochs for rung in search.rungs),
         "seconds": round(_seconds(trials), 1),
         "base": search.base.model_dump(mode="json"),
@@ -65,12 +63,12 @@ def tuning_table(search: Search, trials: Sequence[Trial], header: Mapping[str, A
     return "\n".join(lines) + "\n"
 
 
-def _seconds(trials: Sequence[Trial]) -> float:
-    return sum(own.seconds for trial in trials for rung in trial.rungs for own in rung)
-
-
 def changes(method: MethodConfig, base: MethodConfig) -> dict[str, Any]:
     """The settings in which a method differs from the base, with dotted names."""
     before = flatten(base.model_dump(mode="json"))
     after = flatten(method.model_dump(mode="json"))
     return {name: value for name, value in after.items() if value != before[name]}
+
+
+def _seconds(trials: Sequence[Trial]) -> float:
+    return sum(own.seconds for trial in trials for rung in trial.rungs for own in rung)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import OptimiserConfig
+from pipeline.train.optimisers import like
 
 
 class WeightAverage:
@@ -22,8 +23,7 @@ class WeightAverage:
     def update(self, share_R: Tensor) -> None:
         """average <- average + share (parameter - average), with each run's own share."""
         for average, parameter in zip(self.averages, self.parameters, strict=True):
-            share = share_R.to(parameter.dtype).view(-1, *[1] * (parameter.ndim - 1))
-            average.lerp_(parameter, share)
+            average.lerp_(parameter, like(share_R, parameter))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

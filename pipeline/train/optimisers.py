@@ -44,9 +44,9 @@ class StackedSGD:
         ):
             if grad is None:
                 continue
-            velocity.mul_(_like(keep_R, grad))
-            velocity.addcmul_(grad, _like(active_R, grad))
-            velocity.addcmul_(p, _like(decay_R, grad))
+            velocity.mul_(like(keep_R, grad))
+            velocity.addcmul_(grad, like(active_R, grad))
+            velocity.addcmul_(p, like(decay_R, grad))
             p.addcmul_(velocity, _rate(factor_R, lr_R, grad), value=-1)
 
     def _moments(self) -> dict[str, list[Tensor]]:
@@ -71,15 +71,15 @@ class StackedAdamW(StackedSGD):
                 continue
             mean, square, steps_R = (tensors[n] for tensors in self.moments.values())
             steps_R += active_R
-            mean.lerp_(grad, _like(new_R, grad))
-            square.lerp_(grad.square(), _like(new_square_R, grad))
+            mean.lerp_(grad, like(new_R, grad))
+            square.lerp_(grad.square(), like(new_square_R, grad))
             rate, done_R = _rate(active_R * factor_R, lr_R, grad), steps_R.clamp(min=1)
-            p.mul_(1 - rate * _like(self.decay_R, grad))
+            p.mul_(1 - rate * like(self.decay_R, grad))
             # 1 - beta^n, without the rounding of a difference of almost equal numbers.
             share_R = -torch.expm1(done_R * self.momentum_R.log())
             square_share_R = -torch.expm1(done_R * math.log(SQUARE_DECAY))
-            deviation = (square / _like(square_share_R, grad)).sqrt_().add_(EPS)
-            p.addcmul_(mean / deviation, rate / _like(share_R, grad), value=-1)
+            deviation = (square / like(square_share_R, grad)).sqrt_().add_(EPS)
+            p.addcmul_(mean / deviation, rate / like(share_R, grad), value=-1)
 
     def _moments(self) -> dict[str, list[Tensor]]:
         return {
@@ -90,8 +90,9 @@ class StackedAdamW(StackedSGD):
 
 
 def _rate(factor_R: Tensor, lr: Tensor, tensor: Tensor) -> Tensor:
-    return _like(factor_R.view(-1, *[1] * (lr.ndim - 1)) * lr, tensor)
+    return like(like(factor_R, lr) * lr, tensor)
 
 
-def _like(values: Tensor, tensor: Tensor) -> Tensor:
+def like(values: Tensor, tensor: Tensor) -> Tensor:
+    """Values of runs, or of runs and rows, as factors of such a tensor: of its type and rank."""
     return values.to(tensor.dtype).view(*values.shape, *[1] * (tensor.ndim - values.ndim))

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
+from cache.store import Store
 from pipeline.datasets.texts import class_texts
 from pipeline.evaluate.baselines import (
     PredictedLabels,
@@ -18,6 +19,16 @@ from pipeline.model.text_tower import load_text_tower
 from pipeline.report.comparison import best_of, comparison_table
 from pipeline.train.halving import searched_hold_out
 from support.stores import CLASSES, random_store, text_config, text_weights, write_store
+
+
+def store_of_spreads(tmp_path: Path) -> Store:
+    """100 videos of two classes, which differ only in the spread of their frames."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(100) % 2
+    noise = generator.standard_normal((100, 1, 16, 8))
+    noise -= noise.mean(2, keepdims=True)
+    features = noise * np.where(labels, 3.0, 1.0)[:, None, None, None]
+    return write_store(tmp_path / "s.zarr", features, labels, classes=CLASSES[:2])
 
 
 def test_zero_shot_finds_the_text_that_the_frames_point_to(tmp_path: Path) -> None:
@@ -44,12 +55,7 @@ def test_logistic_regression_learns_and_tests_every_video_once(
 
 
 def test_only_differences_in_spread_are_seen_by_std_pooling_alone(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    labels = np.arange(100) % 2
-    noise = generator.standard_normal((100, 1, 16, 8))
-    noise -= noise.mean(2, keepdims=True)
-    features = noise * np.where(labels, 3.0, 1.0)[:, None, None, None]
-    store = write_store(tmp_path / "s.zarr", features, labels, classes=CLASSES[:2])
+    store = store_of_spreads(tmp_path)
     accuracy = {
         pooling: (result.predicted == store.labels[result.rows]).mean()
         for pooling in ("mean", "mean+max+std")
@@ -72,12 +78,7 @@ def test_comparison_counts_videos_and_seeds_and_resamples_people(tmp_path: Path)
 
 
 def test_searched_regression_chooses_the_pooling_that_the_labels_need(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
-    labels = np.arange(100) % 2
-    noise = generator.standard_normal((100, 1, 16, 8))
-    noise -= noise.mean(2, keepdims=True)
-    features = noise * np.where(labels, 3.0, 1.0)[:, None, None, None]
-    store = write_store(tmp_path / "s.zarr", features, labels, classes=CLASSES[:2])
+    store = store_of_spreads(tmp_path)
     done: list[None] = []
     hold_out = searched_hold_out(store)
     result = searched_logistic_regression(store, hold_out, lambda: done.append(None))
