@@ -121,7 +121,13 @@ def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
     assert f"| b | 0.5 | cross_entropy | 0 | {figures}" in text
     lines = {line["row"]: line for line in csv.DictReader(comma.open())}
     assert float(lines["b"]["recall_disgust_difference"]) == 100
-    assert float(lines["b"]["uar_difference_low"]) < float(lines["b"]["uar_difference"]) < 41
+    for metric in ("uar", "war"):
+        found = rows[1].differences[metric.upper()]
+        assert found is not None
+        assert found.low < found.value < found.high
+        ends = [f"{metric}_difference{end}" for end in ("_low", "", "_high")]
+        shown = [float(lines["b"][end]) for end in ends]
+        assert shown == pytest.approx([100 * found.low, 100 * found.value, 100 * found.high])
     assert lines["c"]["uar_difference"] == lines["b"]["recall_fear_mean"] == ""
     assert "UAR $-$ main setting & WAR $-$ main setting & disgust $-$" in tex.read_text()
 

@@ -1,5 +1,6 @@
 """Losses, draws and rates that even out rare and common classes, against NumPy in float64."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 import torch
 
 from cache.errors import RefusedError
-from pipeline.config import OptimiserConfig, load_method
+from pipeline.config import OptimiserConfig, Run, load_method
 from pipeline.train.batches import epoch_batches
+from pipeline.train.features import load_training_data
 from pipeline.train.imbalance import (
     RARITY_MAX,
     class_counts,
@@ -17,16 +19,29 @@ from pipeline.train.imbalance import (
     loss_weights,
     prompt_rates,
 )
+from pipeline.train.stack import Stack
 from pipeline.train.step import cross_entropy
 from support import oracle
+from support.stores import CLASSES, write_store
 
 COUNTS = np.array([40.0, 10.0, 2.0])
+TRAINED = np.array([24, 6, 3])  # videos of each class that the runs of a stack are trained on
 LOSSES: list[dict[str, Any]] = [
     {"loss": "cross_entropy"},
     {"loss": "class_balanced", "balance_beta": 0.9},
     {"loss": "class_balanced", "balance_beta": 0.0},
     {"loss": "logit_adjusted", "adjust_tau": 0.7},
 ]
+
+
+def stack_of(folder: Path, *settings: str) -> Stack:
+    """A run for each setting of the optimiser, all on the same ``TRAINED`` videos."""
+    features = np.random.default_rng(0).standard_normal((44, 2, 4, 8))
+    labels = np.repeat([0, 1, 2], [32, 8, 4])
+    store = write_store(folder / "s.zarr", features, labels, classes=CLASSES[:3], folds=4)
+    methods = [load_method("paper", ["optimiser.batch=11", f"optimiser.{own}"]) for own in settings]
+    data = load_training_data(store, torch.device("cpu"))
+    return Stack(data, [Run(method=method, fold="1", seed=0) for method in methods])
 
 
 def test_every_loss_and_its_gradient_equal_the_oracle_for_every_run() -> None:
@@ -57,6 +72,23 @@ def test_every_loss_and_its_gradient_equal_the_oracle_for_every_run() -> None:
                 assert float(logits.grad[r, b, k]) == pytest.approx(
                     (up - down) / 2e-5, rel=1e-6, abs=1e-9
                 )
+
+
+def test_every_run_of_a_stack_trains_with_its_own_loss(tmp_path: Path) -> None:
+    stack = stack_of(tmp_path, "loss=cross_entropy", "loss=class_balanced", "loss=logit_adjusted")
+    batch = stack.steps()[0]
+    labels_RB = stack.data.labels_N[batch.video_RB]
+    with torch.no_grad():
+        logits_RBK = stack.model(stack.data.features(batch.video_RB, batch.view_RB)).logits_RBK
+    loss_R = stack.step(batch)
+    for r, run in enumerate(stack.runs):
+        config, videos = run.method.optimiser, zip(logits_RBK[r], labels_RB[r], strict=True)
+        given = (config.loss, config.balance_beta, config.adjust_tau, config.label_smoothing)
+        expected = sum(
+            oracle.imbalanced_loss(own_K.double().numpy(), int(label), TRAINED, *given)
+            for own_K, label in videos
+        )
+        assert float(loss_R[r]) == pytest.approx(expected, rel=1e-4), config.loss
 
 
 def test_class_weights_favour_rare_classes_and_have_mean_one_over_the_videos() -> None:
@@ -92,6 +124,14 @@ def test_oversampling_draws_classes_by_the_power_of_their_size(
     for k in range(3):  # all videos of a class alike
         own = counts[labels == k]
         np.testing.assert_allclose(own / own.mean(), 1, atol=0.2)
+
+
+def test_every_run_of_a_stack_draws_as_its_own_oversampling_says(tmp_path: Path) -> None:
+    stack = stack_of(tmp_path, "oversample=0", "oversample=1")
+    drawn_RN = torch.cat([batch.video_RB for _ in range(200) for batch in stack.steps()], 1)
+    once, alike = (np.bincount(labels) for labels in stack.data.labels_N[drawn_RN])
+    np.testing.assert_array_equal(once, 200 * TRAINED)
+    np.testing.assert_allclose(alike / alike.sum(), 1 / 3, atol=0.02)
 
 
 def test_without_oversampling_the_random_draws_are_those_of_a_permutation() -> None:
