@@ -298,7 +298,7 @@ def _result(outcome: "Outcome", store: Store) -> dict[str, Any]:
         "selection": outcome.run.method.selection.rule,
         "epoch": outcome.epoch,
         "train_videos": len(outcome.split.train),
-        "test_videos": len(outcome.split.test),
+        f"{outcome.run.method.selection.tested_on}_videos": len(outcome.split.test),
     }
     if outcome.diverged:
         return result

@@ -62,10 +62,14 @@ class History:
         predictions: "Predictions",
         parameters: "Callable[[], dict[str, Tensor]]",
     ) -> None:
-        """Add an epoch; ``predictions`` are those for the split's ``evaluated`` rows."""
+        """Add an epoch; ``predictions`` are those for the split's ``evaluation_rows``.
+
+        Its scores begin with the name of the videos they are of: test or held_out, and val.
+        """
         tests = len(self.split.test)
         epoch: Metrics = {"epoch": len(self.epochs) + 1, "train_loss": loss}
-        epoch |= self._metrics("test", self.split.test, predictions.logits_NK[:tests])
+        tested_on = self.run.method.selection.tested_on
+        epoch |= self._metrics(tested_on, self.split.test, predictions.logits_NK[:tests])
         if len(self.split.val):
             epoch |= self._metrics("val", self.split.val, predictions.logits_NK[tests:])
         self.epochs.append(epoch)

@@ -154,7 +154,8 @@ class Stack:
             frames_NTK = np.repeat(logits_NK[:, None], len(self.model.chosen_T), 1)
             said = Predictions(logits_NK, frames_NTK, frames_NTK)
             selected = SelectedEpoch(said, own.parameters)
-        parts = ("test", "val") if len(split.val) else ("test",)
+        tested_on = self.runs[run].method.selection.tested_on
+        parts = (tested_on, "val") if len(split.val) else (tested_on,)
         metrics = {f"{part}_{metric}" for part in parts for metric in ("uar", "war")}
         ended = state.epoch >= self.runs[run].method.optimiser.epochs
         return (

@@ -33,8 +33,10 @@ def write_record(
         frames_NTK = frame_logits_NTK.astype(np.float32)
     said = Predictions(logits_NK, frames_NTK, np.full_like(frames_NTK, np.nan))
     selected = SelectedEpoch(said, {"weight": torch.zeros(3)})
-    metrics = {"epoch": 1, "train_loss": 0.5, "test_uar": 0.5, "test_war": 0.5}
-    outcome = Outcome(run, Split(test, test[:0], test), [metrics], 1, selected)
+    scores = {f"{run.method.selection.tested_on}_{metric}": 0.5 for metric in ("uar", "war")}
+    outcome = Outcome(
+        run, Split(test, test[:0], test), [{"epoch": 1, "train_loss": 0.5, **scores}], 1, selected
+    )
     return records.write(outcome, seconds=1.0)
 
 

@@ -1,6 +1,7 @@
 """Training R runs as one program."""
 
 import gc
+import json
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
 from pipeline.model.tgdfer import TGDFER
 from pipeline.train.features import CachedFeatures, TrainingData, load_training_data
+from pipeline.train.records import Records
 from pipeline.train.selection import Outcome
 from pipeline.train.stack import Stack, build_model, train_stack
 from pipeline.train.state import RunState
@@ -198,14 +200,14 @@ def test_the_moving_average_of_every_step_is_reported(data: TrainingData) -> Non
 def test_stack_resumes_from_its_states_as_if_never_interrupted(
     data: TrainingData, kind: str, average: str
 ) -> None:
-    rules = ("last", "best_on_test", "best_on_val")
+    rules = ("rule=last", "rule=best_on_test", "rule=best_on_val", "tested_on=held_out")
     settings = ["optimiser.epochs=5", "selection.validation_share=0.25", "input.scale=whiten"]
     settings += [f"optimiser.kind={kind}", f"optimiser.average={average}"]
     settings += ["optimiser.average_epochs=4", "temporal.dropout=0.2", "prompts.texts=orthogonal"]
-    runs = [run("2", 3, *settings, f"selection.rule={rule}") for rule in rules]
+    runs = [run("2", 3, *settings, f"selection.{rule}") for rule in rules]
     whole = train_stack(data, runs)
     kept: list[list[RunState]] = []
-    train_stack(data, runs, keep=lambda stack: kept.append([stack.state(r) for r in range(3)]))
+    train_stack(data, runs, keep=lambda stack: kept.append([stack.state(r) for r in range(4)]))
     assert [states[0].epoch for states in kept] == [1, 2, 3, 4, 5]
     done: list[int] = []
     resumed = train_stack(data, runs, done.append, states=kept[1])
@@ -372,6 +374,19 @@ def test_validation_videos_are_not_trained_on(data: TrainingData) -> None:
     assert 6 <= len(train) - len(outcome.split.train) <= 11
     assert outcome.split.test.tolist() == test.tolist()
     assert {"val_uar", "val_war"} <= set(outcome.epochs[0])
+
+
+def test_scores_on_held_out_videos_are_not_called_those_of_a_test(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    settings = ["selection.tested_on=held_out", "selection.validation_share=0.25"]
+    (outcome,) = train_stack(data, [run("1", 0, *settings)])
+    folder = Records(tmp_path, data.store).write(outcome, seconds=1.0)
+    columns = (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert columns == ["epoch", "train_loss", "held_out_uar", "held_out_war"]
+    result = json.loads((folder / "result.json").read_text())
+    assert result["held_out_videos"] == len(outcome.split.test)
+    assert not [name for name in result if name.startswith("test")]
 
 
 def test_label_smoothing_and_fewer_views_change_the_training(tmp_path: Path) -> None:
