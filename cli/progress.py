@@ -21,13 +21,18 @@ class Progress:
 
     def __init__(self, title: str, total: int | None, unit: str, line_seconds: float) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done = 0
+        self.done = self._earlier = 0
         self._line_seconds = line_seconds
         self._started = self._said = time.monotonic()
 
     def advance(self, done: int = 1, note: str = "") -> None:
         """``done`` more units are done."""
         self.update(self.done + done, note=note)
+
+    def skip(self, done: int) -> None:
+        """``done`` more units were done by an earlier command, so they say nothing of the rate."""
+        self._earlier += done
+        self.advance(done)
 
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """``done`` units of ``total``, if known by now, are done; ``note`` follows the figures."""
@@ -44,9 +49,10 @@ class Progress:
             print(f"{self.title}: {', '.join(filter(None, parts))}", file=sys.stderr)
 
     def _left(self, now: float) -> str:
-        if not self.done or not self.total:
+        done = self.done - self._earlier
+        if not done or not self.total:
             return ""
-        seconds = (now - self._started) * (self.total - self.done) / self.done
+        seconds = (now - self._started) * (self.total - self.done) / done
         minutes = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
         return f"about {minutes} left"
 
@@ -55,6 +61,10 @@ class _OnTerminal(Progress):
     def __init__(self, bar: "Bar", title: str, total: int | None, unit: str) -> None:
         super().__init__(title, total, unit, 0)
         self._bar, self._task = bar, bar.add_task(title, total=total, note="")
+
+    def skip(self, done: int) -> None:
+        super().skip(done)
+        self._bar.reset(self._task, completed=self.done)  # forgets the rate so far
 
     def draw(self, note: str) -> None:
         self._bar.update(self._task, completed=self.done, total=self.total, note=note)

@@ -145,5 +145,6 @@ def _train(
     from pipeline.train.grid import train_runs
 
     pending = set(records.pending(wanted))
-    shown.advance(sum(run.method.optimiser.epochs for run in wanted if run not in pending))
+    if earlier := sum(run.method.optimiser.epochs for run in wanted if run not in pending):
+        shown.skip(earlier)
     train_runs(wanted, records, device, shown.advance, workers, on_wait=print_waiting)

@@ -58,6 +58,30 @@ def test_total_may_become_known_later(tmp_path: Path) -> None:
     assert second.startswith("extract: 4 of 8 videos, about ")
 
 
+RESUMED = """
+import time
+from cli.progress import progress
+with progress("searching", 2000, "epochs", line_seconds=0.0) as shown:
+    for rung in range(2):
+        shown.skip(900)
+        for epoch in range(10):
+            time.sleep(0.02)
+            shown.advance()
+"""
+
+
+def test_time_left_is_that_of_the_work_of_this_command(tmp_path: Path) -> None:
+    first, *_, last = python("-c", RESUMED, cwd=tmp_path).stderr.splitlines()
+    assert first == "searching: 900 of 2000 epochs"
+    found = re.fullmatch(r"searching: 1820 of 2000 epochs, about (\d+) s left", last)
+    assert found
+    assert int(found[1]) >= 180 * 0.02
+    printed = on_terminal(RESUMED, TERM="xterm", COLUMNS="50", NO_COLOR="1")
+    left = re.findall(r"1820/2000.* (\d:\d\d:\d\d)", printed)
+    assert left
+    assert left[-1] >= "0:00:03"
+
+
 def test_bar_fits_a_narrow_terminal() -> None:
     printed = on_terminal(WORK, TERM="xterm", COLUMNS="50", NO_COLOR="1")
     last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed).rstrip().splitlines()[-1].split("\r")[-1]
