@@ -88,11 +88,15 @@ def compare(
     """
     from cache.store import open_store
     from pipeline.config import load_method, runs_of
+    from pipeline.device import choose_device
     from pipeline.report.ablation import header_of
     from pipeline.report.written import check_reports
 
     named = {Path(config).stem: load_method(config, settings) for config in configs}
     opened = open_store(store)
+    if leave_one_out:
+        for method in named.values():
+            method.input.refuse_leaving_out_the_only_frame(opened.frames)
     folds = [name for name, _, _ in opened.folds]
     wanted = {name: runs_of(method, folds, range(seeds)) for name, method in named.items()}
     every = [run for runs_of_one in wanted.values() for run in runs_of_one]
@@ -123,7 +127,7 @@ def compare(
     )
     methods = [*zero_shots, *baselines, *ours]
     text = comparison_table(opened, methods, header, best_of(baselines, opened))
-    more = [_leaving_out(opened, records)] if leave_one_out else []
+    more = [_leaving_out(opened, records, choose_device(device))] if leave_one_out else []
     for name, records_of_one in good.items():
         if located := localise(records_of_one, opened, *more):
             text += localisation_table(located, opened.classes, name if len(good) > 1 else "")
@@ -142,7 +146,9 @@ def _searched(store: "Store") -> "PredictedLabels":
         return searched_logistic_regression(store, searched_hold_out(store), shown.advance)
 
 
-def _leaving_out(store: "Store", records: "Records") -> "Callable[[TestedRun], dict[str, Array]]":
+def _leaving_out(
+    store: "Store", records: "Records", device: str
+) -> "Callable[[TestedRun], dict[str, Array]]":
     """A run -> the ranking of the frames of its test videos by leaving each of them out."""
     from pipeline.train.trained import load_run
 
@@ -150,7 +156,7 @@ def _leaving_out(store: "Store", records: "Records") -> "Callable[[TestedRun], d
 
     def rank(tested: "TestedRun") -> "dict[str, Array]":
         ids, _, predicted = tested.predictions()
-        trained = load_run(records.folder(tested.run), store)
+        trained = load_run(records.folder(tested.run), store, device)
         found = trained.leave_one_out(features_NTD[store.rows_of(ids)], predicted)
         return {"leave_one_out": found}
 

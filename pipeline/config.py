@@ -60,6 +60,14 @@ class InputConfig(Settings):
             )
         return [(2 * n + 1) * frames // (2 * count) for n in range(count)]
 
+    def refuse_leaving_out_the_only_frame(self, frames: int) -> None:
+        """Raises RefusedError if only one of a store's T frames is used."""
+        if len(self.chosen(frames)) == 1:
+            raise RefusedError(
+                "nothing is left of a video without the only frame that is used (input.frames); "
+                "use 2 frames or more, or no --leave-one-out"
+            )
+
 
 class TemporalConfig(Settings):
     """The multi-grained temporal network (eqs. 2-5)."""

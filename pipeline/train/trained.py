@@ -15,7 +15,7 @@ from cache.store import Store
 from pipeline.config import Run
 from pipeline.datasets.texts import class_texts
 from pipeline.evaluate.influence import Array
-from pipeline.evaluate.predictions import Predictions, predict
+from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predict
 from pipeline.model.text_tower import load_text_tower
 from pipeline.model.tgdfer import TGDFER
 from pipeline.train.record import Record, read_record
@@ -54,8 +54,18 @@ class TrainedRun:
     def leave_one_out(self, features_NTD: NDArray[Any], predicted_N: NDArray[np.int64]) -> Array:
         """How much log p of the predicted class falls without each used frame, [N, T].
 
-        A frame is left out by putting the mean of the video's other frames in its place.
+        A frame is left out by putting the mean of the video's other used frames in its place.
+        Raises RefusedError if only one frame is used.
         """
+        self.run.method.input.refuse_leaving_out_the_only_frame(self.model.frames)
+        parts = [
+            slice(start, start + EVALUATION_VIDEOS)
+            for start in range(0, len(predicted_N), EVALUATION_VIDEOS)
+        ]
+        falls = [self._falls(features_NTD[part], predicted_N[part]) for part in parts]
+        return np.concatenate(falls)
+
+    def _falls(self, features_NTD: NDArray[Any], predicted_N: NDArray[np.int64]) -> Array:
         chosen, whole = self.run.method.input.chosen(self.model.frames), self._log_p(features_NTD)
         rows, fall = np.arange(len(predicted_N)), []
         for frame in chosen:

@@ -37,6 +37,7 @@ WRONG = {
     "ablate --vary label.top_k=3 --store s.zarr": "expected KEY=[VALUE, VALUE, ...]",
     "compare --store none.zarr": "no store at none.zarr",
     "compare --store s.zarr --set label.pooling=max": "label.pooling",
+    "compare --store s.zarr --leave-one-out --set input.frames=1": "use 2 frames or more",
     "extract --dataset dfwe": "--dataset dfwe: expected faces or dfew; did you mean dfew?",
     "extract --dataset dfew --encoder mini --root nowhere": "nowhere",
     "extract --dataset dfew --encoder mini --root empty": "empty",

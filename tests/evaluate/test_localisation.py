@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import Run, load_method
 from pipeline.evaluate.localisation import localisation_table, localise
+from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions
 from pipeline.train.features import load_training_data
 from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
-from pipeline.train.trained import load_run
+from pipeline.train.trained import TrainedRun, load_run
 from support.stores import CLASSES, random_store, write_store
 
 CLASS_COUNT = 2
@@ -86,6 +88,32 @@ def test_leaving_a_frame_out_costs_what_the_network_says_without_it(tmp_path: Pa
         assert found[n, frame] == pytest.approx(expected, abs=1e-4)
     more = localise([first], store, lambda run: {"leave_one_out": found})
     assert more == {}  # the store has no truth
+
+
+def test_videos_are_left_without_a_frame_a_bounded_number_at_a_time(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=40, frames=6)
+    (first, _) = trained(store, tmp_path / "runs", "input.frames=2")
+    network = load_run(first.folder, store)
+    features, predicted = store.load_features([0])[:, 0], np.arange(40) % len(CLASSES)
+    expected = network.leave_one_out(features, predicted)
+    given: list[int] = []
+
+    class Watched(TrainedRun):
+        def predict(self, features_NTD: np.ndarray) -> Predictions:
+            given.append(len(features_NTD))
+            return super().predict(features_NTD)
+
+    many = np.arange(EVALUATION_VIDEOS + 50) % 40
+    found = Watched(**vars(network)).leave_one_out(features[many], predicted[many])
+    np.testing.assert_allclose(found, expected[many], atol=1e-4)
+    assert given == [EVALUATION_VIDEOS] * 3 + [50] * 3  # whole, and without each of two frames
+
+
+def test_the_only_frame_is_not_left_out(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=40, frames=6)
+    (first, _) = trained(store, tmp_path / "runs", "input.frames=1")
+    with pytest.raises(RefusedError, match=r"nothing is left of a video.* use 2 frames or more"):
+        load_run(first.folder, store).leave_one_out(store.load_features([0])[:, 0], np.zeros(40))
 
 
 def test_without_truth_nothing_is_measured(tmp_path: Path) -> None:
