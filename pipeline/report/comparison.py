@@ -44,11 +44,10 @@ def comparison_table(
     """Markdown: UAR and WAR in per cent, [95 % interval], n.
 
     The folds are pooled, so every video counts once per seed. All videos of a person are resampled
-    together. With a ``baseline``, the differences to it, paired by video.
+    together (``Store.people``). With a ``baseline``, the differences to it, paired by video.
     """
-    grouped = any(subject is not None for subject in store.subjects)
-    unit = "people" if grouped else "videos"
-    notes = {**header, "intervals": f"95 %, 2,000 bootstrap resamples of {unit}, folds pooled"}
+    resamples = f"95 %, 2,000 bootstrap resamples of {_resampled(store)}, folds pooled"
+    notes = {**header, "intervals": resamples}
     columns = ["method", "UAR", "WAR", "videos", "seeds"]
     if baseline is not None:
         notes["differences"] = f"to {baseline.name}, paired by video, not corrected"
@@ -86,7 +85,7 @@ def _scores(method: PredictedLabels, store: Store) -> list[str]:
         store.labels[method.rows],
         method.predicted,
         len(store.classes),
-        _groups(method, store),
+        store.people(method.rows),
     )
     return [interval.text(".1f", 100) for interval in intervals]
 
@@ -101,12 +100,14 @@ def _differences(method: PredictedLabels, baseline: PredictedLabels, store: Stor
         method.predicted,
         np.array([said[row] for row in method.rows.tolist()]),
         len(store.classes),
-        _groups(method, store),
+        store.people(method.rows),
     )
     return [interval.text("+.1f", 100) for interval in intervals]
 
 
-def _groups(method: PredictedLabels, store: Store) -> list[object]:
-    grouped = any(subject is not None for subject in store.subjects)
-    groups = store.subjects if grouped else store.ids
-    return [groups[row] for row in method.rows]
+def _resampled(store: Store) -> str:
+    """What ``Store.people`` tells apart."""
+    known = [subject is not None for subject in store.subjects]
+    if all(known):
+        return "people"
+    return "people, and of videos of unknown people" if any(known) else "videos"

@@ -175,7 +175,7 @@ def _check_rows(runs: Sequence[Run], store: Store) -> None:
             if selection.rule == "best_on_val" or selection.tested_on == "held_out":
                 from pipeline.train.split import hold_out
 
-                hold_out(train, store.labels, store.subjects, selection.validation_share, 0)
+                hold_out(store, train, selection.validation_share, 0)
 
 
 def stacks_of(

@@ -123,7 +123,7 @@ def searched_hold_out(store: Store) -> Callable[[Rows, int], tuple[Rows, Rows]]:
     """(training rows, seed) -> (rows left for training, rows held out), as a search does it."""
 
     def split(train: Rows, seed: int) -> tuple[Rows, Rows]:
-        return hold_out(train, store.labels, store.subjects, HELD_OUT_SHARE, seed)
+        return hold_out(store, train, HELD_OUT_SHARE, seed)
 
     return split
 

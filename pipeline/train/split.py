@@ -1,7 +1,6 @@
 """A run's fold -> the rows of the store that it trains on, validates on and is tested on."""
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,32 +53,30 @@ def _split(
     if selection.rule != "best_on_val" and not in_place_of_test:
         return Split(train, train[:0], test)
     share = selection.validation_share
-    left, held = hold_out(train, store.labels, store.subjects, share, seed)
+    left, held = hold_out(store, train, share, seed)
     return Split(left, held[:0], held) if in_place_of_test else Split(left, held, test)
 
 
-def hold_out(
-    rows: Rows, labels: Rows, subjects: Sequence[str | None], share: float, seed: int
-) -> tuple[Rows, Rows]:
+def hold_out(store: Store, rows: Rows, share: float, seed: int) -> tuple[Rows, Rows]:
     """Training rows -> (rows left for training, rows held out), stratified by class.
 
-    About ``share`` of them are held out; if all subjects are known, nobody is on both sides. A
-    class with very few videos may be on one side only. ``labels`` and ``subjects`` are those of all
-    videos. Raises RefusedError if every class is too rare to be split.
+    About ``share`` of them are held out; nobody who is known is on both sides. A class with very
+    few videos may be on one side only. Raises RefusedError if every class is too rare to be split.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     parts = max(2, round(1 / share))
-    if np.bincount(labels[rows]).max() < parts:
+    labels = store.labels[rows]
+    if np.bincount(labels).max() < parts:
         raise RefusedError(
             f"no class has the {parts} training videos that selection.validation_share={share} "
             "needs; use a larger share, or selection.rule=last"
         )
-    own = [subjects[row] for row in rows]
-    grouped = all(subject is not None for subject in own)
-    kind = StratifiedGroupKFold if grouped else StratifiedKFold
+    known = any(store.subjects[row] is not None for row in rows)
+    people = store.people(rows) if known else None
+    kind = StratifiedGroupKFold if known else StratifiedKFold
     splitter = kind(parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        train, held = next(splitter.split(rows, labels[rows], own if grouped else None))
+        train, held = next(splitter.split(rows, labels, people))
     return rows[train], rows[held]

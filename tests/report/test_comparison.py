@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.config import load_method, runs_of
+from pipeline.evaluate.baselines import PredictedLabels
+from pipeline.evaluate.statistics import bootstrap
 from pipeline.report.comparison import comparison_table, of_runs
 from pipeline.train.records import Records
 from support.records import write_record
@@ -27,3 +30,21 @@ def test_damaged_and_diverged_runs_are_left_out_and_counted(tmp_path: Path) -> N
     assert "| ours (2 of 3, 1 diverged) | 14.3 [" in text
     assert r"| a\|b (0 of 3, 3 damaged) | – | – | 0 | 0 |" in text
     assert r"- data: x\x1b" in text
+
+
+@pytest.mark.parametrize(
+    ("known", "said"), [(0, "videos"), (20, "people, and of videos of unknown people")]
+)
+def test_videos_of_unknown_people_are_resampled_one_by_one(
+    tmp_path: Path, known: int, said: str
+) -> None:
+    people = [f"person {row % 4}" if row < known else None for row in range(40)]
+    store = random_store(tmp_path / "s.zarr", subjects=people)
+    rows = np.arange(40)
+    some = PredictedLabels("some", rows, np.where(rows % 3, store.labels, 0))
+    alone = [people[row] or store.ids[row] for row in rows]
+    expected = bootstrap(store.labels, some.predicted, len(store.classes), alone)
+    text = comparison_table(store, [some], {})
+    uar, war = (interval.text(".1f", 100) for interval in expected)
+    assert f"| some | {uar} | {war} | 40 | 1 |" in text
+    assert f"bootstrap resamples of {said}, folds pooled" in text

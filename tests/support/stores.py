@@ -1,5 +1,6 @@
 """Small real text towers and finished stores that several tests need."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def write_store(
     classes: tuple[str, ...] = CLASSES,
     folds: int = 5,
     missing: tuple[int, ...] = (),
-    subjects: tuple[str, ...] | None = None,
+    subjects: Sequence[str | None] | None = None,
     truth_NT: np.ndarray | None = None,
     sources: tuple[str, ...] | None = None,
 ) -> LocalStore:
@@ -62,7 +63,7 @@ def write_store(
         ids=tuple(f"{n:05d}" for n in rows),
         labels=tuple(int(label) for label in labels),
         classes=classes,
-        subjects=subjects or (None,) * videos,
+        subjects=tuple(subjects or (None,) * videos),
         folds=plan_folds,
         subsets={},
         truth_sha256=None if truth_NT is None else sha256(_truth(truth_NT)),

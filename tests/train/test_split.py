@@ -1,37 +1,52 @@
 """Which videos are held out of the training part."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from cache.errors import RefusedError
+from cache.store import Store
 from pipeline.train.split import hold_out
+from support.stores import write_store
 
 LABELS = np.array([0] * 100 + [1] * 60 + [2] * 12)
 ROWS = np.arange(0, 172, 2)
 
 
-def test_hold_out_keeps_the_shares_of_the_classes_and_loses_nothing() -> None:
-    train, held = hold_out(ROWS, LABELS, [None] * 172, 0.2, seed=0)
+def store_of(
+    folder: Path, labels: np.ndarray = LABELS, subjects: Sequence[str | None] | None = None
+) -> Store:
+    features = np.zeros((len(labels), 1, 1, 2))
+    return write_store(folder / "s.zarr", features, labels, subjects=subjects)
+
+
+def test_hold_out_keeps_the_shares_of_the_classes_and_loses_nothing(tmp_path: Path) -> None:
+    train, held = hold_out(store_of(tmp_path), ROWS, 0.2, seed=0)
     assert sorted([*train, *held]) == ROWS.tolist()
     assert np.bincount(LABELS[held]).tolist() == [10, 6, 2]
 
 
-def test_hold_out_puts_nobody_on_both_sides() -> None:
-    people = [f"person {row // 4}" for row in range(172)]
-    train, held = hold_out(ROWS, LABELS, people, 0.1, seed=3)
-    assert not {people[row] for row in train} & {people[row] for row in held}
+@pytest.mark.parametrize("unknown", [0, 40])
+def test_hold_out_puts_nobody_who_is_known_on_both_sides(tmp_path: Path, unknown: int) -> None:
+    people = [None if row < unknown else f"person {row // 4}" for row in range(172)]
+    train, held = hold_out(store_of(tmp_path, subjects=people), ROWS, 0.1, seed=3)
+    sides = ({people[row] for row in side} - {None} for side in (train, held))
+    assert not set.intersection(*sides)
     assert 4 <= len(held) <= 14
 
 
 @pytest.mark.filterwarnings("error")
-def test_rare_class_is_accepted_unless_all_are_rare() -> None:
-    labels = np.array([0] * 40 + [1] * 3)
-    train, held = hold_out(np.arange(43), labels, [None] * 43, 0.1, seed=0)
+def test_rare_class_is_accepted_unless_all_are_rare(tmp_path: Path) -> None:
+    store = store_of(tmp_path, np.array([0] * 40 + [1] * 3))
+    train, held = hold_out(store, np.arange(43), 0.1, seed=0)
     assert len(train) + len(held) == 43
     with pytest.raises(RefusedError, match=r"no class has the 10 .* larger share"):
-        hold_out(np.arange(9), np.arange(9) % 3, [None] * 9, 0.1, seed=0)
+        hold_out(store, np.arange(31, 43), 0.1, seed=0)
 
 
-def test_hold_out_depends_on_the_seed_only() -> None:
-    first, second, other = (hold_out(ROWS, LABELS, [None] * 172, 0.1, s)[1] for s in (0, 0, 1))
+def test_hold_out_depends_on_the_seed_only(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    first, second, other = (hold_out(store, ROWS, 0.1, seed)[1] for seed in (0, 0, 1))
     assert first.tolist() == second.tolist() != other.tolist()
