@@ -386,12 +386,19 @@ class MethodConfig(Settings):
     store: StoreConfig = StoreConfig()
 
     @model_validator(mode="after")
-    def _refuse_rates_of_shared_contexts(self) -> "MethodConfig":
-        if self.optimiser.text_rarity and self.prompts.context == "shared":
+    def _refuse_rates_without_contexts_of_classes(self) -> "MethodConfig":
+        prompts, rarity = self.prompts, self.optimiser.text_rarity
+        coarse = prompts.coarse_learnable and self.label.fusion == "mlp"  # which alone reads it
+        if prompts.context == "shared":
+            lack = "prompts.context=shared; set prompts.context=class_specific"
+        elif not prompts.fine_learnable and not coarse:
+            lack = "no prompt that is used is learnable; set prompts.fine_learnable=true"
+        else:
+            return self
+        if rarity:
             raise ValueError(
-                f"optimiser.text_rarity={self.optimiser.text_rarity:g} needs context vectors of "
-                "each class, but prompts.context=shared; set prompts.context=class_specific, or "
-                "optimiser.text_rarity=0"
+                f"optimiser.text_rarity={rarity:g} needs context vectors of each class, but "
+                f"{lack}, or optimiser.text_rarity=0"
             )
         return self
 

@@ -8,7 +8,7 @@ import pytest
 
 from cache.errors import RefusedError
 from cache.store import Store
-from pipeline.config import MethodConfig, Run, load_method, runs_of, stack_key
+from pipeline.config import PRESETS, MethodConfig, Run, load_method, runs_of, stack_key
 from pipeline.report.ablation import collect, header_of, write_tables
 from pipeline.report.tables import TABLE3, Table, find_tables, vary
 from pipeline.train.records import Records
@@ -99,6 +99,8 @@ def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
     assert len(set(methods)) == len(methods) == 9
     assert methods[0] == load_method() == table.main.method(load_method())
     assert len({stack_key(method) for method in methods}) == 1
+    for preset in PRESETS:
+        assert len({row.method(load_method(preset)) for row in table.rows}) == 9
     records = Records(tmp_path / "runs", store)
     for fold in ("1", "2"):
         for row, predicted in ((0, [0, 0, 0, 0, 0, 0]), (1, [5, 0, 0, 0, 0, 5])):

@@ -155,3 +155,15 @@ def test_rates_by_class_are_refused_where_contexts_are_shared() -> None:
     with pytest.raises(RefusedError, match=r"paper: optimiser\.text_rarity=0\.5 needs context"):
         load_method("paper", ["optimiser.text_rarity=0.5", "prompts.context=shared"])
     load_method("paper", ["prompts.context=shared"])
+
+
+def test_rates_by_class_are_refused_where_no_context_is_learned() -> None:
+    plain, rates = "prompts.fine_learnable=false", "optimiser.text_rarity=0.5"
+    coarse = [plain, "prompts.coarse_learnable=true", rates]
+    for settings in ([plain, rates], [*coarse, "label.fusion=none"]):
+        with pytest.raises(
+            RefusedError, match=r"but no prompt .*; set prompts\.fine_learnable=true"
+        ):
+            load_method("paper", settings)
+    load_method("paper", [plain])
+    load_method("paper", coarse)
