@@ -15,12 +15,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from cache.store import Store
-    from pipeline.config import MethodConfig
+    from pipeline.config import MethodConfig, Run
     from pipeline.datasets.videos import VideoList
+    from pipeline.train.halving import Trial
     from pipeline.train.record import Record
+    from pipeline.train.records import Records
     from pipeline.train.trained import TrainedRun
 
-__all__ = ["extract", "load_method", "load_run", "open_store", "read_dataset", "read_runs", "train"]
+__all__ = [
+    "extract",
+    "load_method",
+    "load_run",
+    "open_store",
+    "read_dataset",
+    "read_runs",
+    "train",
+    "tune",
+]
 
 
 def _module_in_the_way() -> str:
@@ -136,10 +147,8 @@ def train(
 
     >>> records = tgdfer.train(store, [tgdfer.load_method("paper")], folds=["1"], seeds=[0, 1])
     """
-    from cache.errors import DamagedError
     from pipeline.config import MethodConfig, runs_of
-    from pipeline.device import choose_device, device_kind
-    from pipeline.train.grid import check_runs, train_runs
+    from pipeline.device import device_kind
     from pipeline.train.records import Records
 
     store = open_store(store) if isinstance(store, str | Path) else store
@@ -147,8 +156,76 @@ def train(
     names = [name for name, _, _ in store.folds] if folds is None else [*map(str, folds)]
     seeds = range(seeds) if isinstance(seeds, int) else seeds
     wanted = [run for method in methods for run in runs_of(method, names, seeds)]
-    check_runs(wanted, store, allow_duplicates=allow_duplicates)
     records = Records(Path(runs), store, device_kind(device))
+    _train(wanted, records, device, workers, allow_duplicates, retrain_damaged)
+    return [record for run in wanted if (record := records.find(run)) is not None]
+
+
+def tune(
+    store: "Store | Path | str",
+    base: "MethodConfig | None" = None,
+    space: Path | str = "default",
+    rungs: str = "48:10:2,16:30:3,5:90:5",
+    fold: str | int | None = None,
+    seed: int = 0,
+    runs: Path | str = "runs",
+    device: str = "auto",
+    workers: int = 0,
+    allow_duplicates: bool = False,
+    retrain_damaged: bool = False,
+) -> "tuple[MethodConfig, list[Trial]]":
+    """Search for better settings by successive halving: (the best ones, all trials, best first).
+
+    ``space`` is a TOML file of what may vary, ``rungs`` is TRIALS:EPOCHS:HOLDOUTS of each rung, and
+    ``base`` the first trial. A trial's score is the mean of UAR and WAR, in [0, 1], on videos held
+    out of the training part of ``fold``, by default the first; its test videos are never looked at.
+    All are ordinary runs, so the same call resumes a search. The rest is as for ``train``.
+
+    Raises RefusedError, before any training, for a search that the store cannot train.
+
+    >>> best, trials = tgdfer.tune(store, rungs="9:10:2,3:30:2")
+    >>> records = tgdfer.train(store, best)
+    """
+    from pipeline.config import MethodConfig
+    from pipeline.device import device_kind
+    from pipeline.train.grid import check_shapes
+    from pipeline.train.halving import halve, parse_rungs, plan_search
+    from pipeline.train.records import Records
+    from pipeline.train.space import read_space
+
+    opened = open_store(store) if isinstance(store, str | Path) else store
+    chosen_fold = opened.folds[0][0] if fold is None else str(fold)
+    search = plan_search(
+        base or MethodConfig(),
+        read_space(str(space)),
+        chosen_fold,
+        parse_rungs(rungs),
+        seed,
+        lambda wanted: check_shapes(wanted, opened),
+    )
+    records = Records(Path(runs), opened, device_kind(device))
+    trials = halve(
+        search,
+        records,
+        lambda wanted: _train(wanted, records, device, workers, allow_duplicates, retrain_damaged),
+    )
+    return search.chosen(trials[0].method), trials
+
+
+def _train(
+    wanted: "Sequence[Run]",
+    records: "Records",
+    device: str,
+    workers: int,
+    allow_duplicates: bool,
+    retrain_damaged: bool,
+) -> None:
+    """Train those of the runs that are not finished; refuses what ``train`` refuses."""
+    from cache.errors import DamagedError
+    from pipeline.device import choose_device
+    from pipeline.train.grid import check_runs, train_runs
+
+    check_runs(wanted, records.store, allow_duplicates=allow_duplicates)
     records.sweep()
     _, damaged = records.settle_damaged(wanted, retrain_damaged)
     if damaged:
@@ -156,7 +233,6 @@ def train(
         raise DamagedError("; ".join([*(record.damage for record in damaged), remedy]))
     if records.pending(wanted):
         train_runs(wanted, records, choose_device(device), workers=workers)
-    return [record for run in wanted if (record := records.find(run)) is not None]
 
 
 def load_run(

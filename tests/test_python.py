@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_examples_of_the_document_run_in_one_notebook(tmp_path: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert len(examples) == 6
+    assert len(examples) == 7
     done = python("-W", "error::UserWarning", "-c", "\n".join(examples), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "(70, 2, 16, 64)" in done.stdout
@@ -49,6 +50,29 @@ def test_every_public_name_has_an_example() -> None:
 def test_import_is_quick() -> None:
     code = "import sys, tgdfer; print({'torch', 'zarr', 'numpy', 'pydantic'} & set(sys.modules))"
     assert python("-c", code).stdout.strip() == "set()"
+
+
+def test_a_search_returns_its_trials_and_the_best_of_them_ready_to_train(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=50)  # enough of each class to hold some out
+    space = tmp_path / "space.toml"
+    space.write_text("[optimiser]\nlr = {low = 0.001, high = 0.1, log = true}\n")
+    base = tgdfer.load_method("paper", [*SETTINGS, "selection.rule=best_on_test"])
+    search = partial(tgdfer.tune, store, base, space, "3:1:1,2:2:2", fold=2, runs=tmp_path / "runs")
+    best, trials = search()
+    assert [len(trial.scores) for trial in trials] == [2, 2, 1]
+    assert trials[0].scores[1] == max(trial.scores[1] for trial in trials[:2])
+    assert best.optimiser.lr == trials[0].method.optimiser.lr
+    assert (best.optimiser.epochs, best.selection.rule) == (2, "best_on_test")
+    frame = tgdfer.read_runs(tmp_path / "runs")
+    assert len(frame) == 3 * 1 + 2 * 2
+    assert set(frame.fold) == {"2"}
+    assert set(frame["selection.tested_on"]) == {"held_out"}
+    made = {folder: (Path(folder) / "result.json").stat().st_mtime_ns for folder in frame.folder}
+    assert search() == (best, trials)
+    assert all((Path(f) / "result.json").stat().st_mtime_ns == time for f, time in made.items())
+    with pytest.raises(RefusedError, match="has no fold 9"):
+        tgdfer.tune(store, base, space, fold=9, runs=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_loaded_run_predicts_what_its_record_holds(store: Store, tmp_path: Path) -> None:
