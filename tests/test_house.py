@@ -117,6 +117,8 @@ ORDER = [
     "pipeline/report/comparison.py",
     "pipeline/report/tuning.py",
     "pipeline/demo/face.py",
+    "pipeline/demo/conditions.py",
+    "pipeline/demo/people.py",
     "pipeline/demo/faces.py",
     "pipeline/demo/train_mini.py",
     "cli/show.py",

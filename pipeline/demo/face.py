@@ -1,6 +1,9 @@
 """Person, action units, scene -> one rendered face frame."""
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +85,8 @@ class Scene:
     """What changes from frame to frame besides the face's muscles; angles in radians.
 
     ``shift_x`` and ``shift_y`` are fractions of the frame; ``light`` is the contrast between the
-    lit and the dark side; ``noise`` is a standard deviation in grey levels.
+    lit and the dark side; ``noise`` is a standard deviation in grey levels. With ``clip``, features
+    end at the outline of the head; without it, some stick out of a head that is turned far.
     """
 
     yaw: float = 0.0
@@ -98,6 +102,7 @@ class Scene:
     noise: float = 0.0
     noise_seed: int = 0
     occluder: Occluder | None = None
+    clip: bool = False
 
 
 def render_face(
@@ -111,19 +116,42 @@ def render_face(
     au = {unit: float(value) for unit, value in zip(UNITS, units_U, strict=True)}
     drawing = _Drawing(person, scene, size_px)
     _draw_behind(drawing, person)
-    _draw_head(drawing, person, au)
-    _draw_nose(drawing, person, au)
-    _draw_folds(drawing, person, au)
-    _draw_mouth(drawing, person, au)
-    for side in (-1, 1):
-        _draw_eye(drawing, person, au, side)
-    for side in (-1, 1):
-        _draw_brow(drawing, person, au, side)
+    outline_N2 = _draw_outline(drawing, person, au)
+    with drawing.on_head():
+        _draw_cheeks(drawing, person, au, outline_N2)
+        _draw_nose(drawing, person, au)
+        _draw_folds(drawing, person, au)
+        _draw_mouth(drawing, person, au)
+        for side in (-1, 1):
+            _draw_eye(drawing, person, au, side)
+        for side in (-1, 1):
+            _draw_brow(drawing, person, au, side)
     _draw_hair(drawing, person)
-    _draw_glasses(drawing, person)
+    with drawing.on_head():
+        _draw_glasses(drawing, person)
     if scene.occluder is not None:
         _draw_occluder(drawing, scene.occluder, person)
     return _finish(drawing.paint(), scene)
+
+
+def face_area(
+    person: Person, units_U: NDArray[np.floating], scene: Scene, size_px: int = SIZE_PX
+) -> float:
+    """Pixels of the face that can be seen, of size_px x size_px.
+
+    The face is what is within the outline of the head, without the hair in front of it and without
+    what the scene's occluder hides.
+    """
+    au = {unit: float(value) for unit, value in zip(UNITS, units_U, strict=True)}
+    drawing = _Drawing(replace(person, background=(0, 0, 0)), scene, size_px)
+    _draw_outline(drawing, person, au)
+    head = len(drawing.shapes)
+    _draw_hair(drawing, person)
+    if scene.occluder is not None:
+        _draw_occluder(drawing, scene.occluder, person)
+    for number, shape in enumerate(drawing.shapes):
+        shape.colour = (255, 255, 255) if number < head else (0, 0, 0)
+    return float(np.asarray(drawing.paint())[:, :, 0].sum() / 255)
 
 
 def expression_units(name: str) -> NDArray[np.float32]:
@@ -134,9 +162,10 @@ def expression_units(name: str) -> NDArray[np.float32]:
     return units_U
 
 
-def draw_person(rng: np.random.Generator) -> Person:
-    """A person drawn at random."""
-    skin = _mix((250, 218, 190), (92, 58, 40), float(rng.beta(1.2, 1.6)))
+def draw_person(rng: np.random.Generator, tone: float | None = None) -> Person:
+    """A person drawn at random; ``tone`` is that of the skin, from 0 (light) to 1, if given."""
+    drawn = float(rng.beta(1.2, 1.6))
+    skin = _mix((250, 218, 190), (92, 58, 40), drawn if tone is None else tone)
     skin = _jitter(rng, skin, 8)
     hair_base = ((34, 26, 22), (70, 46, 30), (120, 82, 48), (196, 160, 104), (150, 150, 150))
     hair = _jitter(rng, hair_base[int(rng.choice(5, p=(0.38, 0.27, 0.15, 0.1, 0.1)))], 10)
@@ -184,12 +213,25 @@ def draw_occluder(rng: np.random.Generator) -> Occluder:
     )
 
 
+def draw_panel(rng: np.random.Generator) -> Occluder:
+    """A panel of no size at a random place in the face."""
+    return Occluder(
+        kind="panel",
+        x=rng.uniform(-0.5, 0.5),
+        y=rng.uniform(-0.5, 0.8),
+        size=0.0,
+        angle=rng.uniform(-np.pi, np.pi),
+        colour=_random_colour(rng),
+    )
+
+
 @dataclass
 class _Shape:
     points: Points
     colour: Colour
     width: float  # 0: a filled polygon; else a line, in half head heights
     depth: float  # distance from the head's surface, outwards
+    clipped: bool  # nothing of it is seen outside the outline of the head
 
 
 @dataclass
@@ -200,32 +242,51 @@ class _Drawing:
     scene: Scene
     size_px: int
     shapes: list[_Shape] = field(default_factory=list)
+    clipping: bool = False
+    outline: int = 0  # which of the shapes is the outline of the head
 
     def fill(self, points: Points, colour: Colour, depth: float = 0.0) -> None:
-        self.shapes.append(_Shape(points, colour, 0.0, depth))
+        self.shapes.append(_Shape(points, colour, 0.0, depth, self.clipping))
 
     def line(self, points: Points, colour: Colour, width: float, depth: float = 0.0) -> None:
-        self.shapes.append(_Shape(points, colour, width, depth))
+        self.shapes.append(_Shape(points, colour, width, depth, self.clipping))
+
+    def fill_head(self, points: Points, colour: Colour) -> None:
+        self.outline = len(self.shapes)
+        self.fill(points, colour)
+
+    @contextmanager
+    def on_head(self) -> Iterator[None]:
+        """What is drawn meanwhile ends at the outline of the head, if the scene says so."""
+        self.clipping = self.scene.clip
+        yield
+        self.clipping = False
 
     def paint(self) -> Image.Image:
         """Project every point, draw the shapes in order and average down to the frame's size."""
         canvas_px = self.size_px * SUPERSAMPLING
         image = Image.new("RGB", (canvas_px, canvas_px), self.person.background)
-        pen = ImageDraw.Draw(image)
         lengths = [len(shape.points) for shape in self.shapes]
         depth_N = np.repeat([shape.depth for shape in self.shapes], lengths)
         points_N2 = self._project(np.concatenate([s.points for s in self.shapes]), depth_N)
+        flat = [part.ravel().tolist() for part in np.split(points_N2, np.cumsum(lengths)[:-1])]
+        for clipped, group in groupby(zip(self.shapes, flat, strict=True), lambda p: p[0].clipped):
+            before = image.copy() if clipped else image
+            self._draw(ImageDraw.Draw(image), group)
+            if clipped:
+                head = Image.new("1", image.size)
+                ImageDraw.Draw(head).polygon(flat[self.outline], fill=1)
+                image = Image.composite(image, before, head)
+        return image.reduce(SUPERSAMPLING)
+
+    def _draw(self, pen: ImageDraw.ImageDraw, shapes: Iterable[tuple[_Shape, list[float]]]) -> None:
         unit_px = self._unit_px()
-        start = 0
-        for shape, length in zip(self.shapes, lengths, strict=True):
-            flat = points_N2[start : start + length].ravel().tolist()
-            start += length
+        for shape, flat in shapes:
             if shape.width:
                 width_px = max(1, round(shape.width * unit_px))
                 pen.line(flat, fill=shape.colour, width=width_px, joint="curve")
             else:
                 pen.polygon(flat, fill=shape.colour)
-        return image.reduce(SUPERSAMPLING)
 
     def _unit_px(self) -> float:
         # Half a head is .39 of the frame, so that a dropped jaw still fits into it.
@@ -240,6 +301,9 @@ class _Drawing:
         # A turned ellipsoid's outline is wider than the outline turned; no brow may stick out.
         outline = np.hypot(cos, sin * DEPTH / self.person.width)
         turned_x = x_N * (cos + (outline - cos) * radius_N**8) + z_N * sin
+        if scene.clip:  # what has turned away, such as the farther end of the hair
+            edge_N = self.person.width * outline * np.sqrt(np.maximum(1 - y_N**2, 0))
+            turned_x = np.where(radius_N < 1, np.clip(turned_x, -edge_N, edge_N), turned_x)
         turned_y = y_N * np.cos(scene.pitch) + (z_N - 0.3) * np.sin(scene.pitch)
         cos, sin = np.cos(scene.roll), np.sin(scene.roll)
         rolled = np.stack([turned_x * cos - turned_y * sin, turned_x * sin + turned_y * cos], 1)
@@ -311,15 +375,24 @@ def _draw_behind(drawing: _Drawing, person: Person) -> None:
         drawing.fill(_ellipse(side * width * 1.0, -0.02, 0.11, 0.22), _shade(person, 0.12), -0.15)
 
 
-def _draw_head(drawing: _Drawing, person: Person, au: dict[int, float]) -> None:
-    """The outline, lengthened by a dropped jaw; cheeks and stubble."""
+def _draw_outline(drawing: _Drawing, person: Person, au: dict[int, float]) -> Points:
+    """The head, lengthened by a dropped jaw; returns its outline."""
     angle_N = np.linspace(0, 2 * np.pi, 49)
     x_N, y_N = person.width * np.cos(angle_N), np.sin(angle_N)
     low_N = np.maximum(y_N, 0)
     x_N = x_N * (1 + person.jaw * low_N * (1 - low_N) - 0.12 * low_N)
     y_N = np.where(y_N > 0, y_N * (person.chin + 0.12 * au[26]), y_N * 1.05)
-    drawing.fill(np.stack([x_N, y_N], 1), person.skin)
+    outline_N2: Points = np.stack([x_N, y_N], 1)
+    drawing.fill_head(outline_N2, person.skin)
+    return outline_N2
+
+
+def _draw_cheeks(
+    drawing: _Drawing, person: Person, au: dict[int, float], outline_N2: Points
+) -> None:
+    """Stubble and flush."""
     if person.stubble:
+        x_N, y_N = outline_N2.T
         low = y_N > 0.3 + 0.35 * np.abs(x_N)
         beard = np.concatenate([np.stack([x_N[low], y_N[low]], 1), [(0, 0.36)]])
         drawing.fill(beard, _mix(person.skin, person.hair, person.stubble))
@@ -584,6 +657,9 @@ def _draw_occluder(drawing: _Drawing, occluder: Occluder, person: Person) -> Non
                 x = -0.24 + 0.16 * finger
                 bar = np.array([(x, 0.0), (x, -0.42)]) * occluder.size @ turn + place
                 drawing.line(bar, _shade(person, 0.14 + 0.05 * finger), 0.13, 0.2)
+        elif occluder.kind == "panel":
+            corners = np.array([(-1, -0.7), (1, -0.7), (1, 0.7), (-1, 0.7)]) * occluder.size
+            drawing.fill(corners @ turn + place, occluder.colour, 0.2)
         else:
             bar = np.array([(-2.0, 0.0), (2.0, 0.0)]) @ turn + place
             drawing.line(bar, occluder.colour, 0.38 * occluder.size, 0.2)

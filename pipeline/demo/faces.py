@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count, permutations
 from pathlib import Path
 from typing import Literal, get_args
@@ -37,6 +37,7 @@ from cache.errors import RefusedError
 from cache.outside import MIB, parse_json, read_text
 from pipeline.datasets.dfew import CLASSES, read_dfew
 from pipeline.datasets.videos import Fold, Video, VideoList
+from pipeline.demo.conditions import CLEAN, CONDITIONS, clean, impose
 from pipeline.demo.face import (
     UNITS,
     Person,
@@ -46,6 +47,7 @@ from pipeline.demo.face import (
     expression_units,
     render_face,
 )
+from pipeline.demo.people import ATTRIBUTES, GROUPS, HALVES, draw_member
 from pipeline.workers import Boss, work_in_processes
 
 # Increase it whenever the same specification gives other pixels, lists or ground truth.
@@ -56,7 +58,8 @@ MIN_FRAMES, MAX_FRAMES = 11, 60
 # Below this intensity a frame's expression cannot be seen: its true label is neutral.
 VISIBLE = 0.2
 NEUTRAL = CLASSES.index("neutral")
-Setting = Literal["easy", "mid", "long"]
+VIDEOS_PER_PERSON = 7
+Setting = Literal["easy", "mid", "long", "robust", "people"]
 # The classes of the setting long: expressions that look unlike, in an order.
 ORDERS = tuple(permutations(("happiness", "anger", "surprise"), 2))
 LONG_MIN_FRAMES, LONG_MAX_FRAMES = 128, 192
@@ -75,6 +78,11 @@ class FacesSpec:
     stress set): peaks .4 to 1, distractors .3 to .7 of the peak. The subset low_intensity has .6
     of that peak. ``long``: two expressions in 128 to 192 frames, whose order is the label, with
     peaks of .7 to 1 and neither distractors nor subsets; a video backwards is one of another class.
+    ``robust``: ``videos`` with the courses of ``mid``, each rendered once clean and once under
+    every one of CONDITIONS, which are the subsets; only clean videos are trained on. ``people``:
+    the courses of ``mid``, shown by equally many people of every skin, age and with or without
+    glasses, which are the subsets; each fold trains on one of these values, and on half of the
+    people.
     """
 
     videos: int = VIDEOS
@@ -86,7 +94,15 @@ class FacesSpec:
         if self.videos < 2 * len(CLASSES):
             raise RefusedError(f"faces: {self.videos} videos, needs {2 * len(CLASSES)} or more")
         if self.setting not in get_args(Setting):
-            raise RefusedError(f"faces: setting {self.setting!r}, expected 'easy', 'mid' or 'long'")
+            *most, last = map(repr, get_args(Setting))
+            raise RefusedError(
+                f"faces: setting {self.setting!r}, expected {', '.join(most)} or {last}"
+            )
+        if self.setting == "people" and self.videos % 4:
+            raise RefusedError(
+                f"faces: {self.videos} videos; for folds of equal size, the setting 'people' needs "
+                "a multiple of 4"
+            )
         if self.size_px < 32 or self.size_px % 2:
             raise RefusedError(f"faces: size_px {self.size_px}, expected an even number >= 32")
 
@@ -103,6 +119,14 @@ class FacesSpec:
         """The names of the labels."""
         return tuple(map("-".join, ORDERS)) if self.setting == "long" else CLASSES
 
+    @property
+    def folds(self) -> tuple[str, ...]:
+        """The names of the folds; of ``people``, the value that is trained on and the half."""
+        if self.setting == "people":
+            values = (value for pair in ATTRIBUTES for value in pair)
+            return tuple(f"{value}-{half + 1}" for value in values for half in range(HALVES))
+        return tuple(str(number + 1) for number in range(FOLDS))
+
     def digest(self) -> str:
         """sha256 of the specification and of the format's version."""
         text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
@@ -111,7 +135,10 @@ class FacesSpec:
 
 @dataclass(frozen=True)
 class PlannedVideo:
-    """One video before it is drawn: who, which label, in which test fold, which subsets."""
+    """One video before it is drawn: who, which label, in which test fold, which subsets.
+
+    Of the setting ``people``, ``fold`` is the half of the people.
+    """
 
     index: int
     label: int
@@ -201,16 +228,8 @@ def preview_faces(root: Path, spec: FacesSpec | None = None, limit: int | None =
     """Ids, labels and folds of the first videos, or all, before anything is rendered."""
     spec = spec or FacesSpec()
     plan = plan_videos(spec)
-    folds = tuple(
-        Fold(
-            str(number + 1),
-            tuple(video.id for video in plan if video.fold != number),
-            tuple(video.id for video in plan if video.fold == number),
-        )
-        for number in range(FOLDS)
-    )
     videos = tuple(Video(video.id, _paths(root, video)[0], video.label) for video in plan)
-    return VideoList(spec.name, spec.classes, videos, folds).first(limit)
+    return VideoList(spec.name, spec.classes, videos, plan_folds(spec, plan)).first(limit)
 
 
 def read_faces(root: Path, source: str = "auto", limit: int | None = None) -> VideoList:
@@ -224,13 +243,18 @@ def read_faces(root: Path, source: str = "auto", limit: int | None = None) -> Vi
     except (KeyError, TypeError) as error:
         raise RefusedError(f"{marker}: not the specification of a face set: {error}") from None
     videos = read_dfew(root, source=source, limit=limit, classes=spec.classes)
-    return replace(videos, name=spec.name)
+    # The lists are numbered, as DFEW's are.
+    names = {str(number): name for number, name in enumerate(spec.folds, 1)}
+    folds = tuple(replace(fold, name=names.get(fold.name, fold.name)) for fold in videos.folds)
+    return replace(videos, name=spec.name, folds=folds)
 
 
 def plan_videos(spec: FacesSpec) -> list[PlannedVideo]:
     """Labels, test folds with disjoint subjects, and subsets, in the order of the ids."""
+    if spec.setting == "people":
+        return _plan_people(spec)
     rng = np.random.default_rng([spec.seed, 1])
-    subjects_per_fold = max(1, round(spec.videos / 7 / FOLDS))
+    subjects_per_fold = max(1, round(spec.videos / VIDEOS_PER_PERSON / FOLDS))
     labels = np.repeat(np.arange(len(spec.classes)), _class_counts(spec))
     # Dealing the sorted labels out like cards gives every fold its share of every class.
     folds = np.arange(spec.videos) % FOLDS
@@ -240,9 +264,25 @@ def plan_videos(spec: FacesSpec) -> list[PlannedVideo]:
         fold = int(folds[card])
         subject = fold * subjects_per_fold + int(rng.integers(subjects_per_fold))
         label = int(labels[card])
-        subsets = () if spec.setting == "long" else _draw_subsets(rng, label)
+        subsets = _draw_subsets(rng, label) if spec.setting in ("easy", "mid") else ()
         plan.append(PlannedVideo(index, label, fold, subject, subsets))
-    return plan
+    return _vary(plan) if spec.setting == "robust" else plan
+
+
+def plan_folds(spec: FacesSpec, plan: list[PlannedVideo]) -> tuple[Fold, ...]:
+    """Who is trained on and tested in each fold; nobody is on both sides."""
+    trained = [v for v in plan if spec.setting != "robust" or CLEAN in v.subsets]
+    folds = []
+    for name in spec.folds:
+        if spec.setting == "people":
+            value, half = name.rsplit("-", 1)
+            train = [v.id for v in plan if v.fold == int(half) - 1 and value in v.subsets]
+            test = [v.id for v in plan if v.fold != int(half) - 1]
+        else:
+            train = [v.id for v in trained if v.fold != int(name) - 1]
+            test = [v.id for v in plan if v.fold == int(name) - 1]
+        folds.append(Fold(name, tuple(train), tuple(test)))
+    return tuple(folds)
 
 
 def render_video(spec: FacesSpec, video: PlannedVideo) -> NDArray[np.uint8]:
@@ -254,8 +294,32 @@ def render_video(spec: FacesSpec, video: PlannedVideo) -> NDArray[np.uint8]:
 
 def write_script(spec: FacesSpec, video: PlannedVideo) -> Script:
     """What happens in a planned video, before any pixel is drawn."""
+    script = _write_base(spec, video)
+    if spec.setting != "robust":
+        return script
+    rng = np.random.default_rng([spec.seed, 4, _base(video).index])
+    own, (condition,) = (script.person, script.units_TU, clean(script.scenes)), video.subsets
+    return replace(script, scenes=impose(condition, *own, rng, spec.size_px))
+
+
+def _write_base(spec: FacesSpec, video: PlannedVideo) -> Script:
+    """The script without what a condition changes, which are neither labels nor intensities."""
+    return _write_course(spec, _base(video) if spec.setting == "robust" else video)
+
+
+def _base(video: PlannedVideo) -> PlannedVideo:
+    """What all versions of a video have in common."""
+    return replace(video, index=video.index // len(CONDITIONS), subsets=())
+
+
+@lru_cache(maxsize=1)  # versions of a video follow each other
+def _write_course(spec: FacesSpec, video: PlannedVideo) -> Script:
     rng = np.random.default_rng([spec.seed, 2, video.index])
-    person = draw_person(np.random.default_rng([spec.seed, 3, video.subject]))
+    rng_person = np.random.default_rng([spec.seed, 3, video.subject])
+    if spec.setting == "people":
+        person = draw_member(rng_person, video.subsets)
+    else:
+        person = draw_person(rng_person)
     if spec.setting == "long":
         intensities_TK = draw_order(rng, video.label)
         frames = len(intensities_TK)
@@ -342,6 +406,26 @@ def draw_units(
         blink_T[frame : frame + 2] = (1.0, 0.6)[: frames - frame]
     units_TU[:, UNITS.index(45)] = blink_T
     return units_TU
+
+
+def _plan_people(spec: FacesSpec) -> list[PlannedVideo]:
+    """Labels dealt out like cards to GROUPS, and within each of them to its people."""
+    rng = np.random.default_rng([spec.seed, 1])
+    people = max(1, round(spec.videos / VIDEOS_PER_PERSON / len(GROUPS)))
+    labels = np.repeat(np.arange(len(spec.classes)), _class_counts(spec))
+    plan = []
+    for index, card in enumerate(rng.permutation(spec.videos).tolist()):
+        turn, group = divmod(card, len(GROUPS))
+        values, half = GROUPS[group]
+        subject = group * people + turn % people
+        plan.append(PlannedVideo(index, int(labels[card]), half, subject, values))
+    return plan
+
+
+def _vary(plan: list[PlannedVideo]) -> list[PlannedVideo]:
+    """Every video under all conditions, one after the other."""
+    versions = ((video, condition) for video in plan for condition in CONDITIONS)
+    return [replace(v, index=n, subsets=(name,)) for n, (v, name) in enumerate(versions)]
 
 
 def _class_counts(spec: FacesSpec) -> list[int]:
@@ -446,7 +530,7 @@ def _claim(root: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
             f"{root}: holds the face set {found.get('spec')} (format {found.get('format')}), "
             f"asked for {asdict(spec)} (format {FORMAT}); choose another root, or delete it"
         )
-    _refuse_changed_lists(marker.parent, plan)
+    _refuse_changed_lists(marker.parent, spec, plan)
 
 
 @contextmanager
@@ -550,21 +634,21 @@ def _encode_mp4(path: Path, frames_THWC: NDArray[np.uint8]) -> None:
 
 
 def _write_lists(lists: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
-    for name, text in _list_texts(plan).items():
+    for name, text in _list_texts(spec, plan).items():
         (lists / name).parent.mkdir(exist_ok=True)
         (lists / name).write_text(text)
     (lists / FRAMES).write_text(_frames_text(spec, plan))
 
 
-def _refuse_changed_lists(lists: Path, plan: list[PlannedVideo]) -> None:
-    for name, text in _list_texts(plan).items():
+def _refuse_changed_lists(lists: Path, spec: FacesSpec, plan: list[PlannedVideo]) -> None:
+    for name, text in _list_texts(spec, plan).items():
         if read_text(lists / name, "a list of the face set", 64 * MIB) != text:
             raise RefusedError(f"{lists / name} was changed; delete {lists.parent} and start again")
     if not (lists / FRAMES).is_file():
         raise RefusedError(f"{lists / FRAMES} is missing; delete {lists.parent} and start again")
 
 
-def _list_texts(plan: list[PlannedVideo]) -> dict[str, str]:
+def _list_texts(spec: FacesSpec, plan: list[PlannedVideo]) -> dict[str, str]:
     """DFEW's official split, with unpadded ids and labels from 1, subjects and subsets."""
     names = sorted({name for video in plan for name in video.subsets})
     truth = {
@@ -572,14 +656,11 @@ def _list_texts(plan: list[PlannedVideo]) -> dict[str, str]:
         "subsets": {name: [v.id for v in plan if name in v.subsets] for name in names},
     }
     texts = {"truth.json": json.dumps(truth, indent=1) + "\n"}
-    for number in range(FOLDS):
-        parts = {
-            "train": [video for video in plan if video.fold != number],
-            "test": [video for video in plan if video.fold == number],
-        }
-        for part, videos in parts.items():
-            rows = "".join(f"{video.index + 1},{video.label + 1}\n" for video in videos)
-            texts[f"{part}(single-labeled)/set_{number + 1}.csv"] = "video_name,label\n" + rows
+    labels = {video.id: video.label for video in plan}
+    for number, fold in enumerate(plan_folds(spec, plan), 1):
+        for part, ids in (("train", fold.train), ("test", fold.test)):
+            rows = "".join(f"{int(video_id)},{labels[video_id] + 1}\n" for video_id in ids)
+            texts[f"{part}(single-labeled)/set_{number}.csv"] = "video_name,label\n" + rows
     return texts
 
 
@@ -587,7 +668,7 @@ def _frames_text(spec: FacesSpec, plan: list[PlannedVideo]) -> str:
     """The truth of every frame."""
     rows = ["video_name,frame,label,intensity"]
     for video in plan:
-        script = write_script(spec, video)
+        script = _write_base(spec, video)
         frames = zip(script.labels_T, script.intensities_T, strict=True)
         rows += [
             f"{video.id},{t},{label + 1},{value:.4f}" for t, (label, value) in enumerate(frames, 1)
