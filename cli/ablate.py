@@ -23,8 +23,15 @@ from cli.options import (
     TablesArgument,
     WorkersOption,
 )
-from cli.show import count, next_step, show
-from cli.training import as_asked, leave_if_damaged, open_records, report_damaged, train_pending
+from cli.show import count, show
+from cli.training import (
+    as_asked,
+    leave_if_damaged,
+    open_records,
+    report_damaged,
+    suggest_comparison,
+    train_pending,
+)
 
 
 def ablate(
@@ -84,5 +91,5 @@ def ablate(
     finished = len(set(wanted)) - trained - damaged
     print(f"{count(trained, 'run')} trained, {finished} already finished.")
     print("written: " + ", ".join(show(path) for path in paths))
-    next_step("tgdfer", "compare", *as_asked(store, runs, config, settings, seeds))
+    suggest_comparison(opened, *as_asked(store, runs, config, settings, seeds))
     leave_if_damaged(damaged)

@@ -26,7 +26,14 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.show import next_step, show
-from cli.training import as_asked, leave_if_damaged, open_records, report_damaged, train_pending
+from cli.training import (
+    as_asked,
+    leave_if_damaged,
+    open_records,
+    refuse_to_pool,
+    report_damaged,
+    train_pending,
+)
 
 if TYPE_CHECKING:
     from cache.store import Store
@@ -94,6 +101,7 @@ def compare(
 
     named = {Path(config).stem: load_method(config, settings) for config in configs}
     opened = open_store(store)
+    refuse_to_pool(opened)
     if leave_one_out:
         for method in named.values():
             method.input.refuse_leaving_out_the_only_frame(opened.frames)

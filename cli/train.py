@@ -40,6 +40,7 @@ from cli.training import (
     leave_if_damaged,
     open_records,
     report_damaged,
+    suggest_comparison,
     train_pending,
     train_pending_live,
 )
@@ -140,7 +141,7 @@ def train(
     if cached:
         asked = as_asked(store, runs, config, settings, seeds)
         next_step("tgdfer", "ablate", "table3", *asked)
-        next_step("tgdfer", "compare", *asked)
+        suggest_comparison(opened, *asked)
     leave_if_damaged(damaged)
 
 

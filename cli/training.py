@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from cache.errors import RefusedError
 from cli.options import DEFAULT_CONFIG, DEFAULT_RUNS
 from cli.progress import progress
-from cli.show import count, show
+from cli.show import count, next_step, show
 from pipeline.resources import check_folder, check_writable
 
 if TYPE_CHECKING:
@@ -120,6 +121,32 @@ def as_asked(
     for setting in settings:
         options += ["--set", setting]
     return [*options, "--seeds", seeds] if seeds > 1 else options
+
+
+def refuse_to_pool(store: "Store") -> None:
+    """Refuse a store whose folds cannot be pooled, because several test the same video."""
+    if again := _tested_again(store):
+        video, folds = again
+        raise RefusedError(
+            f"{store.path}: compare counts every video once, but video {video} is tested in "
+            f"{len(folds)} folds, {folds[0]}, {folds[1]}{', …' if len(folds) > 2 else ''}; use "
+            "tgdfer ablate, which compares runs fold by fold"
+        )
+
+
+def suggest_comparison(store: "Store", *options: object) -> None:
+    """Name the next command, unless it would refuse the store."""
+    if not _tested_again(store):
+        next_step("tgdfer", "compare", *options)
+
+
+def _tested_again(store: "Store") -> tuple[str, list[str]] | None:
+    """A video that several folds test, and these folds."""
+    folds: dict[int, list[str]] = {}
+    for name, _, test in store.folds:
+        for row in test.tolist():
+            folds.setdefault(row, []).append(name)
+    return next(((store.ids[row], own) for row, own in folds.items() if len(own) > 1), None)
 
 
 def leave_if_damaged(damaged: int) -> None:

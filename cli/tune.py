@@ -23,8 +23,14 @@ from cli.options import (
     WorkersOption,
 )
 from cli.progress import progress
-from cli.show import next_step, show
-from cli.training import open_records, prepare_folder, print_waiting, report_damaged
+from cli.show import show
+from cli.training import (
+    open_records,
+    prepare_folder,
+    print_waiting,
+    report_damaged,
+    suggest_comparison,
+)
 
 if TYPE_CHECKING:
     from cli.progress import Progress
@@ -99,7 +105,7 @@ def tune(
 
     steps, choices, base = parse_rungs(rungs), read_space(space), load_method(config, settings)
     opened = open_store(store)
-    chosen_fold = opened.folds[0][0] if fold is None else fold
+    chosen_fold = next((name for name, _, _ in opened.folds), "") if fold is None else fold
     search = plan_search(
         base, choices, chosen_fold, steps, seed, lambda wanted: check_shapes(wanted, opened)
     )
@@ -132,7 +138,7 @@ def tune(
     print(paths[0].read_text(encoding="utf-8"))
     print("written: " + ", ".join(show(path) for path in paths))
     configs = ["--config", config, "--config", paths[2]]
-    next_step("tgdfer", "compare", "--store", store, *configs, "--search-baseline")
+    suggest_comparison(opened, "--store", store, *configs, "--search-baseline")
 
 
 def _train(

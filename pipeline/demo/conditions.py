@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.demo.face import SIZE_PX, Occluder, Person, Scene, draw_panel, face_area
+from pipeline.demo.face import SIZE_PX, Occluder, Person, Scene, draw_panel, face_mask
 
 # In the order of increasing severity.
 SEVERITIES: dict[str, tuple[int, ...]] = {
@@ -48,7 +48,7 @@ def impose(
 ) -> tuple[Scene, ...]:
     """The scenes of a clean video under one of CONDITIONS.
 
-    The same ``rng`` gives the same occluder, side and stretch of time to all severities.
+    An ``rng`` in the same state gives all severities the same occluder, side and stretch of time.
     """
     panel, place, side = draw_panel(rng), rng.random(), float(rng.choice((-1, 1)))
     kind, _, text = condition.partition("_")
@@ -70,13 +70,6 @@ def impose(
     return tuple(scenes)
 
 
-def hidden_share(person: Person, units_U: NDArray[np.float64], scene: Scene, size_px: int) -> float:
-    """The share of the visible face that the scene's occluder hides."""
-    bare = replace(scene, occluder=None)
-    left = face_area(person, units_U, scene, size_px)
-    return 1 - left / face_area(person, units_U, bare, size_px)
-
-
 def _occlude(
     panel: Occluder,
     share: float,
@@ -90,11 +83,17 @@ def _occlude(
     for _ in range(STEPS):
         panel = replace(panel, size=(low + high) / 2)
         shares = [
-            hidden_share(person, units_TU[t], replace(scenes[t], occluder=panel), FITTED_PX)
-            for t in chosen
+            _hidden_share(person, units_TU[t], replace(scenes[t], occluder=panel)) for t in chosen
         ]
         low, high = (low, panel.size) if np.mean(shares) > share else (panel.size, high)
     return tuple(replace(scene, occluder=panel) for scene in scenes)
+
+
+def _hidden_share(person: Person, units_U: NDArray[np.float64], scene: Scene) -> float:
+    """The share of the visible face that the scene's occluder hides."""
+    bare = replace(scene, occluder=None)
+    left, whole = (face_mask(person, units_U, own, FITTED_PX).sum() for own in (scene, bare))
+    return float(1 - left / whole)
 
 
 def _dim(scene: Scene, left: float) -> Scene:

@@ -134,10 +134,10 @@ def render_face(
     return _finish(drawing.paint(), scene)
 
 
-def face_area(
+def face_mask(
     person: Person, units_U: NDArray[np.floating], scene: Scene, size_px: int = SIZE_PX
-) -> float:
-    """Pixels of the face that can be seen, of size_px x size_px.
+) -> NDArray[np.float32]:
+    """How much of every pixel shows the face, float32 [size_px, size_px] in [0, 1].
 
     The face is what is within the outline of the head, without the hair in front of it and without
     what the scene's occluder hides.
@@ -145,13 +145,13 @@ def face_area(
     au = {unit: float(value) for unit, value in zip(UNITS, units_U, strict=True)}
     drawing = _Drawing(replace(person, background=(0, 0, 0)), scene, size_px)
     _draw_outline(drawing, person, au)
-    head = len(drawing.shapes)
     _draw_hair(drawing, person)
     if scene.occluder is not None:
         _draw_occluder(drawing, scene.occluder, person)
     for number, shape in enumerate(drawing.shapes):
-        shape.colour = (255, 255, 255) if number < head else (0, 0, 0)
-    return float(np.asarray(drawing.paint())[:, :, 0].sum() / 255)
+        shape.colour = (0, 0, 0) if number else (255, 255, 255)  # the outline comes first
+    mask_HW: NDArray[np.float32] = np.asarray(drawing.paint(), np.float32)[:, :, 0] / 255
+    return mask_HW
 
 
 def expression_units(name: str) -> NDArray[np.float32]:

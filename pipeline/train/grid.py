@@ -90,6 +90,11 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
     """Refuse unknown folds, classes without a text, and settings that the features do not fit."""
     class_texts(store.classes)
     folds = [name for name, _, _ in store.folds]
+    if not folds:
+        raise RefusedError(
+            f"{store.path}: no fold has both training and test videos among these "
+            f"{len(store.ids)}; extract with a larger --limit, or with none"
+        )
     for run in runs:
         if run.fold not in folds:
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from cache.plan import PlanFold
 from cli.main import app
 from support.commands import python, tgdfer
 from support.stores import random_store
@@ -36,6 +37,11 @@ WRONG = {
     "ablate --store s.zarr": "such as table3",
     "ablate --vary label.top_k=3 --store s.zarr": "expected KEY=[VALUE, VALUE, ...]",
     "compare --store none.zarr": "no store at none.zarr",
+    "compare --store twice.zarr": "video 00000 is tested in 2 folds, light-1, dark-1; use tgdfer "
+    "ablate",
+    "train --store foldless.zarr": "no fold has both training and test videos among these 14; "
+    "extract with a larger --limit",
+    "tune --store foldless.zarr": "no fold has both training and test videos among these 14",
     "compare --store s.zarr --set label.pooling=max": "label.pooling",
     "compare --store s.zarr --leave-one-out --set input.frames=1": "use 2 frames or more",
     "extract --dataset dfwe": "--dataset dfwe: expected faces or dfew; did you mean dfew?",
@@ -119,6 +125,10 @@ def examples(command: Any) -> list[str]:
 def test_wrong_arguments_are_refused_before_torch_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     random_store(tmp_path / "s.zarr", videos=14)
+    random_store(tmp_path / "foldless.zarr", videos=14, folds=0)
+    parts = {"train": tuple(range(7, 14)), "test": tuple(range(7))}
+    twice = tuple(PlanFold(name=name, **parts) for name in ("light-1", "dark-1"))
+    random_store(tmp_path / "twice.zarr", videos=14, folds=twice)
     random_store(tmp_path / "missing.zarr", videos=14, missing=(3,))
     words = json.dumps([wrong.split() for wrong in WRONG])
     done = python("-c", RUN_ALL, words, cwd=tmp_path)
@@ -129,7 +139,8 @@ def test_wrong_arguments_are_refused_before_torch_is_loaded(tmp_path: Path) -> N
         assert (code, torch_loaded) == (2, False), (wrong, said)
         assert message in said, wrong
         assert "Traceback" not in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "missing.zarr", "s.zarr"]
+    stores = ["foldless.zarr", "missing.zarr", "s.zarr", "twice.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", *stores]
 
 
 def test_every_example_is_one_line_that_the_command_understands(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cache.errors import RefusedError
 from cache.store import open_store
 from pipeline.datasets.dfew import CLASSES
 from pipeline.datasets.texts import class_texts
-from pipeline.demo.face import UNITS
+from pipeline.demo.face import UNITS, render_face
 from pipeline.demo.faces import (
     FOLDS,
     NEUTRAL,
@@ -190,6 +190,27 @@ write_faces(Path(sys.argv[1]), FacesSpec(videos=14, seed=5), workers=1)
 """
 
 
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (SMALL, "e566c49dead86a4a"),
+        (FacesSpec(videos=35, setting="mid", seed=3), "cbce3ba7d00d417b"),
+        (FacesSpec(videos=42, setting="long"), "c84ac53f46f096cf"),
+    ],
+)
+def test_a_set_is_the_same_for_ever(tmp_path: Path, spec: FacesSpec, expected: str) -> None:
+    plan = plan_videos(spec)
+    found = hashlib.sha256()
+    for video in plan[:4]:
+        script = write_script(spec, video)
+        for units_U, scene in list(zip(script.units_TU, script.scenes, strict=True))[::20]:
+            found.update(render_face(script.person, units_U, scene).tobytes())
+    write_faces(tmp_path, spec, limit=0)
+    for path in sorted((tmp_path / "EmoLabel_DataSplit").rglob("*.*")):
+        found.update(path.read_bytes())
+    assert found.hexdigest()[:16] == expected, "raise FORMAT, which renders all sets anew"
+
+
 def test_processes_that_render_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITE, str(tmp_path / "both")]
     writers = [subprocess.Popen(command, env=environment()) for _ in range(2)]
@@ -259,7 +280,7 @@ def test_the_marker_holds_nothing_of_this_machine(small_root: Path) -> None:
     ("fields", "message"),
     [
         ({"videos": 13}, "13 videos"),
-        ({"setting": "hard"}, "expected 'easy', 'mid' or 'long'"),
+        ({"setting": "hard"}, "expected 'easy', 'mid', 'long', 'robust' or 'people'"),
         ({"size_px": 111}, "even number"),
     ],
 )
@@ -272,7 +293,8 @@ def test_a_specification_that_cannot_be_written_is_refused(
 
 def test_names_of_sets_say_what_differs_from_the_embedded_one() -> None:
     specs = [FacesSpec(), FacesSpec(setting="mid"), FacesSpec(seed=7), SMALL]
-    specs += [FacesSpec(videos=70, setting="mid", seed=3)]
+    specs += [FacesSpec(videos=70, setting="mid", seed=3), FacesSpec(setting="robust")]
+    specs += [FacesSpec(videos=112, setting="people", seed=2)]
     names = [spec.name for spec in specs]
     assert names == [
         "faces",
@@ -280,6 +302,8 @@ def test_names_of_sets_say_what_differs_from_the_embedded_one() -> None:
         "faces-seed7",
         "faces-seed5-videos35",
         "faces-mid-seed3-videos70",
+        "faces-robust",
+        "faces-people-seed2-videos112",
     ]
     assert [named_spec(name) for name in names] == specs
 
@@ -288,6 +312,7 @@ def test_names_of_sets_say_what_differs_from_the_embedded_one() -> None:
     "name",
     [
         *("face", "faces-", "faces-hard", "faces-easy", "faces-seed0", "faces-seed07"),
+        *("faces-people-videos15", "faces-robust-hidden", "faces-people-videos702"),
         *("faces-seed-1", "faces-videos700", "faces-videos3", "faces-seed7-mid", "faces-seed7\n"),
     ],
 )

@@ -36,7 +36,7 @@ def write_store(
     features_NVTD: np.ndarray,
     labels: np.ndarray,
     classes: tuple[str, ...] = CLASSES,
-    folds: int = 5,
+    folds: int | tuple[PlanFold, ...] = 5,
     missing: tuple[int, ...] = (),
     subjects: Sequence[str | None] | None = None,
     truth_NT: np.ndarray | None = None,
@@ -44,27 +44,22 @@ def write_store(
 ) -> LocalStore:
     """A finished store with the given features; video n is tested in fold n % folds + 1.
 
+    Instead of their number, ``folds`` can be the folds themselves.
     ``truth_NT`` holds the true label of every frame, ``sources`` the sha256 of every video's bytes.
     """
     videos, views, frames, dim = features_NVTD.shape
     config = text_config(dim)
     weights = text_weights(config)
     rows = range(videos)
-    plan_folds = tuple(
-        PlanFold(
-            name=str(fold + 1),
-            train=tuple(n for n in rows if n % folds != fold),
-            test=tuple(n for n in rows if n % folds == fold),
-        )
-        for fold in range(folds)
-    )
+    if isinstance(folds, int):
+        folds = tuple(_fold(number, folds, videos) for number in range(folds))
     table = VideoTable(
         name="test",
         ids=tuple(f"{n:05d}" for n in rows),
         labels=tuple(int(label) for label in labels),
         classes=classes,
         subjects=tuple(subjects or (None,) * videos),
-        folds=plan_folds,
+        folds=folds,
         subsets={},
         truth_sha256=None if truth_NT is None else sha256(_truth(truth_NT)),
     )
@@ -115,6 +110,12 @@ def write_store(
             writer.commit(unit, block, index, records)
     writer.finalise()
     return open_local(path)
+
+
+def _fold(number: int, folds: int, videos: int) -> PlanFold:
+    test = range(number, videos, folds)
+    train = tuple(n for n in range(videos) if n not in test)
+    return PlanFold(name=str(number + 1), train=train, test=tuple(test))
 
 
 def _truth(truth_NT: np.ndarray) -> bytes:
