@@ -1,4 +1,4 @@
-"""Labels and predictions -> metrics with 95 % bootstrap intervals, single and paired."""
+"""Labels and predictions -> metrics with 95 % bootstrap intervals, and of their differences."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +27,15 @@ class Interval:
         """
         value, low, high = (f"{scale * own:{form}}" for own in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was said of some videos, and the group of each, such as the person shown."""
+
+    labels: Rows
+    predictions: Rows
+    groups: Sequence[object]
 
 
 def bootstrap(
@@ -59,14 +68,38 @@ def bootstrap_difference(
 ) -> tuple[Interval, ...]:
     """``metrics`` of ``predictions`` minus those of ``baseline`` on the same videos, paired.
 
-    Resamples in which a metric is not defined, such as the recall of a class that was not drawn, do
-    not count.
+    As ``bootstrap_between``, of which it is a case.
     """
-    weights, member = _resamples(len(labels), groups, resamples, seed)
-    pairs = [_resampled(labels, each, classes, weights, member) for each in (predictions, baseline)]
-    (counts, drawn), (counts_base, drawn_base) = pairs
+    groups = range(len(labels)) if groups is None else groups
+    first, second = (Sample(labels, each, groups) for each in (predictions, baseline))
+    return bootstrap_between(first, second, classes, resamples, seed, metrics)
+
+
+def bootstrap_between(
+    sample: Sample,
+    baseline: Sample,
+    classes: int,
+    resamples: int = 2000,
+    seed: int = 0,
+    metrics: Sequence[Metric] = (uar, war),
+) -> tuple[Interval, ...]:
+    """``metrics`` of a sample minus those of another, each over its own videos.
+
+    The groups are resampled for both samples together, so that whatever makes a person easy or hard
+    weighs the same in both. A resample does not count if it draws no video of one of the samples,
+    or if a metric is not defined in it, such as the recall of a class that was not drawn.
+    """
+    groups = [*sample.groups, *baseline.groups]
+    weights, member = _resamples(len(groups), groups, resamples, seed)
+    parts = zip((sample, baseline), np.split(member, [len(sample.labels)]), strict=True)
+    (counts, drawn), (counts_base, drawn_base) = (
+        _resampled(own.labels, own.predictions, classes, weights, members) for own, members in parts
+    )
+    shown = (drawn.sum((1, 2)) > 0) & (drawn_base.sum((1, 2)) > 0)
     return tuple(
-        _interval(metric(counts) - metric(counts_base), metric(drawn) - metric(drawn_base))
+        _interval(
+            metric(counts) - metric(counts_base), metric(drawn[shown]) - metric(drawn_base[shown])
+        )
         for metric in metrics
     )
 

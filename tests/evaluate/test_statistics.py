@@ -5,7 +5,13 @@ import pytest
 from hypothesis import strategies as st
 
 from pipeline.evaluate.metrics import confusion, recalls, uar
-from pipeline.evaluate.statistics import bootstrap, bootstrap_difference, bootstrap_mean
+from pipeline.evaluate.statistics import (
+    Sample,
+    bootstrap,
+    bootstrap_between,
+    bootstrap_difference,
+    bootstrap_mean,
+)
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
 
@@ -71,3 +77,56 @@ def test_interval_of_a_mean_resamples_groups() -> None:
     expected = 2 * 1.96 * values.std() / np.sqrt(40)
     assert by_person.high - by_person.low == pytest.approx(expected, rel=0.15)
     assert by_value.high - by_value.low == pytest.approx(expected / np.sqrt(5), rel=0.15)
+
+
+def test_a_difference_between_samples_resamples_people_of_both_together() -> None:
+    """Against the slow loop over resamples, people and videos, of samples of different videos."""
+    generator = np.random.default_rng(0)
+    people = [[f"person {n % 7}" for n in range(20)], [f"person {n % 5 + 3}" for n in range(35)]]
+    labels = [generator.integers(0, 3, len(own)) for own in people]
+    guesses = [np.where(generator.random(len(own)) < 0.6, own, 0) for own in labels]
+    samples = [Sample(*own) for own in zip(labels, guesses, people, strict=True)]
+    found = bootstrap_between(samples[0], samples[1], 3, resamples=200, seed=4)
+
+    names = sorted({*people[0], *people[1]})
+    draws = np.random.default_rng(4).multinomial(len(names), [1 / len(names)] * len(names), 200)
+
+    def scores(sample: Sample, draw: np.ndarray) -> tuple[float, float]:
+        shown, right = np.zeros(3), np.zeros(3)
+        for label, guess, person in zip(
+            sample.labels, sample.predictions, sample.groups, strict=True
+        ):
+            times = draw[names.index(str(person))]
+            shown[label] += times
+            right[label] += times * (label == guess)
+        return float(np.mean((right / shown)[shown > 0])), float(right.sum() / shown.sum())
+
+    def differences(draw: np.ndarray) -> list[float]:
+        pairs = zip(scores(samples[0], draw), scores(samples[1], draw), strict=True)
+        return [own - other for own, other in pairs]
+
+    with np.errstate(invalid="ignore"):
+        expected = np.array([differences(draw) for draw in draws])
+        whole = differences(np.ones(len(names)))
+    for n, own in enumerate(found):
+        low, high = np.quantile(expected[:, n], [0.025, 0.975])
+        assert (own.low, own.value, own.high) == pytest.approx((low, whole[n], high))
+
+
+def test_a_difference_between_samples_is_paired_if_they_are_of_the_same_videos() -> None:
+    generator = np.random.default_rng(0)
+    labels, people = generator.integers(0, 3, 60), [n % 9 for n in range(60)]
+    guesses = [generator.integers(0, 3, 60) for _ in range(2)]
+    order = generator.permutation(60)
+    shuffled = Sample(labels[order], guesses[1][order], [people[n] for n in order])
+    assert bootstrap_between(
+        Sample(labels, guesses[0], people), shuffled, 3
+    ) == bootstrap_difference(labels, *guesses, 3, people)
+
+
+def test_resamples_without_a_video_of_one_sample_do_not_count() -> None:
+    right, wrong = np.zeros(1, np.int64), np.ones(1, np.int64)
+    alone = Sample(np.zeros(1, np.int64), right, ["a"])
+    other = Sample(np.zeros(1, np.int64), wrong, ["b"])
+    _, own = bootstrap_between(alone, other, 2)
+    assert (own.low, own.value, own.high) == (1, 1, 1)
