@@ -57,7 +57,8 @@ def ablate(
     """Train ablation tables over all folds and write them to reports/.
 
     Finished runs, including those of other tables, are not repeated. The tables are written to
-    ablation.md, ablation.csv and ablation.tex.
+    ablation.md, ablation.csv and ablation.tex, the curves of table robustness to robustness.png
+    and robustness.svg.
 
     \b
     The paper's Table 3 on the embedded faces:
@@ -68,25 +69,29 @@ def ablate(
       tgdfer ablate --vary optimiser.lr=[0.003,0.01] --vary label.temperature=[0.01,0.07]
     """
     from cache.store import open_store
-    from pipeline.config import load_method, runs_of
-    from pipeline.report.ablation import collect, header_of, write_tables
-    from pipeline.report.tables import find_tables, vary
+    from pipeline.config import load_method
+    from pipeline.report.ablation import collect, header_of, runs_of_table, write_tables
+    from pipeline.report.curves import CURVES, draw_curves
+    from pipeline.report.tables import ROBUSTNESS, find_tables, fit, vary
     from pipeline.report.written import check_reports
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:
         raise RefusedError("no table given: name one, such as table3, or use --vary KEY=[V1,V2]")
     base = load_method(config, settings)
-    methods = [row.method(base) for table in chosen for row in (table.main, *table.rows)]
     opened = open_store(store)
+    chosen = [fit(table, opened) for table in chosen]
     folds = [name for name, _, _ in opened.folds]
-    wanted = [run for method in methods for run in runs_of(method, folds, range(seeds))]
-    check_reports(out, "ablation.md", "ablation.csv", "ablation.tex")
+    wanted = [run for t in chosen for run in runs_of_table(t, base, folds, range(seeds))]
+    pictures = CURVES if ROBUSTNESS.name in (tables or []) else ()
+    check_reports(out, "ablation.md", "ablation.csv", "ablation.tex", *pictures)
     records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(wanted, records, retrain_damaged)
     trained = train_pending(wanted, records, device, workers)
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
-    paths = write_tables(filled, header_of(opened, base, len(folds), seeds), out)
+    header = header_of(opened, base, len(folds), seeds, chosen)
+    drawn = next((rows for table, rows in filled if table.name == ROBUSTNESS.name), None)
+    paths = write_tables(filled, header, out, draw_curves(drawn, header) if drawn else {})
     print(paths[0].read_text(encoding="utf-8"))
     finished = len(set(wanted)) - trained - damaged
     print(f"{count(trained, 'run')} trained, {finished} already finished.")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cache.store import Store
 from pipeline.config import Run
 from pipeline.evaluate.influence import Array, Influence, average_precision, influence_by
-from pipeline.evaluate.statistics import bootstrap_mean
+from pipeline.evaluate.statistics import Interval, bootstrap_mean
 from pipeline.show import markdown_line
 
 FIRST = get_args(Influence)[0]  # the paper's, to which the others are compared
@@ -40,6 +40,7 @@ class TestedRun(Protocol):
 class Found:
     """How well one ranking finds the frames; one entry per test video of every run."""
 
+    rows: NDArray[np.int64]  # of the store
     labels: NDArray[np.int64]
     precision: Array  # average precision; NaN if all or none of the frames are positive
     people: list[str]  # the person, or the video where people are not known
@@ -60,7 +61,7 @@ def localise(
         return {}
     generator = np.random.default_rng(0)
     parts: dict[str, list[Array]] = {}
-    labels, people = [], list[str]()
+    tested = []
     for run in runs:
         ids, own, predicted = run.predictions()
         rows = store.rows_of(ids)
@@ -74,17 +75,25 @@ def localise(
         rankings |= more(run)
         rankings["random"] = generator.random(shows_NT.shape)
         rankings["uniform"] = np.zeros(shows_NT.shape)
-        labels.append(own)
-        people += store.people(rows)
+        tested.append(rows)
         for name, scores_NT in rankings.items():
             if np.isfinite(scores_NT).all():
                 parts.setdefault(name, []).append(average_precision(scores_NT, shows_NT))
-    every = np.concatenate(labels)
+    every = np.concatenate(tested)
+    labels, people = store.labels[every], store.people(every)
     return {
-        name: Found(every, np.concatenate(own), people)
+        name: Found(every, labels, np.concatenate(own), people)
         for name, own in parts.items()
         if len(own) == len(runs)
     }
+
+
+def mean_precision(found: Found, subset_N: NDArray[np.bool_]) -> Interval | None:
+    """Mean average precision over the test videos in a subset of the store's N videos.
+
+    None if there is no such video in which some but not all frames show the label.
+    """
+    return _mean_over_people(found, np.where(subset_N[found.rows], found.precision, np.nan))
 
 
 def localisation_table(found: Mapping[str, Found], classes: Sequence[str], name: str = "") -> str:
@@ -108,10 +117,16 @@ def localisation_table(found: Mapping[str, Found], classes: Sequence[str], name:
 
 
 def _interval(own: Found, values: Array, sign: str = "") -> str:
+    found = _mean_over_people(own, values)
+    return "–" if found is None else found.text(f"{sign}.3f")
+
+
+def _mean_over_people(own: Found, values: Array) -> Interval | None:
+    """Of the finite values."""
     known = np.flatnonzero(np.isfinite(values))
     if not len(known):
-        return "–"
-    return bootstrap_mean(values[known], [own.people[n] for n in known]).text(f"{sign}.3f")
+        return None
+    return bootstrap_mean(values[known], [own.people[n] for n in known])
 
 
 def _mean(values: Array) -> str:

@@ -7,7 +7,7 @@ import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.store import Store
-from pipeline.config import MethodConfig, SelectionConfig, runs_of
+from pipeline.config import MethodConfig, Run, SelectionConfig, runs_of
 from pipeline.evaluate.influence import influence_by, repool
+from pipeline.evaluate.localisation import Found, localise, mean_precision
 from pipeline.evaluate.metrics import confusion, recalls, uar, war
-from pipeline.evaluate.statistics import Interval, Metric, bootstrap_difference
+from pipeline.evaluate.statistics import Interval, Metric, Sample, bootstrap, bootstrap_between
 from pipeline.report.tables import FrameChoice, Table, TableRow
 from pipeline.report.written import write_reports
 from pipeline.show import markdown_line, show
@@ -27,7 +28,7 @@ from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
 
-Guess = tuple[list[str], NDArray[np.int64], NDArray[np.int64]]  # ids, labels, predicted classes
+Guess = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # rows, labels, predicted
 
 REPORTED = "as reported in the paper for DFEW"
 SELECTION = {
@@ -36,6 +37,7 @@ SELECTION = {
     "best_on_test": "the best epoch on the test videos, which is optimistic",
 }
 HELD_OUT = "scored on videos held out of the training set, not on the test videos"
+RANKINGS = {"logit": "AP of influence", "attention": "AP of attention"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class FilledRow:
     expected: int
     reported: Mapping[str, float]
     recalls: Mapping[str, Cell]  # of the table's classes that the store has
-    differences: Mapping[str, Interval | None]  # to the table's main row; None if runs are missing
+    differences: Mapping[str, Interval | None]  # to its reference; None if runs are missing
+    pooled: Interval | None  # WAR over the videos of all runs, in a table by subset
+    precisions: Mapping[str, Interval | None]  # of the table's rankings, if the truth is known
 
     @property
     def n(self) -> str:
@@ -80,39 +84,29 @@ def collect(
     records: Records,
 ) -> list[FilledRow]:
     """Read the records of a table's runs; ``base`` is the method that its rows change."""
-    store = records.store
-    main_runs = runs_of(table.main.method(base), folds, seeds)
-    found = [records.find(run) for run in main_runs]
-    main = [record.predictions()[2] for record in found if record is not None and record.ok]
-    named = _metrics(["UAR", "WAR", *table.recalls, *table.differences], store.classes)
-    reported = tomllib.loads(files("pipeline.report").joinpath("reported.toml").read_text())
+    store, find = records.store, cache(records.find)
+
+    def read(row: TableRow) -> _Said:
+        return _said([find(run) for run in _runs_of(row, base, folds, seeds)], row, store)
+
+    located: dict[tuple[Path, ...], dict[str, Found]] = {}
     rows = []
     for row in table.rows:
-        runs = runs_of(row.method(base), folds, seeds)
-        found = [records.find(run) for run in runs]
-        good = [record for record in found if record is not None and record.ok]
-        statuses = [record.status for record in found if record is not None]
-        guesses = [_predicted(record, row.choice) for record in good]
-        scores = _scores(guesses, named, len(store.classes))
-        compared = {name: named[name] for name in table.differences if name in named}
-        complete = len(good) == len(runs) == len(main)
-        rows.append(
-            FilledRow(
-                row=row,
-                uar=scores["UAR"],
-                war=scores["WAR"],
-                done=len(good),
-                diverged=statuses.count("diverged"),
-                damaged=statuses.count("damaged"),
-                expected=len(runs),
-                reported=reported.get(table.name, {}).get(row.name, {}),
-                recalls={name: scores[name] for name in table.recalls if name in named},
-                differences=_differences(guesses, main, compared, store)
-                if complete
-                else dict.fromkeys(compared),
-            )
-        )
+        said = read(row)
+        folders = tuple(record.folder for record in said.good)
+        if table.rankings and folders not in located:
+            located[folders] = localise(said.good, store)
+        found = located.get(folders, {})
+        rows.append(_fill(row, table, said, read(table.reference(row)), found, store))
     return rows
+
+
+def runs_of_table(
+    table: Table, base: MethodConfig, folds: Sequence[str], seeds: Sequence[int]
+) -> list[Run]:
+    """The runs that a table is made from, without duplicates; ``folds`` are the command's."""
+    rows = [own for row in table.rows for own in (table.reference(row), row)]
+    return list(dict.fromkeys(run for row in rows for run in _runs_of(row, base, folds, seeds)))
 
 
 def describe_runs(done: int, expected: int, diverged: int, damaged: int) -> str:
@@ -143,9 +137,12 @@ def describe_absent(store: Store, folds: Sequence[str]) -> str:
 
 
 def write_tables(
-    tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str], out: Path
+    tables: Sequence[tuple[Table, list[FilledRow]]],
+    header: Mapping[str, str],
+    out: Path,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> list[Path]:
-    """Write ``ablation.md``, ``.csv`` and ``.tex`` to ``out``; returns their paths.
+    """Write ``ablation.md``, ``.csv`` and ``.tex`` to ``out``, and pictures; returns their paths.
 
     ``header`` says what the tables were made from: data set, encoder, protocol, digests.
     """
@@ -153,12 +150,15 @@ def write_tables(
         "ablation.md": _markdown(tables, header),
         "ablation.csv": _frame(tables).to_csv(index=False),
         "ablation.tex": _latex(tables, header),
+        **(pictures or {}),
     }
     return write_reports(contents, out)
 
 
-def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[str, str]:
-    """What a reader must know about a table's numbers."""
+def header_of(
+    store: Store, base: MethodConfig, folds: int, seeds: int, tables: Sequence[Table] = ()
+) -> dict[str, str]:
+    """What a reader must know about the numbers of tables; ``folds`` are those of the command."""
     absent = describe_absent(store, [name for name, _, _ in store.folds])
     synthetic = " (rendered; not comparable with DFEW)" if store.name.startswith("faces") else ""
     optimiser = base.optimiser
@@ -166,7 +166,7 @@ def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[
     return {
         "data": f"{store.name}{synthetic}, {len(store.ids)} videos, {len(store.missing)} missing",
         "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views per video",
-        "protocol": f"{folds} folds, seeds per fold: {seeds}, epochs: {optimiser.epochs}",
+        "protocol": f"{_folds(folds, tables)}, seeds per fold: {seeds}, epochs: {optimiser.epochs}",
         "reported": describe_selection(base.selection),
         "spread": "mean ± sample standard deviation over the runs, in per cent",
         "intervals": "95 %, 2,000 paired bootstrap resamples of people (of videos where people are "
@@ -175,18 +175,112 @@ def header_of(store: Store, base: MethodConfig, folds: int, seeds: int) -> dict[
     } | (notes if absent else {})
 
 
+def _folds(folds: int, tables: Sequence[Table]) -> str:
+    """How many there are, and how many of them a row uses where that differs."""
+    own = {table.name: {len(row.folds) or folds for row in table.rows} for table in tables}
+    notes = [
+        f"of which a row of {name} uses {' or '.join(map(str, sorted(counts)))}"
+        for name, counts in own.items()
+        if counts != {folds}
+    ]
+    return ", ".join([f"{folds} folds", *notes])
+
+
+def _runs_of(
+    row: TableRow, base: MethodConfig, folds: Sequence[str], seeds: Sequence[int]
+) -> list[Run]:
+    return runs_of(row.method(base), row.folds or folds, seeds)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What the runs of a row say of the videos on which it is scored."""
+
+    expected: int  # runs
+    good: list[Record]
+    statuses: list[str]
+    guesses: list[Guess]  # of each good record
+
+    @property
+    def complete(self) -> bool:
+        return len(self.good) == self.expected > 0
+
+
+def _said(found: Sequence[Record | None], row: TableRow, store: Store) -> _Said:
+    """Runs that were tested on no video of the row's subset are left out."""
+    records = [record for record in found if record is not None]
+    guesses = [(own, _predicted(own, row, store)) for own in records if own.ok]
+    scored = [(own, guess) for own, guess in guesses if len(guess[0])]
+    return _Said(
+        expected=len(found) - len(guesses) + len(scored),
+        good=[own for own, _ in scored],
+        statuses=[record.status for record in records],
+        guesses=[guess for _, guess in scored],
+    )
+
+
+def _fill(
+    row: TableRow,
+    table: Table,
+    own: _Said,
+    reference: _Said,
+    found: Mapping[str, Found],
+    store: Store,
+) -> FilledRow:
+    named = _metrics(["UAR", "WAR", *table.recalls, *table.differences], store.classes)
+    scores = _scores(own.guesses, named, len(store.classes))
+    compared = {name: named[name] for name in table.differences if name in named}
+    complete = own.complete and reference.complete
+    members_N = _members(store, row.subset)
+    return FilledRow(
+        row=row,
+        uar=scores["UAR"],
+        war=scores["WAR"],
+        done=len(own.good),
+        diverged=own.statuses.count("diverged"),
+        damaged=own.statuses.count("damaged"),
+        expected=own.expected,
+        reported=_reported_figures().get(table.name, {}).get(row.name, {}),
+        recalls={name: scores[name] for name in table.recalls if name in named},
+        differences=_differences(own.guesses, reference.guesses, compared, store)
+        if complete
+        else dict.fromkeys(compared),
+        pooled=_pooled(own.guesses, store) if table.by_subset and own.good else None,
+        precisions={
+            name: mean_precision(found[name], members_N) if name in found else None
+            for name in (table.rankings if store.plan.videos.truth_sha256 else ())
+        },
+    )
+
+
+@cache
+def _reported_figures() -> dict[str, Any]:
+    return tomllib.loads(files("pipeline.report").joinpath("reported.toml").read_text())
+
+
 def _tested(store: Store, fold: str) -> NDArray[np.int64]:
     return scored_rows(store, fold, SelectionConfig(), 0)
 
 
-def _predicted(record: Record, choice: FrameChoice | None) -> Guess:
-    """What a run says of its test videos, from all or the chosen frames."""
+def _members(store: Store, subset: str) -> NDArray[np.bool_]:
+    """Which videos of the store are in a subset; all of them are in ""."""
+    return store.subsets[subset] if subset else np.ones(len(store.ids), np.bool_)
+
+
+def _predicted(record: Record, row: TableRow, store: Store) -> Guess:
+    """What a run says of the test videos of a row, from all or the chosen frames."""
     ids, labels, predicted = record.predictions()
-    if choice is not None:
-        frame_logits = record.frame_logits()
-        scores = influence_by(choice.by, frame_logits, record.attention(), predicted)
-        predicted = repool(frame_logits, scores, choice.influence, choice.frames)
-    return ids, labels, predicted
+    rows = store.rows_of(ids)
+    if row.choice is not None:
+        predicted = _repooled(record, row.choice)
+    scored = _members(store, row.subset)[rows]
+    return rows[scored], labels[scored], predicted[scored]
+
+
+def _repooled(record: Record, choice: FrameChoice) -> NDArray[np.int64]:
+    frame_logits, (_, _, predicted) = record.frame_logits(), record.predictions()
+    scores = influence_by(choice.by, frame_logits, record.attention(), predicted)
+    return repool(frame_logits, scores, choice.influence, choice.frames)
 
 
 def _metrics(names: Sequence[str], classes: Sequence[str]) -> dict[str, Metric]:
@@ -213,22 +307,32 @@ def _scores(
 
 def _differences(
     guesses: Sequence[Guess],
-    main: Sequence[NDArray[np.int64]],
+    reference: Sequence[Guess],
     metrics: Mapping[str, Metric],
     store: Store,
 ) -> dict[str, Interval | None]:
-    """Metrics minus the main setting's on the same videos, folds and seeds concatenated."""
-    ids = [video_id for own, _, _ in guesses for video_id in own]
-    labels = np.concatenate([own for _, own, _ in guesses])
-    predicted = np.concatenate([own for _, _, own in guesses])
-    baseline = np.concatenate(main)
-    groups = store.people(store.rows_of(ids))
-    counts = confusion(labels, predicted, len(store.classes))
-    tested = {name: metric for name, metric in metrics.items() if not np.isnan(metric(counts))}
-    found = bootstrap_difference(
-        labels, predicted, baseline, len(store.classes), groups, metrics=list(tested.values())
-    )
+    """Metrics minus those of the reference, folds and seeds concatenated."""
+    sample, baseline = _sample(guesses, store), _sample(reference, store)
+    classes = len(store.classes)
+    counts = [confusion(own.labels, own.predictions, classes) for own in (sample, baseline)]
+    tested = {
+        name: metric
+        for name, metric in metrics.items()
+        if not any(np.isnan(metric(own)) for own in counts)
+    }
+    found = bootstrap_between(sample, baseline, classes, metrics=list(tested.values()))
     return dict.fromkeys(metrics) | dict(zip(tested, found, strict=True))
+
+
+def _pooled(guesses: Sequence[Guess], store: Store) -> Interval:
+    """The WAR, folds and seeds concatenated."""
+    own = _sample(guesses, store)
+    return bootstrap(own.labels, own.predictions, len(store.classes), own.groups)[1]
+
+
+def _sample(guesses: Sequence[Guess], store: Store) -> Sample:
+    rows, labels, predicted = (np.concatenate(parts) for parts in zip(*guesses, strict=True))
+    return Sample(labels, predicted, store.people(rows))
 
 
 def _show(difference: Interval | None) -> str:
@@ -242,31 +346,65 @@ def _cell(values: Sequence[float]) -> Cell:
     )
 
 
+# What the columns of some tables mean.
+_SUBSETS = (
+    "Each row is scored on the test videos of one subset, its UAR over the classes that they show, "
+    "and compared with the row that is named: a resample draws people for both rows together, and "
+    "each row is scored on its own videos of them."
+)
+_PRECISIONS = (
+    "AP is the average precision at finding the frames that show the label: by the paper's "
+    "influence, and by the attention of the visual prompt."
+)
+
+
 def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> str:
     lines = ["# Ablation tables", "", *[f"- {name}: {show(text)}" for name, text in header.items()]]
     for table, rows in tables:
-        columns = ["", *table.columns, "UAR", "WAR", *_recalled(rows), "n"]
-        columns += [f"{name} − {table.main.name} [95 %]" for name in rows[0].differences]
+        columns = ["", *table.columns, *_figure_names(rows), "n"]
+        columns += _compared_names(table, rows, " [95 %]")
         if in_paper := any(line.reported for line in rows):
             columns += [f"{metric}, {REPORTED}" for metric in ("UAR", "WAR")]
         lines += [
             "",
             f"## {table.title}",
             "",
+            *_notes(table, rows),
             markdown_line(columns),
             markdown_line(["---"] * len(columns)),
         ]
         for line in rows:
-            ours = [line.row.name, *line.row.cells, str(line.uar), str(line.war)]
-            ours += [*map(str, line.recalls.values()), line.n]
-            ours += map(_show, line.differences.values())
+            ours = [line.row.name, *line.row.cells, *_figures(line), line.n]
+            ours += _compared(table, line)
             theirs = [_reported(line, metric) for metric in ("uar", "war") if in_paper]
             lines.append(markdown_line([*ours, *theirs]))
     return "\n".join(lines) + "\n"
 
 
-def _recalled(rows: Sequence[FilledRow]) -> list[str]:
-    return [f"recall of {name}" for name in rows[0].recalls]
+def _notes(table: Table, rows: Sequence[FilledRow]) -> list[str]:
+    notes = [_SUBSETS] * table.by_subset + [_PRECISIONS] * bool(rows[0].precisions)
+    return [" ".join(notes), ""] if notes else []
+
+
+def _figure_names(rows: Sequence[FilledRow]) -> list[str]:
+    recalled = [f"recall of {name}" for name in rows[0].recalls]
+    return ["UAR", "WAR", *recalled, *(RANKINGS[name] for name in rows[0].precisions)]
+
+
+def _figures(line: FilledRow) -> list[str]:
+    located = ("–" if own is None else f"{own.value:.3f}" for own in line.precisions.values())
+    return [*map(str, (line.uar, line.war, *line.recalls.values())), *located]
+
+
+def _compared_names(table: Table, rows: Sequence[FilledRow], more: str = "") -> list[str]:
+    if table.has_references:
+        return ["compared with", *(f"{name} difference{more}" for name in rows[0].differences)]
+    return [f"{name} − {table.main.name}{more}" for name in rows[0].differences]
+
+
+def _compared(table: Table, line: FilledRow) -> list[str]:
+    reference = [table.reference(line.row).name] if table.has_references else []
+    return [*reference, *map(_show, line.differences.values())]
 
 
 def _reported(line: FilledRow, metric: str) -> str:
@@ -279,7 +417,7 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
     records = []
     for table, rows in tables:
         for line in rows:
-            record: dict[str, Any] = {"table": table.name, "row": line.row.name}
+            record: dict[str, Any] = {"table": table.name, "row": show(line.row.name)}
             record |= dict(zip(table.columns, map(show, line.row.cells), strict=True))
             for metric in ("uar", "war"):
                 cell: Cell = getattr(line, metric)
@@ -287,12 +425,14 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
             for name, cell in line.recalls.items():
                 record[f"recall_{name}_mean"] = cell.mean
                 record[f"recall_{name}_std"] = cell.deviation
+            record |= _bounds("war_pooled", line.pooled, 100)
+            for name, found in line.precisions.items():
+                record |= _bounds(f"ap_{name}", found, 1)
+            if table.has_references:
+                record["compared_with"] = show(table.reference(line.row).name)
             for name, found in line.differences.items():
-                if found is not None:
-                    metric = name.lower() if name in ("UAR", "WAR") else f"recall_{name}"
-                    record[f"{metric}_difference"] = 100 * found.value
-                    record[f"{metric}_difference_low"] = 100 * found.low
-                    record[f"{metric}_difference_high"] = 100 * found.high
+                metric = name.lower() if name in ("UAR", "WAR") else f"recall_{name}"
+                record |= _bounds(f"{metric}_difference", found, 100)
             record |= {"n": line.done, "diverged": line.diverged}
             record |= {"damaged": line.damaged, "expected": line.expected}
             record |= {f"{metric}_reported_dfew": value for metric, value in line.reported.items()}
@@ -300,16 +440,23 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
     return pd.DataFrame(records)
 
 
+def _bounds(name: str, found: Interval | None, scale: float) -> dict[str, float]:
+    """The columns of an interval; none if there is none."""
+    if found is None:
+        return {}
+    bounds = {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {column: scale * value for column, value in bounds.items()}
+
+
 def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> str:
     import pandas as pd
 
     parts = [f"% {name}: {show(text)}" for name, text in header.items()]
     for table, rows in tables:
-        columns = ["", *map(_tex, table.columns), "UAR", "WAR", *_recalled(rows), "$n$"]
+        columns = ["", *map(_tex, table.columns), *_figure_names(rows), "$n$"]
         in_paper = any(line.reported for line in rows)
         # Beside the paper's figures, the page has no room for differences.
-        compared = {} if in_paper else rows[0].differences
-        columns += [_tex(f"{name} − {table.main.name}") for name in compared]
+        columns += [] if in_paper else map(_tex, _compared_names(table, rows))
         caption = _tex(f"{table.title}. {header['data']}.")
         if in_paper:
             columns += ["UAR (reported)", "WAR (reported)"]
@@ -317,9 +464,8 @@ def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str,
             caption = _tex(f"{table.title}. {reported} {header['data']}.")
         cells = [
             [
-                *map(_tex, (line.row.name, *line.row.cells, str(line.uar), str(line.war))),
-                *map(_tex, (*map(str, line.recalls.values()), line.n)),
-                *(_tex(_show(line.differences[name])) for name in compared),
+                *map(_tex, (line.row.name, *line.row.cells, *_figures(line), line.n)),
+                *([] if in_paper else map(_tex, _compared(table, line))),
                 *(_tex(_reported(line, metric)) for metric in ("uar", "war") if in_paper),
             ]
             for line in rows
@@ -342,6 +488,7 @@ _TEX = {
     "±": r"$\pm$",
     "–": "--",
     "−": "$-$",
+    "°": r"$^\circ$",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }
 

@@ -1,12 +1,17 @@
-"""Ablation tables as Python lists of rows: what each row changes in the method."""
+"""Ablation tables as Python lists of rows: what each row changes, and on which videos it is scored.
+
+A row may be scored on a subset of the test videos, in folds of its own.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal, get_args
 
 from cache.errors import RefusedError
+from cache.store import Store
 from pipeline.config import (
     MethodConfig,
     known_keys,
@@ -36,6 +41,9 @@ class TableRow:
     cells: tuple[str, ...]
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     choice: FrameChoice | None = None  # None: all frames, as trained
+    subset: str = ""  # of the test videos, on which it is scored; "": all
+    folds: tuple[str, ...] = ()  # (): those of the command
+    against: "TableRow | None" = None  # the row that it is compared with; None: the table's main
 
     def method(self, base: MethodConfig) -> MethodConfig:
         """``base`` with this row's settings."""
@@ -56,6 +64,22 @@ class Table:
     main: TableRow = TableRow("main setting", ())  # the row that differences refer to
     differences: tuple[str, ...] = ("WAR",)  # UAR, WAR and names of classes, for their recall
     recalls: tuple[str, ...] = ()  # classes whose recall is shown, where the data set has them
+    rankings: tuple[Influence, ...] = ()  # of frames, whose average precision is shown
+    dataset: str = ""  # a rendered set that has the subsets and folds of its rows
+
+    @property
+    def by_subset(self) -> bool:
+        """Whether its rows are scored on subsets of the test videos."""
+        return any(row.subset for row in self.rows)
+
+    @property
+    def has_references(self) -> bool:
+        """Whether rows are compared with others than the main one."""
+        return any(row.against for row in self.rows)
+
+    def reference(self, row: TableRow) -> TableRow:
+        """The row that ``row`` is compared with."""
+        return row.against or self.main
 
 
 DEPTHS = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
@@ -290,7 +314,131 @@ TEXT = Table(
     differences=("UAR", "WAR"),
 )
 
+
+@dataclass(frozen=True)
+class Condition:
+    """What makes the videos of a subset hard; subsets are named after it and its severity."""
+
+    text: str
+    unit: str
+    clean: float  # the severity of a video as it is
+
+
+CONDITIONS = {
+    "hidden": Condition("face hidden", " % of the face", 0),
+    "passing": Condition("60 % of the face hidden", " % of the frames", 0),
+    "yaw": Condition("head turned", "°", 0),
+    "blur": Condition("blur", " px", 0),
+    "dark": Condition("brightness", " %", 100),
+}
+CLEAN = "clean"  # the subset of the videos as they are
+ALL_VIDEOS = "all videos"
+
+
+def severity_of(subset: str) -> tuple[str, float | None]:
+    """The condition that the name of a subset tells, and its severity if it tells that too.
+
+    >>> severity_of("hidden_15"), severity_of("low_intensity")
+    (('hidden', 15.0), ('low_intensity', None))
+    """
+    graded = re.fullmatch(r"(.+)_(\d{1,9})", subset)
+    return (graded[1], float(graded[2])) if graded else (subset, None)
+
+
+def condition_of(name: str) -> Condition:
+    """A condition by the name that subsets have of it; any other is called by its name."""
+    return CONDITIONS.get(name, Condition(name, "", 0))
+
+
+# (name, its cells, settings). Quality is measured by the statistics of the training frames, so the
+# remedy is compared with the same scaling without it.
+Remedy = tuple[str, tuple[str, str], dict[str, dict[str, Any]]]
+_STANDARDISE = {"input": {"scale": "standardise"}}
+BASE: Remedy = ("", ("base", "base"), {})
+SCALED: Remedy = (" scaled", ("standardise", "0"), _STANDARDISE | {"label": {"quality": 0.0}})
+QUALITY: Remedy = (" quality", ("standardise", "1"), _STANDARDISE | {"label": {"quality": 1.0}})
+
+
+def robustness(subsets: Collection[str]) -> Table:
+    """Table ``robustness`` of these subsets: each compared with the clean videos, or with all."""
+    easy = CLEAN if CLEAN in subsets else ""
+    rows = []
+    for subset in sorted({easy, *subsets}, key=_hardness):
+        for remedy in (BASE, SCALED, QUALITY):
+            against = _remedied(subset, SCALED) if remedy is QUALITY else _remedied(easy, remedy)
+            rows.append(replace(_remedied(subset, remedy), against=against))
+    return Table(
+        "robustness",
+        "Videos that are harder to see, and frame quality as a prior (not in the paper)",
+        ("condition", "severity", "input scale", "frame quality"),
+        tuple(rows),
+        differences=("UAR", "WAR"),
+        rankings=("logit", "attention"),
+        dataset="faces-robust",
+    )
+
+
+def _remedied(subset: str, remedy: Remedy) -> TableRow:
+    name, cells, settings = remedy
+    described = (*_described(subset), *cells)
+    return TableRow((subset or ALL_VIDEOS) + name, described, settings, subset=subset)
+
+
+def _described(subset: str) -> tuple[str, str]:
+    """Condition and severity as shown."""
+    name, severity = severity_of(subset)
+    if severity is None:
+        return name or ALL_VIDEOS, "–"
+    condition = condition_of(name)
+    return condition.text, f"{severity:g}{condition.unit}"
+
+
+def _hardness(subset: str) -> tuple[int, str, float]:
+    """Sorts subsets: all or clean videos, known conditions and then others, from mild to severe."""
+    name, severity = severity_of(subset)
+    known = ["", CLEAN, *CONDITIONS]
+    place = known.index(name) if name in known else len(known)
+    return place, name, abs((severity or 0) - condition_of(name).clean)
+
+
+ROBUSTNESS = robustness(
+    [
+        CLEAN,
+        *(f"hidden_{percent}" for percent in (15, 30, 45, 60)),
+        *(f"passing_{percent}" for percent in (25, 50, 75)),
+        *(f"yaw_{degrees}" for degrees in (15, 30, 45, 60)),
+        *(f"blur_{px}" for px in (1, 2, 4)),
+        *(f"dark_{percent}" for percent in (50, 25, 10)),
+    ]
+)
+
+POPULATIONS = {
+    "skin": ("light", "dark"),
+    "age": ("young", "old"),
+    "glasses": ("no_glasses", "glasses"),
+}
+
+
+def _crossed(attribute: str, trained: str, tested: str) -> TableRow:
+    name, folds = f"{trained} on {tested}", (f"{trained}-1", f"{trained}-2")
+    return TableRow(name, (attribute, trained, tested), subset=tested, folds=folds)
+
+
+POPULATION = Table(
+    "population",
+    "Trained on one population, tested on another (not in the paper)",
+    ("attribute", "trained on", "tested on"),
+    tuple(
+        replace(_crossed(attribute, trained, tested), against=_crossed(attribute, tested, tested))
+        for attribute, values in POPULATIONS.items()
+        for trained, tested in product(values, values)
+    ),
+    differences=("UAR", "WAR"),
+    dataset="faces-people",
+)
+
 ALL = (TABLE3, TABLE4, TABLE5, TABLE6, VIEWS, INFLUENCE, INPUT, WITHOUT, IMBALANCE, LONG, TEXT)
+ALL += (ROBUSTNESS, POPULATION)
 TABLES = {table.name: table for table in ALL}
 
 
@@ -300,6 +448,25 @@ def find_tables(names: Sequence[str]) -> list[Table]:
         if name not in TABLES:
             raise RefusedError(f"no table {name}; available: {', '.join(TABLES)}")
     return [TABLES[name] for name in names]
+
+
+def fit(table: Table, store: Store) -> Table:
+    """The table with what the store has: ``robustness`` has a row for each of its subsets.
+
+    Raises RefusedError if the store lacks a subset or a fold that a row names.
+    """
+    if table is ROBUSTNESS and store.subsets:
+        table = robustness(store.subsets)
+    folds = [name for name, _, _ in store.folds]
+    for row in table.rows:
+        lacking = [f"subset {row.subset}"] if row.subset not in ("", *store.subsets) else []
+        lacking += [f"fold {name}" for name in row.folds if name not in folds]
+        if lacking:
+            raise RefusedError(
+                f"{store.path} has no {lacking[0]}, which table {table.name} needs; make a store "
+                f"that has it with: tgdfer extract --dataset {table.dataset}"
+            )
+    return table
 
 
 def vary(settings: Sequence[str]) -> Table:

@@ -21,13 +21,15 @@ def check_reports(out: Path, *names: str) -> None:
             raise RefusedError(f"--out {out}: {name} is a folder there; choose another --out")
 
 
-def write_reports(contents: Mapping[str, str], out: Path) -> list[Path]:
-    """Write each named text to ``out``; returns the paths.
+def write_reports(contents: Mapping[str, str | bytes], out: Path) -> list[Path]:
+    """Write each named text or picture to ``out``; returns the paths.
 
     Several processes may do so at once. What a killed one left in ``out/.tmp`` is removed.
     """
     scratch = out / ".tmp"
-    files = {out / name: text.encode() for name, text in contents.items()}
+    files = {
+        out / name: own.encode() if isinstance(own, str) else own for name, own in contents.items()
+    }
     for attempt in range(_NEIGHBOURS):
         make_directories(scratch)
         try:

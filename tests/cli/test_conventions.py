@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import typer.main
 
-from cache.plan import PlanFold
 from cli.main import app
 from support.commands import python, tgdfer
 from support.stores import random_store
@@ -33,7 +32,8 @@ WRONG = {
     "train --store s.zarr --profile t.json --workers 2": "--workers: not used with --profile",
     "train --no-cached --precision fp61": "did you mean fp16?",
     "ablate table33": "table table33: expected table3, table4, table5, table6, views, "
-    "influence, input, without, imbalance, long or text; did you mean table3?",
+    "influence, input, without, imbalance, long, text, robustness or population; did you mean "
+    "table3?",
     "ablate --store s.zarr": "such as table3",
     "ablate --vary label.top_k=3 --store s.zarr": "expected KEY=[VALUE, VALUE, ...]",
     "compare --store none.zarr": "no store at none.zarr",
@@ -126,8 +126,7 @@ def test_wrong_arguments_are_refused_before_torch_is_loaded(tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     random_store(tmp_path / "s.zarr", videos=14)
     random_store(tmp_path / "foldless.zarr", videos=14, folds=0)
-    parts = {"train": tuple(range(7, 14)), "test": tuple(range(7))}
-    twice = tuple(PlanFold(name=name, **parts) for name in ("light-1", "dark-1"))
+    twice = dict.fromkeys(("light-1", "dark-1"), (range(7, 14), range(7)))
     random_store(tmp_path / "twice.zarr", videos=14, folds=twice)
     random_store(tmp_path / "missing.zarr", videos=14, missing=(3,))
     words = json.dumps([wrong.split() for wrong in WRONG])

@@ -21,6 +21,7 @@ def write_record(
     predicted: np.ndarray,
     diverged: bool = False,
     frame_logits_NTK: np.ndarray | None = None,
+    attention_NTK: np.ndarray | None = None,
 ) -> Path:
     """The record of a run that predicts these classes for the test videos of its fold."""
     store = records.store
@@ -31,7 +32,8 @@ def write_record(
     frames_NTK = np.repeat(logits_NK[:, None], store.frames, axis=1)
     if frame_logits_NTK is not None:
         frames_NTK = frame_logits_NTK.astype(np.float32)
-    said = Predictions(logits_NK, frames_NTK, np.full_like(frames_NTK, np.nan))
+    attention = np.full_like(frames_NTK, np.nan) if attention_NTK is None else attention_NTK
+    said = Predictions(logits_NK, frames_NTK, attention.astype(np.float32))
     selected = SelectedEpoch(said, {"weight": torch.zeros(3)})
     scores = {f"{run.method.selection.tested_on}_{metric}": 0.5 for metric in ("uar", "war")}
     outcome = Outcome(

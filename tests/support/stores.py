@@ -1,6 +1,6 @@
 """Small real text towers and finished stores that several tests need."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,31 +36,41 @@ def write_store(
     features_NVTD: np.ndarray,
     labels: np.ndarray,
     classes: tuple[str, ...] = CLASSES,
-    folds: int | tuple[PlanFold, ...] = 5,
+    folds: int | Mapping[str, tuple[Sequence[int], Sequence[int]]] = 5,
     missing: tuple[int, ...] = (),
     subjects: Sequence[str | None] | None = None,
     truth_NT: np.ndarray | None = None,
     sources: tuple[str, ...] | None = None,
+    subsets: Mapping[str, Sequence[int]] | None = None,
+    name: str = "test",
 ) -> LocalStore:
     """A finished store with the given features; video n is tested in fold n % folds + 1.
 
-    Instead of their number, ``folds`` can be the folds themselves.
-    ``truth_NT`` holds the true label of every frame, ``sources`` the sha256 of every video's bytes.
+    ``folds`` may also be (training rows, test rows) by name. ``truth_NT`` holds the true label of
+    every frame, ``sources`` the sha256 of every video's bytes.
     """
     videos, views, frames, dim = features_NVTD.shape
     config = text_config(dim)
     weights = text_weights(config)
     rows = range(videos)
     if isinstance(folds, int):
-        folds = tuple(_fold(number, folds, videos) for number in range(folds))
+        count = folds
+        folds = {
+            str(k + 1): ([n for n in rows if n % count != k], [n for n in rows if n % count == k])
+            for k in range(count)
+        }
+    plan_folds = tuple(
+        PlanFold(name=fold, train=tuple(train), test=tuple(test))
+        for fold, (train, test) in folds.items()
+    )
     table = VideoTable(
-        name="test",
+        name=name,
         ids=tuple(f"{n:05d}" for n in rows),
         labels=tuple(int(label) for label in labels),
         classes=classes,
         subjects=tuple(subjects or (None,) * videos),
-        folds=folds,
-        subsets={},
+        folds=plan_folds,
+        subsets={name: tuple(own) for name, own in (subsets or {}).items()},
         truth_sha256=None if truth_NT is None else sha256(_truth(truth_NT)),
     )
     encoder = EncoderIdentity(
@@ -110,12 +120,6 @@ def write_store(
             writer.commit(unit, block, index, records)
     writer.finalise()
     return open_local(path)
-
-
-def _fold(number: int, folds: int, videos: int) -> PlanFold:
-    test = range(number, videos, folds)
-    train = tuple(n for n in range(videos) if n not in test)
-    return PlanFold(name=str(number + 1), train=train, test=tuple(test))
 
 
 def _truth(truth_NT: np.ndarray) -> bytes:
