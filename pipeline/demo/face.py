@@ -150,7 +150,9 @@ def face_mask(
         _draw_occluder(drawing, scene.occluder, person)
     for number, shape in enumerate(drawing.shapes):
         shape.colour = (0, 0, 0) if number else (255, 255, 255)  # the outline comes first
-    mask_HW: NDArray[np.float32] = np.asarray(drawing.paint(), np.float32)[:, :, 0] / 255
+    mask_HW: NDArray[np.float32] = np.asarray(drawing.paint(), np.float32)[:, :, 0] / np.float32(
+        255
+    )
     return mask_HW
 
 

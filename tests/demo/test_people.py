@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cache.errors import RefusedError
+from pipeline.demo.face import Person
 from pipeline.demo.faces import (
     FacesSpec,
     ensure_faces,
@@ -34,7 +35,7 @@ def test_people_look_as_their_subsets_say() -> None:
 
 
 def test_a_person_is_the_same_in_all_videos_and_differs_from_everybody_else() -> None:
-    seen = {}
+    seen: dict[int, Person] = {}
     for video in PLAN[:200]:
         person = write_script(SPEC, video).person
         assert seen.setdefault(video.subject, person) == person
@@ -45,7 +46,7 @@ def test_a_person_is_the_same_in_all_videos_and_differs_from_everybody_else() ->
 def test_cells_have_equally_many_people_and_every_class_its_share(videos: int) -> None:
     plan = plan_videos(FacesSpec(videos=videos, setting="people"))
     cells = {(video.subject, video.subsets, video.fold) for video in plan}
-    people = Counter(group for _, *group in cells for group in [tuple(group)])
+    people = Counter((values, half) for _, values, half in cells)
     assert set(people) == set(GROUPS)
     assert len(set(people.values())) == 1
     assert len({subject for subject, _, _ in cells}) == len(cells)

@@ -113,7 +113,9 @@ def test_the_only_frame_is_not_left_out(tmp_path: Path) -> None:
     store = random_store(tmp_path / "s.zarr", videos=40, frames=6)
     (first, _) = trained(store, tmp_path / "runs", "input.frames=1")
     with pytest.raises(RefusedError, match=r"nothing is left of a video.* use 2 frames or more"):
-        load_run(first.folder, store).leave_one_out(store.load_features([0])[:, 0], np.zeros(40))
+        load_run(first.folder, store).leave_one_out(
+            store.load_features([0])[:, 0], np.zeros(40, np.int64)
+        )
 
 
 def test_without_truth_nothing_is_measured(tmp_path: Path) -> None:

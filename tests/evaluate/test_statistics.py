@@ -116,12 +116,11 @@ def test_a_difference_between_samples_resamples_people_of_both_together() -> Non
 def test_a_difference_between_samples_is_paired_if_they_are_of_the_same_videos() -> None:
     generator = np.random.default_rng(0)
     labels, people = generator.integers(0, 3, 60), [n % 9 for n in range(60)]
-    guesses = [generator.integers(0, 3, 60) for _ in range(2)]
+    first, second = (generator.integers(0, 3, 60) for _ in range(2))
     order = generator.permutation(60)
-    shuffled = Sample(labels[order], guesses[1][order], [people[n] for n in order])
-    assert bootstrap_between(
-        Sample(labels, guesses[0], people), shuffled, 3
-    ) == bootstrap_difference(labels, *guesses, 3, people)
+    shuffled = Sample(labels[order], second[order], [people[n] for n in order])
+    between = bootstrap_between(Sample(labels, first, people), shuffled, 3)
+    assert between == bootstrap_difference(labels, first, second, 3, people)
 
 
 def test_resamples_without_a_video_of_one_sample_do_not_count() -> None:
