@@ -17,7 +17,7 @@ from pipeline.report.tables import POPULATION, ROBUSTNESS, Table, find_tables, f
 from pipeline.train.records import Records
 from support.commands import tgdfer
 from support.records import write_record
-from support.stores import CLASSES, random_store, write_store
+from support.stores import random_store, write_store
 
 VERSIONS = ("clean", "hidden_30", "hidden_60", "dark_25")
 BASES = 24  # videos, each in all versions; two of every person
@@ -306,16 +306,16 @@ def test_known_conditions_come_first_from_mild_to_severe() -> None:
     assert len(ROBUSTNESS.rows) == 3 * (1 + 4 + 3 + 4 + 3 + 3)
 
 
-def test_the_command_trains_scores_and_draws(tmp_path: Path) -> None:
-    subsets = {"clean": range(0, 14), "hidden_30": range(14, 28)}
-    random_store(
-        tmp_path / "s.zarr", 28, frames=FRAMES, classes=CLASSES[:3], folds=2, subsets=subsets
-    )
-    quick = ["--set", "optimiser.epochs=1", "--set", "temporal.fine_depth=0", "--device", "cpu"]
-    done = tgdfer("ablate", "robustness", "--store", "s.zarr", *quick, cwd=tmp_path)
+def test_the_command_writes_tables_and_curves_and_refuses_another_store(tmp_path: Path) -> None:
+    subsets = {"clean": range(14), "hidden_30": range(14, 28)}
+    store = random_store(tmp_path / "s.zarr", 28, frames=FRAMES, folds=2, subsets=subsets)
+    write_runs(fit(ROBUSTNESS, store), store, tmp_path / "runs", load_method())
+    options = ["--store", "s.zarr", "--device", "cpu"]
+    done = tgdfer("ablate", "robustness", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "6 runs trained" in done.stdout
+    assert "| hidden_30 quality | face hidden | 30 % of the face | standardise | 1 |" in done.stdout
+    assert "0 runs trained, 6 already finished" in done.stdout
     names = {"ablation.md", "ablation.csv", "ablation.tex", *CURVES}
     assert {path.name for path in (tmp_path / "reports").iterdir()} == names
-    refused = tgdfer("ablate", "population", "--store", "s.zarr", cwd=tmp_path)
+    refused = tgdfer("ablate", "population", *options, cwd=tmp_path)
     assert (refused.returncode, "extract --dataset faces-people" in refused.stderr) == (2, True)
