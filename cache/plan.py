@@ -6,18 +6,26 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256
 from cache.identity import Count, FrozenModel, Identity, Size, refused
 from cache.remote import RemotePath, StorePath, inside
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # the newest; a plan has the lowest that describes it
+WITHOUT_TEXTS = 2
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB per chunk
 CHUNK_BYTES_MAX = 1 << 31
 
@@ -57,6 +65,15 @@ class VideoTable(FrozenModel):
     folds: tuple[PlanFold, ...]
     subsets: dict[str, tuple[Count, ...]]
     truth_sha256: str | None = None
+    # A name and a sentence per class, if they are the data set's own.
+    texts: tuple[tuple[str, str], ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_absent_texts(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        if fields.get("texts") is None:  # so that plans without them stay as they were
+            fields.pop("texts", None)
+        return fields
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -71,6 +88,8 @@ class VideoTable(FrozenModel):
         _refuse_repeated("fold", [fold.name for fold in self.folds])
         for name, rows in self.subsets.items():
             _refuse_repeated("row", rows, f" in subset {name}")
+        if self.texts is not None and len(self.texts) != len(self.classes):
+            raise ValueError(f"{len(self.texts)} texts of {len(self.classes)} classes")
         if max(self.labels) >= len(self.classes):
             raise ValueError(f"label {max(self.labels)}, but there are {len(self.classes)} classes")
         parts = [rows for fold in self.folds for rows in (fold.train, fold.test)]
@@ -109,7 +128,7 @@ class Unit:
 class Plan(FrozenModel):
     """The immutable part of a store, kept as ``plan.json``; only ``views`` may grow."""
 
-    schema_version: Size = SCHEMA_VERSION
+    schema_version: Size = WITHOUT_TEXTS
     identity: Identity
     videos: VideoTable
     views: Size
@@ -120,6 +139,8 @@ class Plan(FrozenModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         identity = self.identity
+        if self.videos.texts is not None and self.schema_version < SCHEMA_VERSION:
+            raise ValueError(f"class texts in a plan of schema version {self.schema_version}")
         for name, found in (("frames", identity.frames), ("dim", identity.encoder.dim)):
             if found != getattr(self, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, the identity says {found}")

@@ -95,6 +95,11 @@ class Store:
         return self.plan.videos.classes
 
     @property
+    def texts(self) -> tuple[tuple[str, str], ...] | None:
+        """A name and a sentence per class, if they are the data set's own."""
+        return self.plan.videos.texts
+
+    @property
     def subjects(self) -> tuple[str | None, ...]:
         """Who is seen in each video, if the data set says so."""
         return self.plan.videos.subjects

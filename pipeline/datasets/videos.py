@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from cache.errors import RefusedError
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".avi", ".mpg", ".mpeg", ".mkv", ".mov", ".webm", ".gif", ".flv"}
+    {
+        *(".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".avi", ".mkv", ".webm", ".flv", ".gif"),
+        *(".mpg", ".mpeg", ".vob", ".m1v", ".m2v", ".ts", ".mts", ".wmv", ".asf", ".ogv"),
+    }
 )
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 
@@ -21,6 +24,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp"})
 class Video:
     """One labelled sample: a video file, or a folder of frames.
 
+    ``votes`` has what annotators said, one number per class, if the data set keeps it.
     ``frame_labels`` and ``frame_intensities`` (one entry per source frame) exist only if the data
     set has ground truth for every frame; -1 marks a frame that shows none of the classes.
     """
@@ -31,6 +35,7 @@ class Video:
     subject: str | None = None
     frame_labels: NDArray[np.int8] | None = field(default=None, compare=False)
     frame_intensities: NDArray[np.float32] | None = field(default=None, compare=False)
+    votes: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class VideoList:
     subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     # Which of several copies of the pixels was used, such as "Clip/clip_224x224".
     source: str = ""
+    # A name and a sentence per class, if they are not those of texts.toml.
+    texts: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
         _check_ids([video.id for video in self.videos], self.name)

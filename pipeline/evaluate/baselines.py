@@ -28,7 +28,7 @@ class PredictedLabels:
 def zero_shot(store: Store, kind: Literal["class", "descriptors"]) -> PredictedLabels:
     """The class text with the highest mean cosine over frames; nothing is trained."""
     tower = load_text_tower(store.text_weights, store.text_config)
-    texts_KD = tower.encode_texts(class_texts(store.classes).of(kind))
+    texts_KD = tower.encode_texts(class_texts(store.classes, store.texts).of(kind))
     rows = _all_test_rows(store)
     features_NTD = torch.from_numpy(store.load_features([0])[rows, 0]).float()
     scores_NK = cosine(features_NTD, texts_KD).mean(dim=1)

@@ -11,7 +11,16 @@ import numpy as np
 from cache.errors import RefusedError
 from cache.files import sha256
 from cache.identity import Identity, refused
-from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoTable, encode_truth, read_plan
+from cache.plan import (
+    SCHEMA_VERSION,
+    TRUTH_DTYPE,
+    WITHOUT_TEXTS,
+    Plan,
+    PlanFold,
+    VideoTable,
+    encode_truth,
+    read_plan,
+)
 from cache.writer import check_same
 from pipeline.config import FRAMES_MAX, VIEWS_MAX
 from pipeline.datasets.videos import Video, VideoList
@@ -122,6 +131,7 @@ def _plan(
         device=None if settings.device == "auto" else settings.device.partition(":")[0],
     )
     return Plan(
+        schema_version=WITHOUT_TEXTS if table.texts is None else SCHEMA_VERSION,
         identity=identity,
         videos=table,
         views=settings.views,
@@ -170,6 +180,7 @@ def _table(video_list: VideoList, truth: bytes | None) -> VideoTable:
         ),
         subsets={name: rows(ids) for name, ids in sorted(video_list.subsets.items())},
         truth_sha256=None if truth is None else sha256(truth),
+        texts=video_list.texts,
     )
 
 

@@ -88,7 +88,7 @@ def check_runs(
 
 def check_shapes(runs: Sequence[Run], store: Store) -> None:
     """Refuse unknown folds, classes without a text, and settings that the features do not fit."""
-    class_texts(store.classes)
+    class_texts(store.classes, store.texts)
     folds = [name for name, _, _ in store.folds]
     if not folds:
         raise RefusedError(
@@ -121,7 +121,7 @@ def _check_prompts(runs: Sequence[Run], store: Store) -> None:
         fine = (prompts.fine_text, prompts.fine_learnable, int(visual == "prepend"))
         coarse = (prompts.coarse_text, prompts.coarse_learnable, 0)
         for kind, learnable, more in (fine, coarse):
-            texts = class_texts(store.classes).of(kind)
+            texts = class_texts(store.classes, store.texts).of(kind)
             room = tower.context_length - more - max(len(tower.tokenize(text)) for text in texts)
             if learnable and prompts.context_length > room:
                 raise RefusedError(

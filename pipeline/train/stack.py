@@ -319,7 +319,7 @@ def build_model(data: TrainingData, runs: Sequence[Run]) -> TGDFER:
     return TGDFER(
         [torch.Generator().manual_seed(run.seed) for run in runs],
         data.tower,
-        class_texts(data.store.classes),
+        class_texts(data.store.classes, data.store.texts),
         data.store.frames,
         [run.method for run in runs],
     ).to(data.device)

@@ -106,7 +106,7 @@ def load_run(
     model = TGDFER(
         [torch.Generator().manual_seed(run.seed)],
         load_text_tower(store.text_weights, store.text_config),
-        class_texts(store.classes),
+        class_texts(store.classes, store.texts),
         store.frames,
         [run.method],
     ).to(device)

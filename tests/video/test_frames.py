@@ -13,10 +13,12 @@ from av.stream import Disposition
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.datasets.videos import VIDEO_SUFFIXES
 from pipeline.video.frames import Found, list_images, read_frames
 from pipeline.video.images import BadVideoError
 from pipeline.video.sampling import at_moments, middle_of_segments, uniform_in_segments
 from support.sources import pictures, write_folder, write_video
+from support.trees import add_video
 
 MIDDLES = {
     1: [0] * 16,
@@ -27,6 +29,14 @@ MIDDLES = {
     31: [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30],
     100: [3, 9, 15, 21, 28, 34, 40, 46, 53, 59, 65, 71, 78, 84, 90, 96],
 }
+
+
+@pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES - {".ogv"}))  # no encoder makes one here
+def test_every_suffix_that_lists_accept_is_decoded(tmp_path: Path, suffix: str) -> None:
+    add_video(tmp_path / f"a{suffix}")
+    assert (
+        read_frames(tmp_path / f"a{suffix}", lambda count: [], lambda index, rgb: None).frames == 4
+    )
 
 
 @pytest.mark.parametrize("length", MIDDLES)

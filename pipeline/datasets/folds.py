@@ -1,0 +1,60 @@
+"""Folds for data sets that have none: stratified by class, disjoint by subject."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from cache.errors import RefusedError
+from pipeline.datasets.videos import Fold, natural_key
+
+
+def folds_of_subjects(
+    subjects: Mapping[str, str], fold_of: Callable[[int], int]
+) -> tuple[Fold, ...]:
+    """Folds from 1; ``fold_of`` says in which one the n-th subject, from 0, is tested."""
+    ordered = sorted({*subjects.values()}, key=natural_key)
+    tested = {subject: fold_of(n) for n, subject in enumerate(ordered)}
+    return folds_of_tests({video_id: tested[person] for video_id, person in subjects.items()})
+
+
+def folds_of_tests(tested: Mapping[str, int | str]) -> tuple[Fold, ...]:
+    """From each video's test fold, the folds, which train on all other videos."""
+    names = sorted({*tested.values()}, key=lambda name: natural_key(str(name)))
+    return tuple(
+        Fold(
+            str(name),
+            tuple(video_id for video_id, fold in tested.items() if fold != name),
+            tuple(video_id for video_id, fold in tested.items() if fold == name),
+        )
+        for name in names
+        if len(names) > 1
+    )
+
+
+def draw_folds(
+    labels: Mapping[str, int], subjects: Mapping[str, str], folds: int, seed: int = 0
+) -> tuple[Fold, ...]:
+    """Random folds in which classes have about the same shares, and no subject is in two.
+
+    A video of an unknown subject counts as a subject of its own. Raises RefusedError if there are
+    fewer subjects, or videos of a class, than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    people = [subjects.get(video_id, f"video {video_id}") for video_id in labels]
+    rarest, count = min(Counter(labels.values()).items(), key=lambda item: item[1])
+    if len({*people}) < folds or count < folds:
+        raise RefusedError(
+            f"--folds {folds}: there are {len({*people})} subjects, and {count} videos of class "
+            f"{rarest}; both must be at least as many as the folds"
+        )
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    tested: dict[str, int] = {}
+    ids, y = list(labels), np.array(list(labels.values()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number, (_, test) in enumerate(splitter.split(np.zeros(len(y)), y, people), 1):
+            tested |= {ids[row]: number for row in test}
+    return folds_of_tests({video_id: tested[video_id] for video_id in ids})

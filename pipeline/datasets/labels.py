@@ -1,0 +1,136 @@
+"""Labels as lists write them -> class indices: where they count from, and in which order.
+
+Public copies of one list count from 0 or from 1, and number the classes in several orders; nothing
+is shifted or swapped unless the list itself proves how it counts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from cache.errors import RefusedError
+from pipeline.datasets.known import Known, class_of_word
+from pipeline.datasets.rows import Row
+
+# Of the videos that would have to be in other classes: above, an order is not the published one.
+SHARE_MAX = 0.1
+TELLING_VIDEOS = 300  # fewer say nothing about the order of their classes
+
+
+def read_words(rows: Mapping[str, Row], classes: Sequence[str]) -> dict[str, int]:
+    """Labels that are words, from 0; refuses a word that names none of the classes."""
+    labels = {}
+    for video_id, row in rows.items():
+        name = class_of_word(row.label)
+        if name not in classes:
+            raise RefusedError(
+                f"{row.where}: label {row.label!r}; expected one of {', '.join(classes)}"
+            )
+        labels[video_id] = classes.index(name)
+    return labels
+
+
+def read_numbers(rows: Mapping[str, Row], base: int, lists: Path, known: Known) -> dict[str, int]:
+    """Labels that are numbers from ``base``, in the order of classes that their counts prove.
+
+    Raises RefusedError, with both tables, if they are in an order that no published one explains.
+    """
+    numbers = {video_id: int(row.label) - base for video_id, row in rows.items()}
+    order = find_order(Counter(numbers.values()), lists, known)
+    return {video_id: order[number] for video_id, number in numbers.items()}
+
+
+def label_base(rows: Sequence[Row], lists: Path, classes: int) -> int:
+    """1 for lists that count from 1, 0 for those from 0; both ends must occur to tell."""
+    low = min(rows, key=lambda row: int(row.label))
+    high = max(rows, key=lambda row: int(row.label))
+    first, end = int(low.label), int(high.label)
+    last = classes - 1
+    if (first, end) == (0, last):
+        return 0
+    if (first, end) == (1, last + 1):
+        return 1
+    raise RefusedError(
+        f"{lists}: labels run from {first} ({low.where}) to {end} ({high.where}); "
+        f"expected 1 to {last + 1} (official) or 0 to {last}, to be certain which class is which"
+    )
+
+
+def find_order(counts: Mapping[int, int], lists: Path, known: Known) -> tuple[int, ...]:
+    """For each number from 0, the index of its class in ``known.classes``.
+
+    ``counts`` are videos per number. Lists of a few hundred videos cannot tell; of a data set with
+    several known orders they are refused.
+    """
+    orders = (known.classes, *known.orders)
+    found = [counts.get(k, 0) for k in range(len(known.classes))]
+    if sum(found) < TELLING_VIDEOS or not known.counts:
+        if len(orders) == 1:
+            return tuple(range(len(known.classes)))
+        raise RefusedError(
+            f"{lists}: the labels are numbers, and public lists of {known.title} number its "
+            f"classes in {len(orders)} orders; {sum(found)} videos are too few to tell which one "
+            "this is: use lists with the names of the classes"
+        )
+    moved = {order: _moved(found, [known.counts[name] for name in order]) for order in orders}
+    best = min(orders, key=lambda order: moved[order])
+    published = [known.counts[name] for name in best]
+    least = _moved(sorted(found), sorted(published))
+    exact = sorted(found) == sorted(published)
+    if (exact and moved[best] > 0) or moved[best] > least + SHARE_MAX:
+        raise RefusedError(_side_by_side(found, lists, known))
+    return tuple(known.classes.index(name) for name in best)
+
+
+def read_against_paths(
+    rows: Mapping[str, Row], classes: Sequence[str], word_of: Callable[[Row], str]
+) -> dict[str, int]:
+    """Labels of videos whose paths say the class; words must agree, numbers must stand for one.
+
+    ``word_of`` gives the word in the path of a row. Raises RefusedError with three examples if the
+    labels disagree with the paths.
+    """
+    paths = {video_id: class_of_word(word_of(row)) for video_id, row in rows.items()}
+    pairs = Counter((row.label, paths[video_id]) for video_id, row in rows.items())
+    meant: dict[str, str | None] = {}
+    for (label, name), _ in pairs.most_common():
+        meant.setdefault(label, class_of_word(label) or name)
+    wrong = [row for video_id, row in rows.items() if paths[video_id] != meant[row.label]]
+    if wrong or len({*meant.values()}) < len(meant) or not {*meant.values()} <= {*classes}:
+        shown = "; ".join(f"{row.where}: {row.path} has label {row.label}" for row in wrong[:3])
+        said = ", ".join(f"{label} for {name}" for label, name in sorted(meant.items()))
+        raise RefusedError(
+            f"{len(wrong)} labels disagree with the paths of their videos: {shown or said}; the "
+            f"labels mean {said}: repair the list"
+        )
+    return {video_id: classes.index(name) for video_id, name in paths.items() if name is not None}
+
+
+def check_votes(rows: Mapping[str, Row], labels: Mapping[str, int]) -> None:
+    """Refuse votes whose largest entry is not the label for most videos: another order."""
+    voted = {video_id: row.votes for video_id, row in rows.items() if row.votes is not None}
+    wrong = [i for i, votes in voted.items() if votes[labels[i]] < max(votes)]
+    if 2 * len(wrong) > len(voted):
+        raise RefusedError(
+            f"{rows[wrong[0]].where}: the largest vote of {len(wrong)} of {len(voted)} videos is "
+            "not for their label, so the votes are in another order than the classes"
+        )
+
+
+def _moved(found: Sequence[int], published: Sequence[int]) -> float:
+    """The share of videos that would have to change class to give the published shares."""
+    total, of_all = sum(found), sum(published)
+    return sum(abs(a / total - b / of_all) for a, b in zip(found, published, strict=True)) / 2
+
+
+def _side_by_side(found: Sequence[int], lists: Path, known: Known) -> str:
+    of = "" if known.counts_of == "all" else f" ({known.counts_of})"
+    rows = [(f"published{of}", "here", "number", "class")]
+    for k, name in enumerate(known.classes):
+        rows.append((str(known.counts[name]), str(found[k]), str(k), name))
+    table = "\n".join(f"{c:>6}  {d:<14}  {a:>12}  {b:>8}" for a, b, c, d in rows)
+    return (
+        f"{lists}: the labels number the classes in another order than {known.title}: there are "
+        f"too many or too few videos of each\n{table}\nuse the official lists, or write the names "
+        "of the classes in place of the numbers"
+    )

@@ -1,0 +1,66 @@
+"""MAFW as users have it: the five folds of single expressions, frame folders or videos.
+
+    ROOT/no_caption/set_1/{train,test}.txt     03747.mp4 anger
+    ROOT/data/faces/03747/*.png                or clips/03747.mp4
+
+Lists with captions are read too (tab-separated, often in GBK). Public lists number the classes in
+three orders, which only the counts of the classes tell apart.
+"""
+
+from itertools import chain
+from pathlib import Path
+
+from pipeline.datasets.known import known_datasets
+from pipeline.datasets.labels import check_votes, label_base, read_numbers, read_words
+from pipeline.datasets.rows import (
+    ListFormat,
+    find_lists,
+    first_rows,
+    make_folds,
+    number_of,
+    read_rows,
+)
+from pipeline.datasets.survey import Survey
+from pipeline.datasets.tree import Layout, find_videos, scan
+
+LAYOUT = Layout(
+    video=lambda parts: number_of(parts[-1]) is not None,
+    id_of=lambda parts: number_of(parts[-1]),
+    prefer=("faces", "clips_faces", "frames", "clips"),
+    unpack="data/faces or clips",
+)
+
+
+def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto") -> Survey:
+    """Read the folds under ``root`` or ``annotation``, and find their videos."""
+    known = known_datasets()["mafw"]
+    tree = scan(root, LAYOUT.video, "no_caption and data/faces")
+    lists = find_lists(
+        tree, annotation, "mafw", ("no_caption",), "set_1/train.txt and similar files"
+    )
+    form = ListFormat(
+        number_of,
+        r"[A-Za-z_]+|[0-9]{1,9}",
+        len(known.classes),
+        "'03747.mp4 anger' or 'path/to/03747 frames label'",
+        ("utf-8", "gb18030"),
+    )
+    rows = {key: read_rows(path, form) for key, path in lists.files.items()}
+    first = first_rows(rows)
+    every = list(chain.from_iterable(rows.values()))
+    if all(row.label.isdigit() for row in every):
+        base = label_base(every, lists.folder, len(known.classes))
+        labels = read_numbers(first, base, lists.folder, known)
+    else:
+        labels = read_words(first, known.classes)
+    check_votes(first, labels)
+    return Survey(
+        name="mafw",
+        root=root,
+        classes=known.classes,
+        labels=labels,
+        folds=make_folds(rows),
+        found=find_videos(tree, LAYOUT, source, labels),
+        lists=lists.folder,
+        votes={video_id: row.votes for video_id, row in first.items() if row.votes},
+    )

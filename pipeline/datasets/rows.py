@@ -1,0 +1,296 @@
+"""Lists as users have them -> which file is the list of which fold and part, and its rows.
+
+Rows are parsed from the right, since paths may contain spaces and drives of other machines.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import RefusedError
+from cache.outside import MIB, read_outside, read_text
+from pipeline.datasets.tree import Tree, refuse_outside
+from pipeline.datasets.videos import Fold
+
+LIST_BYTES_MAX = 16 * MIB  # DFEW's lists have 0.2 MiB, FERV39k's 1 MiB
+SHOWN_LETTERS = 80  # of a line that is quoted in a message
+LINE_MAX = 4096  # characters of a row, as many as a path may have
+PARTS = ("train", "test")
+# How public repositories spell the data sets in the names of lists.
+NAMES = ("dfew", "ferv39k", "mafw", "mfaw", "afew", "caer", "crema", "ravdess", "enterface")
+
+Key = tuple[int, str]  # the number of a fold, and "train" or "test"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a list; ``where`` is its file and line."""
+
+    id: str
+    label: str  # as written
+    where: str
+    votes: tuple[float, ...] | None = None
+    path: str = ""  # as written
+
+
+@dataclass(frozen=True)
+class ListFormat:
+    """How a data set's lists name videos and labels.
+
+    ``id_of`` gets a path as written and gives the video's id, or None if it is none; ``label`` is
+    the pattern of a label. Rows may end in one vote per class.
+    """
+
+    id_of: Callable[[str], str | None]
+    label: str
+    classes: int
+    expected: str
+    encodings: tuple[str, ...] = ("utf-8",)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The lists of a data set, and the folder that they are in."""
+
+    folder: Path
+    files: Mapping[Key, Path]
+
+
+def find_lists(
+    tree: Tree, annotation: Path | None, name: str, prefer: Sequence[str], wanted: str
+) -> Lists:
+    """The lists of the data set ``name`` by fold and part, below ``annotation`` or in the tree.
+
+    Lists in a folder called as in ``prefer`` come first. ``wanted`` says in an error what to look
+    for. Raises RefusedError if there is none, or if several are of one fold and part.
+    """
+    tree.refuse_links(prefer)
+    root = annotation or tree.root
+    if annotation is not None and not annotation.is_dir():
+        raise RefusedError(f"{annotation}: no such folder; --annotation is the folder of the lists")
+    paths = sorted(_files_below(annotation) if annotation is not None else tree.lists)
+    ranked: dict[int, list[Path]] = {}
+    for path in paths:
+        parts = path.relative_to(root).parts
+        if _key(parts) is not None and not _is_of_another(parts, name):
+            ranked.setdefault(_rank(parts, prefer), []).append(path)
+    for _, files in sorted(ranked.items()):
+        found = _by_key(files, root, name)
+        for path in found.values():
+            refuse_outside(root, path)
+        folder = _folder(root, found.values())
+        _refuse_unpaired(folder, found)
+        return Lists(folder, found)
+    tree.refuse_links()
+    sheets = [path.name for path in paths if path.suffix == ".xlsx"]
+    more = f"; {sheets[0]} has no split in it" if sheets else ""
+    raise RefusedError(
+        f"{root}: no annotation; looked in it and its folders for {wanted}{more}; put them there, "
+        "or name their folder with --annotation"
+    )
+
+
+def read_rows(path: Path, form: ListFormat) -> list[Row]:
+    """The rows of one list; a first line without a number is a header.
+
+    Raises RefusedError, with the line, for a row that is none and for a video listed twice.
+    """
+    rows: list[Row] = []
+    lines: dict[str, int] = {}
+    text = _decode(path, form)
+    # splitlines handles CRLF and a missing final newline.
+    numbered = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    for number, line in numbered:
+        row = parse_row(line, form, f"{path}:{number}")
+        if row is None:
+            if number == numbered[0][0] and not re.search(r"\d", line) and len(line) < LINE_MAX:
+                continue
+            raise RefusedError(
+                f"{path}:{number}: {line[:SHOWN_LETTERS]!r} is not a row; expected {form.expected}"
+            )
+        if row.id in lines:
+            raise RefusedError(
+                f"{path}:{number}: video {row.id} is listed twice, first in line {lines[row.id]}"
+            )
+        lines[row.id] = number
+        rows.append(row)
+    if not rows:
+        raise RefusedError(f"{path}: the list has no videos")
+    return rows
+
+
+def parse_row(line: str, form: ListFormat, where: str) -> Row | None:
+    """``2522,6``, ``02522 5``, ``D:/my faces/02522 66 5``, or one of these and votes; else None."""
+    if len(line) > LINE_MAX:
+        return None
+    if line.count('"') % 2:
+        raise RefusedError(f"{where}: a quote is not closed in {line[:SHOWN_LETTERS]!r}")
+    for cells in _splits(line):
+        votes = _votes(cells, form)
+        path, label = _path_and_label(cells[: len(cells) - len(votes or ())], line)
+        video_id = form.id_of(path) if re.fullmatch(form.label, label) else None
+        if video_id is not None:
+            return Row(video_id, label, where, votes, path)
+    return None
+
+
+def make_folds(rows: Mapping[Key, Sequence[Row]]) -> tuple[Fold, ...]:
+    """The folds of lists, in the order of their numbers; refuses a video on both sides of one."""
+    folds = []
+    for number in sorted({number for number, _ in rows}):
+        train = {row.id: row for row in rows[number, "train"]}
+        for row in rows[number, "test"]:
+            if row.id in train:
+                raise RefusedError(
+                    f"{row.where}: test video {row.id} is also a training video, "
+                    f"{train[row.id].where}"
+                )
+        test = tuple(row.id for row in rows[number, "test"])
+        folds.append(Fold(str(number), tuple(train), test))
+    return tuple(folds)
+
+
+def first_rows(rows: Mapping[Key, Sequence[Row]]) -> dict[str, Row]:
+    """The first row of every video, in the order of the ids; refuses labels that disagree."""
+    first: dict[str, Row] = {}
+    for row in (row for part in rows.values() for row in part):
+        known = first.setdefault(row.id, row)
+        if known.label != row.label:
+            raise RefusedError(
+                f"{row.where}: video {row.id} has label {row.label}, "
+                f"but label {known.label} in {known.where}"
+            )
+    return {video_id: first[video_id] for video_id in sorted(first)}
+
+
+def number_of(path: str) -> str | None:
+    """The five-digit id at the end of a path, ``D:/faces/2522.mp4`` -> ``02522``."""
+    stem = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    digits = re.fullmatch(r"([0-9]{1,9})(\.\w+)?", stem)
+    return None if digits is None else f"{int(digits[1]):05d}"
+
+
+def _files_below(folder: Path) -> list[Path]:
+    found = [*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*")]
+    return [path for path in found if not path.is_dir() or path.suffix]
+
+
+def _key(parts: Sequence[str]) -> Key | None:
+    """Which fold and part a list is of, from its name and those of its folders.
+
+    Without a number it is the only fold's, if its own name says which part it is.
+    """
+    *folders, name = (part.lower() for part in parts)
+    stem, _, suffix = name.rpartition(".")
+    if suffix not in ("csv", "txt") or name.startswith("."):
+        return None
+    own_part = re.search(r"train|test|val", stem)
+    part = own_part or next(
+        filter(None, (re.search(r"train|test", f) for f in folders[::-1])), None
+    )
+    numbers = (re.search(r"(?:set|split|fold)_?(\d+)", text) for text in (stem, *folders[::-1]))
+    number = next(filter(None, numbers), None)
+    if part is None or (number is None and not re.match(r"\W*(\w+_)?(train|test|val)", stem)):
+        return None
+    return int(number[1]) if number else 1, part[0]
+
+
+def _is_of_another(parts: Sequence[str], name: str) -> bool:
+    """Whether the path of a list names another data set, and not this one."""
+    text = "/".join(parts).lower().replace("-", "").replace("_", "")
+    named = {other for other in NAMES if other in text}
+    own = {other for other in NAMES if other in name.replace("-", "")}
+    return bool(named) and not named & (own | ({"mfaw"} if name == "mafw" else set()))
+
+
+def _rank(parts: Sequence[str], prefer: Sequence[str]) -> int:
+    """Small is good: the place in ``prefer``, and less deep below the root."""
+    for n, wanted in enumerate(prefer):
+        if wanted in parts[:-1]:
+            return 10 * n + min(9, parts.index(wanted))
+    return 10 * len(prefer)
+
+
+def _by_key(paths: Iterable[Path], root: Path, name: str) -> dict[Key, Path]:
+    """The only list of every fold and part; one that says the data set's name beats the others."""
+    files: dict[Key, Path] = {}
+    for path in paths:
+        key = _key(path.relative_to(root).parts)
+        assert key is not None
+        other = files.setdefault(key, path)
+        if other is not path and not (path.exists() and other.exists() and path.samefile(other)):
+            named = [p for p in (other, path) if name in str(p.relative_to(root)).lower()]
+            if len(named) != 1:
+                raise RefusedError(
+                    f"{other} and {path}: both are the {key[1]} list of set {key[0]}; "
+                    "keep one, or name its folder with --annotation"
+                )
+            files[key] = named[0]
+    # Some repositories call the test list a validation list; where there are both, it is left out.
+    checked = {(n, "test"): path for (n, part), path in files.items() if part == "val"}
+    return checked | {key: path for key, path in files.items() if key[1] != "val"}
+
+
+def _folder(root: Path, paths: Iterable[Path]) -> Path:
+    """The folder that holds all lists, perhaps in folders for the parts."""
+    folders = {path.parent for path in paths}
+    while len(folders) > 1 or (
+        next(iter(folders)) != root and re.search(r"train|test", next(iter(folders)).name)
+    ):
+        deepest = max(folders, key=lambda folder: len(folder.parts))
+        folders = (folders - {deepest}) | {deepest.parent}
+    return folders.pop()
+
+
+def _refuse_unpaired(folder: Path, files: Iterable[Key]) -> None:
+    keys = set(files)
+    for number, part in sorted(keys):
+        other = "test" if part == "train" else "train"
+        if (number, other) not in keys:
+            raise RefusedError(f"{folder}: set {number} has a {part} list but no {other} list")
+
+
+def _decode(path: Path, form: ListFormat) -> str:
+    what = "a list of videos and their labels"
+    for encoding in form.encodings[1:]:
+        data = read_outside(path, what, LIST_BYTES_MAX)
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            with_other = data.decode(encoding, "replace")
+            if "\ufffd" not in with_other and "\0" not in with_other:
+                return with_other
+    return read_text(path, what, LIST_BYTES_MAX)
+
+
+def _splits(line: str) -> Iterable[list[str]]:
+    """The cells of a line at commas, at tabs, or at spaces; the first that make a row count."""
+    if "," in line:
+        yield [cell.strip().strip('"') for cell in line.split(",")]
+    if "\t" in line:
+        yield [cell.strip() for cell in line.split("\t")][:2]  # captions may follow
+    if "," not in line:
+        yield line.split()
+
+
+def _votes(cells: Sequence[str], form: ListFormat) -> tuple[float, ...] | None:
+    """One number per class at the end of a row, if a path and a label come before them."""
+    if len(cells) < form.classes + 2:
+        return None
+    ends = cells[-form.classes :]
+    if not all(re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,20})?(e-?[0-9]{1,2})?", end) for end in ends):
+        return None
+    return tuple(map(float, ends)) if re.fullmatch(form.label, cells[-form.classes - 1]) else None
+
+
+def _path_and_label(cells: Sequence[str], line: str) -> tuple[str, str]:
+    """The path and the label of a row without votes; a frame count may come between them."""
+    if len(cells) < 2:
+        return "", ""
+    *rest, label = cells
+    if "," in line or "\t" in line:
+        return (rest[0] if len(rest) == 1 else ""), label
+    if len(rest) > 1 and re.fullmatch(r"\d+", rest[-1]):
+        rest = rest[:-1]
+    return " ".join(rest), label

@@ -1,0 +1,118 @@
+"""What the lists name and what the tree holds -> VideoList, and an exact account of every video."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import RefusedError
+from pipeline.datasets.tree import Found, some
+from pipeline.datasets.videos import Fold, Video, VideoList, cut_folds
+
+SHORT_FRAMES = 16  # a view shows as many; shorter videos repeat their last frame
+
+FrameTruth = tuple[NDArray[np.int8], NDArray[np.float32] | None]
+
+
+@dataclass(frozen=True)
+class Count:
+    """What became of the rows of one fold, part ("train" or "test") and class.
+
+    ``short`` are found folders with fewer than 16 frames; of video files it is not known.
+    """
+
+    fold: str
+    part: str
+    label: str
+    listed: int
+    found: int
+    missing: int
+    short: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Accounting:
+    """Every listed video accounted for; ``used`` is 0 throughout while anything is missing."""
+
+    source: str
+    counts: tuple[Count, ...]
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set on disk after every check except that for missing videos."""
+
+    name: str
+    root: Path
+    classes: tuple[str, ...]
+    labels: Mapping[str, int]  # id -> label from 0, in the order of the videos
+    folds: tuple[Fold, ...]
+    found: Found
+    lists: Path | None = None  # the folder or file of the lists, if there are any
+    subjects: Mapping[str, str] = field(default_factory=dict)
+    subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    frames: Mapping[str, FrameTruth] = field(default_factory=dict)
+    votes: Mapping[str, tuple[float, ...] | None] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what a user should know about how it was read
+    texts: tuple[tuple[str, str], ...] | None = None  # name and sentence per class, if its own
+
+    def missing(self, ids: Iterable[str]) -> tuple[str, ...]:
+        """Those of ``ids`` that have no frames."""
+        return tuple(video_id for video_id in ids if video_id not in self.found.places)
+
+    def video_list(self, limit: int | None = None) -> VideoList:
+        """The first ``limit`` videos, or all; raises RefusedError if any of them is missing."""
+        kept = dict(islice(self.labels.items(), limit))
+        missing = self.missing(kept)
+        if missing:
+            others = ", ".join(self.found.others)
+            raise RefusedError(
+                f"{self.root}: {len(missing)} of {len(kept)} listed videos have no frames "
+                f"in {self.found.name}: {some(missing)}; complete the copy, "
+                "or remove the ids from the lists"
+                + (f"; there is also {others}: --source takes it" if others else "")
+            )
+        videos = tuple(
+            Video(
+                video_id,
+                self.found.places[video_id].path,
+                label,
+                self.subjects.get(video_id),
+                *self.frames.get(video_id, (None, None)),
+                votes=self.votes.get(video_id),
+            )
+            for video_id, label in kept.items()
+        )
+        subsets = {name: ids & kept.keys() for name, ids in self.subsets.items()}
+        folds = cut_folds(self.folds, kept)
+        name, source = self.name, self.found.name
+        return VideoList(name, self.classes, videos, folds, subsets, source, self.texts)
+
+    def account(self) -> Accounting:
+        """Count listed, found, missing, short and used videos per fold, part and class."""
+        missing, places = set(self.missing(self.labels)), self.found.places
+        short = {i for i, p in places.items() if p.frames and p.frames < SHORT_FRAMES}
+        counts = []
+        for fold, part, ids in self._parts():
+            listed, lost, few = (
+                Counter(self.labels[i] for i in ids if i in of)
+                for of in (self.labels, missing, short)
+            )
+            for k, name in enumerate(self.classes):
+                found = listed[k] - lost[k]
+                used = 0 if missing else found
+                counts.append(Count(fold, part, name, listed[k], found, lost[k], few[k], used))
+        return Accounting(self.found.name, tuple(counts), self.missing(self.labels))
+
+    def _parts(self) -> Iterable[tuple[str, str, Iterable[str]]]:
+        if not self.folds:
+            yield "", "all", self.labels
+        for fold in self.folds:
+            yield fold.name, "train", fold.train
+            yield fold.name, "test", fold.test

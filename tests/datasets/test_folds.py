@@ -1,0 +1,53 @@
+"""Folds that are made: stratified by class, disjoint by subject."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.errors import RefusedError
+from pipeline.datasets.folds import draw_folds, folds_of_tests
+
+
+@settings(max_examples=40, deadline=None)
+@given(people=st.integers(10, 30), each=st.integers(3, 9), folds=st.integers(2, 5))
+def test_drawn_folds_share_no_subject_and_have_the_classes_in_proportion(
+    people: int, each: int, folds: int
+) -> None:
+    subjects = {f"{p}/{n}": f"s{p}" for p in range(people) for n in range(each)}
+    labels = {video_id: int(video_id.split("/")[1]) % 3 for video_id in subjects}
+    drawn = draw_folds(labels, subjects, folds)
+    assert drawn == draw_folds(labels, subjects, folds)
+    assert sorted(i for fold in drawn for i in fold.test) == sorted(labels)
+    for fold in drawn:
+        assert not {subjects[i] for i in fold.train} & {subjects[i] for i in fold.test}
+        shares = Counter(labels[i] for i in fold.test)
+        for label, count in Counter(labels.values()).items():
+            assert abs(shares[label] / len(fold.test) - count / len(labels)) < 1e-9
+
+
+def test_videos_of_unknown_subjects_are_subjects_of_their_own() -> None:
+    labels = {f"{n}": n % 2 for n in range(20)}
+    drawn = draw_folds(labels, {}, 5)
+    assert [len(fold.test) for fold in drawn] == [4] * 5
+    assert all(sum(labels[i] for i in fold.test) == 2 for fold in drawn)
+
+
+@pytest.mark.parametrize(
+    ("labels", "subjects"),
+    [
+        ({"a": 0, "b": 1, "c": 0}, {}),
+        ({f"{n}": n % 2 for n in range(9)}, {f"{n}": "anna" for n in range(9)}),
+    ],
+)
+def test_more_folds_than_subjects_or_videos_of_a_class_are_refused(
+    labels: dict[str, int], subjects: dict[str, str]
+) -> None:
+    with pytest.raises(RefusedError, match="both must be at least as many as the folds"):
+        draw_folds(labels, subjects, 3)
+
+
+def test_folds_are_in_natural_order() -> None:
+    folds = folds_of_tests({"a": "10", "b": "9", "c": "9"})
+    assert [(fold.name, fold.test) for fold in folds] == [("9", ("b", "c")), ("10", ("a",))]

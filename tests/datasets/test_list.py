@@ -1,0 +1,216 @@
+"""Lists of one's own: every format, every column, and every way in which they can be wrong."""
+
+import unicodedata
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cache.errors import RefusedError
+from pipeline.datasets.list import survey_list
+from support.trees import add_frames, add_video, write
+
+# path -> label; the ids are no numbers, and one path has a space.
+VIDEOS = {"clips/a 1.mp4": "bored", "frames/b2": "Happy", "c.avi": "bored", "frames/d/e": "proud"}
+IDS = {"clips/a 1": "bored", "frames/b2": "happiness", "c": "bored", "frames/d/e": "proud"}
+CSV = "path,label\n" + "".join(f"{path},{label}\n" for path, label in VIDEOS.items())
+
+
+def add_files(root: Path) -> None:
+    for path in VIDEOS:
+        add_video(root / path) if "." in path else add_frames(root / path)
+
+
+def expect_the_known_set(root: Path, file: Path | None = None) -> None:
+    survey = survey_list(root, file)
+    assert {i: survey.classes[k] for i, k in survey.labels.items()} == IDS
+    assert survey.classes == ("bored", "happiness", "proud")
+    found = {video.id: video.path for video in survey.video_list().videos}
+    assert found == {video_id: root / path for video_id, path in zip(IDS, VIDEOS, strict=True)}
+
+
+FORMATS = {
+    "list.csv": CSV,
+    "list.tsv": CSV.replace(",", "\t"),
+    "list.txt": CSV.replace(",", " ").partition("\n")[2],
+    "quoted.csv": "".join(f'"{path}","{label}"\r\n' for path, label in VIDEOS.items()),
+    "excel.csv": b"\xef\xbb\xbf" + CSV.replace(",", ";").replace("\n", "\r\n").encode(),
+    "no header.csv": CSV.partition("\n")[2].rstrip("\n"),
+    "bare.csv": CSV.replace(".mp4", "").replace(".avi", ""),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_of_a_list_is_read(tmp_path: Path, name: str) -> None:
+    add_files(tmp_path)
+    file = write(tmp_path / name, FORMATS[name])
+    expect_the_known_set(tmp_path, None if name.startswith("list") else file)
+
+
+def test_parquet_is_read_or_says_what_it_needs(tmp_path: Path) -> None:
+    add_files(tmp_path)
+    file = tmp_path / "list.parquet"
+    if find_spec("pyarrow") is None:
+        write(file, b"PAR1")
+        with pytest.raises(RefusedError, match=r"needs pyarrow; .*or save the list as CSV"):
+            survey_list(tmp_path)
+        return
+    import pandas as pd
+
+    pd.DataFrame(list(VIDEOS.items()), columns=["path", "label"]).to_parquet(file)
+    expect_the_known_set(tmp_path)
+
+
+def test_paths_may_start_from_another_folder_or_be_absolute(tmp_path: Path) -> None:
+    add_files(tmp_path / "else")
+    write(tmp_path / "list.csv", CSV.replace("c.avi", f"{tmp_path}/else/c.avi"))
+    survey = survey_list(tmp_path, source="else")
+    assert [*survey.labels] == sorted(IDS)
+    assert survey.video_list().videos[1].path == tmp_path / "else/clips/a 1.mp4"
+
+
+def test_splits_subjects_votes_and_labels_of_frames_are_kept(tmp_path: Path) -> None:
+    add_files(tmp_path)
+    lines = ["path,label,split,subject,frame_labels,votes"]
+    more = ("train,anna,bored;-;proud,3 0 1", "test,ben,,0 1 0", "val,,,", "train,anna,-,0;0;9.5")
+    lines += [f"{p},{k},{rest}" for (p, k), rest in zip(VIDEOS.items(), more, strict=True)]
+    write(tmp_path / "list.csv", "\n".join(lines))
+    survey = survey_list(tmp_path)
+    assert survey.folds[0].train == ("clips/a 1", "frames/d/e")
+    assert survey.folds[0].test == ("frames/b2",)
+    assert survey.subsets == {"validation": {"c"}}
+    videos = {video.id: video for video in survey.video_list().videos}
+    assert videos["clips/a 1"].subject == "anna"
+    assert videos["c"].subject is None
+    np.testing.assert_array_equal(videos["clips/a 1"].frame_labels, [0, -1, 2])
+    assert videos["frames/b2"].frame_labels is None
+    assert videos["frames/d/e"].votes == (0, 0, 9.5)
+
+
+def test_without_a_test_part_validation_is_tested(tmp_path: Path) -> None:
+    add_files(tmp_path)
+    splits = dict(zip(VIDEOS, ("train", "train", "dev", "dev"), strict=True))
+    rows = [f"{path},{label},{splits[path]}" for path, label in VIDEOS.items()]
+    write(tmp_path / "list.csv", "\n".join(["path,label,split", *rows]))
+    assert survey_list(tmp_path).folds[0].test == ("c", "frames/d/e")
+
+
+def test_a_column_of_folds_says_where_each_video_is_tested(tmp_path: Path) -> None:
+    add_files(tmp_path)
+    rows = [f"{path},{label},{n % 2 + 9}" for n, (path, label) in enumerate(VIDEOS.items())]
+    write(tmp_path / "list.csv", "\n".join(["path,label,fold", *rows]))
+    folds = survey_list(tmp_path).folds
+    assert [fold.name for fold in folds] == ["9", "10"]
+    assert folds[0].test == folds[1].train == ("c", "clips/a 1")
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_numbers_are_classes_in_the_order_given(tmp_path: Path, base: int) -> None:
+    add_files(tmp_path)
+    numbers = {"bored": 2 + base, "Happy": base, "proud": 1 + base}
+    rows = [
+        f"{path},{numbers[label]},{numbers[label]};{base - 1}" for path, label in VIDEOS.items()
+    ]
+    write(tmp_path / "list.csv", "\n".join(["path,label,frame_labels", *rows]))
+    survey = survey_list(tmp_path, classes=("happiness", "proud", "bored"))
+    assert {i: survey.classes[k] for i, k in survey.labels.items()} == IDS
+    np.testing.assert_array_equal(survey.frames["c"][0], [2, -1])
+    with pytest.raises(RefusedError, match=r"the labels are numbers; .*--texts"):
+        survey_list(tmp_path)
+
+
+REFUSED = {
+    "a video twice": (CSV + "c.mp4,bored\n", r"list.csv:6: video c is listed twice, .*csv:4"),
+    "a path out of the root": ("../x.mp4,bored\n", r"list.csv:1: path '../x.mp4' is not below"),
+    "an absolute path": ("/etc/passwd,bored\n", r"path '/etc/passwd' is not below"),
+    "a drive": ("D:\\x\\a.mp4,bored\n", r"path 'D:/x/a.mp4' is not below"),
+    "a dot": ("./a.mp4,bored\n", r"path './a.mp4' is not below"),
+    "a ragged row": (CSV + "x,y,z\n", r"list.csv:6: 3 cells, expected 2 \(path, label\)"),
+    "no label": (CSV + "x,\n", r"list.csv:6: a row without a path or a label"),
+    "an unclosed quote": (CSV + '"x,bored\n', r"list.csv:6: unexpected end of data"),
+    "an unknown column": ("path,label,age\nx,y,3\n", r"the columns are path, label, age; expected"),
+    "no column of labels": ("path,subject\nx,y\n", r"the columns are path, subject; expected"),
+    "a split and a fold": (
+        "path,label,split,fold\nc.avi,bored,train,1\n",
+        r"both a column split and a column fold",
+    ),
+    "a split for some": (
+        "path,label,split\na.mp4,x,train\nb.mp4,y,\n",
+        r"video b has no split, others have one",
+    ),
+    "a split that is none": ("path,label,split\na.mp4,x,learn\n", r"has split 'learn'; expected"),
+    "only a test part": ("path,label,split\na.mp4,x,test\n", r"0 train, 1 test videos"),
+    "too few votes": ("path,label,votes\na.mp4,x,3 4\n", r"csv:2: votes '3 4'; expected 1 num"),
+    "votes that are none": ("path,label,votes\na.mp4,x,nan\n", r"csv:2: votes 'nan'; expected 1"),
+    "a frame label": ("path,label,frame_labels\na.mp4,x,y\n", r"csv:2: label 'y'; expected one"),
+    "nothing": ("", r"the list has no videos"),
+    "NUL": ("a\0,b\n", r"list.csv:1: byte 0x00 is no text"),
+    "GBK": ("人脸,bored\n".encode("gbk"), r"list.csv:1: byte 0xc8 is no text; save the file as"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_a_list_that_cannot_be_meant_is_refused_with_the_line(tmp_path: Path, fault: str) -> None:
+    text, message = REFUSED[fault]
+    add_files(tmp_path)
+    write(tmp_path / "list.csv", text)
+    with pytest.raises(RefusedError, match=message):
+        survey_list(tmp_path)
+
+
+def test_every_missing_file_is_counted_and_an_empty_folder_is_one(tmp_path: Path) -> None:
+    write(tmp_path / "list.csv", CSV)
+    add_video(tmp_path / "c.avi")
+    (tmp_path / "frames/b2").mkdir(parents=True)
+    survey = survey_list(tmp_path)
+    assert survey.account().missing == ("clips/a 1", "frames/b2", "frames/d/e")
+    with pytest.raises(RefusedError, match="3 of 4 listed videos have no frames"):
+        survey.video_list()
+
+
+def test_links_may_not_leave_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    write(root / "list.csv", CSV)
+    add_files(tmp_path / "other")
+    (root / "frames").symlink_to(tmp_path / "other/frames")
+    with pytest.raises(RefusedError, match=r"a link to .*other/frames, which is not in"):
+        survey_list(root)
+
+
+def test_no_list_and_two_lists_are_two_messages(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=r"no list; expected one of .*tgdfer data init"):
+        survey_list(tmp_path)
+    write(tmp_path / "list.csv", CSV)
+    write(tmp_path / "list.txt", CSV)
+    with pytest.raises(RefusedError, match=r"list.csv and list.txt; expected one of"):
+        survey_list(tmp_path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    names=st.lists(
+        st.text(
+            st.characters(categories=("L", "N", "P", "Zs"), exclude_characters="/\\:"), min_size=1
+        ),
+        min_size=1,
+        max_size=8,
+        unique_by=lambda name: unicodedata.normalize("NFC", name.strip()),
+    ),
+    delimiter=st.sampled_from([",", "\t"]),
+)
+def test_any_names_come_back_from_a_list(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], delimiter: str
+) -> None:
+    import csv
+
+    names = [f"x{name.strip()}x" for name in names if name.strip()]
+    file = tmp_path_factory.mktemp("list") / "list.csv"
+    with file.open("w", newline="") as opened:
+        writer = csv.writer(opened, delimiter=delimiter)
+        writer.writerow(["path", "label"])
+        writer.writerows([name, "bored"] for name in names)
+    if names:
+        assert set(survey_list(file.parent).labels) == set(names)

@@ -1,0 +1,117 @@
+"""MAFW trees: five folds, captions in GBK, and labels numbered in three orders."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from cache.errors import RefusedError
+from pipeline.datasets.known import known_datasets
+from pipeline.datasets.mafw import survey_mafw
+from support.trees import add_frames, add_video, write
+
+KNOWN = known_datasets()["mafw"]
+LABELS = {3700 + n: name for n, name in enumerate(KNOWN.classes)} | {9999: "anger"}
+TEST = (3700, 3705)
+
+Rows = Callable[[Iterable[int]], str | bytes]
+
+
+def official(ids: Iterable[int]) -> str:
+    return "".join(f"{i:05d}.mp4 {LABELS[i]}\n" for i in ids)
+
+
+def captioned(ids: Iterable[int]) -> bytes:
+    return "".join(
+        f"{i:05d}.mp4\t{LABELS[i]}\t<br>一个男人, 眉头紧蹙\t<br>A man, 2 of them.\n" for i in ids
+    ).encode("gbk")
+
+
+def add_lists(
+    root: Path, layout: str = "no_caption/set_1/{part}.txt", rows: Rows = official
+) -> None:
+    write(root / layout.format(part="train"), rows([i for i in LABELS if i not in TEST]))
+    write(root / layout.format(part="test"), rows(TEST))
+
+
+def add_clips(root: Path, name: str = "data/faces") -> None:
+    for i in LABELS:
+        add_frames(root / name / f"{i:05d}", count=2, suffix=".png")
+
+
+def expect_the_known_set(root: Path) -> str:
+    survey = survey_mafw(root)
+    assert survey.labels == {f"{i:05d}": KNOWN.classes.index(name) for i, name in LABELS.items()}
+    assert survey.folds[0].test == tuple(f"{i:05d}" for i in TEST)
+    return survey.video_list().source
+
+
+@pytest.mark.parametrize(
+    ("layout", "rows"),
+    [
+        ("no_caption/set_1/{part}.txt", official),
+        ("split/single/no_caption/set_1/{part}.txt", official),
+        ("with_caption/set_1/{part}.txt", captioned),
+        ("annotation/MAFW_set_1_{part}_faces.txt", official),
+    ],
+)
+def test_lists_with_and_without_captions_are_read(tmp_path: Path, layout: str, rows: Rows) -> None:
+    add_lists(tmp_path, layout, rows)
+    add_clips(tmp_path)
+    assert expect_the_known_set(tmp_path) == "data/faces"
+
+
+def test_lists_without_captions_come_first_and_faces_before_whole_frames(tmp_path: Path) -> None:
+    add_lists(tmp_path)
+    add_lists(tmp_path, "with_caption/set_1/{part}.txt", captioned)
+    add_clips(tmp_path, "data/frames")
+    add_clips(tmp_path, "data/faces")
+    assert expect_the_known_set(tmp_path) == "data/faces"
+
+
+def test_lists_of_dfew_beside_them_are_left_alone(tmp_path: Path) -> None:
+    add_lists(tmp_path, "annotation/MAFW_set_1_{part}.txt")
+    for part in ("train", "test"):
+        write(tmp_path / f"annotation/DFEW_set_1_{part}.txt", "data/dfew/00007 20 6\n")
+        write(tmp_path / f"annotation/DFEW_set_2_{part}.txt", "data/dfew/00008 20 6\n")
+    for i in LABELS:
+        add_video(tmp_path / f"clips/{i:05d}.mp4")
+    assert expect_the_known_set(tmp_path) == "clips"
+
+
+def test_compound_expressions_are_refused_with_the_line(tmp_path: Path) -> None:
+    add_lists(tmp_path, rows=lambda ids: official(ids).replace("disgust", "anger_disgust"))
+    add_clips(tmp_path)
+    with pytest.raises(RefusedError, match=r"train.txt:1: label 'anger_disgust'; expected one of"):
+        survey_mafw(tmp_path)
+
+
+ORDERS = [KNOWN.classes, *KNOWN.orders]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=["anger first", "happiness first", "alphabetical"])
+@pytest.mark.parametrize("base", [0, 1])
+def test_three_orders_of_numbers_are_told_apart_by_the_counts(
+    tmp_path: Path, order: tuple[str, ...], base: int
+) -> None:
+    names = [name for name in KNOWN.classes for _ in range(KNOWN.counts[name])]
+    lines = [f"data/{n:05d} 30 {order.index(name) + base}\n" for n, name in enumerate(names)]
+    write(tmp_path / "MAFW_set_3_train.txt", "".join(lines[1:]))
+    write(tmp_path / "MAFW_set_3_test.txt", lines[0])
+    add_frames(tmp_path / "faces/00000", count=1)
+    labels = survey_mafw(tmp_path).labels
+    assert [KNOWN.classes[label] for label in labels.values()] == names
+
+
+def test_numbers_in_no_known_order_and_few_numbers_are_refused(tmp_path: Path) -> None:
+    names = [name for name in KNOWN.classes for _ in range(KNOWN.counts[name])]
+    order = KNOWN.classes[::-1]
+    lines = [f"data/{n:05d} 30 {order.index(name)}\n" for n, name in enumerate(names)]
+    write(tmp_path / "MAFW_set_1_train.txt", "".join(lines[1:]))
+    write(tmp_path / "MAFW_set_1_test.txt", lines[0])
+    add_frames(tmp_path / "faces/00000", count=1)
+    with pytest.raises(RefusedError, match=r"in another order than MAFW: .*\nnumber +class"):
+        survey_mafw(tmp_path)
+    write(tmp_path / "MAFW_set_1_train.txt", "".join(lines[1:-1:40]) + lines[-1])
+    with pytest.raises(RefusedError, match=r"in 3 orders; \d+ videos are too few"):
+        survey_mafw(tmp_path)

@@ -1,0 +1,201 @@
+"""Data sets whose files and folders say class, part and subject: CAER, AFEW, CREMA-D and others."""
+
+from pathlib import Path
+
+import pytest
+
+from cache.errors import RefusedError
+from pipeline.datasets.afew import survey_afew
+from pipeline.datasets.caer import survey_caer
+from pipeline.datasets.crema_d import survey_crema_d
+from pipeline.datasets.enterface import survey_enterface
+from pipeline.datasets.folders import survey_folders
+from pipeline.datasets.named import part_of
+from pipeline.datasets.ravdess import CODES, survey_ravdess
+from pipeline.datasets.survey import Survey
+from support.trees import add_frames, add_video
+
+CAER = ("Anger", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
+
+
+def by_class(survey: Survey) -> dict[str, str]:
+    return {video_id: survey.classes[label] for video_id, label in survey.labels.items()}
+
+
+def test_caer_trains_on_train_and_keeps_validation_apart(tmp_path: Path) -> None:
+    for part in ("train", "validation", "test"):
+        for word in CAER:
+            add_video(tmp_path / part / word / "0001.avi")
+    survey = survey_caer(tmp_path)
+    assert len(survey.labels) == 21  # numbers repeat in every folder
+    assert by_class(survey)["test/Happy/0001"] == "happiness"
+    assert {i.split("/")[0] for i in survey.folds[0].train} == {"train"}
+    assert {i.split("/")[0] for i in survey.folds[0].test} == {"test"}
+    assert {i.split("/")[0] for i in survey.subsets["validation"]} == {"validation"}
+    assert survey.video_list().videos[0].path.suffix == ".avi"
+
+
+def test_afew_is_tested_on_validation_in_whatever_folders(tmp_path: Path) -> None:
+    for part in ("Train_AFEW", "Val_AFEW"):
+        for word in ("Angry", "Happy", "Sad"):
+            add_frames(tmp_path / "AFEW" / part / word / "000046280", suffix=".png")
+    survey = survey_afew(tmp_path)
+    assert survey.folds[0].test[0].startswith("validation/")
+    assert set(by_class(survey).values()) == {"anger", "happiness", "sadness"}
+    with pytest.raises(RefusedError, match="3 train, 0 test videos"):
+        survey_caer(tmp_path)
+
+
+def test_folders_that_are_no_class_are_refused_and_empty_ones_missing(tmp_path: Path) -> None:
+    for part in ("train", "validation"):
+        for word in ("Angry", "Happy"):
+            add_frames(tmp_path / part / word / "01")
+    (tmp_path / "train/Angry/02").mkdir()
+    survey = survey_afew(tmp_path)
+    assert survey.account().missing == ("train/Angry/02",)
+    with pytest.raises(RefusedError, match="1 of 5 listed videos have no frames"):
+        survey.video_list()
+    add_frames(tmp_path / "train/Bored/01")
+    with pytest.raises(RefusedError, match=r"'Bored' of train/Bored/01 names none of the classes"):
+        survey_afew(tmp_path)
+
+
+def add_crema_d(root: Path, folder: str, suffix: str) -> None:
+    for actor in range(1001, 1008):
+        for word in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"):
+            add_video(root / folder / f"{actor}_DFA_{word}_XX{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("folder", "suffix"), [("VideoFlash", ".flv"), ("mp4", ".mp4"), (".", ".avi")]
+)
+def test_crema_d_has_folds_by_actor(tmp_path: Path, folder: str, suffix: str) -> None:
+    add_crema_d(tmp_path, folder, suffix)
+    survey = survey_crema_d(tmp_path)
+    assert by_class(survey)["1003_DFA_HAP_XX"] == "happiness"
+    assert survey.subjects["1003_DFA_HAP_XX"] == "1003"
+    assert [len(fold.test) for fold in survey.folds] == [12, 12, 6, 6, 6]
+    for fold in survey.folds:
+        people = [{survey.subjects[i] for i in part} for part in (fold.train, fold.test)]
+        assert not people[0] & people[1]
+    assert {i for fold in survey.folds for i in fold.test} == set(survey.labels)
+
+
+def test_crema_d_in_two_formats_is_a_question(tmp_path: Path) -> None:
+    add_crema_d(tmp_path, "VideoFlash", ".flv")
+    add_crema_d(tmp_path, "VideoMP4", ".mp4")
+    with pytest.raises(RefusedError, match=r"VideoFlash and VideoMP4 both hold .*--source"):
+        survey_crema_d(tmp_path)
+    assert survey_crema_d(tmp_path, "VideoMP4").found.name == "VideoMP4"
+
+
+def add_ravdess(root: Path, modality: str, folder: str = "Actor_{:02d}") -> None:
+    for actor in range(1, 9):
+        for code in CODES:
+            name = f"{modality}-01-{code}-01-01-01-{actor:02d}.mp4"
+            add_video(root / folder.format(actor) / name)
+
+
+@pytest.mark.parametrize(
+    "folder", ["Actor_{:02d}", "Video_Speech_Actor_{0:02d}/Actor_{0:02d}", "."]
+)
+def test_ravdess_takes_speech_once_and_has_folds_of_four_actors(
+    tmp_path: Path, folder: str
+) -> None:
+    add_ravdess(tmp_path, "02", folder)
+    add_ravdess(tmp_path, "01", folder)
+    add_video(tmp_path / "Actor_01/02-02-03-01-01-01-01.mp4")  # a song
+    survey = survey_ravdess(tmp_path)
+    assert survey.found.ignored == ("Actor_01/02-02-03-01-01-01-01.mp4",)
+    assert len(survey.labels) == 64
+    assert {i[:2] for i in survey.labels} == {"02"}
+    assert by_class(survey)["02-01-02-01-01-01-05"] == "calm"
+    tests = [{survey.subjects[i] for i in fold.test} for fold in survey.folds]
+    assert tests == [{"01", "02", "03", "04"}, {"05", "06", "07", "08"}]
+
+
+def test_ravdess_with_sound_only_is_read_too(tmp_path: Path) -> None:
+    add_ravdess(tmp_path, "01")
+    assert len(survey_ravdess(tmp_path).labels) == 64
+
+
+def test_enterface_is_read_by_the_names_of_its_files(tmp_path: Path) -> None:
+    words = {"an": "anger", "di": "disgust", "fe": "fear", "ha": "happiness", "sa": "sadness"}
+    for subject in range(1, 7):
+        for code, word in words.items():
+            folder = tmp_path / f"subject {subject}" / word
+            # Subject 6 has no folders for sentences, subject 3 other names.
+            name = f"s_{subject}_{code}_1" if subject == 3 else f"s{subject}_{code}_1"
+            add_video((folder if subject == 6 else folder / "sentence 1") / f"{name}.avi")
+    survey = survey_enterface(tmp_path)
+    assert by_class(survey)["s3_fe_1"] == "fear"
+    assert survey.subjects["s6_an_1"] == "s6"
+    assert len(survey.labels) == 30
+    assert [len(fold.test) for fold in survey.folds] == [10, 5, 5, 5, 5]
+    (tmp_path / "subject 1/anger").rename(tmp_path / "subject 1/happiness_")
+    (tmp_path / "subject 1/happiness_").rename(tmp_path / "subject 1/neutral")
+    with pytest.raises(
+        RefusedError, match=r"folders of 1 videos say another .*s1_an_1.avi is anger"
+    ):
+        survey_enterface(tmp_path)
+
+
+def test_folders_of_ones_own_are_classes(tmp_path: Path) -> None:
+    add_frames(tmp_path / "bored" / "a")
+    add_frames(tmp_path / "bored" / "anna" / "b")
+    add_video(tmp_path / "Happy" / "c 1.mp4")
+    survey = survey_folders(tmp_path)
+    assert survey.classes == ("happiness", "bored")
+    assert by_class(survey) == {
+        "Happy/c 1": "happiness",
+        "bored/a": "bored",
+        "bored/anna/b": "bored",
+    }
+    assert survey.folds == ()
+
+
+def test_folders_may_be_split_and_lie_in_a_wrapper(tmp_path: Path) -> None:
+    for part in ("training", "val", "test"):
+        for word in ("bored", "10", "9"):
+            add_frames(tmp_path / "data" / part / word / "x")
+    survey = survey_folders(tmp_path)
+    assert survey.classes == ("9", "10", "bored")
+    assert {i.split("/")[1] for i in survey.folds[0].train} == {"training"}
+    assert {i.split("/")[1] for i in survey.folds[0].test} == {"test"}
+    assert len(survey.subsets["validation"]) == 3
+
+
+def test_links_out_of_the_root_are_refused_and_links_in_a_circle_end(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    add_frames(root / "bored" / "a")
+    add_frames(root / "shy" / "b")
+    (root / "shy" / "again").symlink_to(root / "bored")
+    (root / "bored" / "back").symlink_to(root / "shy")
+    assert by_class(survey_folders(root)) == {"bored/a": "bored", "shy/b": "shy"}
+    add_frames(tmp_path / "elsewhere" / "c")
+    for link, target in (("proud", "elsewhere"), ("shy/b/4.jpg", "elsewhere/c/1.jpg")):
+        (root / link).symlink_to(tmp_path / target)
+        with pytest.raises(RefusedError, match=f"{link}: a link to .*{target}, which is not in"):
+            survey_folders(root)
+        (root / link).unlink()
+
+
+def test_two_folders_of_one_class_and_videos_in_none_are_refused(tmp_path: Path) -> None:
+    add_frames(tmp_path / "happy" / "a")
+    add_frames(tmp_path / "Happiness" / "b")
+    with pytest.raises(RefusedError, match="Happiness and happy are one class, happiness"):
+        survey_folders(tmp_path)
+    add_video(tmp_path / "c.mp4")
+    with pytest.raises(RefusedError, match="c is in no folder that says its class"):
+        survey_folders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        *(("Train_AFEW", "train"), ("trainset", "train"), ("contest", None), ("device", None)),
+        *(("val", "validation"), ("interval", None), ("test_2", "test"), ("evaluation", None)),
+    ],
+)
+def test_words_that_only_contain_a_part_are_none(word: str, part: str | None) -> None:
+    assert part_of(word) == part

@@ -1,0 +1,255 @@
+"""DFEW in the variants that public repositories ship, and what they say if they cannot be read."""
+
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from cache.errors import RefusedError
+from pipeline.datasets.dfew import CLASSES, read_dfew, survey_dfew
+from pipeline.datasets.known import known_datasets
+from support.trees import add_frames, write
+
+# id -> label from 0: happiness, sadness, neutral, anger, surprise, disgust, fear.
+LABELS = {1: 0, 2: 1, 3: 2, 14: 3, 205: 4, 2522: 5, 16372: 6, 8: 0}
+TEST = (1, 14, 2522, 8)
+OFFICIAL = "EmoLabel_DataSplit/{part}(single-labeled)/set_1.csv"
+
+Rows = Callable[[Iterable[int]], str]
+
+
+def official(ids: Iterable[int]) -> str:
+    return "video_name,label\n" + "".join(f"{i},{LABELS[i] + 1}\n" for i in ids)
+
+
+def peer(ids: Iterable[int]) -> str:
+    return "".join(f"data/DFEW_Frame_Face/{i:05d} 66 {LABELS[i]}\n" for i in ids)
+
+
+def add_lists(root: Path, layout: str = OFFICIAL, rows: Rows = official) -> None:
+    train = [i for i in LABELS if i not in TEST]
+    write(root / layout.format(part="train"), rows(train))
+    write(root / layout.format(part="test"), rows(TEST))
+
+
+def add_clips(root: Path, name: str, ids: Iterable[int] = LABELS) -> None:
+    for i in ids:
+        add_frames(root / name / f"{i:05d}", count=2)
+
+
+def expect_the_known_set(root: Path, source: str = "auto") -> str:
+    videos = read_dfew(root, source=source)
+    assert {int(v.id): v.label for v in videos.videos} == LABELS
+    assert {int(i) for i in videos.folds[0].test} == set(TEST)
+    return videos.source
+
+
+@pytest.mark.parametrize(
+    ("layout", "rows"),
+    [
+        ("annotation/DFEW_set_1_{part}.txt", peer),
+        ("org/split01/{part}.csv", peer),
+        ("{part}(single-labeled)/{part}(single-labeled)/set_1.csv", official),
+        ("EmoLabel_DataSplit/{part}_single_label.csv", official),
+        ("label/single_{part}set_1.csv", official),
+        ("DFEW-part2/EmoLabel_DataSplit/{part}(single-labeled)/set_1.csv", official),
+        ("saved/data/dfew/org/split01/{part}.csv", peer),
+    ],
+)
+def test_lists_of_public_repositories_are_found(tmp_path: Path, layout: str, rows: Rows) -> None:
+    add_lists(tmp_path, layout, rows)
+    add_clips(tmp_path, "Clip/clip_224x224")
+    expect_the_known_set(tmp_path)
+
+
+def test_a_test_list_may_be_called_a_validation_list(tmp_path: Path) -> None:
+    add_lists(tmp_path, "org/split02/{part}.csv", peer)
+    (tmp_path / "org/split02/test.csv").rename(tmp_path / "org/split02/val.csv")
+    add_clips(tmp_path, "jpg_256")
+    expect_the_known_set(tmp_path)
+    write(tmp_path / "org/split02/test.csv", peer(TEST[:1]))
+    write(tmp_path / "org/split02/val.csv", peer(TEST[1:]))
+    assert [len(fold.test) for fold in read_dfew(tmp_path).folds] == [1]
+
+
+def test_lists_of_another_data_set_beside_them_are_left_alone(tmp_path: Path) -> None:
+    add_lists(tmp_path, "annotation/DFEW_set_1_{part}.txt", peer)
+    for part in ("train", "test"):
+        write(tmp_path / f"annotation/MAFW_set_1_{part}.txt", "data/mafw/00007 20 10\n")
+        write(tmp_path / f"annotation/MAFW_set_2_{part}.txt", "data/mafw/00008 20 10\n")
+        write(tmp_path / f"annotation/FERV39K_{part}.txt", "2_Clips/Crime/Angry/0063 20 3\n")
+    add_clips(tmp_path, "dataset")
+    expect_the_known_set(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("folder", "source"),
+    [
+        ("DFEW_Frame_Face/Clip/jpg_256", "DFEW_Frame_Face/Clip/jpg_256"),
+        ("EmoLabel_DataSplit", "EmoLabel_DataSplit"),
+        ("dataset", "dataset"),
+        ("train", "train"),
+        ("DFEW-part2/Clip/clip_224x224", "DFEW/Clip/clip_224x224"),
+        ("some/where/else", "some/where/else"),
+        (".", "."),
+    ],
+)
+def test_frames_are_found_wherever_they_are(tmp_path: Path, folder: str, source: str) -> None:
+    add_lists(tmp_path)
+    add_clips(tmp_path, folder)
+    assert expect_the_known_set(tmp_path) == source
+
+
+@pytest.mark.parametrize(
+    "part", ["clip_224x224_part_{}", "data_part_{}", "DFEW-part{}/Clip", "a{}"]
+)
+def test_parts_of_the_frames_are_put_together(tmp_path: Path, part: str) -> None:
+    add_lists(tmp_path)
+    add_clips(tmp_path, part.format(1), list(LABELS)[:3])
+    add_clips(tmp_path, part.format(2), list(LABELS)[3:])
+    expect_the_known_set(tmp_path)
+
+
+def test_parts_of_known_frames_come_before_videos_as_the_whole_would(tmp_path: Path) -> None:
+    add_lists(tmp_path)
+    add_clips(tmp_path, "Clip/clip_224x224_part_1", list(LABELS)[:3])
+    add_clips(tmp_path, "Clip/clip_224x224_part_2", list(LABELS)[3:])
+    for i in LABELS:
+        write(tmp_path / f"Clip/original/{i:05d}.mp4", b"x")
+    assert expect_the_known_set(tmp_path) == "Clip/clip_224x224"
+
+
+def test_two_copies_of_unknown_names_are_a_question_and_an_answer(tmp_path: Path) -> None:
+    add_lists(tmp_path)
+    add_clips(tmp_path, "faces_a")
+    add_clips(tmp_path, "faces_b")
+    with pytest.raises(RefusedError, match=r"faces_a and faces_b both hold .*--source"):
+        read_dfew(tmp_path)
+    assert expect_the_known_set(tmp_path, "faces_b") == "faces_b"
+
+
+def test_only_interpolated_frames_are_a_named_source(tmp_path: Path) -> None:
+    add_lists(tmp_path)
+    add_clips(tmp_path, "DFEW_Frame_Face/Clip/clip_224x224_16f")
+    message = r"interpolated frames, .*--source DFEW_Frame_Face/Clip/clip_224x224_16f"
+    with pytest.raises(RefusedError, match=message):
+        read_dfew(tmp_path)
+    source = expect_the_known_set(tmp_path, "clip_224x224_16f")
+    assert source == "DFEW_Frame_Face/Clip/clip_224x224_16f"
+
+
+def test_a_source_may_lie_anywhere(tmp_path: Path) -> None:
+    add_lists(tmp_path / "root")
+    add_clips(tmp_path / "root", "Clip/jpg_256")
+    add_clips(tmp_path / "elsewhere", "mine")
+    source = expect_the_known_set(tmp_path / "root", str(tmp_path / "elsewhere/mine"))
+    assert source == str(tmp_path / "elsewhere/mine")
+    with pytest.raises(RefusedError, match=r"for source 'nowhere'; there are Clip/jpg_256"):
+        read_dfew(tmp_path / "root", source="nowhere")
+
+
+@pytest.mark.parametrize(
+    ("files", "command"),
+    [
+        (["Clip/clip_224x224.zip"], r"unzip '.*Clip/clip_224x224.zip' -d '.*Clip'"),
+        (["DFEW-part1.zip", "DFEW-part1.z01"], r"zip -s 0 '.*DFEW-part1.zip' --out .*whole.zip"),
+        (["clips.tar.gz"], r"tar -xf '.*clips.tar.gz'"),
+        (["clips.zip.001"], r"7z x '.*clips.zip.001'"),
+    ],
+)
+def test_frames_that_are_still_packed_come_with_the_command(
+    tmp_path: Path, files: list[str], command: str
+) -> None:
+    add_lists(tmp_path)
+    for name in files:
+        write(tmp_path / name, b"PK")
+    with pytest.raises(RefusedError, match=f"is not unpacked: .*{command}"):
+        read_dfew(tmp_path)
+
+
+def test_a_spreadsheet_of_votes_is_no_split(tmp_path: Path) -> None:
+    write(tmp_path / "annotation.xlsx", b"PK")
+    add_clips(tmp_path, "jpg_256")
+    with pytest.raises(RefusedError, match=r"no annotation; .*annotation.xlsx has no split in it"):
+        read_dfew(tmp_path)
+
+
+def voted(shift: int) -> Rows:
+    def rows(ids: Iterable[int]) -> str:
+        votes = [[0.5] * 7 for _ in LABELS]
+        for n, label in enumerate(LABELS.values()):
+            votes[n][(label + shift) % 7] = 8
+        texts = dict(zip(LABELS, (" ".join(map(str, row)) for row in votes), strict=True))
+        return "".join(f"D:/my faces/{i:05d} 66 {LABELS[i]} {texts[i]}\n" for i in ids)
+
+    return rows
+
+
+def test_votes_at_the_end_of_rows_are_kept(tmp_path: Path) -> None:
+    add_lists(tmp_path, rows=voted(0))
+    add_clips(tmp_path, "jpg_256")
+    expect_the_known_set(tmp_path)
+    assert read_dfew(tmp_path).videos[0].votes == (8, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+
+
+def test_votes_in_another_order_than_the_labels_are_refused(tmp_path: Path) -> None:
+    add_lists(tmp_path, rows=voted(2))
+    add_clips(tmp_path, "jpg_256")
+    with pytest.raises(RefusedError, match=r"largest vote of 8 of 8 .*another order"):
+        read_dfew(tmp_path)
+
+
+def add_full_lists(root: Path, order: Iterable[str], keep: int = 1) -> None:
+    """Lists as long as DFEW's, one row in ``keep``, that number the classes in ``order``."""
+    counts, labels = known_datasets()["dfew"].counts, [*order]
+    rows = [f"{labels.index(name)}" for name in CLASSES for _ in range(counts[name])][::keep]
+    lines = [f"{n:05d} 16 {label}\n" for n, label in enumerate(rows)]
+    write(root / "DFEW_set_1_train.txt", "".join(lines[::2]))
+    write(root / "DFEW_set_1_test.txt", "".join(lines[1::2]))
+    add_frames(root / "jpg_256/00000", count=1)
+
+
+# What one public repository numbers; read as DFEW's order, 7,358 of 11,697 labels are wrong.
+PERMUTED = ("happiness", "sadness", "surprise", "fear", "disgust", "anger", "neutral")
+SWAPPED = ("happiness", "anger", "neutral", "sadness", "surprise", "disgust", "fear")
+
+
+@pytest.mark.parametrize(
+    ("order", "keep"), [(PERMUTED, 1), (SWAPPED, 1), (PERMUTED, 7)], ids=["all", "two", "some"]
+)
+def test_classes_in_another_order_are_refused_with_both_tables(
+    tmp_path: Path, order: tuple[str, ...], keep: int
+) -> None:
+    add_full_lists(tmp_path, CLASSES, keep)
+    labels = survey_dfew(tmp_path).labels
+    add_full_lists(tmp_path, order, keep)
+    with pytest.raises(RefusedError, match="in another order than DFEW") as refused:
+        survey_dfew(tmp_path)
+    assert re.search(r"2  neutral +2669", str(refused.value))
+    moved = sum(order.index(CLASSES[label]) != label for label in labels.values())
+    assert moved == {(PERMUTED, 1): 7358, (SWAPPED, 1): 4067}.get((order, keep), moved)
+
+
+def test_counts_that_fit_no_order_are_the_users_own_choice(tmp_path: Path) -> None:
+    rows = [f"{n:05d} 16 {n % 7}\n" for n in range(700)]
+    write(tmp_path / "DFEW_set_1_train.txt", "".join(rows[::2]))
+    write(tmp_path / "DFEW_set_1_test.txt", "".join(rows[1::2]))
+    add_frames(tmp_path / "jpg_256/00000", count=1)
+    assert survey_dfew(tmp_path).labels["00008"] == 1
+
+
+def test_every_folder_is_scanned_once_and_of_the_frames_only_those_that_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_lists(tmp_path)
+    add_clips(tmp_path, "Clip/clip_224x224")
+    add_clips(tmp_path, "Clip/jpg_256")
+    scanned: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (scanned.append(str(path)), scandir(path))[1])
+    survey_dfew(tmp_path)
+    clips = [path for path in scanned if re.search(r"\d{5}$", path)]
+    assert sorted(clips) == [str(tmp_path / f"Clip/clip_224x224/{i:05d}") for i in sorted(LABELS)]
+    assert len(set(scanned)) == len(scanned)
