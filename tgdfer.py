@@ -61,24 +61,30 @@ def read_dataset(
     root: Path | str | None = None,
     annotation: Path | str | None = None,
     limit: int | None = None,
+    source: str = "auto",
+    texts: Path | str | None = None,
+    folds: int | None = None,
 ) -> "VideoList":
     """The videos of a data set with their labels and folds; ``faces`` is rendered on first use.
+
+    The other arguments are the options of ``tgdfer extract``; docs/datasets.md has all data sets.
 
     >>> videos = tgdfer.read_dataset("dfew", root="/data/DFEW")
     """
     from cache.errors import RefusedError
-    from pipeline.datasets.dfew import read_dfew
+    from pipeline.datasets.known import known_datasets
+    from pipeline.datasets.read import survey_dataset, videos_of
     from pipeline.demo.faces import ensure_faces, faces_folder, named_spec
 
     if limit is not None and limit < 1:
         raise RefusedError(f"limit is {limit}, expected 1 or more")
-    if name == "dfew":
-        lists = Path(annotation) if annotation else None
-        return read_dfew(Path(root or "data/dfew"), lists, limit=limit)
-    if not name.startswith("faces") or annotation:
-        raise RefusedError(
-            f"no data set {name} with annotation {annotation}; available: faces, dfew"
-        )
+    lists, own = (Path(path) if path else None for path in (annotation, texts))
+    if name in known_datasets():
+        place = Path(root or f"data/{name}")
+        return videos_of(survey_dataset(name, place, lists, source, own, folds), limit)
+    if not name.startswith("faces") or lists or own or folds or source != "auto":
+        known = ", ".join(["faces", *known_datasets()])
+        raise RefusedError(f"no data set {name} with these arguments; available: {known}")
     spec = named_spec(name)
     # In this process: a script without ``if __name__ == "__main__"`` cannot start others.
     return ensure_faces(Path(root or faces_folder(spec)), spec, workers=1, limit=limit)

@@ -14,17 +14,22 @@ import typer
 
 from cache.errors import RefusedError
 from cache.remote import StorePath, local_path, store_path
+from cli.accounting import describe_survey, survey_of
 from cli.options import (
     AnnotationOption,
+    Data,
     DatasetOption,
     DeviceOption,
     EncoderOption,
+    FoldsOption,
     LimitOption,
     NewStoreOption,
     PrecisionOption,
     PretrainedOption,
     ProfileOption,
     RootOption,
+    SourceOption,
+    TextsOption,
     WorkersOption,
     expect_dataset,
     is_rendered,
@@ -52,6 +57,9 @@ def extract(
     dataset: DatasetOption = "faces",
     root: RootOption = None,
     annotation: AnnotationOption = None,
+    source: SourceOption = "auto",
+    texts: TextsOption = None,
+    folds: FoldsOption = None,
     store: NewStoreOption = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
@@ -134,8 +142,9 @@ def extract(
     \b
     The embedded faces with the bundled encoder:
       tgdfer extract
-    DFEW:
+    DFEW, and videos of your own in a folder for each class:
       tgdfer extract --dataset dfew --root /data/DFEW
+      tgdfer extract --dataset folders --root /data/mine --folds 5
     Other people, whose expressions are weaker:
       tgdfer extract --dataset faces-mid-seed7
     Weights from a file:
@@ -196,7 +205,8 @@ def extract(
         if reused is not None:
             refuse_other(reused, make_plan(videos, files, settings)[0], files)
 
-    videos, files = open_source(dataset, root, annotation, encoder, pretrained, limit, check)
+    data = Data(dataset, root, annotation, source, texts, folds)
+    videos, files = open_source(data, encoder, pretrained, limit, check)
     if profile is not None:
         _profile(videos, files, settings, profile)
         return
@@ -259,9 +269,7 @@ def finish(summary: "Summary", fold: str = "all") -> None:
 
 
 def open_source(
-    dataset: str,
-    root: Path | None,
-    annotation: Path | None,
+    data: Data,
     encoder: str | None,
     pretrained: str | None,
     limit: int | None = None,
@@ -271,11 +279,11 @@ def open_source(
 
     ``check`` may refuse them; of the embedded set it gets a preview, before anything is rendered.
     """
-    name = encoder or default_encoder(dataset)
-    if is_rendered(dataset):
+    name = encoder or default_encoder(data.dataset)
+    if is_rendered(data.dataset):
         files = find_files(name, pretrained)
-        return read_list(dataset, root, annotation, limit, files, check), files
-    videos, files = read_list(dataset, root, annotation, limit), find_files(name, pretrained)
+        return read_list(data, limit, files, check), files
+    videos, files = read_list(data, limit), find_files(name, pretrained)
     check(videos, files)
     return videos, files
 
@@ -295,21 +303,28 @@ def find_files(name: str, pretrained: str | None) -> "EncoderFiles":
 
 
 def read_list(
-    dataset: str,
-    root: Path | None,
-    annotation: Path | None,
+    data: Data,
     limit: int | None = None,
     files: "EncoderFiles | None" = None,
     check: "Check" = lambda videos, files: None,
 ) -> "VideoList":
     """The first videos of a data set, or all; those of the embedded one are rendered first.
 
-    Rendering takes minutes; before it, the encoder of ``files`` is checked, and ``check`` gets a
-    preview of the list.  Classes that a fold lacks are warned of.
+    What was found is counted on stderr.  Rendering takes minutes; before it, the encoder of
+    ``files`` is checked, and ``check`` gets a preview of the list.  Classes that a fold lacks are
+    warned of.
     """
     from pipeline.datasets.videos import absent_classes
 
-    videos = _read_list(dataset, root, annotation, limit, files, check)
+    expect_dataset(data.dataset)
+    if is_rendered(data.dataset):
+        videos = _render(data, limit, files, check)
+    else:
+        from pipeline.datasets.read import videos_of
+
+        survey = survey_of(data)
+        print(describe_survey(survey), file=sys.stderr)
+        videos = videos_of(survey, limit)
     lines = absent_classes(videos)
     for line in lines[:SHOWN_WARNINGS]:
         print(f"warning: {videos.name}: {show(line)}", file=sys.stderr)
@@ -318,25 +333,20 @@ def read_list(
     return videos
 
 
-def _read_list(
-    dataset: str,
-    root: Path | None,
-    annotation: Path | None,
+def _render(
+    data: Data,
     limit: int | None,
     files: "EncoderFiles | None",
     check: "Check",
 ) -> "VideoList":
-    expect_dataset(dataset)
-    if dataset == "dfew":
-        from pipeline.datasets.dfew import read_dfew
-
-        return read_dfew(root or Path("data/dfew"), annotation, limit=limit)
     from pipeline.demo.faces import ensure_faces, faces_folder, named_spec, preview_faces
 
-    if annotation is not None:
-        raise RefusedError("--annotation: not read with --dataset faces, which has its own lists")
-    spec = named_spec(dataset)
-    root = root or faces_folder(spec)
+    if unread := data.unread_by_faces:
+        raise RefusedError(
+            f"{', '.join(unread)}: not read with --dataset faces, which has its own lists"
+        )
+    spec = named_spec(data.dataset)
+    root = data.root or faces_folder(spec)
     if files is not None:
         check(preview_faces(root, spec, limit=limit), files)
     with progress("rendering faces", None, "videos") as shown:

@@ -13,6 +13,7 @@ from cache.errors import RefusedError, StorageError
 from cli.ablate import ablate
 from cli.compare import compare
 from cli.config import config_app
+from cli.data import data_app
 from cli.doctor import doctor
 from cli.extract import extract
 from cli.runs import runs_app
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for command in (extract, train, ablate, compare, tune, doctor):
     app.command()(command)
+app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")
 app.add_typer(runs_app, name="runs")
 app.add_typer(config_app, name="config")

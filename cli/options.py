@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,10 @@ import typer
 from cache.errors import RefusedError
 from cache.remote import StorePath, store_path
 
-DATASETS = ("faces", "dfew")
+DATASETS = (
+    *("faces", "dfew", "ferv39k", "mafw", "caer", "crema-d", "ravdess", "afew", "enterface"),
+    *("folders", "list"),
+)
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEFAULT_CONFIG = "paper"
@@ -130,11 +134,35 @@ def _store_argument(metavar: str, help_text: str) -> Any:
     return typer.Argument(parser=store_path, metavar=metavar, help=help_text)
 
 
+@dataclass(frozen=True)
+class Data:
+    """The videos that the options of a command name."""
+
+    dataset: str
+    root: Path | None = None
+    annotation: Path | None = None
+    source: str = "auto"
+    texts: Path | None = None
+    folds: int | None = None
+
+    @property
+    def unread_by_faces(self) -> list[str]:
+        """Options that a rendered data set does not read, of those that were given."""
+        given = {
+            "--annotation": self.annotation is not None,
+            "--source": self.source != "auto",
+            "--texts": self.texts is not None,
+            "--folds": self.folds is not None,
+        }
+        return [name for name, is_given in given.items() if is_given]
+
+
 def _dataset(default: bool | str = True) -> Any:
     return typer.Option(
         "--dataset",
         metavar="NAME",
-        help="faces (embedded, rendered on first use), faces-mid-seed7 and the like, or dfew.",
+        help="faces (embedded, rendered on first use), faces-mid-seed7 and the like, or one of "
+        "those that tgdfer data list shows.",
         show_default=default,
         callback=_check_dataset,
         autocompletion=lambda: list(DATASETS),
@@ -152,6 +180,7 @@ def _encoder(default: bool | str) -> Any:
 
 # The data.
 DatasetOption = Annotated[str, _dataset()]
+NamedDatasetOption = Annotated[str, _dataset(False)]
 StoresDatasetOption = Annotated[str | None, _dataset("the store's own")]
 RootOption = Annotated[
     Path | None,
@@ -164,7 +193,31 @@ RootOption = Annotated[
 ]
 AnnotationOption = Annotated[
     Path | None,
-    typer.Option("--annotation", metavar="FILE", help="Annotation file, if not in the root."),
+    typer.Option(
+        "--annotation", metavar="DIR|FILE", help="Lists of the data set, if not in the root."
+    ),
+]
+SourceOption = Annotated[
+    str,
+    typer.Option(
+        "--source",
+        metavar="DIR",
+        help="Which copy of the frames or videos to take: a folder, or the end of its path.",
+    ),
+]
+TextsOption = Annotated[
+    Path | None,
+    typer.Option("--texts", metavar="FILE", help="Texts of the classes, if they are your own."),
+]
+FoldsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--folds",
+        metavar="N",
+        min=2,
+        max=100,
+        help="Draw N folds, for a data set that has no split.",
+    ),
 ]
 LimitOption = Annotated[
     int | None,

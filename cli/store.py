@@ -1,6 +1,7 @@
 """tgdfer store: inspect, verify, repair, compare and exchange feature stores."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,16 +11,20 @@ from cache.remote import StorePath, local_path
 from cli.extract import find_files, finish, read_list, shown_progress
 from cli.options import (
     AnnotationOption,
+    Data,
     DatasetOption,
     DeviceOption,
+    FoldsOption,
     LocalStoreArgument,
     PretrainedOption,
     RootOption,
+    SourceOption,
     StoreAArgument,
     StoreArgument,
     StoreBArgument,
     StoresDatasetOption,
     StoresEncoderOption,
+    TextsOption,
     WorkersOption,
     refuse_unread,
 )
@@ -32,7 +37,11 @@ if TYPE_CHECKING:
     from pipeline.encoders.clip import EncoderFiles
 
 FINDINGS = 3
-SOURCE_OPTIONS = ("dataset", "root", "annotation", "encoder", "pretrained", "device")
+OF_STORE = ""  # the data set that the store was made from
+SOURCE_OPTIONS = (
+    *("dataset", "root", "annotation", "source", "texts", "folds"),
+    *("encoder", "pretrained", "device"),
+)
 SHOWN = 20  # rows of a long list
 
 store_app = typer.Typer(
@@ -76,6 +85,9 @@ def verify(
     dataset: StoresDatasetOption = None,
     root: RootOption = None,
     annotation: AnnotationOption = None,
+    source: SourceOption = "auto",
+    texts: TextsOption = None,
+    folds: FoldsOption = None,
     encoder: StoresEncoderOption = None,
     pretrained: PretrainedOption = None,
     device: DeviceOption = "auto",
@@ -98,9 +110,8 @@ def verify(
     _print_findings(findings)
     if not findings:
         print(f"{show(store)}: every file is as it was committed" + (" (sha256)" if deep else ""))
-        if count and not _compare_reencoded(
-            store, count, (dataset, root, annotation), encoder, pretrained, device
-        ):
+        given = Data(dataset or OF_STORE, root, annotation, source, texts, folds)
+        if count and not _compare_reencoded(store, count, given, encoder, pretrained, device):
             raise typer.Exit(FINDINGS)
         return
     raise typer.Exit(FINDINGS)
@@ -115,6 +126,9 @@ def repair(
     dataset: StoresDatasetOption = None,
     root: RootOption = None,
     annotation: AnnotationOption = None,
+    source: SourceOption = "auto",
+    texts: TextsOption = None,
+    folds: FoldsOption = None,
     encoder: StoresEncoderOption = None,
     pretrained: PretrainedOption = None,
     device: DeviceOption = "auto",
@@ -149,7 +163,8 @@ def repair(
     from pipeline.extract.repair import repair_store
 
     settings = ExtractSettings(device=device, workers=workers)
-    videos, files = _sources(planned.plan, (dataset, root, annotation), encoder, pretrained)
+    given = Data(dataset or OF_STORE, root, annotation, source, texts, folds)
+    videos, files = _sources(planned.plan, given, encoder, pretrained)
     with shown_progress() as on_progress:
         summary = repair_store(planned, videos, files, settings, on_progress)
     finish(summary)
@@ -203,13 +218,16 @@ def export_(
 @store_app.command(name="import")
 def import_(
     context: typer.Context,
-    source: Annotated[
+    features: Annotated[
         Path, typer.Argument(metavar="FILE.h5|DIR", help="Exported store, or features.")
     ],
     store: LocalStoreArgument,
     dataset: DatasetOption = "faces",
     root: RootOption = None,
     annotation: AnnotationOption = None,
+    source: SourceOption = "auto",
+    texts: TextsOption = None,
+    folds: FoldsOption = None,
     encoder: Annotated[
         str,
         typer.Option("--encoder", metavar="NAME", help="Encoder that gives the text tower."),
@@ -228,18 +246,19 @@ def import_(
     from cache.hdf5 import check_source, import_store, is_export
 
     path = local_path(store)
-    if is_export(source):
-        why = f"not read, since {show(source)} is an exported store"
+    if is_export(features):
+        why = f"not read, since {show(features)} is an exported store"
         refuse_unread(context, SOURCE_OPTIONS, why)
-        digest = import_store(source, path)
+        digest = import_store(features, path)
     else:
         from pipeline.encoders.clip import Encoder
         from pipeline.extract.imported import import_videos
 
-        check_source(source)
+        check_source(features)
         files = find_files(encoder, pretrained)
-        videos = read_list(dataset, root, annotation, files=files)
-        digest = import_videos(source, path, videos, Encoder(files, "cpu", "fp32"))
+        data = Data(dataset, root, annotation, source, texts, folds)
+        videos = read_list(data, files=files)
+        digest = import_videos(features, path, videos, Encoder(files, "cpu", "fp32"))
     print(f"{show(store)}: digest {digest}")
 
 
@@ -271,7 +290,7 @@ def _print_findings(findings: "list[Finding]") -> None:
 def _compare_reencoded(
     store: StorePath,
     count: int,
-    source: tuple[str | None, Path | None, Path | None],
+    given: Data,
     encoder: str | None,
     pretrained: str | None,
     device: str,
@@ -283,7 +302,7 @@ def _compare_reencoded(
     from pipeline.extract.reencode import LOWEST_COSINE, compare_reencoded
 
     opened = open_store(store)
-    videos, files = _sources(opened.plan, source, encoder, pretrained)
+    videos, files = _sources(opened.plan, given, encoder, pretrained)
     loaded = Encoder(files, device, parse_precision(opened.identity.precision or "auto"))
     again = compare_reencoded(opened, videos, loaded, count)
     for video in again:
@@ -294,20 +313,19 @@ def _compare_reencoded(
 
 def _sources(
     plan: "Plan",
-    source: tuple[str | None, Path | None, Path | None],
+    given: Data,
     encoder: str | None,
     pretrained: str | None,
 ) -> "tuple[VideoList, EncoderFiles]":
     """The videos and the encoder that a store was made from, unless others are named."""
     from cache.errors import RefusedError
 
-    dataset, root, annotation = source
     name = encoder or plan.identity.encoder.name
     if encoder is None and name.startswith("local-dir:"):
         raise RefusedError(f"the store's encoder is {name}; say where it is with --encoder")
-    dataset = dataset or plan.videos.name
+    data = given if given.dataset != OF_STORE else replace(given, dataset=plan.videos.name)
     files = find_files(name, pretrained)
-    return read_list(dataset, root, annotation, len(plan.videos.ids), files), files
+    return read_list(data, len(plan.videos.ids), files), files
 
 
 def _some(ids: "list[str] | dict[str, float]") -> str:

@@ -15,10 +15,12 @@ from cli.options import (
     DEFAULT_STORE,
     AnnotationOption,
     ConfigOption,
+    Data,
     DatasetOption,
     DeviceOption,
     DuplicatesOption,
     EncoderOption,
+    FoldsOption,
     LimitOption,
     MissingOption,
     PrecisionOption,
@@ -29,7 +31,9 @@ from cli.options import (
     RunsOption,
     SeedsOption,
     SetOption,
+    SourceOption,
     StoreOption,
+    TextsOption,
     WorkersOption,
     refuse_unread,
 )
@@ -56,7 +60,10 @@ if TYPE_CHECKING:
 
 PROFILED_STEPS = 8
 OF_A_STORE = ("store", "workers", "allow_missing", "allow_duplicates", "profile")
-OF_VIDEOS = ("dataset", "root", "annotation", "encoder", "pretrained", "precision", "limit")
+OF_VIDEOS = (
+    *("dataset", "root", "annotation", "source", "texts", "folds"),
+    *("encoder", "pretrained", "precision", "limit"),
+)
 
 
 def train(
@@ -83,6 +90,9 @@ def train(
     dataset: DatasetOption = "faces",
     root: RootOption = None,
     annotation: AnnotationOption = None,
+    source: SourceOption = "auto",
+    texts: TextsOption = None,
+    folds: FoldsOption = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
     precision: PrecisionOption = "auto",
@@ -130,8 +140,9 @@ def train(
     else:
         check_writable(runs, "--runs")
         check = partial(_check_live, method, fold)
-        source = open_source(dataset, root, annotation, encoder, pretrained, limit, check)
-        data = _open_live(*source, method, device, precision)
+        given = Data(dataset, root, annotation, source, texts, folds)
+        videos, files = open_source(given, encoder, pretrained, limit, check)
+        data = _open_live(videos, files, method, device, precision)
         opened = data.store
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
         records = Records(runs, opened, device_kind(data.device.type), code_files(live=True))

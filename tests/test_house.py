@@ -147,6 +147,8 @@ ORDER = [
     "cli/progress.py",
     "cli/profile.py",
     "cli/training.py",
+    "cli/accounting.py",
+    "cli/data.py",
     "cli/extract.py",
     "cli/store.py",
     "cli/train.py",

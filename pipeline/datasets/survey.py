@@ -78,21 +78,23 @@ class Survey:
                 "or remove the ids from the lists"
                 + (f"; there is also {others}: --source takes it" if others else "")
             )
-        videos = tuple(
-            Video(
-                video_id,
-                self.found.places[video_id].path,
-                label,
-                self.subjects.get(video_id),
-                *self.frames.get(video_id, (None, None)),
-                votes=self.votes.get(video_id),
-            )
-            for video_id, label in kept.items()
-        )
+        videos = tuple(self._video(video_id, label) for video_id, label in kept.items())
         subsets = {name: ids & kept.keys() for name, ids in self.subsets.items()}
         folds = cut_folds(self.folds, kept)
         name, source = self.name, self.found.name
         return VideoList(name, self.classes, videos, folds, subsets, source, self.texts)
+
+    def _video(self, video_id: str, label: int) -> Video:
+        labels, intensities = self.frames.get(video_id, (None, None))
+        return Video(
+            video_id,
+            self.found.places[video_id].path,
+            label,
+            self.subjects.get(video_id),
+            labels,
+            intensities,
+            self.votes.get(video_id),
+        )
 
     def account(self) -> Accounting:
         """Count listed, found, missing, short and used videos per fold, part and class."""

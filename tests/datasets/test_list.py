@@ -32,7 +32,7 @@ def expect_the_known_set(root: Path, file: Path | None = None) -> None:
     assert found == {video_id: root / path for video_id, path in zip(IDS, VIDEOS, strict=True)}
 
 
-FORMATS = {
+FORMATS: dict[str, str | bytes] = {
     "list.csv": CSV,
     "list.tsv": CSV.replace(",", "\t"),
     "list.txt": CSV.replace(",", " ").partition("\n")[2],
@@ -122,7 +122,7 @@ def test_numbers_are_classes_in_the_order_given(tmp_path: Path, base: int) -> No
         survey_list(tmp_path)
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a video twice": (CSV + "c.mp4,bored\n", r"list.csv:6: video c is listed twice, .*csv:4"),
     "a path out of the root": ("../x.mp4,bored\n", r"list.csv:1: path '../x.mp4' is not below"),
     "an absolute path": ("/etc/passwd,bored\n", r"path '/etc/passwd' is not below"),

@@ -229,7 +229,8 @@ def test_classes_in_another_order_are_refused_with_both_tables(
         survey_dfew(tmp_path)
     assert re.search(r"2  neutral +2669", str(refused.value))
     moved = sum(order.index(CLASSES[label]) != label for label in labels.values())
-    assert moved == {(PERMUTED, 1): 7358, (SWAPPED, 1): 4067}.get((order, keep), moved)
+    if keep == 1:
+        assert moved == (7358 if order == PERMUTED else 4067)
 
 
 def test_counts_that_fit_no_order_are_the_users_own_choice(tmp_path: Path) -> None:
@@ -248,7 +249,12 @@ def test_every_folder_is_scanned_once_and_of_the_frames_only_those_that_are_used
     add_clips(tmp_path, "Clip/jpg_256")
     scanned: list[str] = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: (scanned.append(str(path)), scandir(path))[1])
+
+    def noted(path: str) -> object:
+        scanned.append(str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", noted)
     survey_dfew(tmp_path)
     clips = [path for path in scanned if re.search(r"\d{5}$", path)]
     assert sorted(clips) == [str(tmp_path / f"Clip/clip_224x224/{i:05d}") for i in sorted(LABELS)]

@@ -24,6 +24,7 @@ from cache.errors import RefusedError
 from cache.files import sha256_file
 from cache.identity import EncoderIdentity
 from cli.extract import open_source
+from cli.options import Data
 from pipeline.encoders.clip import Encoder, EncoderFiles, find_encoder
 from pipeline.weights import read_weights
 from support.sources import SIZE_PX, write_encoder
@@ -368,7 +369,7 @@ def test_weights_that_do_not_fit_are_refused_before_faces_are_rendered(
 ) -> None:
     bad = beside(folder, tmp_path, {"w.safetensors": save(state | {"more": torch.zeros(3)})})
     with pytest.raises(RefusedError, match="more has the shape"):
-        open_source("faces", tmp_path / "faces", None, f"local-dir:{bad}", None, limit=1)
+        open_source(Data("faces", tmp_path / "faces"), f"local-dir:{bad}", None, limit=1)
     assert not list(tmp_path.rglob("*.mp4"))
 
 

@@ -1,0 +1,204 @@
+"""The data commands, and data sets from their files to trained runs, with real decoders."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tgdfer as api
+from cache.errors import RefusedError
+from cache.store import open_store
+from pipeline.datasets.known import known_datasets
+from support.commands import tgdfer
+from support.trees import add_frames, add_video, write
+
+FAST = ["optimiser.epochs=1", "optimiser.batch=4"]
+
+
+def add_ferv39k(root: Path) -> None:
+    rows = []
+    for word in ("Happy", "Sad", "Neutral", "Angry", "Surprise", "Disgust", "Fear"):
+        for number in (1, 2):
+            add_frames(root / f"2_ClipsforFaceCrop/Crime/{word}/{number:04d}")
+            rows.append(f"Crime/{word}/{number:04d} {word}\n")
+    write(root / "4_setups/All_scenes/train_All.csv", "".join(rows[::2]))
+    write(root / "4_setups/All_scenes/test_All.csv", "".join(rows[1::2]))
+
+
+def add_mafw(root: Path) -> None:
+    rows = [f"{n:05d}.mp4 {name}\n" for n, name in enumerate(2 * known_datasets()["mafw"].classes)]
+    for n in range(len(rows)):
+        add_video(root / f"clips/{n:05d}.mp4")
+    write(root / "no_caption/set_1/train.txt", "".join(rows[:11]))
+    write(root / "no_caption/set_1/test.txt", "".join(rows[11:]))
+
+
+def add_crema_d(root: Path) -> None:
+    for actor in range(1001, 1006):
+        for word in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD"):
+            add_video(root / f"VideoFlash/{actor}_DFA_{word}_XX.flv")
+
+
+def add_own_list(root: Path) -> None:
+    rows = ["path,label,subject"]
+    for n, name in enumerate(3 * ["bored", "proud", "shy", "happy"]):
+        add_frames(root / f"clips {n % 3}/{name}-{n}")
+        rows.append(f"clips {n % 3}/{name}-{n},{name},person {n % 3}")
+    write(root / "list.csv", "\n".join(rows))
+
+
+def add_own_folders(root: Path) -> None:
+    for name in ("bored", "Happy"):
+        for n in range(4):
+            add_video(root / name / f"{n}.webm")
+
+
+FAMILIES: dict[str, tuple[Callable[[Path], None], int, int | None]] = {
+    "ferv39k": (add_ferv39k, 7, None),
+    "mafw": (add_mafw, 11, None),
+    "crema-d": (add_crema_d, 6, None),
+    "list": (add_own_list, 4, 3),
+    "folders": (add_own_folders, 2, 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_data_set_goes_all_the_way_from_its_files_to_trained_runs(
+    tmp_path: Path, name: str
+) -> None:
+    add, classes, folds = FAMILIES[name]
+    add(tmp_path / "data")
+    videos = api.read_dataset(name, tmp_path / "data", folds=folds)
+    assert len(videos.classes) == classes
+    store = api.extract(videos, tmp_path / "s.zarr", views=1, frames=4)
+    assert not store.missing
+    assert np.isfinite(store.load_features()).all()
+    method = api.load_method("paper", [*FAST, "temporal.window=2"])
+    fold = videos.folds[0].name
+    records = api.train(store, [method], folds=[fold], runs=tmp_path / "runs")
+    assert [record.ok for record in records] == [True]
+    run = api.load_run(records[0].folder, store)
+    assert run.predict(store.load_features()[:, 0]).logits_NK.shape == (len(store.ids), classes)
+
+
+def test_classes_of_ones_own_have_texts_in_the_store_and_others_change_nothing(
+    tmp_path: Path,
+) -> None:
+    add_own_list(tmp_path / "own")
+    texts = write(tmp_path / "texts.toml", '[bored]\ndescriptors = "a yawn"\n[shy]\n')
+    plain = api.read_dataset("list", tmp_path / "own", folds=3)
+    assert plain.texts is not None
+    assert dict(zip(plain.classes, plain.texts, strict=True))["shy"] == (
+        "shy",
+        "an expression of shy",
+    )
+    with pytest.raises(RefusedError, match=r"label 'happy'; expected one of bored, shy"):
+        api.read_dataset("list", tmp_path / "own", texts=texts, folds=3)
+    write(texts, texts.read_text() + "[happiness]\n[proud]\nname='pride'\n")
+    own = api.read_dataset("list", tmp_path / "own", texts=texts, folds=3)
+    assert own.classes == ("bored", "shy", "happiness", "proud")
+    store = api.extract(own, tmp_path / "s.zarr", views=1, frames=2)
+    assert store.texts == own.texts
+    assert store.texts is not None
+    assert (store.texts[0], store.texts[3]) == (
+        ("bored", "a yawn"),
+        ("pride", "an expression of proud"),
+    )
+    assert store.texts[2][1].startswith("raised cheeks")
+    assert store.plan.schema_version == 3
+    assert open_store(tmp_path / "s.zarr").plan == store.plan
+    add_ferv39k(tmp_path / "ferv39k")
+    videos = api.read_dataset("ferv39k", tmp_path / "ferv39k")
+    other = api.extract(videos, tmp_path / "f.zarr", views=1, frames=2)
+    assert (other.texts, other.plan.schema_version) == (None, 2)
+    assert "texts" not in json.loads((tmp_path / "f.zarr/plan.json").read_bytes())["videos"]
+
+
+TEXTS_REFUSED = {
+    "one class": ("[a]\n", "1 classes, expected 2 to 100"),
+    "another key": ("[a]\nx = 1\n[b]\n", r"\[a\] has keys other than name and descriptors"),
+    "no table": ("a = 'x'\n[b]\n", r"\[a\] has keys other"),
+    "a number": ("[a]\nname = 3\n[b]\n", r"\[a\] needs texts of 1 to 300 letters"),
+    "too long": (f"[a]\nname = '{'x' * 301}'\n[b]\n", r"\[a\] needs texts of 1 to 300 letters"),
+    "no TOML": ("[a\n", r"texts.toml: "),
+}
+
+
+@pytest.mark.parametrize("fault", TEXTS_REFUSED)
+def test_texts_that_cannot_be_meant_are_refused(tmp_path: Path, fault: str) -> None:
+    text, message = TEXTS_REFUSED[fault]
+    add_own_list(tmp_path)
+    with pytest.raises(RefusedError, match=message):
+        api.read_dataset("list", tmp_path, texts=write(tmp_path / "texts.toml", text), folds=3)
+
+
+def test_a_set_without_a_split_asks_for_folds_and_one_with_a_split_refuses_them(
+    tmp_path: Path,
+) -> None:
+    add_own_list(tmp_path / "own")
+    with pytest.raises(RefusedError, match=r"add --folds 5 .*, or a column split or fold"):
+        api.read_dataset("list", tmp_path / "own")
+    add_ferv39k(tmp_path / "ferv39k")
+    with pytest.raises(RefusedError, match=r"ferv39k has a split already \(1 folds\)"):
+        api.read_dataset("ferv39k", tmp_path / "ferv39k", folds=5)
+
+
+@pytest.mark.slow
+def test_check_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
+    add_ferv39k(tmp_path / "set")
+    (tmp_path / "set/2_ClipsforFaceCrop/Crime/Fear/0002").rename(tmp_path / "gone")
+    options = ("--dataset", "ferv39k", "--root", "set")
+    done = tgdfer("data", "check", *options, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["fear", "2", "1", "1", "1"] in lines
+    assert ["fold", "1,", "test", "7", "6", "1", "6", "7847"] in lines
+    assert "missing Crime/Fear/0002" in done.stdout
+    assert "protocol: none: 1 of 14 videos are missing" in done.stdout
+    found = json.loads(tgdfer("data", "check", *options, "--json", cwd=tmp_path).stdout)
+    assert found["missing"] == ["Crime/Fear/0002"]
+    assert found["frames"] == [3, 3.0, 3]
+    assert found["parts"][1]["published"] == 7847
+
+
+@pytest.mark.slow
+def test_init_writes_a_list_that_check_and_extract_read_once_it_is_filled_in(
+    tmp_path: Path,
+) -> None:
+    add_own_folders(tmp_path / "mine")
+    done = tgdfer("data", "init", "mine", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "8 videos: fill in mine/list.csv and mine/texts.toml\n"
+    assert "next: tgdfer data check --dataset list --root mine --folds 5" in done.stderr
+    file = tmp_path / "mine/list.csv"
+    rows = list(csv.DictReader(file.open()))
+    assert [row["path"] for row in rows][:2] == ["Happy/0.webm", "Happy/1.webm"]
+    source = ("--dataset", "list", "--root", "mine", "--folds", 2)
+    done = tgdfer("data", "check", *source, cwd=tmp_path)
+    assert "list.csv:2: a row without a path or a label" in done.stderr
+    lines = [f"{row['path']},{'calm' if n % 2 else 'tense'},," for n, row in enumerate(rows)]
+    write(file, "\n".join([",".join(rows[0]), *lines]))
+    small = ("--encoder", "mini", "--views", 1, "--frames", 4)
+    done = tgdfer("extract", *source, *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "list: lists mine/list.csv, source ." in done.stderr
+    assert ["tense", "4", "4", "0", "0"] in [line.split() for line in done.stderr.splitlines()]
+    assert open_store(tmp_path / "data/list-mini.zarr").classes == ("calm", "tense")
+    again = tgdfer("data", "init", "mine", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "mine/list.csv exists already" in again.stderr
+
+
+@pytest.mark.slow
+def test_list_shows_every_data_set_and_how_to_get_it(tmp_path: Path) -> None:
+    shown = tgdfer("data", "list", cwd=tmp_path).stdout
+    for name, known in known_datasets().items():
+        assert name in shown
+        assert known.obtain in shown
+    one = tgdfer("data", "list", "dfew", cwd=tmp_path)
+    assert "ROOT/EmoLabel_DataSplit" in one.stdout
+    assert "next: tgdfer data check --dataset dfew --root ROOT" in one.stderr

@@ -1,0 +1,33 @@
+"""What is said of each data set adds up, and every class has a text."""
+
+import pytest
+
+from cli.options import DATASETS
+from pipeline.datasets.known import known_datasets
+from pipeline.datasets.read import WITH_LISTS, WITH_NAMES
+from pipeline.datasets.texts import class_texts
+
+KNOWN = known_datasets()
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_published_numbers_add_up_and_classes_have_texts(name: str) -> None:
+    one = KNOWN[name]
+    assert len(class_texts(one.classes).of("descriptors")) == len(one.classes)
+    assert all(sorted(order) == sorted(one.classes) for order in one.orders)
+    assert {*one.counts} in ({*one.classes}, set())
+    assert all(sum(sizes) == one.videos for sizes in one.folds.values())
+    fold, _, part = one.counts_of.rpartition(" ")
+    total = one.videos if part == "all" else one.folds[fold or "1"][part == "test"]
+    assert not one.counts or sum(one.counts.values()) == total
+
+
+def test_the_test_folds_of_dfew_and_mafw_cover_them() -> None:
+    for name in ("dfew", "mafw"):
+        tested = sum(test for _, test in KNOWN[name].folds.values())
+        assert tested == KNOWN[name].videos
+
+
+def test_every_data_set_has_an_adapter_and_is_an_option() -> None:
+    assert {*KNOWN} == {*WITH_LISTS, *WITH_NAMES, "list"}
+    assert ("faces", *KNOWN) == DATASETS
