@@ -16,6 +16,7 @@ from cli.config import config_app
 from cli.data import data_app
 from cli.doctor import doctor
 from cli.extract import extract
+from cli.predict import predict
 from cli.runs import runs_app
 from cli.show import ClosedOutputError, escape_output, show
 from cli.store import store_app
@@ -37,7 +38,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, train, ablate, compare, tune, doctor):
+for command in (extract, train, ablate, compare, tune, predict, doctor):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")

@@ -307,6 +307,14 @@ SeedsOption = Annotated[
 RunsOption = Annotated[
     Path, typer.Option("--runs", metavar="DIR", help="Folder that holds one folder per run.")
 ]
+RunOption = Annotated[
+    list[Path],
+    typer.Option(
+        "--run",
+        metavar="RUN",
+        help="Folder of a finished run (see tgdfer runs); repeatable, for an ensemble.",
+    ),
+]
 RetrainOption = Annotated[
     bool,
     typer.Option("--retrain-damaged", help="Remove runs whose files are damaged, and train them."),

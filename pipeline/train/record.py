@@ -42,6 +42,7 @@ FILES = (
     "encoder/open_clip_config.json",
     *FINISHED,
 )
+TRAIN_AGAIN = "train the run again with: tgdfer train --retrain-damaged"
 DIGITS = 16  # of a folder's name
 FOLDERS = "[0-9a-f]" * DIGITS  # as a pattern
 # What reading refuses, so that a file without end does not fill the memory.
@@ -206,6 +207,16 @@ def read_record(folder: Path, store: Store | None = None) -> Record | None:
     except DamagedError as error:
         return Record(folder, {}, finished, str(error), store)
     return Record(folder, metadata, finished, "", store)
+
+
+def check_finished(folder: Path) -> Record:
+    """The record of a finished run; raises RefusedError if there is none, DamagedError if it is."""
+    record = read_record(Path(os.path.abspath(folder)))  # so that . has a name
+    if record is not None and record.damage:
+        raise DamagedError(f"{record.damage}; {TRAIN_AGAIN}")
+    if record is None or not record.ok:
+        raise RefusedError(f"{folder}: no finished run here; list the runs with: tgdfer runs")
+    return record
 
 
 def read_records(root: Path) -> Iterator[Record]:

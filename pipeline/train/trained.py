@@ -1,6 +1,5 @@
 """The folder of a finished run -> its network, ready to predict."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,20 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import DamagedError, RefusedError
-from cache.identity import flatten, side_by_side
+from cache.identity import Identity, flatten, refused, side_by_side
 from cache.store import Store
 from pipeline.config import Run
-from pipeline.datasets.texts import class_texts
+from pipeline.datasets.texts import ClassTexts, class_texts
 from pipeline.evaluate.influence import Array
 from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predict
 from pipeline.model.text_tower import load_text_tower
 from pipeline.model.tgdfer import TGDFER
-from pipeline.train.record import Record, read_record
+from pipeline.train.record import TRAIN_AGAIN, check_finished
 from pipeline.weights import digest_weights, read_config
 
-TRAIN_AGAIN = "train the run again with: tgdfer train --retrain-damaged"
 CHECKPOINT = "checkpoint.safetensors"
-ENCODER_WEIGHTS = "encoder/open_clip_model.safetensors"
-ENCODER_CONFIG = "encoder/open_clip_config.json"
+ENCODER_WEIGHTS = Path("encoder/open_clip_model.safetensors")
+ENCODER_CONFIG = Path("encoder/open_clip_config.json")
 
 
 @dataclass(frozen=True)
@@ -80,84 +78,135 @@ class TrainedRun:
         return logits_NK - np.logaddexp.reduce(logits_NK, axis=1, keepdims=True)
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a trained network is made of, except for its encoder; verified, but not built yet."""
+
+    where: Path  # what errors name
+    run: Run
+    classes: tuple[str, ...]
+    texts: ClassTexts
+    data: Identity  # of the features that it was trained on
+    parameters: dict[str, torch.Tensor]
+    encoder: Path | None = None  # the folder of the encoder that the run itself trained
+    remedy: str = TRAIN_AGAIN
+
+    @property
+    def name(self) -> str:
+        """The name of the run's folder, or of the file."""
+        return self.where.name
+
+    def load(
+        self, text_weights: bytes, text_config: dict[str, Any], device: str = "cpu"
+    ) -> TrainedRun:
+        """The network, on ``device``, with the text tower of its encoder.
+
+        Raises DamagedError if the parameters are those of another method.
+        """
+        model = TGDFER(
+            [torch.Generator().manual_seed(self.run.seed)],
+            load_text_tower(text_weights, text_config),
+            self.texts,
+            self.data.frames,
+            [self.run.method],
+        ).to(device)
+        own = model.kept()
+        shapes = {name: kept.shape[1:] for name, kept in own.items()}
+        if {name: given.shape for name, given in self.parameters.items()} != shapes:
+            raise DamagedError(f"{self.where} is the network of another method; {self.remedy}")
+        with torch.no_grad():
+            for name, kept in own.items():
+                kept[0] = self.parameters[name]
+        return TrainedRun(self.run, self.classes, model)
+
+    def weights_sha256(self, like: str) -> str:
+        """The digest of the encoder's weights, in the form of ``like``."""
+        if self.encoder is None:
+            return self.data.encoder.weights_sha256
+        config = read_config(self.encoder / ENCODER_CONFIG.name).get("model_cfg", {})
+        return digest_weights(self.encoder / ENCODER_WEIGHTS.name, config, like)
+
+
+def read_checkpoint(folder: Path | str, other_code: bool = False) -> Checkpoint:
+    """The network that a finished run left in ``folder``.
+
+    Raises RefusedError if there is no finished run, or if it was trained by other code (unless
+    ``other_code``), whose predictions this code need not repeat; DamagedError if one of its files
+    is damaged.
+    """
+    record = check_finished(Path(folder))
+    changed = record.changed_code()
+    if changed and not other_code:
+        raise RefusedError(
+            f"{folder} was trained by other code ({', '.join(changed)}), so its network may "
+            "predict something else now; train it again, or pass other_code=True (--other-code)"
+        )
+    path, classes = record.folder / CHECKPOINT, tuple(record.metadata.get("classes", ()))
+    with refused(f"{record.folder / 'run.json'} is damaged", DamagedError, TRAIN_AGAIN):
+        data = Identity.model_validate(record.metadata["store"])
+    trained_encoder = str(ENCODER_WEIGHTS) in (record.result or {})["sha256"]
+    if trained_encoder:  # so it is no longer the one it began with
+        record.read(str(ENCODER_WEIGHTS))  # which verifies them
+        record.read(str(ENCODER_CONFIG))
+    return Checkpoint(
+        record.folder,
+        record.run,
+        classes,
+        class_texts(classes),
+        data,
+        _parse_checkpoint(path, record.read(CHECKPOINT)),
+        record.folder / ENCODER_CONFIG.parent if trained_encoder else None,
+    )
+
+
 def load_run(
     folder: Path | str, store: Store, device: str = "cpu", other_code: bool = False
 ) -> TrainedRun:
     """The network in ``folder``, with the text tower of ``store``.
 
     The store may differ from the one that the run was trained on, as long as its encoder, frames
-    and classes are the same. Raises RefusedError if they are not, if there is no finished run, or
-    if it was trained by other code (unless ``other_code``), whose predictions this code need not
-    repeat; DamagedError if a file of the run is damaged.
+    and classes are the same. Raises RefusedError if they are not, and what ``read_checkpoint``
+    raises.
     """
-    record = read_record(Path(os.path.abspath(folder)))  # so that . has a name
-    if record is not None and record.damage:
-        raise DamagedError(f"{record.damage}; {TRAIN_AGAIN}")
-    if record is None or not record.ok:
-        raise RefusedError(f"{folder}: no finished run here; list the runs with: tgdfer runs")
-    changed = record.changed_code()
-    if changed and not other_code:
-        raise RefusedError(
-            f"{folder} was trained by other code ({', '.join(changed)}), so its network may "
-            "predict something else now; train it again, or pass other_code=True"
-        )
-    _refuse_other_encoder(record, store)
-    run = record.run
-    model = TGDFER(
-        [torch.Generator().manual_seed(run.seed)],
-        load_text_tower(store.text_weights, store.text_config),
-        class_texts(store.classes, store.texts),
-        store.frames,
-        [run.method],
-    ).to(device)
-    own = model.kept()
-    parameters = _read_checkpoint(record, {name: kept.shape[1:] for name, kept in own.items()})
-    with torch.no_grad():
-        for name, kept in own.items():
-            kept[0] = parameters[name]
-    return TrainedRun(run, store.classes, model)
+    checkpoint = read_checkpoint(folder, other_code)
+    refuse_other_features(checkpoint, store)
+    return checkpoint.load(store.text_weights, store.text_config, device)
 
 
-def _refuse_other_encoder(record: Record, store: Store) -> None:
-    trained = flatten(record.metadata["store"]) | {"classes": record.metadata["classes"]}
-    given = flatten(store.identity.model_dump(mode="json")) | {"classes": list(store.classes)}
+def refuse_other_features(
+    checkpoint: Checkpoint, store: Store, other_classes: bool = False
+) -> None:
+    """Raise RefusedError if a store was made by another encoder, or from another number of frames.
+
+    Its classes must be the same as well, unless ``other_classes``.
+    """
+    trained = flatten(checkpoint.data.model_dump(mode="json"))
+    given = flatten(store.identity.model_dump(mode="json"))
+    trained["classes"], given["classes"] = list(checkpoint.classes), list(store.classes)
     names = [name for name in given if name.startswith(("encoder.", "preprocessing."))]
-    tuned = record.folder / "encoder"
-    retrained = ENCODER_WEIGHTS in (record.result or {})["sha256"]
-    if retrained:  # so it is no longer the one it began with
-        record.read(ENCODER_WEIGHTS)  # which verifies them
-        record.read(ENCODER_CONFIG)
-        config = read_config(record.folder / ENCODER_CONFIG).get("model_cfg", {})
-        known = given["encoder.weights_sha256"]
-        known = digest_weights(record.folder / ENCODER_WEIGHTS, config, known)
-        trained["encoder.weights_sha256"] = known
+    if checkpoint.encoder is not None:
         names = ["encoder.weights_sha256"]
+        trained[names[0]] = checkpoint.weights_sha256(given[names[0]])
     rows = [
         (name, str(trained.get(name)), str(given[name]))
-        for name in (*names, "frames", "classes")
+        for name in (*names, "frames", *([] if other_classes else ["classes"]))
         if trained.get(name) != given[name]
     ]
     if rows:
         head = ("field", "trained on", str(store.path))
-        remedy = f"\nextract a store with encoder local-dir:{tuned}" if retrained else ""
+        tuned = checkpoint.encoder
+        remedy = f"\nextract a store with encoder local-dir:{tuned}" if tuned else ""
         raise RefusedError(
-            f"{record.folder} was trained on other features:\n{side_by_side(rows, head)}{remedy}"
+            f"{checkpoint.where} was trained on other features:\n{side_by_side(rows, head)}{remedy}"
         )
 
 
-def _read_checkpoint(record: Record, shapes: dict[str, torch.Size]) -> dict[str, torch.Tensor]:
+def _parse_checkpoint(path: Path, data: bytes) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    data = record.read(CHECKPOINT)
     try:
         parameters: dict[str, torch.Tensor] = load(data)
     except SafetensorError as error:
-        raise DamagedError(
-            f"{record.folder / CHECKPOINT} is damaged: {error}; {TRAIN_AGAIN}"
-        ) from error
-    if {name: p.shape for name, p in parameters.items()} != shapes:
-        raise DamagedError(
-            f"{record.folder / CHECKPOINT} is the network of another method; {TRAIN_AGAIN}"
-        )
+        raise DamagedError(f"{path} is damaged: {error}; {TRAIN_AGAIN}") from error
     return parameters

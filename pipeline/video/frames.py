@@ -94,6 +94,28 @@ def read_frames(path: Path, choose: Choose, take: Take) -> Found:
     return read(path, choose, take)
 
 
+def read_times(path: Path) -> NDArray[np.float64]:
+    """When each frame of a video file is shown, in seconds from the first one, [frame].
+
+    Nothing is decoded, so of a damaged file it may be another number of frames than is read. Empty
+    if the file does not say; what is wrong with it, ``read_frames`` says.
+    """
+    stamps: list[int] = []
+    try:
+        with decoder_errors():
+            _stat_file(path)
+            with _open(path, _demuxer(path)[0]) as container:
+                stream = _video_stream(container)
+                for packet in container.demux(stream):
+                    if packet.size and not packet.is_discard and len(stamps) <= MAX_FRAMES:
+                        stamps.append(packet.dts if packet.pts is None else packet.pts)
+                seconds = float(stream.time_base)
+            times = np.sort(np.array(stamps, np.float64)) * seconds
+            return times - times[0]
+    except BadVideoError:
+        return np.empty(0)
+
+
 def source_sha256(path: Path) -> str:
     """sha256 of a video file, or of the bytes of a folder's images in their order, as in ``Found``.
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.datasets.videos import VIDEO_SUFFIXES
-from pipeline.video.frames import Found, list_images, read_frames
+from pipeline.video.frames import Found, list_images, read_frames, read_times
 from pipeline.video.images import BadVideoError
 from pipeline.video.sampling import at_moments, middle_of_segments, uniform_in_segments
 from support.sources import pictures, write_folder, write_video
@@ -382,3 +382,29 @@ def test_fault_of_the_caller_is_no_property_of_a_video(
     for path in sources:
         with pytest.raises(type(error)):
             read_frames(path, raising if fails == "choose" else range, raising)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "begins", "frames"),
+    [
+        ("v.mp4", "mpeg4", 0, 12),
+        ("v.mp4", "h264", 0, 12),
+        ("v.mp4", "mpeg4", 4, 8),
+        ("v.webm", "vp9", 0, 12),
+        ("v.avi", "mpeg4", 0, 12),
+        ("v.gif", "gif", 0, 12),
+    ],
+)
+def test_times_are_those_of_the_frames_that_are_shown(
+    tmp_path: Path, name: str, codec: str, begins: int, frames: int
+) -> None:
+    path = write_video(tmp_path / name, pictures(12), codec, begins=begins)
+    found = read_frames(path, lambda count: [], lambda index, frame: None)
+    times = read_times(path)
+    assert len(times) == found.frames == frames
+    np.testing.assert_allclose(times, np.arange(frames) / 25, atol=2e-3)
+
+
+def test_times_of_what_is_no_video_are_empty(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_bytes(b"<html>")
+    assert read_times(tmp_path / "v.mp4").size == 0

@@ -13,7 +13,7 @@ from cache.check import plan_repair, verify
 from cache.store import open_store
 from pipeline.video.frames import read_frames
 from pipeline.video.images import BadVideoError
-from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
+from pipeline.video.isolated import Decoder, DecoderDeathError, read_frames_isolated
 from support.commands import ROOT, environment, python
 from support.sources import pictures, write_encoder, write_folder, write_video
 from support.train_kills import GONE_SECONDS, processes_of
@@ -183,3 +183,28 @@ def begin_repair(path: Path) -> None:
     planned = plan_repair(path)
     planned.begin()
     assert planned.extraction
+
+
+@pytest.mark.usefixtures("faulty")
+def test_decoder_goes_on_after_a_bad_video_and_is_replaced_after_a_death(tmp_path: Path) -> None:
+    names = ("a", "killer", "b", "c")
+    paths = [write_video(tmp_path / f"{name}.mp4", pictures(9)) for name in names]
+    (tmp_path / "bad.mp4").write_bytes(b"<html>")
+    times: list[np.ndarray] = []
+    with Decoder() as decoder:
+
+        def read(path: Path) -> list[np.ndarray]:
+            options = {"seconds_max": 60, "take_times": times.append}
+            return frames_of(decoder.read_frames, path, **options)[1]  # type: ignore[arg-type]
+
+        first = read(paths[0])
+        with pytest.raises(BadVideoError, match="not a video"):
+            read(tmp_path / "bad.mp4")
+        with pytest.raises(DecoderDeathError, match="SIGABRT"):
+            read(paths[1])
+        assert len(first) == 5
+        np.testing.assert_array_equal(read(paths[2]), first)
+        np.testing.assert_array_equal(read(paths[3]), first)
+    assert [len(found) for found in times] == [9, 0, 9, 9]
+    with pytest.raises(DecoderDeathError, match="closed"):
+        read(paths[0])

@@ -1,0 +1,224 @@
+"""Finished runs or a bundle, and their encoder -> predictions for videos."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.errors import RefusedError
+from cache.identity import Identity, flatten, side_by_side
+from pipeline.device import device_kind
+from pipeline.encoders.clip import LOCAL_DIR, Encoder, EncoderFiles, Precision, find_encoder
+from pipeline.extract.planning import parse_precision, suited_batch
+from pipeline.predict.features import (
+    Encoded,
+    OnFrames,
+    ReadSettings,
+    encode_sources,
+    read_pictures,
+)
+from pipeline.predict.prediction import (
+    VideoPrediction,
+    best_window,
+    predict_video,
+    predict_windows,
+)
+from pipeline.predict.sources import Source, find_sources
+from pipeline.predict.windows import Sliding
+from pipeline.train.trained import Checkpoint, TrainedRun, read_checkpoint
+from pipeline.video.sampling import EVALUATION_RULE
+
+_TOGETHER = 32  # windows that the networks predict in one call
+_BATCH_FRAMES_MAX = 4096
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Trained networks with their encoder; several are an ensemble."""
+
+    networks: dict[str, TrainedRun]
+    encoder: Encoder
+    data: Identity  # of the features that the networks were trained on
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels that can be predicted."""
+        return next(iter(self.networks.values())).classes
+
+    def predict(
+        self,
+        inputs: Sequence[Path | str] | Path | str,
+        window: float | None = None,
+        stride: float | None = None,
+        fps: float = 25.0,
+    ) -> list[VideoPrediction]:
+        """Predictions for videos, folders of images, folders of these or lists, in their order.
+
+        With ``window``, a sliding window of so many seconds, one every ``stride`` seconds (half of
+        ``window`` if not given). ``fps`` is the rate of folders of images.
+        """
+        given = [inputs] if isinstance(inputs, str | Path) else inputs
+        sources = find_sources(given)
+        settings = self.settings(Sliding.of(window, stride), fps)
+        found = {number: said for number, said, _ in self.stream(sources, settings)}
+        return [found[number] for number in range(len(sources))]
+
+    def settings(
+        self,
+        sliding: Sliding | None = None,
+        fps: float = 25.0,
+        decode_seconds: float = 3600.0,
+        workers: int | None = None,
+    ) -> ReadSettings:
+        """How to read videos so that their features are those that the networks know."""
+        kind, frames = self.encoder.device.type, self.data.frames
+        batch = self.data.batch_frames if self.data.device == kind else None
+        if not batch or batch > _BATCH_FRAMES_MAX:
+            batch = suited_batch(frames, kind)
+        return ReadSettings(frames, batch, sliding, fps, decode_seconds, workers)
+
+    def stream(
+        self,
+        sources: Sequence[Source],
+        settings: ReadSettings,
+        on_frames: OnFrames = lambda done, total: None,
+    ) -> Iterator[tuple[int, VideoPrediction, Encoded]]:
+        """(number, prediction, what was read) of each source as soon as it is done."""
+        encoded = encode_sources(sources, self.encoder, settings, on_frames)
+        while group := list(_group(encoded)):
+            yield from self._predict(group)
+
+    def pictures(self, video: VideoPrediction, encoded: Encoded) -> NDArray[np.uint8]:
+        """The frames of a video's best window as the encoder saw them, [T, H, W, 3].
+
+        Those of a video with several windows are decoded once more; raises BadVideoError if that
+        is no longer possible.
+        """
+        pictures_TCHW = encoded.pictures_TCHW
+        if pictures_TCHW is None:
+            index_T = np.array([moment.frame for moment in best_window(video).frames], np.int32)
+            pictures_TCHW = read_pictures(encoded.source, index_T, self.encoder)
+        pictures_THWC: NDArray[np.uint8] = pictures_TCHW.permute(0, 2, 3, 1).contiguous().numpy()
+        return pictures_THWC
+
+    def _predict(
+        self, group: list[tuple[int, Encoded]]
+    ) -> Iterator[tuple[int, VideoPrediction, Encoded]]:
+        read = [(own.windows, own.features_NTD) for _, own in group]
+        whole = [(w, f) for w, f in read if w is not None and f is not None]
+        predicted = iter(predict_windows(self.networks, whole) if whole else ())
+        for number, own in group:
+            name = own.source.name
+            if own.windows is None:
+                yield number, VideoPrediction(name=name, status="failed", reason=own.reason), own
+            else:
+                yield number, predict_video(name, own.flags, own.windows, next(predicted)), own
+
+
+def load_predictor(
+    runs: Sequence[Path | str],
+    encoder: str | None = None,
+    pretrained: str | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    other_code: bool = False,
+) -> Predictor:
+    """The networks that finished runs left in their folders, with their encoder.
+
+    ``encoder`` and ``pretrained`` name it as in extraction, where the runs' own name of it does not
+    say where it is. ``precision`` is that of the features that the runs were trained on, where the
+    kind of device is the same. Raises RefusedError for another encoder, or for runs of different
+    encoders or classes.
+    """
+    checkpoints = [read_checkpoint(run, other_code) for run in runs]
+    refuse_mixed(checkpoints)
+    first = checkpoints[0]
+    files = find_own_encoder(first, encoder, pretrained)
+    loaded = Encoder(files, device, _precision(first.data, precision, device))
+    given, known = loaded.identity.text_sha256, first.data.encoder.text_sha256
+    if given != known:
+        raise RefusedError(f"{first.where}: the encoder's text tower is another than in training")
+    config = json.loads(loaded.text_config)
+    networks = {
+        own.name: own.load(loaded.text_weights, config, str(loaded.device)) for own in checkpoints
+    }
+    return Predictor(networks, loaded, first.data)
+
+
+def find_own_encoder(
+    checkpoint: Checkpoint, name: str | None = None, pretrained: str | None = None
+) -> EncoderFiles:
+    """The encoder whose features a network was trained on.
+
+    Raises RefusedError if the one at hand is another, or if its name does not say where it is.
+    """
+    known = checkpoint.data.encoder
+    if name is None and checkpoint.encoder is not None:
+        name = f"{LOCAL_DIR}{checkpoint.encoder}"
+    elif name is None and known.name.startswith(LOCAL_DIR):
+        raise RefusedError(
+            f"{checkpoint.where} was trained on features of the encoder {known.name}; say where "
+            "it is with --encoder local-dir:FOLDER"
+        )
+    files = find_encoder(name or known.name, pretrained).hashed_like(known)
+    _refuse_other_encoder(checkpoint, files)
+    return files
+
+
+def refuse_mixed(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse networks that do not belong into one ensemble."""
+    first = checkpoints[0]
+    for other in checkpoints[1:]:
+        rows = _differences(_needs(first), _needs(other))
+        if rows:
+            head = ("field", str(first.where), str(other.where))
+            raise RefusedError(f"the networks differ:\n{side_by_side(rows, head)}")
+    names = [own.name for own in checkpoints]
+    if len(set(names)) < len(names):
+        raise RefusedError(f"a run is given twice: {', '.join(names)}")
+
+
+def _refuse_other_encoder(checkpoint: Checkpoint, files: EncoderFiles) -> None:
+    known, given = _needs(checkpoint), flatten(files.preprocessing.model_dump(mode="json"))
+    identity = files.identity
+    given |= {name: getattr(identity, name) for name in ("weights_sha256", "activation", "dim")}
+    given["evaluation_frames"] = EVALUATION_RULE
+    rows = _differences({name: known[name] for name in given}, given)
+    if rows:
+        head = ("field", "trained with", f"encoder {files.name}")
+        raise RefusedError(
+            f"{checkpoint.where} was trained with another encoder:\n{side_by_side(rows, head)}\n"
+            "name the encoder with --encoder, and its weights with --pretrained"
+        )
+
+
+def _needs(checkpoint: Checkpoint) -> dict[str, object]:
+    """What the features of a network must be made by."""
+    data = checkpoint.data
+    needs = flatten(data.preprocessing.model_dump(mode="json"))
+    needs |= {name: getattr(data.encoder, name) for name in ("activation", "dim")}
+    needs["weights_sha256"] = checkpoint.weights_sha256(data.encoder.weights_sha256)
+    needs |= {name: getattr(data, name) for name in ("frames", "evaluation_frames")}
+    return needs | {"classes": list(checkpoint.classes)}
+
+
+def _differences(one: dict[str, object], other: dict[str, object]) -> list[tuple[str, str, str]]:
+    return [(name, str(one[name]), str(other[name])) for name in one if one[name] != other[name]]
+
+
+def _precision(data: Identity, asked: Precision, device: str) -> Precision:
+    known = data.precision if device_kind(device) == data.device else None
+    return parse_precision(known) if asked == "auto" and known else asked
+
+
+def _group(encoded: Iterator[tuple[int, Encoded]]) -> Iterator[tuple[int, Encoded]]:
+    """Sources until they have enough windows to be predicted together."""
+    windows = 0
+    for number, own in encoded:
+        yield number, own
+        windows += 1 if own.windows is None else len(own.windows.start_N)
+        if windows >= _TOGETHER:
+            return

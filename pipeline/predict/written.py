@@ -1,0 +1,97 @@
+"""Predictions -> files in a folder, each complete or absent; docs/predict.md describes them."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.files import make_directories, sweep, write_files
+from cache.identity import FrozenModel, Identity
+from pipeline.predict.pictures import strip, timeline
+from pipeline.predict.prediction import VideoPrediction, best_window
+from pipeline.show import show
+
+CSV, JSON = "predictions.csv", "predictions.json"
+STRIPS, TIMELINES, SCRATCH = "strips", "timelines", ".tmp"
+FOLDERS = (STRIPS, TIMELINES, SCRATCH)
+_NAME_LETTERS = 80
+
+
+class PredictionFile(FrozenModel):
+    """The content of predictions.json."""
+
+    schema_version: Literal[1] = 1
+    networks: tuple[str, ...]
+    classes: tuple[str, ...]
+    features: Identity  # how the encoder made the features of the networks' training videos
+    videos: tuple[VideoPrediction, ...]
+
+
+def write_predictions(out: Path, content: PredictionFile) -> list[Path]:
+    """Write predictions.csv and predictions.json; returns their paths."""
+    classes = content.classes
+    head = ["name", "status", "reason", "label", *(f"p_{name}" for name in classes)]
+    rows = [
+        [show(own.name), own.status, show(own.reason), own.label or ""]
+        + [own.probabilities.get(name, "") for name in classes]
+        + [_known(own.doubt), own.frames, own.seconds, len(own.windows), "; ".join(own.flags)]
+        for own in content.videos
+    ]
+    table = _csv([*head, "doubt", "frames", "seconds", "windows", "flags"], rows)
+    files = {out / CSV: table, out / JSON: content.model_dump_json(indent=1).encode() + b"\n"}
+    _write(out, files)
+    with suppress(OSError):
+        sweep(out / SCRATCH)
+        (out / SCRATCH).rmdir()
+    return list(files)
+
+
+def write_strip(
+    out: Path, number: int, video: VideoPrediction, pictures_THWC: NDArray[np.uint8]
+) -> None:
+    """Write the strip of the window that speaks most for the label of the video."""
+    window = best_window(video)
+    of_many = f", {window.start:.1f} to {window.end:.1f} s" if len(video.windows) > 1 else ""
+    data = strip(f"{video.name}{of_many}", window, pictures_THWC)
+    _write(out, {out / STRIPS / f"{_file_name(number, video.name)}.png": data})
+
+
+def write_timeline(out: Path, number: int, video: VideoPrediction) -> None:
+    """Write the windows of a video, one line each, and a plot of their probabilities."""
+    classes = list(video.probabilities)
+    rows = [
+        [own.start, own.end, own.label, *own.probabilities.values(), _known(own.doubt)]
+        for own in video.windows
+    ]
+    table = _csv(["start", "end", "label", *(f"p_{name}" for name in classes), "doubt"], rows)
+    place = out / TIMELINES / _file_name(number, video.name)
+    files = {place.with_name(f"{place.name}{end}") for end in (".csv", ".png")}
+    _write(out, dict(zip(sorted(files), (table, timeline(video)), strict=True)))
+
+
+def _file_name(number: int, name: str) -> str:
+    """Unique by its number, and no path: ``0003-clips-day-1-a``."""
+    return f"{number + 1:04d}-{re.sub(r'[^A-Za-z0-9._]+', '-', name)[-_NAME_LETTERS:]}"
+
+
+def _known(value: float | None) -> float | str:
+    return "" if value is None else value
+
+
+def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _write(out: Path, files: dict[Path, bytes]) -> None:
+    make_directories(*{path.parent for path in files}, out / SCRATCH)
+    write_files(files, out / SCRATCH)
