@@ -15,6 +15,8 @@ from cli.compare import compare
 from cli.config import config_app
 from cli.data import data_app
 from cli.doctor import doctor
+from cli.evaluate import evaluate
+from cli.export import export
 from cli.extract import extract
 from cli.predict import predict
 from cli.runs import runs_app
@@ -38,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, train, ablate, compare, tune, predict, doctor):
+for command in (extract, train, ablate, compare, tune, predict, evaluate, export, doctor):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")

@@ -311,9 +311,21 @@ RunOption = Annotated[
     list[Path],
     typer.Option(
         "--run",
-        metavar="RUN",
-        help="Folder of a finished run (see tgdfer runs); repeatable, for an ensemble.",
+        metavar="RUN|FILE",
+        help="Folder of a finished run (see tgdfer runs), or a file of tgdfer export; repeatable.",
     ),
+]
+OtherEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        metavar="NAME",
+        help="Where the encoder of the runs is, if its name does not say: local-dir:FOLDER.",
+        show_default="the one that the runs name",
+    ),
+]
+OtherCodeOption = Annotated[
+    bool, typer.Option("--other-code", help="Also use runs that other code has trained.")
 ]
 RetrainOption = Annotated[
     bool,

@@ -8,6 +8,8 @@ import typer
 
 from cli.options import (
     DeviceOption,
+    OtherCodeOption,
+    OtherEncoderOption,
     PrecisionOption,
     PretrainedOption,
     RunOption,
@@ -24,19 +26,6 @@ if TYPE_CHECKING:
 
 DONE_WITH_FAILURES = 3
 _TENTHS = 9.999  # the highest influence of a window is 9
-
-OtherEncoderOption = Annotated[
-    str | None,
-    typer.Option(
-        "--encoder",
-        metavar="NAME",
-        help="Where the encoder of the runs is, if its name does not say: local-dir:FOLDER.",
-        show_default="the one that the runs name",
-    ),
-]
-OtherCodeOption = Annotated[
-    bool, typer.Option("--other-code", help="Also use runs that other code has trained.")
-]
 
 
 def predict(
@@ -95,18 +84,20 @@ def predict(
       tgdfer predict clip.mp4 --run runs/0123456789abcdef
     A folder, with tables and a strip of pictures for each video:
       tgdfer predict clips --run runs/0123456789abcdef --out predictions
+    With a file that tgdfer export wrote:
+      tgdfer predict clip.mp4 --run model.tgdfer
     A long video, as a timeline of two seconds each:
       tgdfer predict talk.mp4 --run runs/0123456789abcdef --window 2 --stride 0.5 --out talk
     """
     from pipeline.extract.planning import parse_precision
+    from pipeline.predict.bundle import check_trained
     from pipeline.predict.sources import find_sources
     from pipeline.predict.windows import Sliding
     from pipeline.report.written import check_reports
-    from pipeline.train.record import check_finished
 
     sources, sliding = find_sources(inputs), Sliding.of(window, stride)
     for run in runs:
-        check_finished(run)
+        check_trained(run)
     if out is not None:
         check_reports(out, "predictions.csv", "predictions.json")
     # It loads torch, so it comes after everything that can be refused.

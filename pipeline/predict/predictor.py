@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from cache.identity import Identity, flatten, side_by_side
 from pipeline.device import device_kind
 from pipeline.encoders.clip import LOCAL_DIR, Encoder, EncoderFiles, Precision, find_encoder
 from pipeline.extract.planning import parse_precision, suited_batch
+from pipeline.predict.bundle import read_bundle
 from pipeline.predict.features import (
     Encoded,
     OnFrames,
@@ -126,20 +128,42 @@ def load_predictor(
     precision: Precision = "auto",
     other_code: bool = False,
 ) -> Predictor:
-    """The networks that finished runs left in their folders, with their encoder.
+    """The networks of finished runs, given as their folders, or of bundles, with their encoder.
 
     ``encoder`` and ``pretrained`` name it as in extraction, where the runs' own name of it does not
     say where it is. ``precision`` is that of the features that the runs were trained on, where the
     kind of device is the same. Raises RefusedError for another encoder, or for runs of different
     encoders or classes.
     """
-    checkpoints = [read_checkpoint(run, other_code) for run in runs]
+    paths = [Path(run) for run in runs]
+    bundles = {path: read_bundle(path) for path in paths if path.is_file()}
+    checkpoints = [own for path in paths for own in read_trained(path, other_code)]
+    with TemporaryDirectory() as scratch:
+        for bundle in bundles.values():
+            if encoder is None and bundle.unpack_encoder(Path(scratch)):
+                encoder = f"{LOCAL_DIR}{scratch}"
+        files = find_own_encoder(checkpoints[0], encoder, pretrained)
+        predictor = assemble(checkpoints, files, device, precision)
+    for bundle in bundles.values():
+        bundle.check(predictor.networks)
+    return predictor
+
+
+def read_trained(path: Path, other_code: bool = False) -> list[Checkpoint]:
+    """The networks of a bundle, or the one of a finished run; errors as in ``load_predictor``."""
+    return (
+        read_bundle(path).checkpoints() if path.is_file() else [read_checkpoint(path, other_code)]
+    )
+
+
+def assemble(
+    checkpoints: Sequence[Checkpoint], files: EncoderFiles, device: str, precision: Precision
+) -> Predictor:
+    """Networks and their encoder, loaded; raises RefusedError if they do not belong together."""
     refuse_mixed(checkpoints)
     first = checkpoints[0]
-    files = find_own_encoder(first, encoder, pretrained)
     loaded = Encoder(files, device, _precision(first.data, precision, device))
-    given, known = loaded.identity.text_sha256, first.data.encoder.text_sha256
-    if given != known:
+    if loaded.identity.text_sha256 != first.data.encoder.text_sha256:
         raise RefusedError(f"{first.where}: the encoder's text tower is another than in training")
     config = json.loads(loaded.text_config)
     networks = {

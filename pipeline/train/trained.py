@@ -82,6 +82,7 @@ class TrainedRun:
 class Checkpoint:
     """What a trained network is made of, except for its encoder; verified, but not built yet."""
 
+    name: str
     where: Path  # what errors name
     run: Run
     classes: tuple[str, ...]
@@ -90,11 +91,7 @@ class Checkpoint:
     parameters: dict[str, torch.Tensor]
     encoder: Path | None = None  # the folder of the encoder that the run itself trained
     remedy: str = TRAIN_AGAIN
-
-    @property
-    def name(self) -> str:
-        """The name of the run's folder, or of the file."""
-        return self.where.name
+    trained_on: str = ""  # the name of the data set
 
     def load(
         self, text_weights: bytes, text_config: dict[str, Any], device: str = "cpu"
@@ -149,6 +146,7 @@ def read_checkpoint(folder: Path | str, other_code: bool = False) -> Checkpoint:
         record.read(str(ENCODER_WEIGHTS))  # which verifies them
         record.read(str(ENCODER_CONFIG))
     return Checkpoint(
+        record.folder.name,
         record.folder,
         record.run,
         classes,
@@ -156,6 +154,7 @@ def read_checkpoint(folder: Path | str, other_code: bool = False) -> Checkpoint:
         data,
         _parse_checkpoint(path, record.read(CHECKPOINT)),
         record.folder / ENCODER_CONFIG.parent if trained_encoder else None,
+        trained_on=record.metadata.get("data", ""),
     )
 
 
