@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.config import MethodConfig, Run
     from pipeline.datasets.videos import VideoList
+    from pipeline.predict.predictor import Predictor
     from pipeline.train.halving import Trial
     from pipeline.train.record import Record
     from pipeline.train.records import Records
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "extract",
+    "load",
     "load_method",
     "load_run",
     "open_store",
@@ -252,6 +254,26 @@ def load_run(
 
     store = open_store(store) if isinstance(store, str | Path) else store
     return loaded(folder, store, device, other_code)
+
+
+def load(
+    *runs: Path | str,
+    encoder: str | None = None,
+    pretrained: str | None = None,
+    device: str = "auto",
+    other_code: bool = False,
+) -> "Predictor":
+    """Finished runs, or files of ``tgdfer export``, with their encoder; several are an ensemble.
+
+    ``predict(videos)`` gives the label, the probabilities and the influence of frames of videos,
+    folders of images, folders of these or lists; with ``window`` and ``stride``, in seconds, of
+    sliding windows as well. ``encoder`` says where the encoder is if its name does not.
+
+    >>> video = tgdfer.load("model.tgdfer").predict("talk.mp4", window=2, stride=0.5)[0]
+    """
+    from pipeline.predict.predictor import load_predictor
+
+    return load_predictor(runs, encoder, pretrained, device, other_code=other_code)
 
 
 def read_runs(runs: Path | str = "runs") -> "pd.DataFrame":

@@ -1,5 +1,6 @@
 """Finished runs and their encoder -> a bundle and its model card."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,6 +69,7 @@ def export(
 
     Errors as in ``load_predictor``.
     """
+    path = Path(os.path.abspath(path))  # so that its folder has a name
     check_new(path)
     checkpoints = [read_checkpoint(run, other_code) for run in runs]
     files = find_own_encoder(checkpoints[0], encoder, pretrained)

@@ -137,6 +137,8 @@ def load_predictor(
     """
     paths = [Path(run) for run in runs]
     bundles = {path: read_bundle(path) for path in paths if path.is_file()}
+    if not paths:
+        raise RefusedError("no trained network given; name the folder of a run, or a bundle")
     checkpoints = [own for path in paths for own in read_trained(path, other_code)]
     with TemporaryDirectory() as scratch:
         for bundle in bundles.values():
