@@ -29,7 +29,7 @@ class ClassTexts:
         return self.classes if kind == "class" else self.descriptors
 
 
-def class_texts(classes: Sequence[str], own: Texts | None = None) -> ClassTexts:
+def class_texts(classes: Sequence[str], own: Sequence[tuple[str, str]] | None = None) -> ClassTexts:
     """Texts of the named classes: a data set's own, or those of ``texts.toml``.
 
     Raises RefusedError for a class that has neither.

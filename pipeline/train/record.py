@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
 from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256
@@ -69,8 +69,15 @@ class _Metadata(BaseModel):
     store: dict[str, Any]
     versions: dict[str, str]
     classes: list[str] = []
+    texts: list[tuple[str, str]] | None = None  # of the classes, if they are the data set's own
     data: str = ""
     code: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.texts is not None and len(self.texts) != len(self.classes):
+            raise ValueError(f"{len(self.texts)} texts of {len(self.classes)} classes")
+        return self
 
 
 class _Result(BaseModel):

@@ -224,6 +224,7 @@ class Records:
             "store": self.store.identity.model_dump(mode="json"),
             "data": self.store.name,
             "classes": list(self.store.classes),
+            "texts": self.store.texts,  # of the data set's own; None: those of texts.toml
             "missing_videos": len(self.store.missing),
             "versions": versions | {"python": platform.python_version()},
             "threads": torch.get_num_threads(),

@@ -150,7 +150,7 @@ def read_checkpoint(folder: Path | str, other_code: bool = False) -> Checkpoint:
         record.folder,
         record.run,
         classes,
-        class_texts(classes),
+        class_texts(classes, record.metadata.get("texts")),
         data,
         _parse_checkpoint(path, record.read(CHECKPOINT)),
         record.folder / ENCODER_CONFIG.parent if trained_encoder else None,

@@ -12,6 +12,8 @@ import tgdfer as api
 from cache.errors import RefusedError
 from cache.store import open_store
 from pipeline.datasets.known import known_datasets
+from pipeline.datasets.texts import class_texts
+from pipeline.train.trained import read_checkpoint
 from support.commands import tgdfer
 from support.trees import add_frames, add_video, write
 
@@ -83,6 +85,9 @@ def test_a_data_set_goes_all_the_way_from_its_files_to_trained_runs(
     assert [record.ok for record in records] == [True]
     run = api.load_run(records[0].folder, store)
     assert run.predict(store.load_features()[:, 0]).logits_NK.shape == (len(store.ids), classes)
+    # Without its store, a run still knows the texts of its classes.
+    texts = class_texts(store.classes, store.texts)
+    assert read_checkpoint(records[0].folder).texts == texts
 
 
 def test_classes_of_ones_own_have_texts_in_the_store_and_others_change_nothing(
