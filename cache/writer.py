@@ -107,7 +107,13 @@ def check_same(path: Path | LocalPath, stored: Plan, asked: Plan) -> None:
     rows = differences(stored.identity, asked.identity)
     remedy = "choose another --store, or use the settings of this one"
     count = len(stored.videos.ids)
-    if [name for name, *_ in rows] == ["videos"] and stored.videos.ids == asked.videos.ids[:count]:
+    names = [name for name, *_ in rows]
+    if rows and set(names) <= {"view_rule", "decoder"}:
+        remedy = (
+            "other versions of tgdfer or of its libraries made it: train from it as it is, or "
+            "choose another --store to extract anew"
+        )
+    if names == ["videos"] and stored.videos.ids == asked.videos.ids[:count]:
         remedy = (
             f"it holds the first {count} of these videos; to reuse their features, run the "
             f"same command with --store OTHER --reuse {path}"

@@ -81,6 +81,7 @@ ORDER = [
     "pipeline/video/frames.py",
     "pipeline/video/isolated.py",
     "pipeline/video/augmentation.py",
+    "pipeline/video/warp.py",
     "pipeline/video/views.py",
     "pipeline/encoders/clip.py",
     "pipeline/extract/planning.py",

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-VIEW_RULE = "crop(0.6..1, 3/4..4/3) rotate(10) flip(0.5) brightness, contrast, saturation(0.3)"
+# What the augmented views of a store show, for its identity; version 1 resized and rotated in turn.
+VIEW_RULE = "2: crop(0.6..1, 3/4..4/3) rotate(10) flip(0.5) brightness, contrast, saturation(0.3)"
 
 _MIN_AREA = 0.6
 _MAX_LOG_ASPECT = math.log(4 / 3)

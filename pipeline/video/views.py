@@ -11,10 +11,11 @@ from torchvision.transforms.v2 import functional as F
 
 from cache.identity import Preprocessing
 from pipeline.datasets.videos import Video
-from pipeline.video.augmentation import Augmentation, crop_box, view_rule
+from pipeline.video.augmentation import view_rule
 from pipeline.video.frames import Found, read_frames
 from pipeline.video.images import BadVideoError
 from pipeline.video.sampling import at_moments
+from pipeline.video.warp import Warp
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class ViewMaker:
         self._pixels = pixels
         self._shown: list[set[int]] = []
         self._kept: list[dict[int, torch.Tensor]] = []
+        self._warps: dict[tuple[int, tuple[int, int]], Warp] = {}
         self.frame_index_VT = np.zeros((len(views), frames), np.int32)
 
     def choose(self, length: int) -> Collection[int]:
@@ -67,22 +69,31 @@ class ViewMaker:
         return set().union(*self._shown)
 
     def take(self, index: int, image: NDArray[np.uint8]) -> None:
-        """Crop and resize frame ``index``, uint8 [height, width, 3], for the views that show it."""
-        image_CHW = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
-        for rule, shown, kept in zip(self._rules, self._shown, self._kept, strict=True):
+        """Make of frame ``index``, uint8 [height, width, 3], those of the views that show it."""
+        image = np.require(image, requirements=["C", "W"])
+        for i, shown in enumerate(self._shown):
             if index in shown:
-                kept[index] = _fit(image_CHW, rule.augmentation, self._pixels)
+                self._kept[i][index] = self._fit(i, image)
 
     def finish(self) -> torch.Tensor:
-        """The views, uint8 [view, frame, channel, height, width]."""
-        return torch.stack(
+        """The views, uint8 [view, frame, channel, height, width]; the channels are together."""
+        views_VTHWC = torch.stack(
             [
-                _finish_view(kept, index, rule.augmentation)
-                for kept, index, rule in zip(
-                    self._kept, self.frame_index_VT, self._rules, strict=True
-                )
+                torch.stack([kept[index].permute(1, 2, 0) for index in index_T.tolist()])
+                for kept, index_T in zip(self._kept, self.frame_index_VT, strict=True)
             ]
         )
+        return views_VTHWC.permute(0, 1, 4, 2, 3)
+
+    def _fit(self, view: int, image: NDArray[np.uint8]) -> torch.Tensor:
+        """Uint8 [channel, size, size]."""
+        augmentation = self._rules[view].augmentation
+        if augmentation is None:
+            return fit_for_evaluation(torch.from_numpy(image).permute(2, 0, 1), self._pixels)
+        shape = (image.shape[0], image.shape[1])
+        if (warp := self._warps.get((view, shape))) is None:
+            warp = self._warps[view, shape] = Warp(*shape, self._pixels.size_px, augmentation)
+        return torch.from_numpy(warp(image)).permute(2, 0, 1)
 
 
 def fit_for_evaluation(image_CHW: torch.Tensor, pixels: Preprocessing) -> torch.Tensor:
@@ -92,36 +103,4 @@ def fit_for_evaluation(image_CHW: torch.Tensor, pixels: Preprocessing) -> torch.
     shape = [size, size] if pixels.resize == "squash" else [size]
     resized = F.resize(image_CHW, shape, mode, antialias=True)
     out: torch.Tensor = F.center_crop(resized, [size, size])
-    return out
-
-
-def _fit(
-    image_CHW: torch.Tensor, augmentation: Augmentation | None, pixels: Preprocessing
-) -> torch.Tensor:
-    if augmentation is None:
-        return fit_for_evaluation(image_CHW, pixels)
-    box = crop_box(image_CHW.shape[1], image_CHW.shape[2], augmentation)
-    size = [pixels.size_px, pixels.size_px]
-    mode = InterpolationMode(pixels.interpolation)
-    out: torch.Tensor = F.resized_crop(image_CHW, *box, size, mode, antialias=True)
-    return out
-
-
-def _finish_view(
-    kept: dict[int, torch.Tensor], index_T: NDArray[np.int32], augmentation: Augmentation | None
-) -> torch.Tensor:
-    shown = sorted(kept)
-    frames_NCHW = torch.stack([kept[i] for i in shown])
-    if augmentation is not None:
-        frames_NCHW = _augment(frames_NCHW, augmentation)
-    return frames_NCHW[np.searchsorted(shown, index_T)]
-
-
-def _augment(frames_NCHW: torch.Tensor, a: Augmentation) -> torch.Tensor:
-    out: torch.Tensor = F.rotate(frames_NCHW, a.angle_degrees, InterpolationMode.BILINEAR)
-    if a.flip:
-        out = F.horizontal_flip(out)
-    out = F.adjust_brightness(out, a.brightness)
-    out = F.adjust_contrast(out, a.contrast)
-    out = F.adjust_saturation(out, a.saturation)
     return out

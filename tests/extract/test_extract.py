@@ -19,8 +19,9 @@ from cache.check import plan_repair
 from cache.chunks import chunk_name
 from cache.errors import RefusedError
 from cache.files import sha256_file
-from cache.plan import VideoStatus
+from cache.plan import VideoStatus, read_plan
 from cache.store import open_store, status
+from cache.writer import check_same
 from cli.extract import extract as extract_command
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, find_encoder
@@ -187,6 +188,13 @@ def test_number_of_videos_is_part_of_the_plan(
     assert f"same command with --store OTHER --reuse {tmp_path / 's.zarr'}" in str(refused.value)
     with pytest.raises(RefusedError, match="choose another --store, or use the settings"):
         run(here, videos.first(2), tmp_path / "s.zarr")
+
+
+def test_a_store_of_other_rules_is_not_continued_but_may_be_trained_from(whole: Path) -> None:
+    plan = read_plan(whole)
+    older = plan.identity.model_copy(update={"view_rule": "1"})
+    with pytest.raises(RefusedError, match=r"(?s)view_rule.*train from it as it is, or choose"):
+        check_same(whole, plan.model_copy(update={"identity": older}), plan)
 
 
 @pytest.mark.slow

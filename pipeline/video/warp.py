@@ -1,0 +1,111 @@
+"""A frame and the augmentation of its view -> S x S pixels: one map of places, one of colours.
+
+Rule 2 of augmented views. Pixel (i, j) of a view shows the place in the frame that crop, resize,
+rotation and flip together put there; S is the view's size.
+
+1. Where the crop is larger than the view, its frame is reduced first: means of blocks of k_y x k_x
+   pixels, k = round(crop / S), at least 1, rounded to whole grey levels; at the lower and right
+   border, blocks are completed by repeating the last row and column.
+2. Places are rounded to 1/32 of a (reduced) pixel, and the colour there is interpolated linearly
+   between the four pixels around it; outside the frame is black.
+3. With v a pixel, g the frame's mean grey after step 2 and w the weights of grey, its colour is
+   b c (s I + (1 - s) 1 w') v + b (1 - c) g for brightness b, contrast c, saturation s, rounded.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.video.augmentation import Augmentation, crop_box
+
+GREY = np.array([0.299, 0.587, 0.114])  # of RGB, ITU-R BT.601
+STEPS = 32  # per pixel
+_BITS = STEPS.bit_length() - 1
+
+# Threads belong to the videos, not to the pixels of one.
+cv2.setNumThreads(1)
+
+
+@dataclass(frozen=True)
+class Warp:
+    """How frames of one size become those of a view."""
+
+    height: int
+    width: int
+    size: int
+    augmentation: Augmentation
+
+    @cached_property
+    def reduction(self) -> tuple[int, int]:
+        """k_y and k_x: how many rows and columns are averaged before sampling."""
+        _, _, height, width = crop_box(self.height, self.width, self.augmentation)
+        return max(1, round(height / self.size)), max(1, round(width / self.size))
+
+    @cached_property
+    def places(self) -> NDArray[np.float64]:
+        """[2, 3]: (column, row, 1) of a view's pixel -> (column, row) in the reduced frame."""
+        a, size = self.augmentation, self.size
+        top, left, height, width = crop_box(self.height, self.width, a)
+        down, across = self.reduction
+        angle, centre = math.radians(a.angle_degrees), size / 2
+        cos, sin = math.cos(angle), math.sin(angle)
+        centred = np.array([[-1.0 if a.flip else 1.0, 0, 0], [0, 1, 0], [0, 0, 1]]) @ _shift(
+            0.5 - centre
+        )
+        turned = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ centred
+        cropped = np.diag([width / size, height / size, 1]) @ _shift(centre) @ turned
+        placed = np.array([[1, 0, left], [0, 1, top], [0, 0, 1]]) @ cropped
+        reduced = np.diag([1 / across, 1 / down, 1]) @ placed
+        places: NDArray[np.float64] = (_shift(-0.5) @ reduced)[:2]
+        return places
+
+    @cached_property
+    def colours(self) -> tuple[NDArray[np.float64], float]:
+        """([3, 3]: the matrix of a pixel's colours, the share of mean grey that is added)."""
+        a = self.augmentation
+        mixed = a.saturation * np.eye(3) + (1 - a.saturation) * np.outer(np.ones(3), GREY)
+        return a.brightness * a.contrast * mixed, a.brightness * (1 - a.contrast)
+
+    def __call__(self, frame_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The frame as this view shows it, uint8 [S, S, 3]."""
+        reduced_HWC = _reduce(frame_HWC, self.reduction)
+        warped_HWC = cv2.remap(reduced_HWC, *self._map, cv2.INTER_LINEAR)
+        matrix, share = self.colours
+        grey = float(GREY @ cv2.mean(warped_HWC)[:3])
+        shown_HWC = cv2.transform(warped_HWC, np.column_stack([matrix, np.full(3, share * grey)]))
+        return cast(NDArray[np.uint8], shown_HWC)
+
+    @cached_property
+    def _map(self) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+        """Whole pixels [S, S, 2] and 1/32ths [S, S] of all places, as cv2.remap takes them."""
+        grid = np.arange(self.size, dtype=np.float64)
+        x_SS, y_SS = (
+            np.rint(STEPS * (across * grid + down * grid[:, None] + start)).astype(np.int32)
+            for across, down, start in self.places
+        )
+        wholes = np.stack([x_SS >> _BITS, y_SS >> _BITS], 2).astype(np.int16)
+        parts = (y_SS & (STEPS - 1)) * STEPS + (x_SS & (STEPS - 1))
+        return wholes, parts.astype(np.uint16)
+
+
+def _shift(by: float) -> NDArray[np.float64]:
+    return np.array([[1, 0, by], [0, 1, by], [0, 0, 1]])
+
+
+def _reduce(frame_HWC: NDArray[np.uint8], reduction: tuple[int, int]) -> NDArray[np.uint8]:
+    """Means of blocks, the last ones completed by the border."""
+    down, across = reduction
+    if reduction == (1, 1):
+        return frame_HWC
+    height, width = frame_HWC.shape[:2]
+    more = (-height % down, -width % across)
+    if any(more):
+        border = cv2.copyMakeBorder(frame_HWC, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
+        frame_HWC = cast(NDArray[np.uint8], border)
+    size = (frame_HWC.shape[1] // across, frame_HWC.shape[0] // down)
+    return cast(NDArray[np.uint8], cv2.resize(frame_HWC, size, interpolation=cv2.INTER_AREA))
