@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, make_directories, write_files
@@ -58,12 +59,21 @@ class Manifest(FrozenModel):
 
     version: Literal[1] = 1
     sha256: str = _NO_SHA256
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = Field(min_length=2)
     texts: dict[Literal["class", "descriptors"], tuple[str, ...]]
     features: Identity  # how the features were made that the networks were trained on
-    networks: tuple[Network, ...]
+    networks: tuple[Network, ...] = Field(min_length=1)
     encoder: dict[str, Any] | None = None  # open_clip's configuration, if the weights are here
     card: str = ""  # Markdown
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Manifest":
+        if len({own.name for own in self.networks}) < len(self.networks):
+            raise ValueError("two networks have one name")
+        counts = {kind: len(texts) for kind, texts in self.texts.items()}
+        if counts != dict.fromkeys(("class", "descriptors"), len(self.classes)):
+            raise ValueError(f"{counts} texts for {len(self.classes)} classes")
+        return self
 
 
 @dataclass(frozen=True)
@@ -105,9 +115,16 @@ class Bundle:
     def check(self, networks: "Mapping[str, TrainedRun]") -> None:
         """Raise RefusedError unless its networks predict what they did when they were exported."""
         probe = {name: tensor.numpy() for name, tensor in self._tensors("probe.").items()}
+        names = {
+            "probe.features",
+            *(f"probe.{n}.logits" for n in range(len(self.manifest.networks))),
+        }
+        if missing := names - probe.keys():
+            raise DamagedError(f"{self.path} has no {min(missing)}; {EXPORT_AGAIN}")
         for number, network in enumerate(self.manifest.networks):
             said = networks[network.name].predict(probe["probe.features"]).logits_NK
-            if not np.allclose(said, probe[f"probe.{number}.logits"], **_PROBE_ERROR):
+            expected = probe[f"probe.{number}.logits"]
+            if said.shape != expected.shape or not np.allclose(said, expected, **_PROBE_ERROR):
                 raise RefusedError(
                     f"{self.path}: network {network.name} predicts something "
                     "else here than where it was exported; use the version of tgdfer that wrote it"

@@ -1,21 +1,26 @@
 """Bundles: the same predictions without runs and store; nothing changed is believed."""
 
+import hashlib
 import json
 import random
 import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import save, save_file
 
 from cache.errors import DamagedError, RefusedError
 from pipeline.encoders.clip import MINI
-from pipeline.predict.bundle import Manifest, read_bundle
+from pipeline.predict.bundle import read_bundle
 from pipeline.predict.export import export
 from pipeline.predict.predictor import Predictor, load_predictor
 from support.commands import tgdfer
 from support.sources import write_encoder
 from support.trained import Trained
+
+
+pytestmark = pytest.mark.slow  # it renders and trains
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +94,7 @@ def test_bundle_with_any_byte_flipped_is_refused(bundle: Path, tmp_path: Path) -
 
 
 def test_network_that_predicts_something_else_here_is_refused(
-    trained: Trained, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, bundle: Path
 ) -> None:
     predictor = load_predictor(trained.folders, device="cpu")
     opened = read_bundle(bundle)
@@ -99,20 +104,44 @@ def test_network_that_predicts_something_else_here_is_refused(
         opened.check(swapped)
 
 
-def test_other_safetensors_are_no_bundle(trained: Trained, tmp_path: Path) -> None:
+def forge(path: Path, content: dict[str, object], tensors: dict[str, torch.Tensor]) -> Path:
+    """A bundle with a sha256 that is right."""
+    data = save(tensors, {"tgdfer": json.dumps(content | {"sha256": "0" * 64})})
+    path.write_bytes(data.replace(b"0" * 64, hashlib.sha256(data).hexdigest().encode()))
+    return path
+
+
+def test_bundle_that_is_not_complete_is_refused_whatever_its_sha256(
+    bundle: Path, tmp_path: Path
+) -> None:
+    whole = read_bundle(bundle).manifest.model_dump(mode="json")
+    tensors = {"probe.other": torch.zeros(3)}
+    for changes, message in (
+        ({"networks": []}, "networks: Tuple should have at least 1 item"),
+        ({"networks": [whole["networks"][0]] * 2}, "two networks have one name"),
+        ({"texts": {}}, "texts for 7 classes"),
+        ({"classes": ["happiness"]}, "classes: Tuple should have at least 2 items"),
+        ({"more": 1}, "Extra inputs"),
+        ({"version": 2}, "another version of tgdfer"),
+    ):
+        with pytest.raises(RefusedError, match=message):
+            read_bundle(forge(tmp_path / "f.tgdfer", whole | changes, tensors))
+    opened = read_bundle(forge(tmp_path / "f.tgdfer", whole, tensors))
+    (first, _) = opened.checkpoints()
+    assert first.parameters == {}
+    with pytest.raises(DamagedError, match=r"has no probe\.0\.logits; export it again"):
+        opened.check(dict.fromkeys((first.name, "other")))  # type: ignore[arg-type]
+
+
+def test_other_safetensors_are_no_bundle(trained: Trained, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match="is no bundle"):
         read_bundle(trained.folders[0] / "checkpoint.safetensors")
-    forged = Manifest.model_validate(
-        read_like(trained, tmp_path) | {"networks": [], "sha256": "0" * 64}
+    content = read_bundle(bundle).manifest.model_copy(update={"sha256": "1" * 64})
+    save_file(
+        {"a": torch.zeros(1)}, tmp_path / "forged.tgdfer", {"tgdfer": content.model_dump_json()}
     )
-    save_file({}, tmp_path / "forged.tgdfer", {"tgdfer": forged.model_dump_json()})
     with pytest.raises(DamagedError, match="its sha256 is not the recorded one"):
         read_bundle(tmp_path / "forged.tgdfer")
-
-
-def read_like(trained: Trained, tmp_path: Path) -> dict[str, object]:
-    export(trained.folders[:1], tmp_path / "like.tgdfer")
-    return read_bundle(tmp_path / "like.tgdfer").manifest.model_dump()
 
 
 def test_card_has_the_scores_of_each_network_and_says_what_was_not_measured(

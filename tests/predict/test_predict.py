@@ -18,8 +18,11 @@ from pipeline.predict.sources import find_sources
 from pipeline.predict.windows import Sliding
 from pipeline.predict.written import PredictionFile
 from support.commands import ROOT, tgdfer
+from support.records import forge
 from support.sources import pictures, write_encoder, write_folder, write_video
 from support.trained import Trained
+
+pytestmark = pytest.mark.slow  # it renders and trains
 
 FAULTY_DECODER = """
 import os, av
@@ -178,8 +181,6 @@ def test_run_of_an_encoder_in_a_folder_asks_where_it_is(trained: Trained, tmp_pa
     shutil.copytree(trained.folders[0], copy)
     about = json.loads((copy / "run.json").read_text())
     about["store"]["encoder"]["name"] = "local-dir:mine"
-    from support.records import forge
-
     forge(copy, "run.json", json.dumps(about).encode())
     with pytest.raises(RefusedError, match="say where it is with --encoder local-dir:FOLDER"):
         load_predictor([copy])
