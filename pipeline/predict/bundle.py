@@ -40,7 +40,7 @@ EXPORT_AGAIN = "export it again with: tgdfer export"
 _KEY, _NO_SHA256 = "tgdfer", "0" * 64
 _HEADER_BYTES_MAX, _FILE_BYTES_MAX, _PART_BYTES = 8 << 20, 32 << 30, 1 << 20
 _PROBES = 4
-_PROBE_ERROR = {"rtol": 1e-3, "atol": 1e-2}  # of logits, across machines
+_PROBE_RELATIVE, _PROBE_ABSOLUTE = 1e-3, 1e-2  # errors of logits, across machines
 
 
 class Network(FrozenModel):
@@ -124,7 +124,8 @@ class Bundle:
         for number, network in enumerate(self.manifest.networks):
             said = networks[network.name].predict(probe["probe.features"]).logits_NK
             expected = probe[f"probe.{number}.logits"]
-            if said.shape != expected.shape or not np.allclose(said, expected, **_PROBE_ERROR):
+            same = said.shape == expected.shape
+            if not (same and np.allclose(said, expected, _PROBE_RELATIVE, _PROBE_ABSOLUTE)):
                 raise RefusedError(
                     f"{self.path}: network {network.name} predicts something "
                     "else here than where it was exported; use the version of tgdfer that wrote it"

@@ -171,17 +171,18 @@ def _details(own: Evaluation) -> list[str]:
     left = ", ".join(f"{name} {videos}" for name, videos in own.unsupported.items()) or "none"
     away = f"{100 * own.elsewhere:.1f} %"
     counts = confusion(own.labels, own.predicted, len(own.shared))
-    head = ["label", "predictions", "recall %", *own.shared]
-    rows = [
+    head: list[object] = ["label", "predictions", "recall %", *own.shared]
+    rows: list[list[object]] = [
         [name, int(row.sum()), "–" if np.isnan(recall) else f"{100 * recall:.1f}"]
         + [int(cell) for cell in row]
         for name, recall, row in zip(own.shared, recalls(counts), counts, strict=True)
     ]
+    table: list[list[object]] = [head, ["---"] * len(head), *rows]
     return [
         f"- videos: {own.videos}; left out, with labels that the networks do not know: {left}",
         f"- predictions whose most likely class is none of the store's: {away}",
         "",
-        *map(markdown_line, [head, ["---"] * len(head), *rows]),
+        *map(markdown_line, table),
     ]
 
 

@@ -18,7 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from queue import Full, Queue
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,13 +70,15 @@ class Encoded:
     pictures_TCHW: torch.Tensor | None = None
 
 
-class _Frame(NamedTuple):
+@dataclass(frozen=True)
+class _Frame:
     number: int  # of the source
     index: int  # in the video
     picture_CHW: torch.Tensor
 
 
-class _End(NamedTuple):
+@dataclass(frozen=True)
+class _End:
     number: int
     outcome: Encoded | BaseException
 

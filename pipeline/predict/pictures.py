@@ -50,7 +50,7 @@ def timeline(video: VideoPrediction) -> bytes:
         shares = [window.probabilities[name] for window in video.windows]
         axes.plot(middles, shares, label=_plain(name), marker=".", markersize=3)
     if video.doubt is not None:
-        doubts = [window.doubt for window in video.windows]
+        doubts = [float(window.doubt or 0) for window in video.windows]
         axes.plot(middles, doubts, "k:", label="doubt")
     axes.set(xlabel="seconds (middle of the window)", ylabel="probability", ylim=(0, 1))
     axes.set_title(_plain(video.name), loc="left")

@@ -84,7 +84,7 @@ def _starts(duration: float, sliding: Sliding) -> NDArray[np.float64]:
         raise BadVideoError(
             f"{duration:.0f} seconds have {count} windows, expected at most {WINDOWS_MAX}"
         )
-    starts = np.arange(count) * sliding.stride
+    starts = np.arange(count, dtype=np.float64) * np.float64(sliding.stride)
     return np.append(starts, last) if last - starts[-1] > sliding.stride / 100 else starts
 
 

@@ -19,7 +19,6 @@ from support.commands import tgdfer
 from support.sources import write_encoder
 from support.trained import Trained
 
-
 pytestmark = pytest.mark.slow  # it renders and trains
 
 
