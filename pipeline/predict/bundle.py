@@ -25,14 +25,13 @@ from cache.files import canonical_json, make_directories, write_files
 from cache.identity import FrozenModel, Identity, refused
 from cache.outside import open_outside, parse_json
 from pipeline.archive import DTYPES
-from pipeline.encoders.clip import EncoderFiles
+from pipeline.encoders.clip import Encoder, EncoderFiles
 from pipeline.train.record import check_finished
 from pipeline.weights import TENSORS, read_weights
 
 if TYPE_CHECKING:
     import torch
 
-    from pipeline.predict.predictor import Predictor
     from pipeline.train.trained import Checkpoint, TrainedRun
 
 SUFFIX = ".tgdfer"
@@ -183,7 +182,8 @@ def check_trained(path: Path) -> None:
 
 def write_bundle(
     path: Path,
-    predictor: "Predictor",
+    networks: "Mapping[str, TrainedRun]",
+    encoder: Encoder,
     checkpoints: "Sequence[Checkpoint]",
     about: Sequence[Network],
     card: str,
@@ -192,9 +192,9 @@ def write_bundle(
     """Write networks and what they need to ``path``, complete or not at all."""
     from safetensors.torch import save
 
-    files, first = predictor.encoder.files, checkpoints[0]
+    files, first = encoder.files, checkpoints[0]
     identity = replace(files, hashed=TENSORS).identity
-    known = {"text_sha256": predictor.encoder.identity.text_sha256}
+    known = {"text_sha256": encoder.identity.text_sha256}
     manifest = Manifest(
         classes=first.classes,
         texts={"class": first.texts.classes, "descriptors": first.texts.descriptors},
@@ -203,7 +203,7 @@ def write_bundle(
         encoder=_encoder_config(files) if with_encoder else None,
         card=card,
     )
-    tensors = _network_tensors(list(predictor.networks.values()))
+    tensors = _network_tensors(list(networks.values()))
     if with_encoder:
         for weight in read_weights(files.weights_path):
             name = f"encoder.{weight.name}"

@@ -76,7 +76,9 @@ def export(
     predictor = assemble(checkpoints, files, "cpu", "auto")
     about = [_about(check_finished(run)) for run in runs]
     card = _card(checkpoints[0], about, with_encoder)
-    write_bundle(path, predictor, checkpoints, about, card, with_encoder)
+    write_bundle(
+        path, predictor.networks, predictor.encoder, checkpoints, about, card, with_encoder
+    )
     write_files({card_path(path): card.encode()}, path.parent)
 
 
