@@ -71,12 +71,13 @@ def repool(
 def average_precision(scores_NT: Array, shows_NT: NDArray[np.bool_]) -> Array:
     """Average precision of each video's frame ranking, [N]; NaN if none or all frames show it.
 
-    Tied scores share one precision, so a constant ranking scores the share of frames that show it.
+    The mean over the frames t that show it of: the share of such frames among those that score at
+    least as high as t. Tied scores share one precision, so a constant ranking scores the share of
+    frames that show it.
     """
-    from sklearn.metrics import average_precision_score
-
-    result = np.full(len(scores_NT), np.nan)
-    for n, (scores, shows) in enumerate(zip(scores_NT, shows_NT, strict=True)):
-        if shows.any() and not shows.all():
-            result[n] = average_precision_score(shows, scores)
-    return result
+    above_NTU = scores_NT[:, None, :] >= scores_NT[:, :, None]
+    precision_NT = (above_NTU & shows_NT[:, None, :]).sum(2) / above_NTU.sum(2)
+    shown_N = shows_NT.sum(1)
+    ranked_N = (shown_N > 0) & (shown_N < shows_NT.shape[1])
+    total_N = (precision_NT * shows_NT).sum(1)
+    return np.divide(total_N, shown_N, out=np.full(len(shown_N), np.nan), where=ranked_N)

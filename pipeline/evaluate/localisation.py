@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cache.store import Store
 from pipeline.config import Run
-from pipeline.evaluate.influence import Array, Influence, influence_by
+from pipeline.evaluate.influence import Array, Influence, average_precision, influence_by
 from pipeline.evaluate.statistics import Interval, bootstrap_mean
 from pipeline.show import markdown_line
 
@@ -78,7 +78,7 @@ def localise(
         tested.append(rows)
         for name, scores_NT in rankings.items():
             if np.isfinite(scores_NT).all():
-                parts.setdefault(name, []).append(precision_of(scores_NT, shows_NT))
+                parts.setdefault(name, []).append(average_precision(scores_NT, shows_NT))
     every = np.concatenate(tested)
     labels, people = store.labels[every], store.people(every)
     return {
@@ -86,20 +86,6 @@ def localise(
         for name, own in parts.items()
         if len(own) == len(runs)
     }
-
-
-def precision_of(scores_NT: Array, shows_NT: NDArray[np.bool_]) -> Array:
-    """``average_precision`` of all videos at once, [N], hundreds of times faster.
-
-    Mean over the frames t that show the label of: the share of them among the frames that score at
-    least as high as t.
-    """
-    above_NTU = scores_NT[:, None, :] >= scores_NT[:, :, None]
-    precision_NT = (above_NTU & shows_NT[:, None, :]).sum(2) / above_NTU.sum(2)
-    shown_N = shows_NT.sum(1)
-    ranked_N = (shown_N > 0) & (shown_N < shows_NT.shape[1])
-    total_N = (precision_NT * shows_NT).sum(1)
-    return np.divide(total_N, shown_N, out=np.full(len(shown_N), np.nan), where=ranked_N)
 
 
 def mean_precision(found: Found, subset_N: NDArray[np.bool_]) -> Interval | None:

@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from pipeline.evaluate.influence import (
     Influence,
@@ -40,6 +41,18 @@ def test_few_frames_predict_by_the_mean_of_their_logits(
 ) -> None:
     scores = influence(LOGITS, np.array([0, 1]))
     assert repool(LOGITS, scores, order, count).tolist() == expected
+
+
+def test_average_precision_is_that_of_scikit_learn_for_each_video() -> None:
+    generator = np.random.default_rng(0)
+    scores = generator.integers(0, 5, (60, 7)).astype(float)  # with ties
+    shows = generator.random((60, 7)) < generator.random((60, 1))
+    found = average_precision(scores, shows)
+    ranked = shows.any(1) & ~shows.all(1)
+    assert 0 < (~ranked).sum() < 30
+    assert np.isnan(found[~ranked]).all()
+    expected = [average_precision_score(shows[n], scores[n]) for n in np.flatnonzero(ranked)]
+    np.testing.assert_allclose(found[ranked], expected, rtol=1e-12)
 
 
 def test_average_precision_of_known_rankings() -> None:

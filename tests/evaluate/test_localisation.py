@@ -9,8 +9,7 @@ import torch
 from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import Run, load_method
-from pipeline.evaluate.influence import average_precision
-from pipeline.evaluate.localisation import localisation_table, localise, precision_of
+from pipeline.evaluate.localisation import localisation_table, localise
 from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions
 from pipeline.train.features import load_training_data
 from pipeline.train.record import Record
@@ -117,15 +116,6 @@ def test_the_only_frame_is_not_left_out(tmp_path: Path) -> None:
         load_run(first.folder, store).leave_one_out(
             store.load_features([0])[:, 0], np.zeros(40, np.int64)
         )
-
-
-def test_average_precision_of_all_videos_at_once_is_that_of_each() -> None:
-    generator = np.random.default_rng(0)
-    scores = generator.integers(0, 5, (60, 7)).astype(float)  # with ties
-    shows = generator.random((60, 7)) < generator.random((60, 1))
-    expected = average_precision(scores, shows)
-    assert 0 < np.isnan(expected).sum() < 30
-    np.testing.assert_allclose(precision_of(scores, shows), expected, rtol=1e-12)
 
 
 def test_without_truth_nothing_is_measured(tmp_path: Path) -> None:
