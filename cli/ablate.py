@@ -80,7 +80,7 @@ def ablate(
         raise RefusedError("no table given: name one, such as table3, or use --vary KEY=[V1,V2]")
     base = load_method(config, settings)
     opened = open_store(store)
-    chosen = [fit(table, opened) for table in chosen]
+    chosen = [fit(table, opened, base) for table in chosen]
     folds = [name for name, _, _ in opened.folds]
     wanted = [run for t in chosen for run in runs_of_table(t, base, folds, range(seeds))]
     pictures = CURVES if ROBUSTNESS.name in (tables or []) else ()

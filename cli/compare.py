@@ -64,6 +64,9 @@ def compare(
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
+    fold: Annotated[
+        str, typer.Option("--fold", metavar="NAME", help="A fold of the store, or all.")
+    ] = "all",
     search_baseline: Annotated[
         bool,
         typer.Option(
@@ -90,6 +93,8 @@ def compare(
       tgdfer compare
     Two configurations beside a searched baseline:
       tgdfer compare --config paper --config tuned --search-baseline
+    What tgdfer tune found, on the test videos that its search kept out:
+      tgdfer compare --config paper --config reports/tuned.toml --search-baseline --fold 1
     On DFEW:
       tgdfer compare --store data/dfew-ViT-B-32-quickgelu.zarr
     """
@@ -101,11 +106,12 @@ def compare(
 
     named = {Path(config).stem: load_method(config, settings) for config in configs}
     opened = open_store(store)
-    refuse_to_pool(opened)
+    if fold == "all":
+        refuse_to_pool(opened)
     if leave_one_out:
         for method in named.values():
             method.input.refuse_leaving_out_the_only_frame(opened.frames)
-    folds = [name for name, _, _ in opened.folds]
+    folds = [name for name, _, _ in opened.folds] if fold == "all" else [fold]
     wanted = {name: runs_of(method, folds, range(seeds)) for name, method in named.items()}
     every = [run for runs_of_one in wanted.values() for run in runs_of_one]
     check_reports(out, "comparison.md")
@@ -117,11 +123,11 @@ def compare(
     from pipeline.evaluate.localisation import localisation_table, localise
     from pipeline.report.comparison import best_of, comparison_table, of_runs, write_comparison
 
-    zero_shots = [zero_shot(opened, "class"), zero_shot(opened, "descriptors")]
+    zero_shots = [zero_shot(opened, "class", folds), zero_shot(opened, "descriptors", folds)]
     baselines = [
-        logistic_regression(opened, "mean"),
-        logistic_regression(opened, "mean+max+std"),
-        *([_searched(opened)] if search_baseline else []),
+        logistic_regression(opened, "mean", folds),
+        logistic_regression(opened, "mean+max+std", folds),
+        *([_searched(opened, folds)] if search_baseline else []),
     ]
     ours, good = [], {}
     for name, own in wanted.items():
@@ -130,7 +136,8 @@ def compare(
         ours.append(predicted)
     first = next(iter(named.values()))
     header = header_of(opened, first, len(folds), seeds)
-    header["protocol"] = f"{len(folds)} folds, seeds per fold: {seeds}, epochs: " + ", ".join(
+    tested = f"{len(folds)} folds" if fold == "all" else f"fold {show(fold)}"
+    header["protocol"] = f"{tested}, seeds per fold: {seeds}, epochs: " + ", ".join(
         f"{method.optimiser.epochs} ({name})" for name, method in named.items()
     )
     methods = [*zero_shots, *baselines, *ours]
@@ -146,12 +153,12 @@ def compare(
     leave_if_damaged(damaged)
 
 
-def _searched(store: "Store") -> "PredictedLabels":
+def _searched(store: "Store", folds: list[str]) -> "PredictedLabels":
     from pipeline.evaluate.baselines import fits, searched_logistic_regression
     from pipeline.train.halving import searched_hold_out
 
-    with progress("searching logistic regressions", fits(store), "fits") as shown:
-        return searched_logistic_regression(store, searched_hold_out(store), shown.advance)
+    with progress("searching logistic regressions", fits(store, folds), "fits") as shown:
+        return searched_logistic_regression(store, searched_hold_out(store), shown.advance, folds)
 
 
 def _leaving_out(

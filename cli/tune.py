@@ -23,13 +23,12 @@ from cli.options import (
     WorkersOption,
 )
 from cli.progress import progress
-from cli.show import show
+from cli.show import next_step, show
 from cli.training import (
     open_records,
     prepare_folder,
     print_waiting,
     report_damaged,
-    suggest_comparison,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +83,8 @@ def tune(
     """Search for better settings, by successive halving on held-out training videos.
 
     Random settings are trained for a few epochs, the best of them anew for more. All are scored on
-    training videos that are held out, with nobody on both sides; test videos are never looked at.
+    training videos that are held out, with nobody who is known on both sides; the test videos of
+    the fold are never looked at, and the next command judges the winner by them.
     The configuration given by --config is the first trial. Writes tune.md, tune.json with every
     trial, and tuned.toml, the best settings. The same command resumes a search that was stopped.
 
@@ -138,7 +138,8 @@ def tune(
     print(paths[0].read_text(encoding="utf-8"))
     print("written: " + ", ".join(show(path) for path in paths))
     configs = ["--config", config, "--config", paths[2]]
-    suggest_comparison(opened, "--store", store, *configs, "--search-baseline")
+    judged = ["--fold", chosen_fold, "--search-baseline"]  # other folds test what was searched on
+    next_step("tgdfer", "compare", "--store", store, *configs, *judged)
 
 
 def _train(

@@ -1,6 +1,6 @@
 """A store -> predictions of methods without a temporal network: zero-shot, logistic regression."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,8 @@ from pipeline.evaluate.metrics import confusion, uar, war
 from pipeline.kernels.head import cosine
 from pipeline.model.text_tower import load_text_tower
 
+Folds = Collection[str] | None  # None: all of the store
+
 
 @dataclass(frozen=True)
 class PredictedLabels:
@@ -25,25 +27,29 @@ class PredictedLabels:
     seeds: int = 1
 
 
-def zero_shot(store: Store, kind: Literal["class", "descriptors"]) -> PredictedLabels:
+def zero_shot(
+    store: Store, kind: Literal["class", "descriptors"], folds: Folds = None
+) -> PredictedLabels:
     """The class text with the highest mean cosine over frames; nothing is trained."""
     tower = load_text_tower(store.text_weights, store.text_config)
     texts_KD = tower.encode_texts(class_texts(store.classes, store.texts).of(kind))
-    rows = _all_test_rows(store)
+    rows = np.concatenate([test for _, test in _parts(store, folds)])
     features_NTD = torch.from_numpy(store.load_features([0])[rows, 0]).float()
     scores_NK = cosine(features_NTD, texts_KD).mean(dim=1)
     named = "names" if kind == "class" else "sentences"
     return PredictedLabels(f"zero-shot, class {named}", rows, scores_NK.argmax(1).numpy())
 
 
-def logistic_regression(store: Store, pooling: Literal["mean", "mean+max+std"]) -> PredictedLabels:
+def logistic_regression(
+    store: Store, pooling: Literal["mean", "mean+max+std"], folds: Folds = None
+) -> PredictedLabels:
     """scikit-learn's logistic regression on standardised frame features pooled over time.
 
     Like TG-DFER, it trains on the augmented views (on view 0 if it is the only one) and is tested
     on view 0.
     """
     pooled_NVD = _pool(store.load_features().astype(np.float32), pooling)
-    rows = [(_present(store, train), _present(store, test)) for _, train, test in store.folds]
+    rows = _parts(store, folds)
     said = [_fit_and_predict(store, pooled_NVD, Fit(pooling), train, test) for train, test in rows]
     name = f"logistic regression, {pooling} of frames"
     return PredictedLabels(name, np.concatenate([test for _, test in rows]), np.concatenate(said))
@@ -71,19 +77,21 @@ HoldOut = Callable[[NDArray[np.int64], int], tuple[NDArray[np.int64], NDArray[np
 
 
 def searched_logistic_regression(
-    store: Store, hold_out: HoldOut, on_fit: Callable[[], None] = lambda: None
+    store: Store,
+    hold_out: HoldOut,
+    on_fit: Callable[[], None] = lambda: None,
+    folds: Folds = None,
 ) -> PredictedLabels:
     """The logistic regression of FITS that is best on held-out training videos, chosen per fold.
 
     The score is the mean of UAR and WAR over HOLD_OUTS parts of the fold's training videos, as
     ``hold_out`` splits them; each fold's test videos are predicted once, by the winner. ``on_fit``
-    is called after every fit of the search, ``fits(store)`` times.
+    is called after every fit of the search, ``fits(store, folds)`` times.
     """
     features = store.load_features().astype(np.float32)
     pooled = {pooling: _pool(features, pooling) for pooling in POOLINGS}
     rows, predicted, chosen = [], [], []
-    for _, train, test in store.folds:
-        train, test = _present(store, train), _present(store, test)
+    for train, test in _parts(store, folds):
         scores = np.zeros((len(FITS), HOLD_OUTS))
         for seed in range(HOLD_OUTS):
             left, held = hold_out(train, seed)
@@ -100,9 +108,9 @@ def searched_logistic_regression(
     return PredictedLabels(name, np.concatenate(rows), np.concatenate(predicted))
 
 
-def fits(store: Store) -> int:
+def fits(store: Store, folds: Folds = None) -> int:
     """Number of fits in the search of a logistic regression."""
-    return len(store.folds) * HOLD_OUTS * len(FITS)
+    return len(_parts(store, folds)) * HOLD_OUTS * len(FITS)
 
 
 def _fit_and_predict(
@@ -133,8 +141,13 @@ def _pool(features_NVTD: NDArray[np.float32], pooling: str) -> NDArray[np.float3
     return np.concatenate(pooled, -1)
 
 
-def _all_test_rows(store: Store) -> NDArray[np.int64]:
-    return np.concatenate([_present(store, test) for _, _, test in store.folds])
+def _parts(store: Store, folds: Folds) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """(training rows, test rows) of each fold, without videos that are missing."""
+    return [
+        (_present(store, train), _present(store, test))
+        for name, train, test in store.folds
+        if folds is None or name in folds
+    ]
 
 
 def _present(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -211,7 +211,7 @@ def _paper(**names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
     return {table: {name: values[table][name] for name in own} for table, own in names.items()}
 
 
-# What each row of `without` sets in a base such as tuned.
+# What each row of `without` sets in a base such as tuned; what changes nothing in it is left out.
 TAKEN: list[tuple[str, dict[str, dict[str, Any]]]] = [
     ("scaled input", _paper(input=("scale",))),
     ("centred texts", _paper(input=("centre_text",))),
@@ -224,15 +224,23 @@ TAKEN: list[tuple[str, dict[str, dict[str, Any]]]] = [
     ("schedule", _paper(optimiser=("schedule", "warm_up"))),
     ("label smoothing", _paper(optimiser=("label_smoothing",))),
     ("visual prompt", {"label": {"visual_prompt": "none"}}),
+    ("epochs", _paper(optimiser=("epochs",))),
+    ("windows", _paper(temporal=("window", "stride"))),
+    ("residual", _paper(temporal=("residual",))),
+    ("dropout", _paper(temporal=("dropout",))),
+    ("average of the weights", _paper(optimiser=("average",))),
 ]
 
 WITHOUT = Table(
     "without",
     "One ingredient of the base at a time as in the paper (for --config tuned)",
     ("without",),
-    tuple(
-        TableRow(letter, (title,), settings)
-        for letter, (title, settings) in zip("abcdefghijk", TAKEN, strict=True)
+    (
+        TableRow("base", ("nothing",)),
+        *(
+            TableRow(letter, (title,), settings)
+            for letter, (title, settings) in zip("abcdefghijklmnop", TAKEN, strict=True)
+        ),
     ),
     differences=("UAR", "WAR"),
 )
@@ -450,13 +458,24 @@ def find_tables(names: Sequence[str]) -> list[Table]:
     return [TABLES[name] for name in names]
 
 
-def fit(table: Table, store: Store) -> Table:
-    """The table with what the store has: ``robustness`` has a row for each of its subsets.
+def fit(table: Table, store: Store, base: MethodConfig) -> Table:
+    """The table with what the store and the base have.
 
-    Raises RefusedError if the store lacks a subset or a fold that a row names.
+    ``robustness`` has a row for each subset of the store, ``without`` only what differs from the
+    paper. Raises RefusedError if the store lacks a subset or a fold that a row names, or if nothing
+    differs from the paper.
     """
     if table is ROBUSTNESS and store.subsets:
         table = robustness(store.subsets)
+    if table is WITHOUT:
+        first, *taken = table.rows
+        taken = [row for row in taken if row.method(base) != base]
+        if all(row.cells == ("visual prompt",) for row in taken):
+            raise RefusedError(
+                "table without takes back what a base adds to the paper's setting, and this one "
+                "adds nothing; name another with --config, such as tuned"
+            )
+        table = replace(table, rows=(first, *taken))
     folds = [name for name, _, _ in store.folds]
     for row in table.rows:
         lacking = [f"subset {row.subset}"] if row.subset not in ("", *store.subsets) else []

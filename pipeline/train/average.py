@@ -51,10 +51,10 @@ def step_shares(config: OptimiserConfig, epoch: int, steps: int) -> NDArray[np.f
 def epoch_share(config: OptimiserConfig, epoch: int) -> float:
     """Share of the new weights after an epoch, counted from 0.
 
-    For ``last_epochs``, the result is the mean over the last ``average_epochs`` epochs' ends, and
-    the latest weights before that.
+    For ``last_epochs``, the result is the mean over the last ``average_epochs`` epochs' ends, or
+    over all if there are fewer, and the latest weights before that.
     """
     if config.average != "last_epochs":
         return 0.0
-    counted = epoch + 1 - (config.epochs - config.average_epochs)
+    counted = epoch + 1 - max(config.epochs - config.average_epochs, 0)
     return 1 / max(counted, 1)

@@ -13,7 +13,15 @@ from pipeline.config import MethodConfig, Run, load_method
 from pipeline.evaluate.influence import average_precision
 from pipeline.report.ablation import FilledRow, collect, header_of, runs_of_table, write_tables
 from pipeline.report.curves import CURVES, draw_curves
-from pipeline.report.tables import POPULATION, ROBUSTNESS, Table, find_tables, fit, robustness
+from pipeline.report.tables import (
+    POPULATION,
+    ROBUSTNESS,
+    WITHOUT,
+    Table,
+    find_tables,
+    fit,
+    robustness,
+)
 from pipeline.train.records import Records
 from support.commands import tgdfer
 from support.records import write_record
@@ -109,7 +117,8 @@ def by_name(rows: list[FilledRow]) -> dict[str, FilledRow]:
 def test_robustness_trains_three_settings_and_scores_each_on_every_subset(
     robust: Store, tmp_path: Path
 ) -> None:
-    table, base = fit(ROBUSTNESS, robust), load_method("tuned")
+    base = load_method("tuned")
+    table = fit(ROBUSTNESS, robust, base)
     runs = runs_of_table(table, base, FOLDS, [0])
     assert len(runs) == 3 * 2
     scaled = {(run.method.input.scale, run.method.label.quality) for run in runs}
@@ -131,7 +140,8 @@ def test_robustness_trains_three_settings_and_scores_each_on_every_subset(
 def test_hard_videos_are_compared_with_clean_ones_and_the_remedy_with_the_same_videos(
     robust: Store, tmp_path: Path
 ) -> None:
-    table, base = fit(ROBUSTNESS, robust), load_method()
+    base = load_method()
+    table = fit(ROBUSTNESS, robust, base)
     rows = collect(table, base, FOLDS, [0], write_runs(table, robust, tmp_path, base))
     lines = by_name(rows)
     against = {name: (line.row.against or table.main).name for name, line in lines.items()}
@@ -165,7 +175,8 @@ def test_hard_videos_are_compared_with_clean_ones_and_the_remedy_with_the_same_v
 def test_average_precision_is_that_of_the_videos_of_the_subset(
     robust: Store, tmp_path: Path
 ) -> None:
-    table, base = fit(ROBUSTNESS, robust), load_method()
+    base = load_method()
+    table = fit(ROBUSTNESS, robust, base)
     records = write_runs(table, robust, tmp_path, base)
     lines = by_name(collect(table, base, FOLDS, [0], records))
     values = []
@@ -186,7 +197,8 @@ def test_average_precision_is_that_of_the_videos_of_the_subset(
 def test_curves_have_a_panel_for_each_condition_and_are_the_same_each_time(
     robust: Store, tmp_path: Path
 ) -> None:
-    table, base = fit(ROBUSTNESS, robust), load_method()
+    base = load_method()
+    table = fit(ROBUSTNESS, robust, base)
     rows = collect(table, base, FOLDS, [0], write_runs(table, robust, tmp_path, base))
     header = header_of(robust, base, 2, 1) | {"data": "faces-robust (rendered) $\\frac"}
     pictures = draw_curves(rows, header)
@@ -210,7 +222,8 @@ def test_curves_have_a_panel_for_each_condition_and_are_the_same_each_time(
 def test_runs_that_are_missing_leave_gaps_in_tables_and_curves(
     robust: Store, tmp_path: Path
 ) -> None:
-    table, base = fit(ROBUSTNESS, robust), load_method()
+    base = load_method()
+    table = fit(ROBUSTNESS, robust, base)
     rows = collect(table, base, FOLDS, [0], Records(tmp_path, robust))
     assert {(str(line.war), line.pooled, line.n) for line in rows} == {("–", None, "0 of 2")}
     assert set(rows[1].differences.values()) == {None}
@@ -229,7 +242,8 @@ def test_a_user_s_own_subsets_are_compared_with_all_videos(tmp_path: Path) -> No
     }
     store = random_store(tmp_path / "s.zarr", 20, frames=FRAMES, folds=2, subsets=subsets)
     (named,) = find_tables(["robustness"])
-    table, base = fit(named, store), load_method()
+    base = load_method()
+    table = fit(named, store, base)
     names = ["all videos", "dark$", "noise_5", "noise_10", "occluded", "x"]
     assert [row.name for row in table.rows[::3]] == names
     assert {row.against.name for row in table.rows[::3] if row.against} == {"all videos"}
@@ -248,7 +262,8 @@ def test_a_user_s_own_subsets_are_compared_with_all_videos(tmp_path: Path) -> No
 def test_population_scores_every_pair_of_values_in_folds_of_their_own(
     people: Store, tmp_path: Path
 ) -> None:
-    table, base = fit(POPULATION, people), load_method()
+    base = load_method()
+    table = fit(POPULATION, people, base)
     runs = runs_of_table(table, base, ["not used"], [0])
     assert len(runs) == 12
     assert {run.method for run in runs} == {base}
@@ -281,11 +296,11 @@ def test_a_store_without_the_subsets_or_folds_is_refused_with_the_set_that_has_t
     with pytest.raises(
         RefusedError, match=r"no subset clean, which table robustness.*extract --dataset faces-robu"
     ):
-        fit(ROBUSTNESS, plain)
+        fit(ROBUSTNESS, plain, load_method())
     with pytest.raises(
         RefusedError, match=r"no subset light, which table population.*--dataset faces-people"
     ):
-        fit(POPULATION, robust)
+        fit(POPULATION, robust, load_method())
     half = write_store(
         tmp_path / "half.zarr",
         np.ones((10, 1, FRAMES, 8)),
@@ -293,8 +308,9 @@ def test_a_store_without_the_subsets_or_folds_is_refused_with_the_set_that_has_t
         subsets={name: [0] for name in people.subsets},
     )
     with pytest.raises(RefusedError, match="no fold light-1, which table population"):
-        fit(POPULATION, half)
-    assert fit(find_tables(["table3"])[0], plain) is find_tables(["table3"])[0]
+        fit(POPULATION, half, load_method())
+    (table3,) = find_tables(["table3"])
+    assert fit(table3, plain, load_method()) is table3
 
 
 def test_known_conditions_come_first_from_mild_to_severe() -> None:
@@ -309,7 +325,8 @@ def test_known_conditions_come_first_from_mild_to_severe() -> None:
 def test_the_command_writes_tables_and_curves_and_refuses_another_store(tmp_path: Path) -> None:
     subsets = {"clean": range(14), "hidden_30": range(14, 28)}
     store = random_store(tmp_path / "s.zarr", 28, frames=FRAMES, folds=2, subsets=subsets)
-    write_runs(fit(ROBUSTNESS, store), store, tmp_path / "runs", load_method())
+    base = load_method()
+    write_runs(fit(ROBUSTNESS, store, base), store, tmp_path / "runs", base)
     options = ["--store", "s.zarr", "--device", "cpu"]
     done = tgdfer("ablate", "robustness", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -319,3 +336,13 @@ def test_the_command_writes_tables_and_curves_and_refuses_another_store(tmp_path
     assert {path.name for path in (tmp_path / "reports").iterdir()} == names
     refused = tgdfer("ablate", "population", *options, cwd=tmp_path)
     assert (refused.returncode, "extract --dataset faces-people" in refused.stderr) == (2, True)
+
+
+def test_without_takes_back_what_the_base_adds_to_the_paper(robust: Store) -> None:
+    table = fit(WITHOUT, robust, load_method("tuned"))
+    taken = [row.cells[0] for row in table.rows]
+    assert taken[:3] == ["nothing", "scaled input", "centred texts"]
+    assert "epochs" in taken
+    assert "dropout" not in taken
+    with pytest.raises(RefusedError, match="adds nothing; name another with --config"):
+        fit(WITHOUT, robust, load_method())

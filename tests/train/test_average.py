@@ -6,12 +6,15 @@ from pipeline.config import OptimiserConfig
 from pipeline.train.average import epoch_share, step_shares
 
 
-def test_the_last_epochs_have_equal_shares() -> None:
-    config = OptimiserConfig(epochs=6, average="last_epochs", average_epochs=3, milestones=())
-    average = 0.0
-    for epoch, weight in enumerate([5.0, 7.0, 11.0, 1.0, 2.0, 6.0]):
+@pytest.mark.parametrize(("epochs", "averaged", "mean"), [(6, 3, 3.0), (3, 5, 5.0), (1, 5, 8.0)])
+def test_the_last_epochs_have_equal_shares(epochs: int, averaged: int, mean: float) -> None:
+    config = OptimiserConfig(
+        epochs=epochs, average="last_epochs", average_epochs=averaged, milestones=()
+    )
+    average = 1e6  # the initial weights, which must not count
+    for epoch, weight in enumerate([8.0, 5.0, 2.0, 1.0, 2.0, 6.0][:epochs]):
         average += epoch_share(config, epoch) * (weight - average)
-    assert average == pytest.approx(3.0)
+    assert average == pytest.approx(mean)
     assert epoch_share(OptimiserConfig(), 3) == 0
 
 
