@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache.store import Store
 from pipeline.evaluate.baselines import PredictedLabels
@@ -39,19 +40,22 @@ def comparison_table(
     store: Store,
     methods: Sequence[PredictedLabels],
     header: Mapping[str, str],
-    baseline: PredictedLabels | None = None,
+    references: Mapping[str, PredictedLabels] | None = None,
 ) -> str:
     """Markdown: UAR and WAR in per cent, [95 % interval], n.
 
     The folds are pooled, so every video counts once per seed. All videos of a person are resampled
-    together (``Store.people``). With a ``baseline``, the differences to it, paired by video.
+    together (``Store.people``). ``references``, by a short name each, are methods to which the
+    differences are shown, paired by video.
     """
+    references = references or {}
     resamples = f"95 %, 2,000 bootstrap resamples of {_resampled(store)}, folds pooled"
     notes = {**header, "intervals": resamples}
     columns = ["method", "UAR", "WAR", "videos", "seeds"]
-    if baseline is not None:
-        notes["differences"] = f"to {baseline.name}, paired by video, not corrected"
-        columns[3:3] = ["UAR difference", "WAR difference"]
+    if references:
+        named = (f"{short} is {own.name}" for short, own in references.items())
+        notes["differences"] = f"paired by video, not corrected; {'; '.join(named)}"
+    columns[3:3] = [f"{metric} − {short}" for short in references for metric in ("UAR", "WAR")]
     lines = [
         "# Comparison of methods",
         "",
@@ -61,8 +65,8 @@ def comparison_table(
     for method in methods:
         videos = len(set(method.rows.tolist()))
         cells = [method.name, *_scores(method, store)]
-        if baseline is not None:
-            cells += _differences(method, baseline, store)
+        for reference in references.values():
+            cells += _differences(method, reference, store)
         lines.append(markdown_line([*cells, videos, method.seeds]))
     return "\n".join(lines) + "\n"
 
@@ -90,19 +94,29 @@ def _scores(method: PredictedLabels, store: Store) -> list[str]:
     return [interval.text(".1f", 100) for interval in intervals]
 
 
-def _differences(method: PredictedLabels, baseline: PredictedLabels, store: Store) -> list[str]:
-    """UAR and WAR minus those of the baseline on the same videos; – if it lacks one of them."""
-    said = dict(zip(baseline.rows.tolist(), baseline.predicted.tolist(), strict=True))
-    if method is baseline or not len(method.rows) or not said.keys() >= set(method.rows.tolist()):
+def _differences(method: PredictedLabels, reference: PredictedLabels, store: Store) -> list[str]:
+    """UAR and WAR minus those of the reference; – if it was not asked about the same videos."""
+    said = _said_of(reference, method.rows)
+    if method is reference or said is None:
         return ["–", "–"]
     intervals = bootstrap_difference(
         store.labels[method.rows],
         method.predicted,
-        np.array([said[row] for row in method.rows.tolist()]),
+        said,
         len(store.classes),
         store.people(method.rows),
     )
     return [interval.text("+.1f", 100) for interval in intervals]
+
+
+def _said_of(method: PredictedLabels, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """What a method said of these rows, in their order; of several seeds, only in its own order."""
+    if np.array_equal(method.rows, rows):
+        return method.predicted if len(rows) else None
+    said = dict(zip(method.rows.tolist(), method.predicted.tolist(), strict=True))
+    if method.seeds > 1 or not len(rows) or not said.keys() >= set(rows.tolist()):
+        return None
+    return np.array([said[row] for row in rows.tolist()])
 
 
 def _resampled(store: Store) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import load_method, runs_of
 from pipeline.evaluate.baselines import PredictedLabels
-from pipeline.evaluate.statistics import bootstrap
+from pipeline.evaluate.statistics import bootstrap, bootstrap_difference
 from pipeline.report.comparison import comparison_table, of_runs
 from pipeline.train.records import Records
 from support.records import write_record
@@ -48,3 +48,32 @@ def test_videos_of_unknown_people_are_resampled_one_by_one(
     uar, war = (interval.text(".1f", 100) for interval in expected)
     assert f"| some | {uar} | {war} | 40 | 1 |" in text
     assert f"bootstrap resamples of {said}, folds pooled" in text
+
+
+def test_differences_to_several_methods_are_paired_by_video_and_seed(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=40, folds=2)
+    generator, rows = np.random.default_rng(0), np.arange(40)
+
+    def method(name: str, rows: np.ndarray, seeds: int) -> PredictedLabels:
+        right = generator.random(len(rows)) < 0.6
+        return PredictedLabels(name, rows, np.where(right, store.labels[rows], 0), seeds)
+
+    regression = method("regression", rows[::-1], 1)
+    paper, ours = (method(name, np.tile(rows, 2), 2) for name in ("paper", "ours"))
+    text = comparison_table(
+        store, [regression, paper, ours], {}, {"best": regression, "paper": paper}
+    )
+    assert "| UAR − best | WAR − best | UAR − paper | WAR − paper | videos |" in text
+    assert "best is regression; paper is paper" in text
+    labels, people = store.labels[ours.rows], store.people(ours.rows)
+    expected = [
+        interval.text("+.1f", 100)
+        for said in (np.tile(regression.predicted[::-1], 2), paper.predicted)
+        for interval in bootstrap_difference(
+            labels, ours.predicted, said, len(store.classes), people
+        )
+    ]
+    (line,) = [line for line in text.splitlines() if line.startswith("| ours ")]
+    assert line.endswith(f"| {' | '.join(expected)} | 40 | 2 |")
+    (first,) = [line for line in text.splitlines() if line.startswith("| regression ")]
+    assert first.endswith("| – | – | – | – | 40 | 1 |")  # itself, and a method of other seeds
