@@ -95,7 +95,7 @@ def compare(
     Two configurations beside a searched baseline:
       tgdfer compare --config paper --config tuned --search-baseline
     What tgdfer tune found, on the test videos that its search kept out:
-      tgdfer compare --config paper --config reports/tuned.toml --search-baseline --fold 1
+      tgdfer compare --config paper --config tuned --search-baseline --fold 1
     On DFEW:
       tgdfer compare --store data/dfew-ViT-B-32-quickgelu.zarr
     """

@@ -99,15 +99,13 @@ def test_differences_to_a_baseline_are_paired_by_video(tmp_path: Path) -> None:
     part = PredictedLabels("part", rows[:9], store.labels[:9])
     fewer = PredictedLabels("fewer", rows[:30], store.labels[:30])
     assert best_of([base, better], store) is better
-    text = comparison_table(store, [base, better, part], {}, base)
+    text = comparison_table(store, [base, better, part], {}, {"best": base})
     lines = [line for line in text.splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == [
-        *("method", "UAR", "WAR", "UAR difference", "WAR difference", "videos", "seeds")
-    ]
+    assert cells[0] == [*("method", "UAR", "WAR", "UAR − best", "WAR − best", "videos", "seeds")]
     assert cells[2][3:5] == ["–", "–"]
     assert cells[3][4].startswith("+50.0 [")
     assert cells[4][4].startswith("+0.0 [")
-    assert "- differences: to base, paired by video, not corrected" in text
-    without = comparison_table(store, [better], {}, fewer).splitlines()[-1]
+    assert "- differences: paired by video, not corrected; best is base" in text
+    without = comparison_table(store, [better], {}, {"best": fewer}).splitlines()[-1]
     assert without.split("|")[4:6] == [" – ", " – "]

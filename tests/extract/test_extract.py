@@ -1,6 +1,7 @@
 """Stage one as a whole: exact, resumable, and honest about what it could not read."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -381,28 +382,25 @@ def test_first_signal_finishes_the_block(here: Path, whole: Path) -> None:
     assert store_bytes(other) == store_bytes(whole)
 
 
-def test_command_exits_3_and_lists_what_failed_last(
-    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = ("good", "empty", "[/b]")  # the last is rich markup
-    good = listed(here).videos[0].path
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    paths = (good, tmp_path / "empty.mp4", tmp_path / "none.mp4")
-    videos = tuple(Video(name, path, 0) for name, path in zip(ids, paths, strict=True))
-    monkeypatch.setattr(
-        "pipeline.datasets.dfew.read_dfew", lambda *_, limit: VideoList("test", ("a",), videos, ())
-    )
+def test_command_exits_3_and_lists_what_failed_last(here: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    (own / "[").mkdir(parents=True)
+    shutil.copy(listed(here).videos[0].path, own / "good.mp4")
+    (own / "empty.mp4").write_bytes(b"")
+    (own / "[/b].mp4").write_bytes(b"no video")  # the name of this one is rich markup
+    rows = ["path,label,split", "good.mp4,happy,train", "empty.mp4,sad,test", "[/b].mp4,sad,test"]
+    (own / "list.csv").write_text("\n".join(rows))
     app = typer.Typer()
     app.command()(extract_command)
     store = tmp_path / "s.zarr"
-    options = ["--dataset", "dfew", "--encoder", f"local-dir:{here / 'encoder'}", "--views", "1"]
+    options = ["--dataset", "list", "--root", str(own), "--views", "1"]
+    options += ["--encoder", f"local-dir:{here / 'encoder'}"]
     result = CliRunner().invoke(app, [*options, "--store", str(store)])
     assert result.exit_code == 3, result.output
     assert "2 without features" in result.stdout
     assert result.stdout.splitlines()[-1].endswith(str(tmp_path / "s.zarr.failed.txt"))
     listed_failures = (tmp_path / "s.zarr.failed.txt").read_text().splitlines()
-    assert listed_failures[0] == "empty\t0 bytes"
-    assert listed_failures[1].startswith("[/b]\tFileNotFoundError")
+    assert listed_failures == ["[/b]\tnot a video: begins with b'no video'", "empty\t0 bytes"]
     # The list replaces a link of its name, and stops nothing if it cannot be written.
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "s.zarr.failed.txt").unlink()
