@@ -5,12 +5,9 @@ folds, disjoint by actor, are made here.
 """
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
-from pipeline.datasets.folds import folds_of_subjects
-from pipeline.datasets.known import known_datasets
-from pipeline.datasets.named import survey_named
+from pipeline.datasets.named import survey_actors
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Layout, Parts, scan
 
@@ -28,9 +25,8 @@ LAYOUT = Layout(lambda parts: id_of(parts) is not None, id_of, unpack="VideoFlas
 
 def survey_crema_d(root: Path, source: str = "auto") -> Survey:
     """All videos under ``root``, in five folds; the n-th actor is tested in fold n mod 5."""
-    classes = known_datasets()["crema-d"].classes
     tree = scan(root, LAYOUT.video, LAYOUT.unpack)
-    survey = survey_named("crema-d", tree, source, LAYOUT, classes, lambda i: i.split("_")[2])
-    subjects = {video_id: video_id.split("_")[0] for video_id in survey.labels}
-    folds = folds_of_subjects(subjects, lambda n: n % FOLDS + 1)
-    return replace(survey, subjects=subjects, folds=folds)
+    word_of, subject_of = (lambda i: i.split("_")[2]), (lambda i: i.split("_")[0])
+    return survey_actors(
+        "crema-d", tree, source, LAYOUT, word_of, subject_of, lambda n: n % FOLDS + 1
+    )

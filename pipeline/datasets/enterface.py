@@ -5,12 +5,9 @@ class. No split is official: five folds, disjoint by subject, are made here.
 """
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
-from pipeline.datasets.folds import folds_of_subjects
-from pipeline.datasets.known import known_datasets
-from pipeline.datasets.named import survey_named
+from pipeline.datasets.named import survey_actors
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Layout, Parts, scan
 
@@ -31,9 +28,8 @@ LAYOUT = Layout(
 
 def survey_enterface(root: Path, source: str = "auto") -> Survey:
     """All videos under ``root``, in five folds; the n-th subject is tested in fold n mod 5."""
-    classes = known_datasets()["enterface"].classes
     tree = scan(root, LAYOUT.video, LAYOUT.unpack)
-    survey = survey_named("enterface", tree, source, LAYOUT, classes, lambda i: i.split("_")[1])
-    subjects = {video_id: video_id.split("_")[0] for video_id in survey.labels}
-    folds = folds_of_subjects(subjects, lambda n: n % FOLDS + 1)
-    return replace(survey, subjects=subjects, folds=folds)
+    word_of, subject_of = (lambda i: i.split("_")[1]), (lambda i: i.split("_")[0])
+    return survey_actors(
+        "enterface", tree, source, LAYOUT, word_of, subject_of, lambda n: n % FOLDS + 1
+    )

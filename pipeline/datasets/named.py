@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cache.errors import RefusedError
-from pipeline.datasets.known import WORDS, class_of_word, full_class_name
+from pipeline.datasets.folds import folds_of_subjects
+from pipeline.datasets.known import WORDS, class_of_word, full_class_name, known_datasets
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Found, Layout, Parts, Tree, find_videos, scan
 from pipeline.datasets.videos import Fold, natural_key
@@ -40,6 +41,22 @@ def survey_named(
     labels = {video_id: classes.index(str(name)) for video_id, name in named.items()}
     _refuse_disagreement(labels, found, tree.root, classes)
     return Survey(name, tree.root, tuple(classes), labels, (), found)
+
+
+def survey_actors(
+    name: str,
+    tree: Tree,
+    source: str,
+    layout: Layout,
+    word_of: Callable[[str], str],
+    subject_of: Callable[[str], str],
+    fold_of: Callable[[int], int],
+) -> Survey:
+    """As ``survey_named``, where ids say the subject as well; folds as ``folds_of_subjects``."""
+    classes = known_datasets()[name].classes
+    survey = survey_named(name, tree, source, layout, classes, word_of)
+    subjects = {video_id: subject_of(video_id) for video_id in survey.labels}
+    return replace(survey, subjects=subjects, folds=folds_of_subjects(subjects, fold_of))
 
 
 def survey_classes(name: str, root: Path, source: str, classes: Sequence[str], test: str) -> Survey:

@@ -6,12 +6,9 @@ split is official: six folds of four actors are made here, in the order of their
 """
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
-from pipeline.datasets.folds import folds_of_subjects
-from pipeline.datasets.known import known_datasets
-from pipeline.datasets.named import survey_named
+from pipeline.datasets.named import survey_actors
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Layout, scan
 
@@ -39,10 +36,7 @@ def survey_ravdess(root: Path, source: str = "auto") -> Survey:
         levels=1,
         unpack="Actor_01 to Actor_24",
     )
-    classes = known_datasets()["ravdess"].classes
-    survey = survey_named(
-        "ravdess", tree, source, layout, classes, lambda i: CODES[i.split("-")[2]]
+    word_of, subject_of = (lambda i: CODES[i.split("-")[2]]), (lambda i: i.split("-")[6])
+    return survey_actors(
+        "ravdess", tree, source, layout, word_of, subject_of, lambda n: n // ACTORS_PER_FOLD + 1
     )
-    subjects = {video_id: video_id.split("-")[6] for video_id in survey.labels}
-    folds = folds_of_subjects(subjects, lambda n: n // ACTORS_PER_FOLD + 1)
-    return replace(survey, subjects=subjects, folds=folds)

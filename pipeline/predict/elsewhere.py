@@ -105,10 +105,11 @@ def evaluate_elsewhere(
     classes = map_classes(first.classes, store.classes, given)
     features_NTD = store.load_features([0])[:, 0]
     known_L = classes.shared_L >= 0
-    rows, predicted, away = [], [], []
+    every_tested, rows, predicted, away = [], [], [], []
     for checkpoint in checkpoints:
         refuse_other_features(checkpoint, store, other_classes=True)
         tested = _tested_rows(checkpoint, store)
+        every_tested.append(tested)
         own = tested[known_L[store.labels[tested]]]
         network = checkpoint.load(store.text_weights, store.text_config, device)
         logits_NK = network.predict(features_NTD[own]).logits_NK.astype(np.float64)
@@ -120,8 +121,7 @@ def evaluate_elsewhere(
     if not len(every):
         raise RefusedError(f"{store.path} has no video whose label the networks know")
     unknown = {name: 0 for name, known in zip(store.classes, known_L, strict=True) if not known}
-    tested = np.unique(np.concatenate([_tested_rows(own, store) for own in checkpoints]))
-    for label in store.labels[tested]:
+    for label in store.labels[np.unique(np.concatenate(every_tested))]:
         if not known_L[label]:
             unknown[store.classes[label]] += 1
     return Evaluation(

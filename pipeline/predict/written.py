@@ -1,9 +1,6 @@
 """Predictions -> files in a folder, each complete or absent; docs/predict.md describes them."""
 
-import csv
-import io
 import re
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -11,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.files import make_directories, sweep, write_files
+from cache.files import csv_bytes, make_directories, sweep, write_files
 from cache.identity import FrozenModel, Identity
 from pipeline.predict.pictures import strip, timeline
 from pipeline.predict.prediction import VideoPrediction, best_window
@@ -43,7 +40,7 @@ def write_predictions(out: Path, content: PredictionFile) -> list[Path]:
         + [_known(own.doubt), own.frames, own.seconds, len(own.windows), "; ".join(own.flags)]
         for own in content.videos
     ]
-    table = _csv([*head, "doubt", "frames", "seconds", "windows", "flags"], rows)
+    table = csv_bytes([*head, "doubt", "frames", "seconds", "windows", "flags"], rows)
     files = {out / CSV: table, out / JSON: content.model_dump_json(indent=1).encode() + b"\n"}
     _write(out, files)
     with suppress(OSError):
@@ -69,10 +66,10 @@ def write_timeline(out: Path, number: int, video: VideoPrediction) -> None:
         [own.start, own.end, own.label, *own.probabilities.values(), _known(own.doubt)]
         for own in video.windows
     ]
-    table = _csv(["start", "end", "label", *(f"p_{name}" for name in classes), "doubt"], rows)
+    table = csv_bytes(["start", "end", "label", *(f"p_{name}" for name in classes), "doubt"], rows)
     place = out / TIMELINES / _file_name(number, video.name)
-    files = {place.with_name(f"{place.name}{end}") for end in (".csv", ".png")}
-    _write(out, dict(zip(sorted(files), (table, timeline(video)), strict=True)))
+    files = {".csv": table, ".png": timeline(video)}
+    _write(out, {place.with_name(f"{place.name}{end}"): data for end, data in files.items()})
 
 
 def _file_name(number: int, name: str) -> str:
@@ -82,14 +79,6 @@ def _file_name(number: int, name: str) -> str:
 
 def _known(value: float | None) -> float | str:
     return "" if value is None else value
-
-
-def _csv(head: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def _write(out: Path, files: dict[Path, bytes]) -> None:

@@ -4,7 +4,6 @@ A folder's name is the digest of everything its numbers depend on. ``result.json
 a folder without it is an unfinished run and does not count. Tables are made from these files alone.
 """
 
-import csv
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from cache.files import (
     canonical_json,
+    csv_bytes,
     locked,
     make_directories,
     remove_file,
@@ -308,7 +308,7 @@ def _result(outcome: "Outcome", store: Store) -> dict[str, Any]:
 
 
 def _metrics(outcome: "Outcome") -> bytes:
-    return _csv(list(outcome.epochs[0]), [list(row.values()) for row in outcome.epochs])
+    return csv_bytes(list(outcome.epochs[0]), [list(row.values()) for row in outcome.epochs])
 
 
 def _predictions(outcome: "Outcome", store: Store) -> bytes:
@@ -331,21 +331,13 @@ def _predictions(outcome: "Outcome", store: Store) -> bytes:
         ]
         for n, row in enumerate(outcome.split.test)
     ]
-    return _csv(header, rows)
+    return csv_bytes(header, rows)
 
 
 def _npy(array: NDArray[np.float32]) -> bytes:
     data = io.BytesIO()
     np.save(data, array, allow_pickle=False)
     return data.getvalue()
-
-
-def _csv(header: list[str], rows: list[list[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def _json(content: dict[str, Any]) -> bytes:
