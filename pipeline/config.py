@@ -423,6 +423,7 @@ class Run(Settings):
 
 # Settings that may differ between runs of one program: they change values, no operation.
 _OF_A_RUN: dict[str, Any] = {
+    "input": {"centre_text"},
     "optimiser": {
         "lr",
         "lr_prompts",
@@ -432,6 +433,7 @@ _OF_A_RUN: dict[str, Any] = {
         "gamma",
         "schedule",
         "warm_up",
+        "average",
         "average_decay",
         "average_epochs",
         "label_smoothing",
@@ -443,7 +445,7 @@ _OF_A_RUN: dict[str, Any] = {
         "augment",
         "views",
     },
-    "temporal": {"init", "positions_std"},
+    "temporal": {"init", "positions_std", "dropout"},
     "label": {"temperature", "init", "quality"},
     "selection": True,
     "store": True,
@@ -452,8 +454,55 @@ _OF_A_RUN: dict[str, Any] = {
 
 def stack_key(method: MethodConfig) -> str:
     """Equal for methods whose runs can be stacked, as HFTA splits a grid (Wang et al. 2021)."""
-    # With a quality of zero there is nothing to weight, which is another program.
-    return f"{method.model_dump_json(exclude=_OF_A_RUN)} {method.label.quality > 0}"
+    method = effective(method)
+    # Nothing to weight, or nothing to drop, is another program.
+    weighted, dropped = method.label.quality > 0, method.temporal.dropout > 0
+    return f"{method.model_dump_json(exclude=_OF_A_RUN)} {weighted} {dropped}"
+
+
+def effective(method: MethodConfig) -> MethodConfig:
+    """The same method with every setting that has no effect beside the others at its default."""
+    changed = {}
+    for table, names in _idle(method):
+        own, default = getattr(method, table), MethodConfig.model_fields[table].default
+        values = {name: getattr(default, name) for name in names.split()}
+        changed[table] = changed.get(table, own).model_copy(update=values)
+    return method.model_copy(update=changed)
+
+
+def _idle(method: MethodConfig) -> Iterator[tuple[str, str]]:
+    """Tables and the names of their settings that nothing reads."""
+    temporal, prompts, label = method.temporal, method.prompts, method.label
+    optimiser, selection = method.optimiser, method.selection
+    if not temporal.fine_depth:
+        yield "temporal", "window stride positions merge"
+    if not temporal.coarse_depth:
+        yield "temporal", "coarse_keys"
+    if not temporal.fine_depth and not temporal.coarse_depth:
+        yield "temporal", "norm head_size mlp_ratio residual init dropout positions_std"
+    if not prompts.fine_learnable and not prompts.coarse_learnable:
+        yield "prompts", "context_length context position"
+        yield "optimiser", "lr_prompts"
+    if label.fusion == "none":
+        yield "prompts", "coarse_text"
+    if label.visual_prompt == "none":
+        yield "label", "weighting scope"
+    if label.pooling != "top_k":
+        yield "label", "top_k"
+    if optimiser.schedule != "steps":
+        yield "optimiser", "milestones gamma"
+    if optimiser.average != "ema":
+        yield "optimiser", "average_decay"
+    if optimiser.average != "last_epochs":
+        yield "optimiser", "average_epochs"
+    if optimiser.loss != "class_balanced":
+        yield "optimiser", "balance_beta"
+    if optimiser.loss != "logit_adjusted":
+        yield "optimiser", "adjust_tau"
+    if not optimiser.augment:
+        yield "optimiser", "views"
+    if selection.rule != "best_on_val" and selection.tested_on != "held_out":
+        yield "selection", "validation_share"
 
 
 def runs_of(method: MethodConfig, folds: Sequence[str], seeds: Sequence[int]) -> list[Run]:

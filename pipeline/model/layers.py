@@ -72,17 +72,21 @@ class Dropout(nn.Module):
     part of the tensor: a run in a stack drops what it would drop alone.
     """
 
-    def __init__(self, share: float) -> None:
+    share_R: Tensor
+
+    def __init__(self, shares: Sequence[float]) -> None:
         super().__init__()
-        self.share, self.site = share, 0
+        share_R = torch.tensor(shares, dtype=torch.float64)
+        self.register_buffer("share_R", share_R, persistent=False)
+        self.drops, self.site = any(shares), 0
         self.keys_R: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.keys_R is None or not self.share:
+        if self.keys_R is None or not self.drops:
             return x
         numbers_RN = hashed(self.keys_R, self.site, x[0].numel())
-        kept = (numbers_RN >= self.share).view(x.shape)
-        return x * kept / (1 - self.share)
+        kept = (numbers_RN >= self.share_R[:, None]).view(x.shape)
+        return x * kept / (1 - self.share_R).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 def hashed(keys_R: Tensor, site: int, count: int) -> Tensor:
@@ -112,9 +116,10 @@ class TransformerLayer(nn.Module):
     """One encoder layer over the second-last axis: [R, S, L, D] -> the same; GELU.
 
     pre-norm:  x + Attention(LN(x)), then x + MLP(LN(x));
-    post-norm: LN(x + Attention(x)), then LN(x + MLP(x)). ``heads`` divides D. Dropout is applied to
-    the outputs of Attention and MLP. With ``keys`` above 0, keys and values are those of the means
-    of that many equal segments of Attention's input, so that the cost is linear in L.
+    post-norm: LN(x + Attention(x)), then LN(x + MLP(x)). ``heads`` divides D. Each
+    run's share of dropout is applied to the outputs of Attention and MLP. With ``keys`` above 0,
+    keys and values are those of the means of that many equal segments of Attention's input, so that
+    the cost is linear in L.
     """
 
     def __init__(
@@ -124,7 +129,7 @@ class TransformerLayer(nn.Module):
         heads: int,
         mlp_ratio: float,
         norm: Literal["pre", "post"] = "pre",
-        dropout: float = 0.0,
+        dropout: Sequence[float] = (),
         keys: int = 0,
     ) -> None:
         super().__init__()

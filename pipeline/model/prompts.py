@@ -19,8 +19,8 @@ class Prompts(nn.Module):
     """One text per class, plain or with learnable context, through the frozen tower.
 
     Learnable: [c]^1 ... [c]^M text, with M context vectors per class or M shared by all.
-    With ``visual``, a token made from a video can be placed before all others. With ``centre``,
-    the mean over the classes is subtracted from their features.
+    With ``visual``, a token made from a video can be placed before all others. In runs with
+    ``centre``, the mean over the classes is subtracted from their features.
 
     Two controls: ``permuted`` texts are those of the next class, of the first for the last one.
     With ``orthogonal`` ones, o_k, no class text is read: the feature is o_k + E(p) - E(p_0), with
@@ -29,6 +29,7 @@ class Prompts(nn.Module):
 
     plain_KD: Tensor | None
     offset_RKD: Tensor | None
+    centre_R: Tensor | None
 
     def __init__(
         self,
@@ -38,10 +39,12 @@ class Prompts(nn.Module):
         learnable: bool,
         config: PromptConfig,
         visual: bool = False,
-        centre: bool = False,
+        centre: Sequence[bool] = (),
     ) -> None:
         super().__init__()
-        self.tower, self.centre = tower, centre
+        self.tower = tower
+        centre_R = torch.tensor(centre).float() if any(centre) else None
+        self.register_buffer("centre_R", centre_R, persistent=False)
         if config.texts == "permuted":
             texts = [*texts[1:], texts[0]]
         read = [""] * len(texts) if config.texts == "orthogonal" else texts
@@ -68,7 +71,7 @@ class Prompts(nn.Module):
                 self.offset_RKD = goal_KD - self().expand(len(generators), -1, -1)
 
     def forward(self) -> Tensor:
-        """Text features [R, K, D]; [1, K, D] if nothing is learnable."""
+        """Text features [R, K, D]; [1, K, D] if they are the same in all runs."""
         if self.context_RCW is None:
             assert self.plain_KD is not None
             return self._finished(self.plain_KD[None])
@@ -87,7 +90,10 @@ class Prompts(nn.Module):
     def _finished(self, texts: Tensor) -> Tensor:
         if self.offset_RKD is not None:
             texts = texts + (self.offset_RKD if texts.ndim == 3 else self.offset_RKD[:, None])
-        return texts - texts.mean(-2, keepdim=True) if self.centre else texts
+        if self.centre_R is None:
+            return texts
+        share = self.centre_R.to(texts.dtype).view(-1, *[1] * (texts.ndim - 1))
+        return texts - share * texts.mean(-2, keepdim=True)
 
     def _encode(self, packing: Packing, vectors_NCW: Tensor) -> Tensor:
         tokens_LW = self.tower.embed(packing.token_L)

@@ -44,7 +44,7 @@ class FineModule(nn.Module):
         self.register_buffer("belongs_TM", belongs_TM.float(), persistent=False)
         tables = 1 if config.positions == "shared" else len(starts)
         self.positions_RNwD = _positions(generators, configs, tables, self.width, size)
-        self.layers = _layers(generators, size, config.fine_depth, config)
+        self.layers = _layers(generators, size, config.fine_depth, configs)
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
         R, B, _, D = x_RBTD.shape
@@ -86,8 +86,8 @@ class CoarseModule(nn.Module):
     ) -> None:
         super().__init__()
         self.positions_RTD = _positions(generators, configs, frames, size)
-        keys = configs[0].coarse_keys
-        self.layers = _layers(generators, size, configs[0].coarse_depth, configs[0], keys)
+        depth, keys = configs[0].coarse_depth, configs[0].coarse_keys
+        self.layers = _layers(generators, size, depth, configs, keys)
 
     def forward(self, x_RBTD: Tensor) -> Tensor:
         output: Tensor = self.layers(x_RBTD + self.positions_RTD[:, None])
@@ -97,9 +97,9 @@ class CoarseModule(nn.Module):
 class TemporalNetwork(nn.Module):
     """X^I = FC([fine, coarse]) (eq. 5); one branch alone: FC(branch); none: X^I = X^v.
 
-    With ``residual``, X^v is added. The configurations of the runs may differ in ``init`` and
-    ``positions_std``. With ``init`` identity, FC starts as the mean of the branches and the layers
-    add nothing, so that X^I is X^v plus the branches' mean position.
+    With ``residual``, X^v is added. The configurations of the runs may differ in ``init``,
+    ``positions_std`` and ``dropout``. With ``init`` identity, FC starts as the mean of the branches
+    and the layers add nothing, so that X^I is X^v plus the branches' mean position.
     """
 
     def __init__(
@@ -156,15 +156,14 @@ def _layers(
     generators: Sequence[Generator],
     size: int,
     depth: int,
-    config: TemporalConfig,
+    configs: Sequence[TemporalConfig],
     keys: int = 0,
 ) -> nn.Sequential:
-    heads = config.heads(size)
+    heads, ratio, norm = configs[0].heads(size), configs[0].mlp_ratio, configs[0].norm
+    dropout = [config.dropout for config in configs]
     return nn.Sequential(
         *[
-            TransformerLayer(
-                generators, size, heads, config.mlp_ratio, config.norm, config.dropout, keys
-            )
+            TransformerLayer(generators, size, heads, ratio, norm, dropout, keys)
             for _ in range(depth)
         ]
     )

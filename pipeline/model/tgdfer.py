@@ -32,7 +32,8 @@ class Output:
 class TGDFER(nn.Module):
     """The method for R stacked runs, with one random generator and one configuration per run.
 
-    The configurations may differ in the temperature, in initial values and in a quality above 0.
+    The configurations may differ in the temperature, in initial values, in whether texts are
+    centred, and in a quality and a dropout above 0.
     The frozen text tower is part of the module, but has no run axis and is never trained.
     ``frames`` is the number of frames in the features, of which ``input.frames`` may choose some.
     """
@@ -70,7 +71,7 @@ class TGDFER(nn.Module):
                 f"tokens of width {tower.width}; use an encoder for which the two are equal, such "
                 "as ViT-B-32"
             )
-        centre = methods[0].input.centre_text
+        centre = [method.input.centre_text for method in methods]
         if prompts.tower == "random":
             tower = tower.redrawn()
         self.fine = Prompts(

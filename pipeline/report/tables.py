@@ -14,6 +14,7 @@ from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import (
     MethodConfig,
+    effective,
     known_keys,
     method_from,
     parse_setting,
@@ -305,20 +306,24 @@ IMBALANCE = Table(
 CONTROLS = [("trained", "real"), ("trained", "permuted"), ("trained", "orthogonal")]
 CONTROLS += [("random", "real")]
 
+TEXT_ROWS = tuple(
+    TableRow(
+        letter,
+        (tower, texts, "learnable" if learnable else "plain"),
+        {"prompts": {"tower": tower, "texts": texts, "fine_learnable": learnable}},
+    )
+    for letter, ((tower, texts), learnable) in zip(
+        "abcdefgh", product(CONTROLS, (True, False)), strict=True
+    )
+)
+
 TEXT = Table(
     "text",
     "What the language model adds (not in the paper)",
     ("text tower", "class texts", "fine prompts"),
-    tuple(
-        TableRow(
-            letter,
-            (tower, texts, "learnable" if learnable else "plain"),
-            {"prompts": {"tower": tower, "texts": texts, "fine_learnable": learnable}},
-        )
-        for letter, ((tower, texts), learnable) in zip(
-            "abcdefgh", product(CONTROLS, (True, False)), strict=True
-        )
-    ),
+    # Each control is compared with the real texts in the same kind of prompt.
+    (*TEXT_ROWS[:2], *(replace(r, against=TEXT_ROWS[n % 2]) for n, r in enumerate(TEXT_ROWS[2:]))),
+    main=TEXT_ROWS[0],
     differences=("UAR", "WAR"),
 )
 
@@ -469,7 +474,7 @@ def fit(table: Table, store: Store, base: MethodConfig) -> Table:
         table = robustness(store.subsets)
     if table is WITHOUT:
         first, *taken = table.rows
-        taken = [row for row in taken if row.method(base) != base]
+        taken = [row for row in taken if effective(row.method(base)) != effective(base)]
         if all(row.cells == ("visual prompt",) for row in taken):
             raise RefusedError(
                 "table without takes back what a base adds to the paper's setting, and this one "

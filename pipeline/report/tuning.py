@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cache.identity import flatten
-from pipeline.config import MethodConfig
+from pipeline.config import MethodConfig, effective
 from pipeline.show import markdown_line, show
 from pipeline.train.halving import HELD_OUT_SHARE, Search, Trial
 
@@ -64,9 +64,9 @@ def tuning_table(search: Search, trials: Sequence[Trial], header: Mapping[str, A
 
 
 def changes(method: MethodConfig, base: MethodConfig) -> dict[str, Any]:
-    """The settings in which a method differs from the base, with dotted names."""
-    before = flatten(base.model_dump(mode="json"))
-    after = flatten(method.model_dump(mode="json"))
+    """The settings with an effect in which a method differs from the base, with dotted names."""
+    before = flatten(effective(base).model_dump(mode="json"))
+    after = flatten(effective(method).model_dump(mode="json"))
     return {name: value for name, value in after.items() if value != before[name]}
 
 

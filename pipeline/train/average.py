@@ -52,9 +52,12 @@ def epoch_share(config: OptimiserConfig, epoch: int) -> float:
     """Share of the new weights after an epoch, counted from 0.
 
     For ``last_epochs``, the result is the mean over the last ``average_epochs`` epochs' ends, or
-    over all if there are fewer, and the latest weights before that.
+    over all if there are fewer, and the latest weights before that. For ``none``, it is always the
+    latest, so that such a run can share a stack with others.
     """
-    if config.average != "last_epochs":
+    if config.average == "ema":
         return 0.0
+    if config.average == "none":
+        return 1.0
     counted = epoch + 1 - max(config.epochs - config.average_epochs, 0)
     return 1 / max(counted, 1)

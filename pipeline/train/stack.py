@@ -91,9 +91,9 @@ class Stack:
             draw_chances(run.method.optimiser, own) for run, own in zip(runs, labels, strict=True)
         ]
         self._optimiser = self._make_optimiser()
-        averaged = self._config.average != "none"
+        self._averaged = [run.method.optimiser.average != "none" for run in runs]
         learned = list(learned_parameters(self.model).values())
-        self._average = WeightAverage(learned) if averaged else None
+        self._average = WeightAverage(learned) if any(self._averaged) else None
         graphed = data.device.type == "cuda" and isinstance(data.features, CachedFeatures)
         self._replayed = ReplayedStep(data.device) if graphed else None
 
@@ -119,7 +119,7 @@ class Stack:
             epochs=list(history.epochs),
             best=history.best,
             parameters=parameters_of(self.model, run),
-            moments=_of_run(self._moments(), run),
+            moments=_of_run(self._moments(run), run),
             selected=history.selected,
         )
 
@@ -138,7 +138,7 @@ class Stack:
             for r, state in enumerate(states):
                 for name, kept in self.model.kept().items():
                     kept[r] = state.parameters[name]
-                for name, moment in self._moments().items():
+                for name, moment in self._moments(r).items():
                     moment[r] = state.moments[name]
                 self._generators[r].bit_generator.state = state.generator
                 history = self.histories[r]
@@ -287,11 +287,12 @@ class Stack:
         factor_RC = self._of_classes(prompt_rates).repeat_interleave(length, 1)
         return lr_R[:, None] * factor_RC
 
-    def _moments(self) -> dict[str, Tensor]:
+    def _moments(self, run: int) -> dict[str, Tensor]:
+        """What the optimiser and the average of one run remember, with the run axis."""
         # The encoder's parameters, if any, come last.
         names = list(learned_parameters(self.model))
         kinds = dict(self._optimiser.moments)
-        if self._average is not None:
+        if self._average is not None and self._averaged[run]:
             kinds["average"] = self._average.averages
         return {
             f"{kind}/{name}": moment

@@ -82,16 +82,18 @@ def test_dropout_zeroes_its_share_by_hashes_of_key_site_and_place() -> None:
             x = ((x ^ (x >> shift)) * factor) % 2**32
         return (x ^ (x >> 16)) / 2**32
 
-    drop, x = Dropout(0.3), torch.randn(2, 5, 7, 11, dtype=torch.float64)
+    shares = [0.3, 0.6]  # of two runs
+    drop, x = Dropout(shares), torch.randn(2, 5, 7, 11, dtype=torch.float64)
     drop.site = 3
     assert torch.equal(drop(x), x)  # in evaluation
     keys = [4_000_000_000, 17]
     drop.keys_R = torch.tensor(keys)
     out = drop(x)
-    for r, key in enumerate(keys):
+    for r, (key, share) in enumerate(zip(keys, shares, strict=True)):
         flat = x[r].flatten().tolist()
         numbers = [hashed_in_plain_integers(key, 3, place) for place in range(len(flat))]
-        kept = [v / 0.7 if number >= 0.3 else 0.0 for v, number in zip(flat, numbers, strict=True)]
+        pairs = zip(flat, numbers, strict=True)
+        kept = [v / (1 - share) if number >= share else 0.0 for v, number in pairs]
         torch.testing.assert_close(out[r].flatten(), torch.tensor(kept, dtype=torch.float64))
 
 
@@ -106,7 +108,7 @@ def test_dropped_shares_are_independent_of_key_site_and_neighbour() -> None:
 
 
 def test_gradients_flow_through_what_was_kept() -> None:
-    drop, x = Dropout(0.5), torch.ones(1, 2, 3, 4, requires_grad=True)
+    drop, x = Dropout([0.5]), torch.ones(1, 2, 3, 4, requires_grad=True)
     drop.keys_R = torch.tensor([1])
     out = drop(x)
     out.sum().backward()

@@ -182,6 +182,11 @@ def test_the_controls_of_the_texts_are_eight_settings_compared_with_the_real_tex
     assert methods[0] == load_method() == table.main.method(load_method())
     controls = [(m.prompts.tower, m.prompts.texts, m.prompts.fine_learnable) for m in methods]
     assert controls[1::2] == [(*control[:2], False) for control in controls[::2]]
+    references = [table.reference(row).method(load_method()).prompts for row in table.rows]
+    assert {(own.tower, own.texts) for own in references} == {("trained", "real")}
+    # The real plain texts are compared with the real learnable ones, all others with their like.
+    kinds = [own.fine_learnable for own in references]
+    assert kinds == [True, True, *([True, False] * 3)]
     assert {control[:2] for control in controls} == {
         ("trained", "real"),
         ("trained", "permuted"),

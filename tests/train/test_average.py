@@ -15,7 +15,7 @@ def test_the_last_epochs_have_equal_shares(epochs: int, averaged: int, mean: flo
     for epoch, weight in enumerate([8.0, 5.0, 2.0, 1.0, 2.0, 6.0][:epochs]):
         average += epoch_share(config, epoch) * (weight - average)
     assert average == pytest.approx(mean)
-    assert epoch_share(OptimiserConfig(), 3) == 0
+    assert epoch_share(OptimiserConfig(), 3) == 1  # no average: the latest weights
 
 
 def test_the_moving_average_begins_with_the_first_weights_and_then_keeps_its_share() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cache.store import Store
-from pipeline.config import MethodConfig, Run, load_method
+from pipeline.config import MethodConfig, Run, effective, load_method, stack_key
 from pipeline.model.tgdfer import TGDFER
 from pipeline.train.features import CachedFeatures, TrainingData, load_training_data
 from pipeline.train.records import Records
@@ -100,6 +100,8 @@ def test_runs_of_a_stack_have_all_settings_of_their_own_that_change_no_operation
         ["optimiser.loss=class_balanced", "optimiser.balance_beta=0.9"],
         ["optimiser.loss=logit_adjusted", "optimiser.adjust_tau=0.5", "optimiser.oversample=0.5"],
         ["optimiser.text_rarity=2", "optimiser.lr_prompts=0.1"],
+        ["input.centre_text=true", "optimiser.average=ema"],
+        ["optimiser.average=last_epochs", "optimiser.average_epochs=2"],
     ]
     check_equal_alone(exact, [run("1", 0, *own) for own in settings])
 
@@ -224,6 +226,17 @@ def test_stack_resumes_from_its_states_as_if_never_interrupted(
         )
 
 
+def test_a_run_resumes_alone_from_its_state_in_a_stack_with_averages(exact: TrainingData) -> None:
+    runs = [run("2", 0), run("2", 0, "optimiser.average=ema")]
+    kept: list[list[RunState]] = []
+    train_stack(exact, runs, keep=lambda stack: kept.append([stack.state(r) for r in range(2)]))
+    for own, state in zip(runs, kept[0], strict=True):
+        (resumed,) = train_stack(exact, [own], states=[state])
+        (whole,) = train_stack(exact, [own])
+        check_equal(resumed, whole)
+    assert not any(name.startswith("average") for name in kept[0][0].moments)
+
+
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not(data: TrainingData) -> None:
     first, second, other = (train_stack(data, [run("2", seed)])[0] for seed in (0, 0, 1))
     assert all(
@@ -254,6 +267,7 @@ def test_runs_with_adamw_dropout_and_averages_equal_their_runs_alone(
     common = ["optimiser.kind=adamw", "optimiser.lr=1e-3", "optimiser.batch=17"]
     common += ["optimiser.average=ema", "temporal.dropout=0.3"]
     settings = [[], ["optimiser.momentum=0.5"], ["optimiser.average_decay=0.5"]]
+    settings += [["temporal.dropout=0.1"]]
     check_equal_alone(exact, [run(fold, 0, *common, *own) for fold in "12" for own in settings])
 
 
@@ -267,6 +281,65 @@ def test_runs_of_a_stack_share_a_control_of_the_texts_and_equal_their_runs_alone
     check_equal_alone(exact, runs)
     with pytest.raises(ValueError, match="must share everything that shapes"):
         train_stack(exact, [runs[0], run("1", 0, "prompts.coarse_learnable=true")])
+
+
+IDLE = [
+    (
+        ["temporal.fine_depth=0"],
+        ["window=8", "stride=2", "positions=per_window", "merge=last"],
+    ),
+    (["temporal.coarse_depth=0"], ["coarse_keys=4"]),
+    (
+        ["temporal.fine_depth=0", "temporal.coarse_depth=0"],
+        ["norm=post", "head_size=4", "mlp_ratio=1.0", "dropout=0.5", "positions_std=3.0"],
+    ),
+    (
+        ["temporal.fine_depth=0", "temporal.coarse_depth=0"],
+        ["init=identity", "residual=true"],
+    ),
+    (
+        ["prompts.fine_learnable=false"],
+        ["context_length=3", "context=shared", "position=front", "optimiser.lr_prompts=1.0"],
+    ),
+    (["label.fusion=none"], ["prompts.coarse_text=descriptors"]),
+    (["label.visual_prompt=none"], ["weighting=linear", "scope=shared"]),
+    (["label.pooling=mean_logits"], ["top_k=2"]),
+    (["optimiser.schedule=cosine"], ["milestones=[1]", "gamma=0.5"]),
+    (["optimiser.average=none"], ["average_decay=0.5", "average_epochs=2"]),
+    (["optimiser.loss=cross_entropy"], ["balance_beta=0.5", "adjust_tau=0.5"]),
+    (["optimiser.augment=false"], ["views=1"]),
+    (["selection.rule=last"], ["validation_share=0.3"]),
+]
+
+
+@pytest.mark.parametrize(("settings", "idle"), IDLE)
+def test_what_counts_as_without_effect_changes_nothing(
+    data: TrainingData, settings: list[str], idle: list[str]
+) -> None:
+    table = settings[0].partition(".")[0]
+    changed = [key if "." in key.partition("=")[0] else f"{table}.{key}" for key in idle]
+    one, other = run("1", 0, *settings), run("1", 0, *settings, *changed)
+    assert effective(one.method) == effective(other.method) != other.method
+    assert stack_key(one.method) == stack_key(other.method)
+    one_said, other_said = (train_stack(data, [own])[0].selected for own in (one, other))
+    np.testing.assert_array_equal(one_said.predictions.logits_NK, other_said.predictions.logits_NK)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["average=ema", "average_decay=0.5", "loss=class_balanced", "balance_beta=0.5"],
+        ["average=last_epochs", "average_epochs=2", "loss=logit_adjusted", "adjust_tau=0.5"],
+    ],
+)
+def test_what_has_an_effect_counts_as_such(settings: list[str]) -> None:
+    own = [f"optimiser.{setting}" for setting in [*settings, "views=1", "lr_prompts=1.0"]]
+    own += ["label.pooling=top_k", "label.top_k=2", "label.scope=shared", "label.weighting=linear"]
+    own += ["selection.rule=best_on_val", "selection.validation_share=0.3"]
+    own += ["temporal.window=8", "temporal.stride=2", "temporal.coarse_keys=4"]
+    own += ["prompts.coarse_text=descriptors", "prompts.context=shared"]
+    method = load_method("paper", own)
+    assert effective(method) == method
 
 
 POOLINGS = ["mean_logits", "mean_feature", "mean_probability", "top_k", "log_sum_exp", "attention"]
