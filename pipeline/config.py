@@ -462,7 +462,7 @@ def stack_key(method: MethodConfig) -> str:
 
 def effective(method: MethodConfig) -> MethodConfig:
     """The same method with every setting that has no effect beside the others at its default."""
-    changed = {}
+    changed: dict[str, Settings] = {}
     for table, names in _idle(method):
         own, default = getattr(method, table), MethodConfig.model_fields[table].default
         values = {name: getattr(default, name) for name in names.split()}

@@ -1,6 +1,6 @@
 """A store -> predictions of methods without a temporal network: zero-shot, logistic regression."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cache.store import Store
 from pipeline.datasets.texts import class_texts
 from pipeline.evaluate.metrics import confusion, uar, war
+from pipeline.evaluate.statistics import Sample
 from pipeline.kernels.head import cosine
 from pipeline.model.text_tower import load_text_tower
 
@@ -24,7 +25,23 @@ class PredictedLabels:
     name: str
     rows: NDArray[np.int64]  # rows of the store
     predicted: NDArray[np.int64]
-    seeds: int = 1
+    networks: Sequence[tuple[str, int]] = ()  # (fold, seed) of each prediction, if there are seeds
+
+    @property
+    def seeds(self) -> int:
+        """How many there are; predictions of what has none count as one."""
+        return len({seed for _, seed in self.networks}) or min(len(self.rows), 1)
+
+    def among(self, rows: NDArray[np.int64]) -> "PredictedLabels":
+        """Only what was said of these rows of the store."""
+        kept = np.isin(self.rows, rows)
+        networks = [own for own, keep in zip(self.networks, kept, strict=False) if keep]
+        return PredictedLabels(self.name, self.rows[kept], self.predicted[kept], networks)
+
+    def sample(self, store: Store) -> Sample:
+        """The predictions with the truth, the people and the networks."""
+        people = store.people(self.rows)
+        return Sample(store.labels[self.rows], self.predicted, people, self.networks)
 
 
 def zero_shot(

@@ -1,14 +1,18 @@
 """Labels and predictions -> metrics with 95 % bootstrap intervals, and of their differences."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 
 from pipeline.evaluate.metrics import Rows, uar, war
 
 Metric = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # counts [..., K, K] -> [...]
+
+POWERED = 1.96 + 0.84  # standard errors: quantiles of the normal distribution at 97.5 and 80 %
 
 
 @dataclass(frozen=True)
@@ -30,78 +34,79 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Difference(Interval):
+    """A difference with its 95 % interval, its standard error and the p-value of no difference."""
+
+    error: float
+    p: float
+
+    @property
+    def detectable(self) -> float:
+        """The true difference that a test at 5 % finds in about 80 % of all cases."""
+        return POWERED * self.error
+
+
+@dataclass(frozen=True)
 class Sample:
-    """What was said of some videos, and the group of each, such as the person shown."""
+    """What was said of some videos, the group of each, such as the person shown, and by whom.
+
+    ``networks`` are the (fold, seed) of the network that predicted each video; () if nothing about
+    the predictions is random.
+    """
 
     labels: Rows
     predictions: Rows
     groups: Sequence[object]
+    networks: Sequence[tuple[str, int]] = ()
 
 
 def bootstrap(
-    labels: Rows,
-    predictions: Rows,
-    classes: int,
-    groups: Sequence[object] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
+    sample: Sample, classes: int, resamples: int = 2000, seed: int = 0
 ) -> tuple[Interval, Interval]:
-    """(UAR, WAR) with 95 % percentile intervals over resampled videos.
+    """(UAR, WAR) with 95 % percentile intervals over groups of videos and trainings.
 
-    If ``groups`` (one per video, e.g. the person shown) is given, whole groups are resampled, since
-    videos of one person are not independent. Concatenated seeds give the mean of their metrics.
+    Whole groups are resampled, since videos of one person are not independent. Where a fold has
+    networks of several seeds, the intervals also cover how far another training would differ; see
+    ``_spread``. Several seeds give the mean of their metrics.
     """
-    weights, member = _resamples(len(labels), groups, resamples, seed)
-    counts, drawn = _resampled(labels, predictions, classes, weights, member)
-    return _interval(uar(counts), uar(drawn)), _interval(war(counts), war(drawn))
+    (counts,), freedom = _resampled([sample], classes, resamples, seed)
+    own, other = (_interval(*_spread(counts.each(metric), freedom)) for metric in (uar, war))
+    return own, other
 
 
 def bootstrap_difference(
-    labels: Rows,
-    predictions: Rows,
-    baseline: Rows,
-    classes: int,
-    groups: Sequence[object] | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-    metrics: Sequence[Metric] = (uar, war),
-) -> tuple[Interval, ...]:
-    """``metrics`` of ``predictions`` minus those of ``baseline`` on the same videos, paired.
-
-    As ``bootstrap_between``, of which it is a case.
-    """
-    groups = range(len(labels)) if groups is None else groups
-    first, second = (Sample(labels, each, groups) for each in (predictions, baseline))
-    return bootstrap_between(first, second, classes, resamples, seed, metrics)
-
-
-def bootstrap_between(
     sample: Sample,
     baseline: Sample,
     classes: int,
     resamples: int = 2000,
     seed: int = 0,
     metrics: Sequence[Metric] = (uar, war),
-) -> tuple[Interval, ...]:
+) -> tuple[Difference, ...]:
     """``metrics`` of a sample minus those of another, each over its own videos.
 
-    The groups are resampled for both samples together, so that whatever makes a person easy or hard
-    weighs the same in both. A resample does not count if it draws no video of one of the samples,
-    or if a metric is not defined in it, such as the recall of a class that was not drawn.
+    As ``bootstrap``. The groups are resampled for both samples together, so that whatever makes a
+    person easy or hard weighs the same in both, and so are the seeds of folds that have the same
+    ones in both. A resample does not count if it draws no video of one of the samples, or if a
+    metric is not defined in it, such as the recall of a class that was not drawn.
     """
-    groups = [*sample.groups, *baseline.groups]
-    weights, member = _resamples(len(groups), groups, resamples, seed)
-    parts = zip((sample, baseline), np.split(member, [len(sample.labels)]), strict=True)
-    (counts, drawn), (counts_base, drawn_base) = (
-        _resampled(own.labels, own.predictions, classes, weights, members) for own, members in parts
-    )
-    shown = (drawn.sum((1, 2)) > 0) & (drawn_base.sum((1, 2)) > 0)
+    (ours, theirs), freedom = _resampled([sample, baseline], classes, resamples, seed)
     return tuple(
-        _interval(
-            metric(counts) - metric(counts_base), metric(drawn[shown]) - metric(drawn_base[shown])
-        )
+        _difference(*_spread(ours.each(metric) - theirs.each(metric), freedom))
         for metric in metrics
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for the number of tests by the method of Holm (1979).
+
+    >>> holm([0.01, 0.5, 0.02])
+    [0.03, 0.5, 0.04]
+    """
+    order = np.argsort(p_values, kind="stable")
+    left = np.arange(len(p_values), 0, -1)
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.maximum.accumulate(np.asarray(p_values, np.float64)[order] * left)
+    return np.minimum(corrected, 1).tolist()
 
 
 def bootstrap_mean(
@@ -129,16 +134,119 @@ def _resamples(
     return generator.multinomial(number, np.full(number, 1 / number), size=resamples), member
 
 
-def _resampled(
-    labels: Rows, predictions: Rows, classes: int, weights: NDArray[np.int64], member: Rows
+@dataclass(frozen=True)
+class _Counts:
+    """Confusion counts [K, K] as observed, and in each resample of people, of seeds, of both."""
+
+    observed: NDArray[np.float64]
+    people: NDArray[np.float64]
+    seeds: NDArray[np.float64]
+    both: NDArray[np.float64]
+
+    def each(self, metric: Metric) -> NDArray[np.float64]:
+        """A metric of the counts, [4, resample]; NaN where no video was drawn."""
+        shown = self.people.sum((1, 2)) > 0
+        found = np.full((4, len(shown)), np.nan)
+        found[0], found[2] = metric(self.observed), metric(self.seeds)
+        found[1, shown], found[3, shown] = metric(self.people[shown]), metric(self.both[shown])
+        return found
+
+
+def _spread(
+    values: NDArray[np.float64], freedom: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Confusion counts as observed [K, K] and of each resample [resample, K, K]."""
-    cells = np.zeros((weights.shape[1], classes * classes))
-    np.add.at(cells, (member, labels * classes + predictions), 1.0)
-    shape = (classes, classes)
-    return cells.sum(0).reshape(shape), (weights @ cells).reshape(len(weights), *shape)
+    """A value, and resampled ones that vary as it would with other people and other trainings.
+
+    Resampling the people of given networks covers the people and what is specific to a person and
+    a network, V_p + V_pn. Resampling the networks covers V_n + V_pn, and resampling both
+    V_p + V_n + 3 V_pn (Owen 2007). To the deviations of the first, those of the second are added,
+    shrunk so that V = V_p + V_n + V_pn is left. V_n + V_pn is known from few networks, with
+    ``freedom`` degrees of freedom, so V is with freedom (V / (V_n + V_pn))² (Satterthwaite 1946):
+    all deviations are widened as Student's distribution is.
+    """
+    value, people, seeds, both = values[0, 0], *values[1:]
+    if not freedom or np.ptp(seeds) == 0:
+        return value, people
+    of_people, of_seeds, of_both = (float(np.nanvar(own)) for own in (people, seeds, both))
+    own = min(max(2 * of_seeds + of_people - of_both, 0), of_seeds)  # V_n
+    known = freedom * ((of_people + own) / of_seeds) ** 2
+    widened = student.ppf(0.975, known) / normal.ppf(0.975)
+    deviations = people - value + np.sqrt(own / of_seeds) * (seeds - value)
+    return value, value + widened * deviations
+
+
+def _resampled(
+    samples: Sequence[Sample], classes: int, resamples: int, seed: int
+) -> tuple[list[_Counts], int]:
+    """The counts of each sample, and how many networks there are beyond one in each fold.
+
+    People and seeds are drawn for all samples together.
+    """
+    groups = [group for sample in samples for group in sample.groups]
+    weights, member = _resamples(len(groups), groups, resamples, seed)
+    members = np.split(member, np.cumsum([len(sample.labels) for sample in samples])[:-1])
+    generator = np.random.default_rng([seed, 1])
+    shares: dict[tuple[str, tuple[int, ...]], NDArray[np.float64]] = {}
+    found = []
+    for sample, own in zip(samples, members, strict=True):
+        observed = np.zeros(classes * classes)
+        people, seeds, both = np.zeros((3, resamples, classes * classes))
+        at = sample.labels * classes + sample.predictions
+        for rows, share in _networks(sample, resamples, generator, shares):
+            shown, place = np.unique(own[rows], return_inverse=True)
+            counts = np.zeros((len(shown), classes * classes))
+            np.add.at(counts, (place, at[rows]), 1.0)
+            drawn = weights[:, shown] @ counts
+            observed += counts.sum(0)
+            people += drawn
+            seeds += share[:, None] * counts.sum(0)
+            both += share[:, None] * drawn
+        shape = (-1, classes, classes)
+        every = (part.reshape(shape) for part in (people, seeds, both))
+        found.append(_Counts(observed.reshape(classes, classes), *every))
+    return found, sum(len(seeds) - 1 for _, seeds in shares)
+
+
+def _networks(
+    sample: Sample,
+    resamples: int,
+    generator: np.random.Generator,
+    shares: dict[tuple[str, tuple[int, ...]], NDArray[np.float64]],
+) -> Iterator[tuple[Rows, NDArray[np.float64]]]:
+    """The rows of each network, and how often it is drawn in each resample, on average once."""
+    if not sample.networks:
+        yield np.arange(len(sample.labels)), np.ones(resamples)
+        return
+    rows: dict[str, dict[int, list[int]]] = {}
+    for row, (fold, seed) in enumerate(sample.networks):
+        rows.setdefault(fold, {}).setdefault(seed, []).append(row)
+    for fold, of_seeds in rows.items():
+        seeds = tuple(sorted(of_seeds))
+        if (fold, seeds) not in shares:
+            shares[fold, seeds] = _shares(len(seeds), resamples, generator)
+        for n, seed in enumerate(seeds):
+            yield np.array(of_seeds[seed]), shares[fold, seeds][:, n]
+
+
+def _shares(seeds: int, resamples: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """How often each of a fold's S networks is drawn, [resample, S], on average once.
+
+    S - 1 of S are drawn (Rao and Wu 1988): the variance of S of them is too small by (S - 1) / S.
+    """
+    if seeds == 1:
+        return np.ones((resamples, 1))
+    drawn = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=resamples)
+    shares: NDArray[np.float64] = drawn * (seeds / (seeds - 1))
+    return shares
 
 
 def _interval(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Interval:
     low, high = np.nanquantile(resampled, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
+
+
+def _difference(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Difference:
+    own, finite = _interval(value, resampled), resampled[np.isfinite(resampled)]
+    beyond = min((finite <= 0).sum(), (finite >= 0).sum())
+    p = min(1.0, 2 * (int(beyond) + 1) / (len(finite) + 1))
+    return Difference(own.value, own.low, own.high, float(finite.std()), p)

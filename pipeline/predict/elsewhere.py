@@ -12,7 +12,7 @@ from cache.errors import RefusedError
 from cache.outside import MIB, read_text
 from cache.store import Store
 from pipeline.evaluate.metrics import Rows, confusion, recalls
-from pipeline.evaluate.statistics import bootstrap
+from pipeline.evaluate.statistics import Sample, bootstrap
 from pipeline.predict.prediction import probabilities
 from pipeline.show import markdown_line, show
 from pipeline.train.split import scored_rows
@@ -85,7 +85,8 @@ class Evaluation:
 
     def scores(self) -> str:
         """UAR / WAR in per cent, with 95 % intervals over people."""
-        found = bootstrap(self.labels, self.predicted, len(self.shared), self.people)
+        sample = Sample(self.labels, self.predicted, self.people)
+        found = bootstrap(sample, len(self.shared))
         return " / ".join(interval.text(".1f", 100) for interval in found)
 
 

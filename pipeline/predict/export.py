@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cache.errors import RefusedError
 from cache.files import write_files
-from pipeline.evaluate.statistics import bootstrap
+from pipeline.evaluate.statistics import Sample, bootstrap
 from pipeline.predict.bundle import SUFFIX, Network, write_bundle
 from pipeline.predict.predictor import assemble, find_own_encoder
 from pipeline.show import markdown_line, show
@@ -84,7 +84,8 @@ def export(
 
 def _about(record: Record) -> Network:
     _, labels, predicted = record.predictions()
-    scores = bootstrap(labels, predicted, len(record.metadata["classes"]))
+    sample = Sample(labels, predicted, range(len(labels)))
+    scores = bootstrap(sample, len(record.metadata["classes"]))
     uar, war = (score.text(".1f", 100) for score in scores)
     return Network(
         name=record.folder.name,

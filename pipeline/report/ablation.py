@@ -6,7 +6,7 @@ A table is a pure function of the result files. Missing and diverged runs are sh
 import statistics
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,15 @@ from pipeline.config import MethodConfig, Run, SelectionConfig, runs_of
 from pipeline.evaluate.influence import influence_by, repool
 from pipeline.evaluate.localisation import Found, localise, mean_precision
 from pipeline.evaluate.metrics import confusion, recalls, uar, war
-from pipeline.evaluate.statistics import Interval, Metric, Sample, bootstrap, bootstrap_between
+from pipeline.evaluate.statistics import (
+    Difference,
+    Interval,
+    Metric,
+    Sample,
+    bootstrap,
+    bootstrap_difference,
+    holm,
+)
 from pipeline.report.tables import FrameChoice, Table, TableRow
 from pipeline.report.written import write_reports
 from pipeline.show import markdown_line, show
@@ -36,6 +44,7 @@ SELECTION = {
     "best_on_val": "the best epoch on videos held out of the training set",
     "best_on_test": "the best epoch on the test videos, which is optimistic",
 }
+LEVEL = 0.05
 HELD_OUT = "scored on videos held out of the training set, not on the test videos"
 RANKINGS = {"logit": "AP of influence", "attention": "AP of attention"}
 
@@ -66,7 +75,8 @@ class FilledRow:
     expected: int
     reported: Mapping[str, float]
     recalls: Mapping[str, Cell]  # of the table's classes that the store has
-    differences: Mapping[str, Interval | None]  # to its reference; None if runs are missing
+    differences: Mapping[str, Difference | None]  # to its reference; None if runs are missing
+    behind: Difference | None  # in WAR, the best row minus this one; None without a best row
     pooled: Interval | None  # WAR over the videos of all runs, in a table by subset
     precisions: Mapping[str, Interval | None]  # of the table's rankings, if the truth is known
 
@@ -90,15 +100,26 @@ def collect(
         return _said([find(run) for run in _runs_of(row, base, folds, seeds)], row, store)
 
     located: dict[tuple[Path, ...], dict[str, Found]] = {}
+    said_of_rows = [read(row) for row in table.rows]
+    best = _best(table, said_of_rows)
     rows = []
-    for row in table.rows:
-        said = read(row)
+    for row, said in zip(table.rows, said_of_rows, strict=True):
         folders = tuple(record.folder for record in said.good)
         if table.rankings and folders not in located:
             located[folders] = localise(said.good, store)
         found = located.get(folders, {})
-        rows.append(_fill(row, table, said, read(table.reference(row)), found, store))
+        filled = _fill(row, table, said, read(table.reference(row)), found, store)
+        behind = _differences(best, said, {"WAR": war}, store)["WAR"] if best else None
+        rows.append(replace(filled, behind=behind))
     return rows
+
+
+def _best(table: Table, said_of_rows: "Sequence[_Said]") -> "_Said | None":
+    """The row of highest WAR, if all rows are scored on the same videos and one is complete."""
+    complete = [said for said in said_of_rows if said.complete]
+    if table.by_subset or not complete:
+        return None
+    return max(complete, key=_Said.war)
 
 
 def runs_of_table(
@@ -126,6 +147,19 @@ def describe_selection(selection: SelectionConfig) -> str:
     return f"{rule}, {HELD_OUT}" if selection.tested_on == "held_out" else rule
 
 
+def describe_intervals(store: Store, seeds: int) -> str:
+    """What the intervals cover, for so many seeds per fold."""
+    known = [subject is not None for subject in store.subjects]
+    unknown = "people, and of videos of unknown people" if any(known) else "videos"
+    resampled = "people" if all(known) else unknown
+    if seeds > 1:
+        return f"95 %, 2,000 bootstrap resamples of {resampled}, and of the seeds in every fold"
+    return (
+        f"95 %, 2,000 bootstrap resamples of {resampled}, of these trained networks: with one seed "
+        "per fold, nothing tells how much another training would differ"
+    )
+
+
 def describe_absent(store: Store, folds: Sequence[str]) -> str:
     """Which classes have no test video in which folds; empty if there are none."""
     notes = []
@@ -148,7 +182,7 @@ def write_tables(
     """
     contents = {
         "ablation.md": _markdown(tables, header),
-        "ablation.csv": _frame(tables).to_csv(index=False),
+        "ablation.csv": _frame(tables, header).to_csv(index=False),
         "ablation.tex": _latex(tables, header),
         **(pictures or {}),
     }
@@ -169,8 +203,8 @@ def header_of(
         "protocol": f"{_folds(folds, tables)}, seeds per fold: {seeds}, epochs: {optimiser.epochs}",
         "reported": describe_selection(base.selection),
         "spread": "mean ± sample standard deviation over the runs, in per cent",
-        "intervals": "95 %, 2,000 paired bootstrap resamples of people (of videos where people are "
-        "not known), not corrected for multiple comparisons",
+        "intervals": f"{describe_intervals(store, seeds)}, differences paired, not corrected for "
+        "the number of comparisons",
         "store": store.digest,
     } | (notes if absent else {})
 
@@ -201,6 +235,21 @@ class _Said:
     statuses: list[str]
     guesses: list[Guess]  # of each good record
 
+    def war(self) -> float:
+        """Over the videos of all runs."""
+        right = [labels == predicted for _, labels, predicted in self.guesses]
+        return float(np.concatenate(right).mean())
+
+    def sample(self, store: Store) -> Sample:
+        """Folds and seeds concatenated."""
+        rows, labels, said = (np.concatenate(parts) for parts in zip(*self.guesses, strict=True))
+        networks = [
+            (own.run.fold, own.run.seed)
+            for own, (tested, _, _) in zip(self.good, self.guesses, strict=True)
+            for _ in tested
+        ]
+        return Sample(labels, said, store.people(rows), networks)
+
     @property
     def complete(self) -> bool:
         return len(self.good) == self.expected > 0
@@ -230,7 +279,6 @@ def _fill(
     named = _metrics(["UAR", "WAR", *table.recalls, *table.differences], store.classes)
     scores = _scores(own.guesses, named, len(store.classes))
     compared = {name: named[name] for name in table.differences if name in named}
-    complete = own.complete and reference.complete
     members_N = _members(store, row.subset)
     return FilledRow(
         row=row,
@@ -242,10 +290,11 @@ def _fill(
         expected=own.expected,
         reported=_reported_figures().get(table.name, {}).get(row.name, {}),
         recalls={name: scores[name] for name in table.recalls if name in named},
-        differences=_differences(own.guesses, reference.guesses, compared, store)
-        if complete
-        else dict.fromkeys(compared),
-        pooled=_pooled(own.guesses, store) if table.by_subset and own.good else None,
+        differences=_differences(own, reference, compared, store),
+        behind=None,
+        pooled=bootstrap(own.sample(store), len(store.classes))[1]
+        if table.by_subset and own.good
+        else None,
         precisions={
             name: mean_precision(found[name], members_N) if name in found else None
             for name in (table.rankings if store.plan.videos.truth_sha256 else ())
@@ -306,13 +355,15 @@ def _scores(
 
 
 def _differences(
-    guesses: Sequence[Guess],
-    reference: Sequence[Guess],
+    own: _Said,
+    reference: _Said,
     metrics: Mapping[str, Metric],
     store: Store,
-) -> dict[str, Interval | None]:
-    """Metrics minus those of the reference, folds and seeds concatenated."""
-    sample, baseline = _sample(guesses, store), _sample(reference, store)
+) -> dict[str, Difference | None]:
+    """Metrics minus those of the reference; None if runs are missing."""
+    if not (own.complete and reference.complete):
+        return dict.fromkeys(metrics)
+    sample, baseline = own.sample(store), reference.sample(store)
     classes = len(store.classes)
     counts = [confusion(own.labels, own.predictions, classes) for own in (sample, baseline)]
     tested = {
@@ -320,19 +371,8 @@ def _differences(
         for name, metric in metrics.items()
         if not any(np.isnan(metric(own)) for own in counts)
     }
-    found = bootstrap_between(sample, baseline, classes, metrics=list(tested.values()))
+    found = bootstrap_difference(sample, baseline, classes, metrics=list(tested.values()))
     return dict.fromkeys(metrics) | dict(zip(tested, found, strict=True))
-
-
-def _pooled(guesses: Sequence[Guess], store: Store) -> Interval:
-    """The WAR, folds and seeds concatenated."""
-    own = _sample(guesses, store)
-    return bootstrap(own.labels, own.predictions, len(store.classes), own.groups)[1]
-
-
-def _sample(guesses: Sequence[Guess], store: Store) -> Sample:
-    rows, labels, predicted = (np.concatenate(parts) for parts in zip(*guesses, strict=True))
-    return Sample(labels, predicted, store.people(rows))
 
 
 def _show(difference: Interval | None) -> str:
@@ -378,7 +418,49 @@ def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[s
             ours += _compared(table, line)
             theirs = [_reported(line, metric) for metric in ("uar", "war") if in_paper]
             lines.append(markdown_line([*ours, *theirs]))
+        lines += ["", *_reading(rows)]
     return "\n".join(lines) + "\n"
+
+
+def _reading(rows: Sequence[FilledRow]) -> list[str]:
+    """What the differences of a table allow to say, with all of its tests counted."""
+    tests = [
+        (f"{show(line.row.name)} ({metric})", own)
+        for line in rows
+        for metric, own in line.differences.items()
+        if own is not None and own.error
+    ]
+    if not tests:
+        return []
+    smallest = 100 * statistics.median(own.detectable for _, own in tests)
+    return [
+        f"- Clear of zero at 5 % with all {len(tests)} tests of this table counted (Holm): "
+        + _listed(_significant(tests)),
+        "- Smallest true difference that one test finds in about 80 % of all cases, median over "
+        f"the tests: {smallest:.1f}",
+        *_near_the_best(rows),
+    ]
+
+
+def _near_the_best(rows: Sequence[FilledRow]) -> list[str]:
+    behind = [(show(line.row.name), line.behind) for line in rows if line.behind is not None]
+    best = [name for name, own in behind if not own.error]
+    tests = [(name, own) for name, own in behind if own.error]
+    if not best or not tests:
+        return []
+    worse = _significant(tests)
+    near = [name for name, _ in tests if name not in worse]
+    return [f"- Not clearly worse in WAR than {' and '.join(best)} (Holm): {_listed(near)}"]
+
+
+def _significant(tests: Sequence[tuple[str, Difference]]) -> list[str]:
+    """The names of the tests that reject at 5 %, all of them counted."""
+    corrected = holm([own.p for _, own in tests])
+    return [name for (name, _), p in zip(tests, corrected, strict=True) if p < LEVEL]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"
 
 
 def _notes(table: Table, rows: Sequence[FilledRow]) -> list[str]:
@@ -411,7 +493,7 @@ def _reported(line: FilledRow, metric: str) -> str:
     return f"{line.reported[metric]:.2f}" if line.reported else "–"
 
 
-def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
+def _frame(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> Any:
     import pandas as pd
 
     records = []
@@ -430,11 +512,14 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]]) -> Any:
                 record |= _bounds(f"ap_{name}", found, 1)
             if table.has_references:
                 record["compared_with"] = show(table.reference(line.row).name)
-            for name, found in line.differences.items():
+            for name, own in line.differences.items():
                 metric = name.lower() if name in ("UAR", "WAR") else f"recall_{name}"
-                record |= _bounds(f"{metric}_difference", found, 100)
+                record |= _bounds(f"{metric}_difference", own, 100)
+                record |= {} if own is None else {f"{metric}_difference_p": own.p}
+            record |= _bounds("war_behind_best", line.behind, 100)
             record |= {"n": line.done, "diverged": line.diverged}
             record |= {"damaged": line.damaged, "expected": line.expected}
+            record |= {"reported": header.get("reported", "")}
             record |= {f"{metric}_reported_dfew": value for metric, value in line.reported.items()}
             records.append(record)
     return pd.DataFrame(records)
@@ -457,11 +542,10 @@ def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str,
         in_paper = any(line.reported for line in rows)
         # Beside the paper's figures, the page has no room for differences.
         columns += [] if in_paper else map(_tex, _compared_names(table, rows))
-        caption = _tex(f"{table.title}. {header['data']}.")
-        if in_paper:
-            columns += ["UAR (reported)", "WAR (reported)"]
-            reported = f"The last two columns are {REPORTED}."
-            caption = _tex(f"{table.title}. {reported} {header['data']}.")
+        theirs = [f"The last two columns are {REPORTED}."] if in_paper else []
+        chosen = [f"Of {header['reported']}."] if "reported" in header else []
+        caption = _tex(" ".join([f"{table.title}.", *theirs, f"{header['data']}.", *chosen]))
+        columns += ["UAR (reported)", "WAR (reported)"] if in_paper else []
         cells = [
             [
                 *map(_tex, (line.row.name, *line.row.cells, *_figures(line), line.n)),

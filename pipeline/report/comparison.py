@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cache.store import Store
 from pipeline.evaluate.baselines import PredictedLabels
 from pipeline.evaluate.statistics import bootstrap, bootstrap_difference
-from pipeline.report.ablation import describe_runs
+from pipeline.report.ablation import describe_intervals, describe_runs
 from pipeline.report.written import write_reports
 from pipeline.show import markdown_line, show
 from pipeline.train.record import Record
@@ -28,12 +28,14 @@ def of_runs(
         lost = (statuses.count("diverged"), statuses.count("damaged"))
         name = f"{name} ({describe_runs(len(good), len(records), *lost)})"
     rows, predicted = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    networks = []
     for record in good:
         ids, _, guesses = record.predictions()
         rows.append(store.rows_of(ids))
         predicted.append(guesses)
-    seeds = len({record.run.seed for record in good})
-    return PredictedLabels(name, np.concatenate(rows), np.concatenate(predicted), seeds), good
+        networks += [(record.run.fold, record.run.seed)] * len(ids)
+    said = PredictedLabels(name, np.concatenate(rows), np.concatenate(predicted), networks)
+    return said, good
 
 
 def comparison_table(
@@ -45,12 +47,12 @@ def comparison_table(
     """Markdown: UAR and WAR in per cent, [95 % interval], n.
 
     The folds are pooled, so every video counts once per seed. All videos of a person are resampled
-    together (``Store.people``). ``references``, by a short name each, are methods to which the
-    differences are shown, paired by video.
+    together (``Store.people``), and the networks of a fold if there are several. ``references``, by
+    a short name each, are methods to which the differences are shown, on the same videos.
     """
     references = references or {}
-    resamples = f"95 %, 2,000 bootstrap resamples of {_resampled(store)}, folds pooled"
-    notes = {**header, "intervals": resamples}
+    seeds = max((method.seeds for method in methods), default=1)
+    notes = {**header, "intervals": f"{describe_intervals(store, seeds)}, folds pooled"}
     columns = ["method", "UAR", "WAR", "videos", "seeds"]
     if references:
         named = (f"{short} is {own.name}" for short, own in references.items())
@@ -85,43 +87,22 @@ def _scores(method: PredictedLabels, store: Store) -> list[str]:
     """UAR and WAR with their intervals."""
     if not len(method.rows):
         return ["–", "–"]
-    intervals = bootstrap(
-        store.labels[method.rows],
-        method.predicted,
-        len(store.classes),
-        store.people(method.rows),
-    )
+    intervals = bootstrap(method.sample(store), len(store.classes))
     return [interval.text(".1f", 100) for interval in intervals]
 
 
 def _differences(method: PredictedLabels, reference: PredictedLabels, store: Store) -> list[str]:
     """UAR and WAR minus those of the reference; – if it was not asked about the same videos."""
-    said = _said_of(reference, method.rows)
-    if method is reference or said is None:
+    asked = reference.among(method.rows)
+    if method is reference or not _weigh_equally(method.rows, asked.rows):
         return ["–", "–"]
-    intervals = bootstrap_difference(
-        store.labels[method.rows],
-        method.predicted,
-        said,
-        len(store.classes),
-        store.people(method.rows),
+    samples = method.sample(store), asked.sample(store)
+    return [own.text("+.1f", 100) for own in bootstrap_difference(*samples, len(store.classes))]
+
+
+def _weigh_equally(rows: NDArray[np.int64], others: NDArray[np.int64]) -> bool:
+    """Whether both name the same videos, each of them equally often."""
+    (named, times), (also, times_also) = (
+        np.unique(each, return_counts=True) for each in (rows, others)
     )
-    return [interval.text("+.1f", 100) for interval in intervals]
-
-
-def _said_of(method: PredictedLabels, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
-    """What a method said of these rows, in their order; of several seeds, only in its own order."""
-    if np.array_equal(method.rows, rows):
-        return method.predicted if len(rows) else None
-    said = dict(zip(method.rows.tolist(), method.predicted.tolist(), strict=True))
-    if method.seeds > 1 or not len(rows) or not said.keys() >= set(rows.tolist()):
-        return None
-    return np.array([said[row] for row in rows.tolist()])
-
-
-def _resampled(store: Store) -> str:
-    """What ``Store.people`` tells apart."""
-    known = [subject is not None for subject in store.subjects]
-    if all(known):
-        return "people"
-    return "people, and of videos of unknown people" if any(known) else "videos"
+    return np.array_equal(named, also) and len({*times}) == len({*times_also}) == 1

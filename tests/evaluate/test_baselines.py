@@ -65,11 +65,14 @@ def test_only_differences_in_spread_are_seen_by_std_pooling_alone(tmp_path: Path
     assert accuracy["mean"] < 0.75
 
 
+TWO_SEEDS = [("1", seed) for seed in (0, 1) for _ in range(40)]
+
+
 def test_comparison_counts_videos_and_seeds_and_resamples_people(tmp_path: Path) -> None:
     people = tuple(f"person {n % 10}" for n in range(40))
     store = random_store(tmp_path / "s.zarr", videos=40, subjects=people)
     rows = np.arange(40)
-    right = PredictedLabels("right", np.tile(rows, 2), np.tile(store.labels, 2), seeds=2)
+    right = PredictedLabels("right", np.tile(rows, 2), np.tile(store.labels, 2), TWO_SEEDS)
     wrong = PredictedLabels("wrong", rows, (store.labels + 1) % 7)
     text = comparison_table(store, [right, wrong], {"data": "test"})
     assert "| right | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | 40 | 2 |" in text
@@ -95,7 +98,7 @@ def test_differences_to_a_baseline_are_paired_by_video(tmp_path: Path) -> None:
     rows = np.arange(40)
     wrong = (store.labels + 1) % 7
     base = PredictedLabels("base", rows[::-1], np.where(rows < 20, store.labels, wrong)[::-1])
-    better = PredictedLabels("better", np.tile(rows, 2), np.tile(store.labels, 2), seeds=2)
+    better = PredictedLabels("better", np.tile(rows, 2), np.tile(store.labels, 2), TWO_SEEDS)
     part = PredictedLabels("part", rows[:9], store.labels[:9])
     fewer = PredictedLabels("fewer", rows[:30], store.labels[:30])
     assert best_of([base, better], store) is better

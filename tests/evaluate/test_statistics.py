@@ -1,17 +1,26 @@
 """Bootstrap intervals, single and paired."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
 from pipeline.evaluate.metrics import confusion, recalls, uar
 from pipeline.evaluate.statistics import (
+    Difference,
     Sample,
     bootstrap,
-    bootstrap_between,
     bootstrap_difference,
     bootstrap_mean,
+    holm,
 )
+
+
+def alone(labels: np.ndarray, predicted: np.ndarray) -> Sample:
+    """Videos that are all independent."""
+    return Sample(labels, predicted, range(len(labels)))
+
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60)
 
@@ -19,7 +28,7 @@ pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, ma
 def test_interval_of_a_proportion_has_the_binomial_width() -> None:
     labels = np.zeros(400, np.int64)
     predicted = (np.arange(400) % 4 == 0).astype(np.int64)
-    _, interval = bootstrap(labels, predicted, 2)
+    _, interval = bootstrap(alone(labels, predicted), 2)
     half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
     assert interval.value == 0.75
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.1)
@@ -29,8 +38,8 @@ def test_resampling_people_widens_the_interval_if_their_videos_are_alike() -> No
     person = np.repeat(np.arange(20), 20)
     predicted = (person % 4 == 0).astype(np.int64)
     labels = np.zeros(400, np.int64)
-    _, videos = bootstrap(labels, predicted, 2)
-    _, people = bootstrap(labels, predicted, 2, groups=list(person))
+    _, videos = bootstrap(alone(labels, predicted), 2)
+    _, people = bootstrap(Sample(labels, predicted, list(person)), 2)
     assert people.high - people.low > 3 * (videos.high - videos.low)
 
 
@@ -38,7 +47,8 @@ def test_concatenated_seeds_give_the_mean_of_their_metrics() -> None:
     generator = np.random.default_rng(0)
     labels = generator.integers(0, 3, 50)
     guesses = [generator.integers(0, 3, 50) for _ in range(2)]
-    both, _ = bootstrap(np.tile(labels, 2), np.concatenate(guesses), 3, list(np.tile(range(50), 2)))
+    sample = Sample(np.tile(labels, 2), np.concatenate(guesses), list(np.tile(range(50), 2)))
+    both, _ = bootstrap(sample, 3)
     each = [float(uar(confusion(labels, guess, 3))) for guess in guesses]
     assert both.value == pytest.approx(np.mean(each))
 
@@ -49,21 +59,21 @@ def test_paired_difference_has_a_narrower_interval_than_the_score_alone() -> Non
     baseline = (generator.random(300) < 0.4).astype(np.int64)
     better = baseline.copy()
     better[np.flatnonzero(baseline)[:15]] = 0  # 15 of 300 videos put right, none wrong
-    _, difference = bootstrap_difference(labels, better, baseline, 2)
+    _, difference = bootstrap_difference(alone(labels, better), alone(labels, baseline), 2)
     assert difference.value == pytest.approx(0.05)
     assert 0.02 < difference.low < 0.05 < difference.high < 0.08
-    _, alone = bootstrap(labels, better, 2)
-    assert alone.high - alone.low > 1.5 * (difference.high - difference.low)
-    _, none = bootstrap_difference(labels, baseline, baseline, 2)
-    assert (none.low, none.value, none.high) == (0, 0, 0)
+    _, score = bootstrap(alone(labels, better), 2)
+    assert score.high - score.low > 1.5 * (difference.high - difference.low)
+    same = alone(labels, baseline)
+    _, none = bootstrap_difference(same, same, 2)
+    assert (none.low, none.value, none.high, none.p, none.error) == (0, 0, 0, 1, 0)
 
 
 def test_the_interval_of_a_rare_class_s_recall_ignores_resamples_without_it() -> None:
     labels = np.array([1, 1] + [0] * 30)  # of two videos, about one resample in eight has none
     better, baseline = np.array([1, 0] + [0] * 30), np.array([0, 0] + [0] * 30)
-    (own,) = bootstrap_difference(
-        labels, better, baseline, 2, metrics=[lambda counts: recalls(counts)[..., 1]]
-    )
+    samples = alone(labels, better), alone(labels, baseline)
+    (own,) = bootstrap_difference(*samples, 2, metrics=[lambda counts: recalls(counts)[..., 1]])
     assert (own.low, own.value, own.high) == (0, 0.5, 1)
 
 
@@ -86,7 +96,7 @@ def test_a_difference_between_samples_resamples_people_of_both_together() -> Non
     labels = [generator.integers(0, 3, len(own)) for own in people]
     guesses = [np.where(generator.random(len(own)) < 0.6, own, 0) for own in labels]
     samples = [Sample(*own) for own in zip(labels, guesses, people, strict=True)]
-    found = bootstrap_between(samples[0], samples[1], 3, resamples=200, seed=4)
+    found = bootstrap_difference(samples[0], samples[1], 3, resamples=200, seed=4)
 
     names = sorted({*people[0], *people[1]})
     draws = np.random.default_rng(4).multinomial(len(names), [1 / len(names)] * len(names), 200)
@@ -119,13 +129,124 @@ def test_a_difference_between_samples_is_paired_if_they_are_of_the_same_videos()
     first, second = (generator.integers(0, 3, 60) for _ in range(2))
     order = generator.permutation(60)
     shuffled = Sample(labels[order], second[order], [people[n] for n in order])
-    between = bootstrap_between(Sample(labels, first, people), shuffled, 3)
-    assert between == bootstrap_difference(labels, first, second, 3, people)
+    ours, theirs = (Sample(labels, said, people) for said in (first, second))
+    assert bootstrap_difference(ours, shuffled, 3) == bootstrap_difference(ours, theirs, 3)
 
 
 def test_resamples_without_a_video_of_one_sample_do_not_count() -> None:
     right, wrong = np.zeros(1, np.int64), np.ones(1, np.int64)
-    alone = Sample(np.zeros(1, np.int64), right, ["a"])
+    one = Sample(np.zeros(1, np.int64), right, ["a"])
     other = Sample(np.zeros(1, np.int64), wrong, ["b"])
-    _, own = bootstrap_between(alone, other, 2)
+    _, own = bootstrap_difference(one, other, 2)
     assert (own.low, own.value, own.high) == (1, 1, 1)
+
+
+FOLDS, SEEDS, PEOPLE, VIDEOS = 5, 3, 100, 3
+
+
+def simulated(
+    generator: np.random.Generator, easy_P: np.ndarray, gain: float = 0.0, noise: float = 0.06
+) -> Sample:
+    """Networks of every fold and seed that recognise 75 % + ``gain``, people and trainings apart.
+
+    Every person has videos in one fold; ``easy_P`` is what each is easier than the mean.
+    """
+    skill_FS = generator.normal(0, noise, (FOLDS, SEEDS))
+    fold_P = np.arange(PEOPLE) % FOLDS
+    chance_PS = np.clip(0.75 + gain + easy_P[:, None] + skill_FS[fold_P], 0, 1)
+    right_PSV = generator.random((PEOPLE, SEEDS, VIDEOS)) < chance_PS[..., None]
+    names = [
+        (str(fold_P[p]), s) for p in range(PEOPLE) for s in range(SEEDS) for _ in range(VIDEOS)
+    ]
+    predicted = (~right_PSV).astype(np.int64).ravel()
+    people = np.repeat(np.arange(PEOPLE), SEEDS * VIDEOS).tolist()
+    return Sample(np.zeros(predicted.size, np.int64), predicted, people, names)
+
+
+SETS = 1000
+
+
+@pytest.mark.slow
+def test_intervals_over_people_and_seeds_cover_the_truth_and_those_of_people_alone_do_not() -> None:
+    generator = np.random.default_rng(0)
+    covered, without = 0, 0
+    for number in range(SETS):
+        sample = simulated(generator, generator.normal(0, 0.08, PEOPLE))
+        _, own = bootstrap(sample, 2, resamples=200)
+        covered += own.low <= 0.75 <= own.high
+        if number < SETS // 4:
+            _, of_these = bootstrap(replace(sample, networks=()), 2, resamples=200)
+            without += of_these.low <= 0.75 <= of_these.high
+    assert 0.93 <= covered / SETS <= 0.97
+    assert without / (SETS // 4) < covered / SETS - 0.04
+
+
+@pytest.mark.slow
+def test_one_test_in_twenty_finds_a_difference_where_there_is_none() -> None:
+    generator = np.random.default_rng(1)
+    found, again = 0, 0
+    for _ in range(SETS):
+        easy_P = generator.normal(0, 0.08, PEOPLE)
+        samples = [simulated(generator, easy_P) for _ in range(2)]
+        _, own = bootstrap_difference(*samples, 2, resamples=200)
+        found += own.p < 0.05
+        again += not own.low <= 0 <= own.high
+    assert 0.035 <= found / SETS <= 0.065
+    assert 0.035 <= again / SETS <= 0.065
+
+
+@pytest.mark.slow
+def test_the_smallest_difference_that_is_named_is_found_in_about_four_of_five_cases() -> None:
+    generator = np.random.default_rng(2)
+    easy_P = generator.normal(0, 0.08, PEOPLE)
+    pairs = ([simulated(generator, easy_P) for _ in range(2)] for _ in range(50))
+    named = np.mean([bootstrap_difference(*own, 2, resamples=200)[1].detectable for own in pairs])
+    found = []
+    for _ in range(200):
+        easy_P = generator.normal(0, 0.08, PEOPLE)
+        better, base = simulated(generator, easy_P, gain=named), simulated(generator, easy_P)
+        found.append(bootstrap_difference(better, base, 2, resamples=200)[1].p < 0.05)
+    assert 0.65 < np.mean(found) < 0.95
+
+
+def test_the_variance_between_seeds_is_unbiased_for_two_of_them() -> None:
+    # Everybody is alike, so what varies is the seeds: means over five folds of two seeds each.
+    generator = np.random.default_rng(3)
+    skill_FS = generator.random((5, 2)).round(2)
+    labels = np.zeros(1000, np.int64)
+    predicted = np.concatenate([np.arange(100) >= 100 * skill for skill in skill_FS.ravel()])
+    names = [(str(f), s) for f in range(5) for s in range(2) for _ in range(100)]
+    sample = Sample(labels, predicted.astype(np.int64), ["everybody"] * 1000, names)
+    base = Sample(labels, labels, ["everybody"] * 1000)
+    _, own = bootstrap_difference(sample, base, 2, resamples=20_000)
+    expected = np.sqrt((skill_FS.var(1, ddof=1) / 2).sum()) / 5
+    assert own.value == pytest.approx(skill_FS.mean() - 1)
+    wider = 2.571 / 1.960  # quantiles of Student's t with five degrees of freedom, and the normal
+    assert own.error == pytest.approx(expected * wider, rel=0.03)
+
+
+def test_samples_of_the_same_seeds_are_paired_by_seed() -> None:
+    generator = np.random.default_rng(4)
+    sample = simulated(generator, np.zeros(PEOPLE), noise=0.3)
+    _, own = bootstrap_difference(sample, replace(sample), 2)
+    assert (own.error, own.p) == (0, 1)
+    others = [(fold, seed + 7) for fold, seed in sample.networks]
+    _, own = bootstrap_difference(sample, replace(sample, networks=others), 2)
+    assert own.error > 0.01
+
+
+def test_holm_counts_all_tests_and_keeps_the_order() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
+    generator = np.random.default_rng(5)
+    families = [min(holm(generator.random(11).tolist())) < 0.05 for _ in range(4000)]
+    assert 0.035 < np.mean(families) < 0.058
+
+
+def test_a_p_value_is_never_zero_and_counts_both_sides() -> None:
+    labels = np.zeros(40, np.int64)
+    better, worse = labels, np.ones(40, np.int64)
+    _, own = bootstrap_difference(alone(labels, better), alone(labels, worse), 2, resamples=99)
+    assert own.p == pytest.approx(2 / 100)
+    assert isinstance(own, Difference)
