@@ -67,7 +67,9 @@ def _measure_steps(folder: Path, files: Any) -> dict[str, Any]:
     for name, rate, count in (("frozen encoder", 0.0, 3), ("trained encoder", 1e-5, 2)):
         store, features, weights, config = open_live(source, files, settings, rate > 0)
         tower = load_text_tower(weights, config)
-        data = TrainingData(store, features, cached.labels_N, np.ones(VIDEOS + 1, np.bool_), tower)
+        data = TrainingData(
+            store, features, cached.targets_2NK, np.ones(VIDEOS + 1, np.bool_), tower
+        )
         steps[name] = _steps(data, count, rate)
     seconds = {name: statistics.median(taken) for name, taken in steps.items()}
     ratios = {f"{name} / cached": s / seconds["cached"] for name, s in seconds.items()}

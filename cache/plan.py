@@ -6,12 +6,13 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
     BaseModel,
+    Field,
     SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
@@ -25,12 +26,15 @@ from cache.identity import Count, FrozenModel, Identity, Size, refused
 from cache.remote import RemotePath, StorePath, inside
 
 SCHEMA_VERSION = 3  # the newest; a plan has the lowest that describes it
-WITHOUT_TEXTS = 2
+PLAIN_VERSION = 2  # of a plan without class texts and votes
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB per chunk
 CHUNK_BYTES_MAX = 1 << 31
+VOTES_MAX = 1e9
+_OF_VERSION_3 = ("texts", "votes")
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
+Vote = Annotated[float, Field(ge=0, le=VOTES_MAX)]
 # One row per source frame of every video, in the order of the videos.
 TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")])
 
@@ -67,12 +71,15 @@ class VideoTable(FrozenModel):
     truth_sha256: str | None = None
     # A name and a sentence per class, if they are the data set's own.
     texts: tuple[tuple[str, str], ...] | None = None
+    # What annotators said of each video, one number per class, if that is known of any.
+    votes: tuple[tuple[Vote, ...] | None, ...] | None = None
 
     @model_serializer(mode="wrap")
-    def _without_absent_texts(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = serialize(self)
-        if fields.get("texts") is None:  # so that plans without them stay as they were
-            fields.pop("texts", None)
+        for name in _OF_VERSION_3:  # so that plans without them stay as they were
+            if fields.get(name) is None:
+                fields.pop(name, None)
         return fields
 
     @model_validator(mode="after")
@@ -90,6 +97,8 @@ class VideoTable(FrozenModel):
             _refuse_repeated("row", rows, f" in subset {name}")
         if self.texts is not None and len(self.texts) != len(self.classes):
             raise ValueError(f"{len(self.texts)} texts of {len(self.classes)} classes")
+        if self.votes is not None:
+            _check_votes(self.votes, videos, len(self.classes))
         if max(self.labels) >= len(self.classes):
             raise ValueError(f"label {max(self.labels)}, but there are {len(self.classes)} classes")
         parts = [rows for fold in self.folds for rows in (fold.train, fold.test)]
@@ -97,6 +106,12 @@ class VideoTable(FrozenModel):
         if last >= videos:
             raise ValueError(f"row {last} of a fold or a subset, but there are {videos} videos")
         return self
+
+    @property
+    def schema_version(self) -> int:
+        """The lowest version that describes these videos."""
+        plain = all(getattr(self, name) is None for name in _OF_VERSION_3)
+        return PLAIN_VERSION if plain else SCHEMA_VERSION
 
     @property
     def digest(self) -> str:
@@ -128,7 +143,7 @@ class Unit:
 class Plan(FrozenModel):
     """The immutable part of a store, kept as ``plan.json``; only ``views`` may grow."""
 
-    schema_version: Size = WITHOUT_TEXTS
+    schema_version: Size = PLAIN_VERSION
     identity: Identity
     videos: VideoTable
     views: Size
@@ -139,8 +154,10 @@ class Plan(FrozenModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         identity = self.identity
-        if self.videos.texts is not None and self.schema_version < SCHEMA_VERSION:
-            raise ValueError(f"class texts in a plan of schema version {self.schema_version}")
+        if self.schema_version < self.videos.schema_version:
+            raise ValueError(
+                f"class texts or votes in a plan of schema version {self.schema_version}"
+            )
         for name, found in (("frames", identity.frames), ("dim", identity.encoder.dim)):
             if found != getattr(self, name):
                 raise ValueError(f"{name} is {getattr(self, name)}, the identity says {found}")
@@ -241,6 +258,15 @@ def _why_no_truth(rows: NDArray[np.void], videos: VideoTable) -> str:
     if (np.diff(row_of_video) < 0).any() or not np.isfinite(rows["intensity"]).all():
         return "rows are out of order, or intensities are not finite"
     return ""
+
+
+def _check_votes(votes: Sequence[Sequence[float] | None], videos: int, classes: int) -> None:
+    known = [row for row in votes if row is not None]
+    if len(votes) != videos or not known:
+        raise ValueError(f"{len(votes)} votes of {videos} videos, {len(known)} of them known")
+    for row in known:
+        if len(row) != classes or sum(row) <= 0:
+            raise ValueError(f"votes {list(row)}, expected {classes} numbers that are not all 0")
 
 
 def _refuse_repeated(what: str, values: Collection[str | int], where: str = "") -> None:

@@ -99,6 +99,20 @@ class Store:
         """A name and a sentence per class, if they are the data set's own."""
         return self.plan.videos.texts
 
+    @cached_property
+    def votes(self) -> NDArray[np.float64]:
+        """What annotators said of every video, [video, class]; NaN where nothing is known."""
+        votes_NK = np.full((len(self.ids), len(self.classes)), np.nan)
+        for row, votes in enumerate(self.plan.videos.votes or ()):
+            if votes is not None:
+                votes_NK[row] = votes
+        return votes_NK
+
+    @property
+    def voted(self) -> NDArray[np.bool_]:
+        """Which videos have votes, [video]."""
+        return ~np.isnan(self.votes[:, 0])
+
     @property
     def subjects(self) -> tuple[str | None, ...]:
         """Who is seen in each video, if the data set says so."""

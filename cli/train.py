@@ -218,7 +218,7 @@ def _open_live(
     from pipeline.extract.live import open_live
     from pipeline.extract.planning import ExtractSettings, parse_precision
     from pipeline.model.text_tower import load_text_tower
-    from pipeline.train.features import TrainingData
+    from pipeline.train.features import TrainingData, targets_of
 
     place = torch.device(choose_device(device))
     settings = ExtractSettings(device=str(place), precision=parse_precision(precision))
@@ -227,7 +227,7 @@ def _open_live(
     return TrainingData(
         store,
         features,
-        torch.from_numpy(store.labels).to(place),
+        torch.from_numpy(targets_of(store)).to(place),
         np.ones(len(store.ids), np.bool_),
         load_text_tower(weights, text).to(place),
     )

@@ -266,6 +266,9 @@ class OptimiserConfig(Settings):
         5, ge=1, le=10_000, description="epochs whose ends are averaged, if average is last_epochs"
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="smoothing of the cross-entropy")
+    target: Literal["hard", "votes"] = Field(
+        "hard", description="what the loss compares with: the label, or the shares of the votes"
+    )
     loss: Literal["cross_entropy", "class_balanced", "logit_adjusted"] = Field(
         "cross_entropy", description="cross-entropy as it is, or corrected for rare classes"
     )
@@ -437,6 +440,7 @@ _OF_A_RUN: dict[str, Any] = {
         "average_decay",
         "average_epochs",
         "label_smoothing",
+        "target",
         "loss",
         "balance_beta",
         "adjust_tau",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from cache.errors import RefusedError
+from cache.plan import VOTES_MAX
 from pipeline.datasets.known import Known, class_of_word
 from pipeline.datasets.rows import Row
 
@@ -107,8 +108,17 @@ def read_against_paths(
 
 
 def check_votes(rows: Mapping[str, Row], labels: Mapping[str, int]) -> None:
-    """Refuse votes whose largest entry is not the label for most videos: another order."""
+    """Refuse votes for no class, and votes in another order than the classes.
+
+    They are in another order if the largest entry is not the label for most videos.
+    """
     voted = {video_id: row.votes for video_id, row in rows.items() if row.votes is not None}
+    for video_id, votes in voted.items():
+        if not 0 < max(votes) <= VOTES_MAX:
+            raise RefusedError(
+                f"{rows[video_id].where}: the largest vote of video {video_id} is "
+                f"{max(votes):g}, expected more than 0 and at most {VOTES_MAX:g}"
+            )
     wrong = [i for i, votes in voted.items() if votes[labels[i]] < max(votes)]
     if 2 * len(wrong) > len(voted):
         raise RefusedError(

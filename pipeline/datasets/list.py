@@ -255,7 +255,7 @@ def _votes(cell: str, classes: _Classes, row: Row) -> tuple[float, ...]:
     if len(votes) != len(classes.names) or not all(0 <= vote < 1e9 for vote in votes):
         raise RefusedError(
             f"{row.where}: votes {cell[:SHOWN_LETTERS]!r}; expected {len(classes.names)} numbers, "
-            f"for {', '.join(classes.names)}"
+            f"for {', '.join(classes.names)}; leave out votes for other classes"
         )
     return votes
 

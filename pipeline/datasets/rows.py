@@ -152,7 +152,10 @@ def make_folds(rows: Mapping[Key, Sequence[Row]]) -> tuple[Fold, ...]:
 
 
 def first_rows(rows: Mapping[Key, Sequence[Row]]) -> dict[str, Row]:
-    """The first row of every video, in the order of the ids; refuses labels that disagree."""
+    """The first row of every video, with votes if any row has them, in the order of the ids.
+
+    Refuses labels and votes that disagree.
+    """
     first: dict[str, Row] = {}
     for row in (row for part in rows.values() for row in part):
         known = first.setdefault(row.id, row)
@@ -161,6 +164,10 @@ def first_rows(rows: Mapping[Key, Sequence[Row]]) -> dict[str, Row]:
                 f"{row.where}: video {row.id} has label {row.label}, "
                 f"but label {known.label} in {known.where}"
             )
+        if row.votes not in (None, known.votes):
+            if known.votes is not None:
+                raise RefusedError(f"{row.where}: video {row.id} has other votes in {known.where}")
+            first[row.id] = row
     return {video_id: first[video_id] for video_id in sorted(first)}
 
 

@@ -12,9 +12,7 @@ from cache.errors import RefusedError
 from cache.files import sha256
 from cache.identity import Identity, refused
 from cache.plan import (
-    SCHEMA_VERSION,
     TRUTH_DTYPE,
-    WITHOUT_TEXTS,
     Plan,
     PlanFold,
     VideoTable,
@@ -131,7 +129,7 @@ def _plan(
         device=None if settings.device == "auto" else settings.device.partition(":")[0],
     )
     return Plan(
-        schema_version=WITHOUT_TEXTS if table.texts is None else SCHEMA_VERSION,
+        schema_version=table.schema_version,
         identity=identity,
         videos=table,
         views=settings.views,
@@ -164,6 +162,7 @@ def _table(video_list: VideoList, truth: bytes | None) -> VideoTable:
     """What the store keeps about the list."""
     videos = video_list.videos
     row_of = {video.id: row for row, video in enumerate(videos)}
+    votes = tuple(video.votes for video in videos)
 
     def rows(ids: Iterable[str]) -> tuple[int, ...]:
         return tuple(sorted(row_of[video_id] for video_id in ids))
@@ -181,6 +180,7 @@ def _table(video_list: VideoList, truth: bytes | None) -> VideoTable:
         subsets={name: rows(ids) for name, ids in sorted(video_list.subsets.items())},
         truth_sha256=None if truth is None else sha256(truth),
         texts=video_list.texts,
+        votes=None if {*votes} == {None} else votes,
     )
 
 

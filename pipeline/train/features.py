@@ -62,14 +62,14 @@ class TrainingData:
 
     store: Store
     features: Features
-    labels_N: Tensor
+    targets_2NK: Tensor  # as in ``targets_of``
     usable_N: NDArray[np.bool_]  # False for videos without features
     tower: TextTower
 
     @property
     def device(self) -> torch.device:
         """Where training happens."""
-        return self.labels_N.device
+        return self.targets_2NK.device
 
 
 def load_training_data(store: Store, device: torch.device) -> TrainingData:
@@ -77,7 +77,18 @@ def load_training_data(store: Store, device: torch.device) -> TrainingData:
     return TrainingData(
         store,
         CachedFeatures(torch.from_numpy(store.load_features()).to(device)),
-        torch.from_numpy(store.labels).to(device),
+        torch.from_numpy(targets_of(store)).to(device),
         np.array([video_id not in store.missing for video_id in store.ids]),
         load_text_tower(store.text_weights, store.text_config).to(device),
     )
+
+
+def targets_of(store: Store) -> NDArray[np.float32]:
+    """What predictions of every video are compared with: its label, and its votes, [2, N, K].
+
+    Both are shares of the classes; a video without votes has its label in either.
+    """
+    label_NK = np.eye(len(store.classes))[store.labels]
+    share_NK = store.votes / store.votes.sum(1, keepdims=True)
+    share_NK[~store.voted] = label_NK[~store.voted]
+    return np.stack([label_NK, share_NK]).astype(np.float32)

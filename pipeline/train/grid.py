@@ -98,6 +98,7 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
     for run in runs:
         if run.fold not in folds:
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
+        _check_votes(run, store)
         frames = len(run.method.input.chosen(store.frames))
         run.method.temporal.tokens(frames)
         run.method.temporal.refuse_more_keys(frames)
@@ -107,6 +108,17 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
             raise RefusedError(
                 f"label.top_k={label.top_k} is more than the {frames} frames of a video"
             )
+
+
+def _check_votes(run: Run, store: Store) -> None:
+    """Refuse to train from votes where there are none of a fold's training videos."""
+    train = next(train for name, train, _ in store.folds if name == run.fold)
+    if run.method.optimiser.target == "votes" and not store.voted[train].any():
+        raise RefusedError(
+            f"optimiser.target=votes: no training video of fold {run.fold} of {store.path} has "
+            "votes; give them in the list (docs/datasets.md) and extract again, or set "
+            "optimiser.target=hard"
+        )
 
 
 def _check_prompts(runs: Sequence[Run], store: Store) -> None:

@@ -301,6 +301,8 @@ def _result(outcome: "Outcome", store: Store) -> dict[str, Any]:
         "train_videos": len(outcome.split.train),
         f"{outcome.run.method.selection.tested_on}_videos": len(outcome.split.test),
     }
+    if outcome.run.method.optimiser.target == "votes":
+        result["voted_videos"] = int(store.voted[outcome.split.train].sum())
     if outcome.diverged:
         return result
     labels, predicted = store.labels[outcome.split.test], outcome.selected.predictions.labels_N

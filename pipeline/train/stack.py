@@ -83,6 +83,7 @@ class Stack:
         self._generators = [
             np.random.default_rng([run.seed, zlib.crc32(run.fold.encode())]) for run in runs
         ]
+        self._by_votes_R = self._of_runs(lambda config: config.target == "votes").long()
         self._smoothing_R = self._of_runs(lambda config: config.label_smoothing)
         self._weight_RK = self._of_classes(loss_weights)
         self._shift_RK = self._of_classes(logit_shifts)
@@ -197,9 +198,9 @@ class Stack:
                     self.data.features.prepare(coming.video_RB, coming.view_RB)
             with stage("forward"), self._products(), self.model.dropping(part.key_R):
                 logits_RBK = self.model(features_RBTD).logits_RBK
-                labels_RB = self.data.labels_N[part.video_RB]
+                target_RBK = self.data.targets_2NK[self._by_votes_R[:, None], part.video_RB]
                 of_classes = self._weight_RK, self._shift_RK
-                loss_RB = cross_entropy(logits_RBK, labels_RB, self._smoothing_R, *of_classes)
+                loss_RB = cross_entropy(logits_RBK, target_RBK, self._smoothing_R, *of_classes)
                 loss_R = (loss_RB * part.weight_RB).sum(1)
                 # Runs are independent, so the gradient of the sum is each run's own gradient.
                 mean = (loss_R / count_R.clamp(min=1)).sum()

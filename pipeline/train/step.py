@@ -39,20 +39,22 @@ class Batch:
 
 def cross_entropy(
     logits_RBK: Tensor,
-    labels_RB: Tensor,
+    target_RBK: Tensor,
     smoothing_R: Tensor,
     weight_RK: Tensor,
     shift_RK: Tensor,
 ) -> Tensor:
     """Cross-entropy of each video with its run's smoothing s, class weights w and shifts, [R, B].
 
-    w_label ((1 - s) (-log p_label) + s mean_k(-log p_k)),  p = softmax(logits + shift)
+    sum_k y_k w_k ((1 - s) (-log p_k) + s mean_j(-log p_j)),  p = softmax(logits + shift)
+
+    ``target_RBK`` has the shares y_k of the classes, of which there is one if a video has a label:
+    so the loss is the mean over the annotators of what it would be with the label that each gave.
     """
     log_p_RBK = (logits_RBK + shift_RK[:, None]).log_softmax(-1)
-    likelihood_RB = log_p_RBK.gather(-1, labels_RB[..., None])[..., 0]
-    smoothing_R1 = smoothing_R[:, None]
-    loss_RB = -(1 - smoothing_R1) * likelihood_RB - smoothing_R1 * log_p_RBK.mean(-1)
-    return loss_RB * weight_RK.gather(1, labels_RB)
+    smoothing_R11 = smoothing_R[:, None, None]
+    loss_RBK = -(1 - smoothing_R11) * log_p_RBK - smoothing_R11 * log_p_RBK.mean(-1, keepdim=True)
+    return (loss_RBK * target_RBK * weight_RK[:, None]).sum(-1)
 
 
 class ReplayedStep:

@@ -287,6 +287,11 @@ def huge_chunk(plan: dict[str, Any]) -> None:
     plan.update(frames=1 << 12, block_videos=1 << 20)
 
 
+def give_votes(plan: dict[str, Any], first: Any = (3.0, 1.0, 0.0), version: int = 3) -> Any:
+    plan["schema_version"] = version
+    return {"votes": plan["videos"].setdefault("votes", [first, *[None] * (VIDEOS - 1)])}
+
+
 PLANS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "overlap": (lambda p: first_fold(p)["test"].append(5), "row 5 is in both training and test"),
     "negative row": (lambda p: first_fold(p)["train"].append(-1), "greater than or equal to 0"),
@@ -305,6 +310,14 @@ PLANS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative label": (lambda p: p["videos"]["labels"].__setitem__(1, -1), "greater than or equal"),
     "labels": (lambda p: p["videos"]["labels"].pop(), "69 labels of 70 videos"),
     "subjects": (lambda p: p["videos"]["subjects"].append("x"), "71 subjects of 70 videos"),
+    "votes in version 2": (lambda p: give_votes(p, version=2), "votes in a plan of schema version"),
+    "votes of nobody": (lambda p: give_votes(p, None), "70 votes of 70 videos, 0 of them known"),
+    "too few rows of votes": (lambda p: give_votes(p)["votes"].pop(), "69 votes of 70 videos"),
+    "too few votes": (lambda p: give_votes(p, [1.0, 2.0]), r"votes \[1.0, 2.0\], expected 3"),
+    "votes for no class": (lambda p: give_votes(p, [0.0] * 3), "numbers that are not all 0"),
+    "negative votes": (lambda p: give_votes(p, [2.0, -1.0, 0.0]), "greater than or equal to 0"),
+    "endless votes": (lambda p: give_votes(p, [1.0, 2e9, 0.0]), "less than or equal to"),
+    "votes as text": (lambda p: give_votes(p, "123"), "damaged"),
     "subset": (lambda p: p["videos"]["subsets"].update(dark=[70]), "row 70"),
     "no videos": (lambda p: p["videos"].update(ids=[], labels=[], subjects=[]), "0 videos"),
     "no views": (lambda p: p.update(views=0), "greater than or equal to 1"),

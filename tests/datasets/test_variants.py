@@ -259,3 +259,26 @@ def test_every_folder_is_scanned_once_and_of_the_frames_only_those_that_are_used
     clips = [path for path in scanned if re.search(r"\d{5}$", path)]
     assert sorted(clips) == [str(tmp_path / f"Clip/clip_224x224/{i:05d}") for i in sorted(LABELS)]
     assert len(set(scanned)) == len(scanned)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("D:/00001 66 0 7 0.5 0.5 0.5 0.5 0.5 0.5\n", r"00001 has other votes in .*set_1.csv:1"),
+        ("D:/00001 66 0 0 0 0 0 0 0 0\n", r"set_2.csv:1: the largest vote of video 00001 is 0"),
+    ],
+)
+def test_votes_that_contradict_themselves_are_refused(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    rows = voted(0)
+    add_lists(tmp_path, rows=rows if "other" in message else peer)
+    add_lists(
+        tmp_path,
+        OFFICIAL.replace("1.csv", "2.csv"),
+        lambda ids: "".join(
+            line if n == 1 else row for n, row in zip(ids, rows(ids).splitlines(True), strict=True)
+        ),
+    )
+    with pytest.raises(RefusedError, match=message):
+        survey_dfew(tmp_path)

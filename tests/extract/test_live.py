@@ -15,7 +15,7 @@ from pipeline.extract.live import open_live
 from pipeline.extract.loop import extract
 from pipeline.extract.planning import ExtractSettings
 from pipeline.model.text_tower import load_text_tower
-from pipeline.train.features import TrainingData, load_training_data
+from pipeline.train.features import TrainingData, load_training_data, targets_of
 from pipeline.train.grid import check_runs, train_live
 from pipeline.train.records import Records
 from pipeline.train.selection import Outcome
@@ -46,9 +46,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> EncoderFiles:
 
 def live(videos: VideoList, files: EncoderFiles, trained: bool = False) -> TrainingData:
     store, features, weights, config = open_live(videos, files, SETTINGS, trained)
-    labels = torch.from_numpy(store.labels)
-    usable = np.ones(len(labels), np.bool_)
-    return TrainingData(store, features, labels, usable, load_text_tower(weights, config))
+    targets = torch.from_numpy(targets_of(store))
+    usable = np.ones(len(store.ids), np.bool_)
+    return TrainingData(store, features, targets, usable, load_text_tower(weights, config))
 
 
 def train(data: TrainingData, *settings: str) -> Outcome:

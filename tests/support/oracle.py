@@ -6,6 +6,7 @@ Shares no code with the package: plain loops over windows, frames, heads and cla
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import erf
@@ -244,3 +245,9 @@ def imbalanced_loss(
     effective = [sum(beta**i for i in range(int(n))) for n in counts]  # (1 - beta^n) / (1 - beta)
     mean = sum(n / e for n, e in zip(counts, effective, strict=True)) / counts.sum()
     return float(loss / effective[target] / mean)
+
+
+def voted_loss(logits: Array, votes: Array, *given: Any) -> float:
+    """The mean over the annotators of the loss with the label that each gave."""
+    said = [k for k, count in enumerate(votes) for _ in range(int(count))]
+    return float(np.mean([imbalanced_loss(logits, k, *given) for k in said]))

@@ -43,6 +43,7 @@ def write_store(
     sources: tuple[str, ...] | None = None,
     subsets: Mapping[str, Sequence[int]] | None = None,
     name: str = "test",
+    votes: Sequence[tuple[float, ...] | None] | None = None,
 ) -> LocalStore:
     """A finished store with the given features; video n is tested in fold n % folds + 1.
 
@@ -72,6 +73,7 @@ def write_store(
         folds=plan_folds,
         subsets={name: tuple(own) for name, own in (subsets or {}).items()},
         truth_sha256=None if truth_NT is None else sha256(_truth(truth_NT)),
+        votes=None if votes is None else tuple(votes),
     )
     encoder = EncoderIdentity(
         name="random",
@@ -97,7 +99,14 @@ def write_store(
         precision="fp32",
         device="cpu",
     )
-    plan = Plan(identity=identity, videos=table, views=views, frames=frames, dim=dim)
+    plan = Plan(
+        schema_version=table.schema_version,
+        identity=identity,
+        videos=table,
+        views=views,
+        frames=frames,
+        dim=dim,
+    )
     fixed = {"text.safetensors": weights, "text.json": canonical_json(config)}
     if truth_NT is not None:
         fixed["truth.npy"] = _truth(truth_NT)

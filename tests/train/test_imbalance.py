@@ -24,8 +24,17 @@ from pipeline.train.step import cross_entropy
 from support import oracle
 from support.stores import CLASSES, write_store
 
+# Of the 44 videos of a store; every third has none.
+STORED_VOTES: list[Any] = [None if n % 3 == 0 else (5.0, n % 4, n % 3) for n in range(44)]
 COUNTS = np.array([40.0, 10.0, 2.0])
+# Of five videos: three with one label, two whose annotators disagree.
+VOTES = np.array([[1, 0, 0], [0, 3, 0], [0, 0, 1], [2, 1, 1], [0, 1, 9]])
 TRAINED = np.array([24, 6, 3])  # videos of each class that the runs of a stack are trained on
+LOSSES_OF_A_STACK = [
+    f"{loss} optimiser.target={target}"
+    for loss in ("loss=cross_entropy", "loss=class_balanced", "loss=logit_adjusted")
+    for target in ("hard", "votes")
+]
 LOSSES: list[dict[str, Any]] = [
     {"loss": "cross_entropy"},
     {"loss": "class_balanced", "balance_beta": 0.9},
@@ -38,36 +47,41 @@ def stack_of(folder: Path, *settings: str) -> Stack:
     """A run for each setting of the optimiser, all on the same ``TRAINED`` videos."""
     features = np.random.default_rng(0).standard_normal((44, 2, 4, 8))
     labels = np.repeat([0, 1, 2], [32, 8, 4])
-    store = write_store(folder / "s.zarr", features, labels, classes=CLASSES[:3], folds=4)
-    methods = [load_method("paper", ["optimiser.batch=11", f"optimiser.{own}"]) for own in settings]
+    store = write_store(
+        folder / "s.zarr", features, labels, classes=CLASSES[:3], folds=4, votes=STORED_VOTES
+    )
+    methods = [
+        load_method("paper", ["optimiser.batch=11", *f"optimiser.{own}".split()])
+        for own in settings
+    ]
     data = load_training_data(store, torch.device("cpu"))
     return Stack(data, [Run(method=method, fold="1", seed=0) for method in methods])
 
 
-def test_every_loss_and_its_gradient_equal_the_oracle_for_every_run() -> None:
+def test_every_loss_of_labels_and_votes_and_its_gradient_equal_the_oracle_for_every_run() -> None:
     configs = [OptimiserConfig(label_smoothing=s, **own) for own in LOSSES for s in (0.0, 0.2)]
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(len(configs), 4, 3, generator=generator, dtype=torch.float64)
+    logits = torch.randn(len(configs), len(VOTES), 3, generator=generator, dtype=torch.float64)
     logits.requires_grad_()
-    labels = torch.tensor([[0, 1, 2, 2]]).expand(len(configs), -1)
+    target = torch.from_numpy(VOTES / VOTES.sum(1, keepdims=True)).expand(len(configs), -1, -1)
     smoothing = torch.tensor([config.label_smoothing for config in configs], dtype=torch.float64)
     weights, shifts = (
         torch.from_numpy(np.stack([value(config, COUNTS) for config in configs]))
         for value in (loss_weights, logit_shifts)
     )
-    losses = cross_entropy(logits, labels, smoothing, weights, shifts)
+    losses = cross_entropy(logits, target, smoothing, weights, shifts)
     losses.sum().backward()
     assert logits.grad is not None
     for r, config in enumerate(configs):
         given = (config.loss, config.balance_beta, config.adjust_tau, config.label_smoothing)
-        for b in range(4):
-            own, target = logits[r, b].detach().numpy(), int(labels[r, b])
+        for b, votes in enumerate(VOTES):
+            own = logits[r, b].detach().numpy()
             assert losses[r, b].item() == pytest.approx(
-                oracle.imbalanced_loss(own, target, COUNTS, *given), rel=1e-12
+                oracle.voted_loss(own, votes, COUNTS, *given), rel=1e-12
             )
             for k, step in enumerate(np.eye(3) * 1e-5):
                 up, down = (
-                    oracle.imbalanced_loss(own + s, target, COUNTS, *given) for s in (step, -step)
+                    oracle.voted_loss(own + s, votes, COUNTS, *given) for s in (step, -step)
                 )
                 assert float(logits.grad[r, b, k]) == pytest.approx(
                     (up - down) / 2e-5, rel=1e-6, abs=1e-9
@@ -75,20 +89,20 @@ def test_every_loss_and_its_gradient_equal_the_oracle_for_every_run() -> None:
 
 
 def test_every_run_of_a_stack_trains_with_its_own_loss(tmp_path: Path) -> None:
-    stack = stack_of(tmp_path, "loss=cross_entropy", "loss=class_balanced", "loss=logit_adjusted")
+    stack = stack_of(tmp_path, *LOSSES_OF_A_STACK)
     batch = stack.steps()[0]
-    labels_RB = stack.data.labels_N[batch.video_RB]
+    labels_N = stack.data.store.labels
+    asked: dict[str, list[Any]] = {"hard": [None] * 44, "votes": STORED_VOTES}
     with torch.no_grad():
         logits_RBK = stack.model(stack.data.features(batch.video_RB, batch.view_RB)).logits_RBK
     loss_R = stack.step(batch)
     for r, run in enumerate(stack.runs):
-        config, videos = run.method.optimiser, zip(logits_RBK[r], labels_RB[r], strict=True)
+        config, expected = run.method.optimiser, 0.0
         given = (config.loss, config.balance_beta, config.adjust_tau, config.label_smoothing)
-        expected = sum(
-            oracle.imbalanced_loss(own_K.double().numpy(), int(label), TRAINED, *given)
-            for own_K, label in videos
-        )
-        assert float(loss_R[r]) == pytest.approx(expected, rel=1e-4), config.loss
+        for own_K, row in zip(logits_RBK[r].double().numpy(), batch.video_RB[r], strict=True):
+            votes = asked[config.target][row] or np.eye(3)[labels_N[row]]
+            expected += oracle.voted_loss(own_K, votes, TRAINED, *given)
+        assert float(loss_R[r]) == pytest.approx(expected, rel=1e-4), config
 
 
 def test_class_weights_favour_rare_classes_and_have_mean_one_over_the_videos() -> None:
@@ -129,7 +143,7 @@ def test_oversampling_draws_classes_by_the_power_of_their_size(
 def test_every_run_of_a_stack_draws_as_its_own_oversampling_says(tmp_path: Path) -> None:
     stack = stack_of(tmp_path, "oversample=0", "oversample=1")
     drawn_RN = torch.cat([batch.video_RB for _ in range(200) for batch in stack.steps()], 1)
-    once, alike = (np.bincount(labels) for labels in stack.data.labels_N[drawn_RN])
+    once, alike = (np.bincount(labels) for labels in stack.data.store.labels[drawn_RN])
     np.testing.assert_array_equal(once, 200 * TRAINED)
     np.testing.assert_allclose(alike / alike.sum(), 1 / 3, atol=0.02)
 

@@ -27,7 +27,8 @@ FAST = ["optimiser.epochs=3", "optimiser.batch=10", "temporal.head_size=8"]
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     # 43 videos: folds of 34 and 35 training videos, so a stack's runs differ in their steps.
-    return random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=43)
+    votes = [None if n % 2 else tuple(float(1 + (n + k) % 5) for k in range(7)) for n in range(43)]
+    return random_store(tmp_path_factory.mktemp("store") / "s.zarr", videos=43, votes=votes)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,7 @@ def test_runs_of_a_stack_have_all_settings_of_their_own_that_change_no_operation
         ["optimiser.text_rarity=2", "optimiser.lr_prompts=0.1"],
         ["input.centre_text=true", "optimiser.average=ema"],
         ["optimiser.average=last_epochs", "optimiser.average_epochs=2"],
+        ["optimiser.target=votes", "optimiser.label_smoothing=0.1"],
     ]
     check_equal_alone(exact, [run("1", 0, *own) for own in settings])
 
