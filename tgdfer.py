@@ -66,6 +66,8 @@ def read_dataset(
     source: str = "auto",
     texts: Path | str | None = None,
     folds: int | None = None,
+    subjects: Path | str | None = None,
+    by: str | None = None,
 ) -> "VideoList":
     """The videos of a data set with their labels and folds; ``faces`` is rendered on first use.
 
@@ -80,11 +82,13 @@ def read_dataset(
 
     if limit is not None and limit < 1:
         raise RefusedError(f"limit is {limit}, expected 1 or more")
-    lists, own = (Path(path) if path else None for path in (annotation, texts))
+    lists, own, seen = (Path(path) if path else None for path in (annotation, texts, subjects))
     if name in known_datasets():
         place = Path(root or f"data/{name}")
-        return videos_of(survey_dataset(name, place, lists, source, own, folds), limit)
-    if not name.startswith("faces") or lists or own or folds or source != "auto":
+        survey = survey_dataset(name, place, lists, source, own, folds, seen, by)
+        return videos_of(survey, limit)
+    given = any((lists, own, folds, seen, by, source != "auto"))
+    if given or not name.startswith("faces"):
         known = ", ".join(["faces", *known_datasets()])
         raise RefusedError(f"no data set {name} with these arguments; available: {known}")
     spec = named_spec(name)

@@ -26,11 +26,11 @@ from cache.identity import Count, FrozenModel, Identity, Size, refused
 from cache.remote import RemotePath, StorePath, inside
 
 SCHEMA_VERSION = 3  # the newest; a plan has the lowest that describes it
-PLAIN_VERSION = 2  # of a plan without class texts and votes
+_OF_VERSION_3 = ("texts", "votes", "resplit")
+PLAIN_VERSION = 2  # of a plan without any of these fields of its videos
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB per chunk
 CHUNK_BYTES_MAX = 1 << 31
 VOTES_MAX = 1e9
-_OF_VERSION_3 = ("texts", "votes")
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
@@ -73,6 +73,8 @@ class VideoTable(FrozenModel):
     texts: tuple[tuple[str, str], ...] | None = None
     # What annotators said of each video, one number per class, if that is known of any.
     votes: tuple[tuple[Vote, ...] | None, ...] | None = None
+    # How the folds were drawn, such as "by subject", if they replace the data set's own.
+    resplit: str | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -156,7 +158,7 @@ class Plan(FrozenModel):
         identity = self.identity
         if self.schema_version < self.videos.schema_version:
             raise ValueError(
-                f"class texts or votes in a plan of schema version {self.schema_version}"
+                f"{', '.join(_OF_VERSION_3)}: not in a plan of schema version {self.schema_version}"
             )
         for name, found in (("frames", identity.frames), ("dim", identity.encoder.dim)):
             if found != getattr(self, name):

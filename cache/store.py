@@ -75,6 +75,12 @@ class Store:
         return self.plan.videos.name
 
     @property
+    def title(self) -> str:
+        """The name, and how the folds were drawn if they are not the data set's own."""
+        drawn = self.plan.videos.resplit
+        return f"{self.name} re-split {drawn}" if drawn else self.name
+
+    @property
     def identity(self) -> Identity:
         """What the features were made from."""
         return self.plan.identity

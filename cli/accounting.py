@@ -18,7 +18,8 @@ def survey_of(data: Data) -> "Survey":
     from pipeline.datasets.read import survey_dataset
 
     root = data.root or Path("data") / data.dataset
-    return survey_dataset(data.dataset, root, data.annotation, data.source, data.texts, data.folds)
+    more = (data.source, data.texts, data.folds, data.subjects, data.by)
+    return survey_dataset(data.dataset, root, data.annotation, *more)
 
 
 def describe_survey(survey: "Survey") -> str:

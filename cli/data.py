@@ -11,11 +11,13 @@ from cache.errors import RefusedError
 from cli.accounting import survey_of, tally_table
 from cli.options import (
     AnnotationOption,
+    ByOption,
     Data,
     FoldsOption,
     NamedDatasetOption,
     RootOption,
     SourceOption,
+    SubjectsOption,
     TextsOption,
     is_rendered,
 )
@@ -86,6 +88,8 @@ def check(
     source: SourceOption = "auto",
     texts: TextsOption = None,
     folds: FoldsOption = None,
+    subjects: SubjectsOption = None,
+    by: ByOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a copy of a data set holds; exit code 3 if listed videos are missing.
@@ -100,7 +104,9 @@ def check(
 
     if is_rendered(dataset):
         raise RefusedError(f"--dataset {dataset}: it is rendered here; there is nothing to check")
-    report = check_survey(survey_of(Data(dataset, root, annotation, source, texts, folds)))
+    report = check_survey(
+        survey_of(Data(dataset, root, annotation, source, texts, folds, subjects, by))
+    )
     if as_json:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:

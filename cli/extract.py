@@ -17,6 +17,7 @@ from cache.remote import StorePath, local_path, store_path
 from cli.accounting import describe_survey, survey_of
 from cli.options import (
     AnnotationOption,
+    ByOption,
     Data,
     DatasetOption,
     DeviceOption,
@@ -29,6 +30,7 @@ from cli.options import (
     ProfileOption,
     RootOption,
     SourceOption,
+    SubjectsOption,
     TextsOption,
     WorkersOption,
     expect_dataset,
@@ -60,6 +62,8 @@ def extract(
     source: SourceOption = "auto",
     texts: TextsOption = None,
     folds: FoldsOption = None,
+    subjects: SubjectsOption = None,
+    by: ByOption = None,
     store: NewStoreOption = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
@@ -205,7 +209,7 @@ def extract(
         if reused is not None:
             refuse_other(reused, make_plan(videos, files, settings)[0], files)
 
-    data = Data(dataset, root, annotation, source, texts, folds)
+    data = Data(dataset, root, annotation, source, texts, folds, subjects, by)
     videos, files = open_source(data, encoder, pretrained, limit, check)
     if profile is not None:
         _profile(videos, files, settings, profile)

@@ -144,6 +144,8 @@ class Data:
     source: str = "auto"
     texts: Path | None = None
     folds: int | None = None
+    subjects: Path | None = None
+    by: str | None = None
 
     @property
     def unread_by_faces(self) -> list[str]:
@@ -153,6 +155,8 @@ class Data:
             "--source": self.source != "auto",
             "--texts": self.texts is not None,
             "--folds": self.folds is not None,
+            "--subjects": self.subjects is not None,
+            "--by": self.by is not None,
         }
         return [name for name, is_given in given.items() if is_given]
 
@@ -217,6 +221,21 @@ FoldsOption = Annotated[
         min=2,
         max=100,
         help="Draw N folds, for a data set that has no split.",
+    ),
+]
+SubjectsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--subjects", metavar="FILE", help="List of video,subject: who is seen in each video."
+    ),
+]
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="NAME",
+        help="subject: the N folds replace those of the data set, and nobody is in two.",
+        **_one_of("--by", ("subject",)),
     ),
 ]
 LimitOption = Annotated[

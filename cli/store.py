@@ -11,6 +11,7 @@ from cache.remote import StorePath, local_path
 from cli.extract import find_files, finish, read_list, shown_progress
 from cli.options import (
     AnnotationOption,
+    ByOption,
     Data,
     DatasetOption,
     DeviceOption,
@@ -24,6 +25,7 @@ from cli.options import (
     StoreBArgument,
     StoresDatasetOption,
     StoresEncoderOption,
+    SubjectsOption,
     TextsOption,
     WorkersOption,
     refuse_unread,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 FINDINGS = 3
 OF_STORE = ""  # the data set that the store was made from
 SOURCE_OPTIONS = (
-    *("dataset", "root", "annotation", "source", "texts", "folds"),
+    *("dataset", "root", "annotation", "source", "texts", "folds", "subjects", "by"),
     *("encoder", "pretrained", "device"),
 )
 SHOWN = 20  # rows of a long list
@@ -88,6 +90,8 @@ def verify(
     source: SourceOption = "auto",
     texts: TextsOption = None,
     folds: FoldsOption = None,
+    subjects: SubjectsOption = None,
+    by: ByOption = None,
     encoder: StoresEncoderOption = None,
     pretrained: PretrainedOption = None,
     device: DeviceOption = "auto",
@@ -110,7 +114,7 @@ def verify(
     _print_findings(findings)
     if not findings:
         print(f"{show(store)}: every file is as it was committed" + (" (sha256)" if deep else ""))
-        given = Data(dataset or OF_STORE, root, annotation, source, texts, folds)
+        given = Data(dataset or OF_STORE, root, annotation, source, texts, folds, subjects, by)
         if count and not _compare_reencoded(store, count, given, encoder, pretrained, device):
             raise typer.Exit(FINDINGS)
         return
@@ -129,6 +133,8 @@ def repair(
     source: SourceOption = "auto",
     texts: TextsOption = None,
     folds: FoldsOption = None,
+    subjects: SubjectsOption = None,
+    by: ByOption = None,
     encoder: StoresEncoderOption = None,
     pretrained: PretrainedOption = None,
     device: DeviceOption = "auto",
@@ -163,7 +169,7 @@ def repair(
     from pipeline.extract.repair import repair_store
 
     settings = ExtractSettings(device=device, workers=workers)
-    given = Data(dataset or OF_STORE, root, annotation, source, texts, folds)
+    given = Data(dataset or OF_STORE, root, annotation, source, texts, folds, subjects, by)
     videos, files = _sources(planned.plan, given, encoder, pretrained)
     with shown_progress() as on_progress:
         summary = repair_store(planned, videos, files, settings, on_progress)
@@ -228,6 +234,8 @@ def import_(
     source: SourceOption = "auto",
     texts: TextsOption = None,
     folds: FoldsOption = None,
+    subjects: SubjectsOption = None,
+    by: ByOption = None,
     encoder: Annotated[
         str,
         typer.Option("--encoder", metavar="NAME", help="Encoder that gives the text tower."),
@@ -256,7 +264,7 @@ def import_(
 
         check_source(features)
         files = find_files(encoder, pretrained)
-        data = Data(dataset, root, annotation, source, texts, folds)
+        data = Data(dataset, root, annotation, source, texts, folds, subjects, by)
         videos = read_list(data, files=files)
         digest = import_videos(features, path, videos, Encoder(files, "cpu", "fp32"))
     print(f"{show(store)}: digest {digest}")
@@ -270,7 +278,8 @@ def _summary(found: "Inspection") -> dict[str, str]:
         "store": f"{found.path} ({done})",
         "digest": found.digest or "none yet",
         "data set": f"{videos.name}: {len(videos.ids)} videos, {len(videos.classes)} classes",
-        "folds": ", ".join(fold.name for fold in videos.folds) or "none",
+        "folds": (", ".join(fold.name for fold in videos.folds) or "none")
+        + (f" (drawn {videos.resplit}, not its own)" if videos.resplit else ""),
         "features": f"{plan.views} views x {plan.frames} frames x {plan.dim}, float16",
         "size": f"{found.size_bytes / 2**20:.1f} MiB in {plan.blocks} blocks",
         "missing": f"{len(found.missing)} videos without features",

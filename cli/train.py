@@ -14,6 +14,7 @@ from cli.options import (
     DEFAULT_RUNS,
     DEFAULT_STORE,
     AnnotationOption,
+    ByOption,
     ConfigOption,
     Data,
     DatasetOption,
@@ -33,6 +34,7 @@ from cli.options import (
     SetOption,
     SourceOption,
     StoreOption,
+    SubjectsOption,
     TextsOption,
     WorkersOption,
     refuse_unread,
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
 PROFILED_STEPS = 8
 OF_A_STORE = ("store", "workers", "allow_missing", "allow_duplicates", "profile")
 OF_VIDEOS = (
-    *("dataset", "root", "annotation", "source", "texts", "folds"),
+    *("dataset", "root", "annotation", "source", "texts", "folds", "subjects", "by"),
     *("encoder", "pretrained", "precision", "limit"),
 )
 
@@ -93,6 +95,8 @@ def train(
     source: SourceOption = "auto",
     texts: TextsOption = None,
     folds: FoldsOption = None,
+    subjects: SubjectsOption = None,
+    by: ByOption = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
     precision: PrecisionOption = "auto",
@@ -140,7 +144,7 @@ def train(
     else:
         check_writable(runs, "--runs")
         check = partial(_check_live, method, fold)
-        given = Data(dataset, root, annotation, source, texts, folds)
+        given = Data(dataset, root, annotation, source, texts, folds, subjects, by)
         videos, files = open_source(given, encoder, pretrained, limit, check)
         data = _open_live(videos, files, method, device, precision)
         opened = data.store

@@ -122,7 +122,7 @@ def tune(
 
         trials = halve(search, records, train)
     header = {
-        "data": opened.name,
+        "data": opened.title,
         "store": opened.digest,
         "code": records.code,
         "seed": seed,

@@ -73,6 +73,7 @@ ORDER = [
     "pipeline/datasets/enterface.py",
     "pipeline/datasets/folders.py",
     "pipeline/datasets/list.py",
+    "pipeline/datasets/subjects.py",
     "pipeline/datasets/read.py",
     "pipeline/datasets/check.py",
     "pipeline/datasets/template.py",

@@ -45,9 +45,10 @@ class Report:
 def check_survey(survey: Survey) -> Report:
     """Everything that can be said of a data set without opening a video."""
     known = known_datasets().get(survey.name)
+    published = None if survey.resplit else known
     counts = survey.account().counts
     frames = [place.frames for place in survey.found.places.values() if place.frames]
-    parts = _parts(counts, known)
+    parts = _parts(counts, published)
     missing = survey.missing(survey.labels)
     return Report(
         dataset=survey.name,
@@ -113,6 +114,8 @@ def _protocol(survey: Survey, known: Known | None, parts: tuple[Tally, ...], mis
     """One sentence on which published numbers this copy may be compared with."""
     if missing:
         return f"none: {missing} of {len(survey.labels)} videos are missing"
+    if survey.resplit:
+        return f"none: folds drawn here {survey.resplit}, in place of the published ones"
     if is_interpolated(survey.found.name):
         return "none: 16 frames a video, interpolated in time, are other data"
     if known is None or (not known.folds and known.videos is None):

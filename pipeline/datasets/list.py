@@ -126,7 +126,7 @@ def _read(file: Path) -> Iterator[tuple[str, Cells]]:
         table = _parquet_rows(file)
     else:
         text = read_text(file, "a list of videos and their labels", LIST_BYTES_MAX)
-        table = _text_rows(text, file) if file.suffix.lower() == ".txt" else _csv_rows(text, file)
+        table = _text_rows(text, file) if file.suffix.lower() == ".txt" else csv_rows(text, file)
     header: list[str] = []
     for line, row in table:
         if not header:
@@ -159,7 +159,8 @@ def _header(first: Sequence[str]) -> list[str]:
     return names
 
 
-def _csv_rows(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+def csv_rows(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of every row that is not empty, separated by what the first line has most."""
     first = text.partition("\n")[0]
     delimiter = max("\t,;", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

@@ -16,10 +16,13 @@ from pipeline.datasets.folds import draw_folds
 from pipeline.datasets.list import survey_list
 from pipeline.datasets.mafw import survey_mafw
 from pipeline.datasets.ravdess import survey_ravdess
+from pipeline.datasets.subjects import read_subjects
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.texts import read_texts, texts_of
+from pipeline.datasets.tree import some
 from pipeline.datasets.videos import VideoList
 
+BY_SUBJECT = "subject"
 WITH_LISTS: dict[str, Callable[[Path, Path | None, str], Survey]] = {
     "dfew": survey_dfew,
     "ferv39k": survey_ferv39k,
@@ -42,12 +45,16 @@ def survey_dataset(
     source: str = "auto",
     texts: Path | None = None,
     folds: int | None = None,
+    subjects: Path | None = None,
+    by: str | None = None,
 ) -> Survey:
     """Read a data set under ``root``, with class texts of its own and folds if it has none.
 
     ``annotation`` is where the lists are if not in the root, ``source`` which copy of the pixels to
-    take, ``texts`` a file as ``read_texts`` expects, ``folds`` how many folds to draw. Raises
-    RefusedError for anything contradictory, and for what the data set does not read.
+    take, ``texts`` a file as ``read_texts`` expects, ``folds`` how many folds to draw, ``subjects``
+    a file as ``read_subjects`` expects. With ``by="subject"`` the drawn folds replace the data
+    set's own, and everybody is known. Raises RefusedError for anything contradictory, and for what
+    the data set does not read.
     """
     own = None if texts is None else read_texts(texts)
     if annotation is not None and name in WITH_NAMES:
@@ -58,7 +65,8 @@ def survey_dataset(
         survey = WITH_LISTS[name](root, annotation, source)
     else:
         survey = WITH_NAMES[name](root, source)
-    return _with_folds(replace(survey, texts=texts_of(survey.classes, own)), folds)
+    survey = replace(survey, texts=texts_of(survey.classes, own))
+    return _with_folds(_with_subjects(survey, subjects), folds, by)
 
 
 def videos_of(survey: Survey, limit: int | None = None) -> VideoList:
@@ -72,11 +80,37 @@ def videos_of(survey: Survey, limit: int | None = None) -> VideoList:
     return survey.video_list(limit)
 
 
-def _with_folds(survey: Survey, folds: int | None) -> Survey:
-    if folds is None:
+def _with_subjects(survey: Survey, file: Path | None) -> Survey:
+    if file is None:
         return survey
-    if survey.folds:
+    if survey.subjects:
+        raise RefusedError(f"--subjects {file}: {survey.name} says itself who is seen in a video")
+    return replace(survey, subjects=read_subjects(file, survey.labels.keys()))
+
+
+def _with_folds(survey: Survey, folds: int | None, by: str | None) -> Survey:
+    if by not in (None, BY_SUBJECT):
+        raise RefusedError(f"--by {by}: expected {BY_SUBJECT}")
+    if folds is None:
+        if by is not None:
+            raise RefusedError(f"--by {by}: how many folds? Add --folds 5")
+        return survey
+    if by is not None:
+        _refuse_unknown_people(survey)
+    elif survey.folds:
         raise RefusedError(
-            f"--folds {folds}: {survey.name} has a split already ({len(survey.folds)} folds)"
+            f"--folds {folds}: {survey.name} has a split already ({len(survey.folds)} folds); "
+            f"--by {BY_SUBJECT} replaces it by one in which nobody is on both sides"
         )
-    return replace(survey, folds=draw_folds(survey.labels, survey.subjects, folds))
+    drawn = draw_folds(survey.labels, survey.subjects, folds)
+    return replace(survey, folds=drawn, resplit=f"by {by}" if by and survey.folds else None)
+
+
+def _refuse_unknown_people(survey: Survey) -> None:
+    unknown = [video_id for video_id in survey.labels if video_id not in survey.subjects]
+    if unknown:
+        raise RefusedError(
+            f"--by {BY_SUBJECT}: nothing says who is seen in {len(unknown)} of "
+            f"{len(survey.labels)} videos: {some(unknown)}; say it "
+            + ("in the column subject" if survey.name == "list" else "with --subjects FILE")
+        )

@@ -61,6 +61,7 @@ class Survey:
     votes: Mapping[str, tuple[float, ...] | None] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a user should know about how it was read
     texts: tuple[tuple[str, str], ...] | None = None  # name and sentence per class, if its own
+    resplit: str | None = None  # how the folds were drawn, if they replace the data set's own
 
     def missing(self, ids: Iterable[str]) -> tuple[str, ...]:
         """Those of ``ids`` that have no frames."""
@@ -81,8 +82,8 @@ class Survey:
         videos = tuple(self._video(video_id, label) for video_id, label in kept.items())
         subsets = {name: ids & kept.keys() for name, ids in self.subsets.items()}
         folds = cut_folds(self.folds, kept)
-        name, source = self.name, self.found.name
-        return VideoList(name, self.classes, videos, folds, subsets, source, self.texts)
+        own = (self.found.name, self.texts, self.resplit)
+        return VideoList(self.name, self.classes, videos, folds, subsets, *own)
 
     def _video(self, video_id: str, label: int) -> Video:
         labels, intensities = self.frames.get(video_id, (None, None))

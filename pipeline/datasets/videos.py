@@ -61,6 +61,8 @@ class VideoList:
     source: str = ""
     # A name and a sentence per class, if they are not those of texts.toml.
     texts: tuple[tuple[str, str], ...] | None = None
+    # How the folds were drawn, such as "by subject", if they replace the data set's own.
+    resplit: str | None = None
 
     def __post_init__(self) -> None:
         _check_ids([video.id for video in self.videos], self.name)

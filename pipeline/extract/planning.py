@@ -181,6 +181,7 @@ def _table(video_list: VideoList, truth: bytes | None) -> VideoTable:
         truth_sha256=None if truth is None else sha256(truth),
         texts=video_list.texts,
         votes=None if {*votes} == {None} else votes,
+        resplit=video_list.resplit,
     )
 
 

@@ -195,10 +195,12 @@ def header_of(
     """What a reader must know about the numbers of tables; ``folds`` are those of the command."""
     absent = describe_absent(store, [name for name, _, _ in store.folds])
     synthetic = " (rendered; not comparable with DFEW)" if store.name.startswith("faces") else ""
+    resplit = " (folds drawn here, not its own; not comparable with published results)"
+    about = store.title + synthetic + resplit * (store.plan.videos.resplit is not None)
     optimiser = base.optimiser
     notes = {"UAR": f"over the classes that are tested; without a test video: {absent}"}
     return {
-        "data": f"{store.name}{synthetic}, {len(store.ids)} videos, {len(store.missing)} missing",
+        "data": f"{about}, {len(store.ids)} videos, {len(store.missing)} missing",
         "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views per video",
         "protocol": f"{_folds(folds, tables)}, seeds per fold: {seeds}, epochs: {optimiser.epochs}",
         "reported": describe_selection(base.selection),

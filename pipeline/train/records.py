@@ -222,7 +222,7 @@ class Records:
             "run": run.model_dump(mode="json"),
             "identity": self.identity(run),
             "store": self.store.identity.model_dump(mode="json"),
-            "data": self.store.name,
+            "data": self.store.title,
             "classes": list(self.store.classes),
             "texts": self.store.texts,  # of the data set's own; None: those of texts.toml
             "missing_videos": len(self.store.missing),

@@ -61,7 +61,8 @@ def hold_out(store: Store, rows: Rows, share: float, seed: int) -> tuple[Rows, R
     """Training rows -> (rows left for training, rows held out), stratified by class.
 
     About ``share`` of them are held out; nobody who is known is on both sides. A class with very
-    few videos may be on one side only. Raises RefusedError if every class is too rare to be split.
+    few videos may be on one side only. Raises RefusedError if every class is too rare to be split,
+    or if all videos show the same person.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
@@ -74,6 +75,11 @@ def hold_out(store: Store, rows: Rows, share: float, seed: int) -> tuple[Rows, R
         )
     known = any(store.subjects[row] is not None for row in rows)
     people = store.people(rows) if known else None
+    if people is not None and len({*people}) < 2:
+        raise RefusedError(
+            f"{store.path}: all training videos show {people[0]}, of whom nothing can be held out; "
+            "use selection.rule=last"
+        )
     kind = StratifiedGroupKFold if known else StratifiedKFold
     splitter = kind(parts, shuffle=True, random_state=seed)
     with warnings.catch_warnings():

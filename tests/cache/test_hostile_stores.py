@@ -310,7 +310,7 @@ PLANS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative label": (lambda p: p["videos"]["labels"].__setitem__(1, -1), "greater than or equal"),
     "labels": (lambda p: p["videos"]["labels"].pop(), "69 labels of 70 videos"),
     "subjects": (lambda p: p["videos"]["subjects"].append("x"), "71 subjects of 70 videos"),
-    "votes in version 2": (lambda p: give_votes(p, version=2), "votes in a plan of schema version"),
+    "votes in version 2": (lambda p: give_votes(p, version=2), "votes, resplit: not in a plan of"),
     "votes of nobody": (lambda p: give_votes(p, None), "70 votes of 70 videos, 0 of them known"),
     "too few rows of votes": (lambda p: give_votes(p)["votes"].pop(), "69 votes of 70 videos"),
     "too few votes": (lambda p: give_votes(p, [1.0, 2.0]), r"votes \[1.0, 2.0\], expected 3"),
