@@ -110,8 +110,8 @@ def check_same(path: Path | LocalPath, stored: Plan, asked: Plan) -> None:
     names = [name for name, *_ in rows]
     if rows and set(names) <= {"view_rule", "decoder"}:
         remedy = (
-            "other versions of tgdfer or of its libraries made it: train from it as it is, or "
-            "choose another --store to extract anew"
+            "other options, or other versions of tgdfer or its libraries, made it: train from it "
+            "as it is, or choose another --store to extract anew"
         )
     if names == ["videos"] and stored.videos.ids == asked.videos.ids[:count]:
         remedy = (

@@ -17,6 +17,7 @@ from cache.remote import StorePath, local_path, store_path
 from cli.accounting import describe_survey, survey_of
 from cli.options import (
     AnnotationOption,
+    AugmentationOption,
     ByOption,
     Data,
     DatasetOption,
@@ -29,6 +30,7 @@ from cli.options import (
     PretrainedOption,
     ProfileOption,
     RootOption,
+    SamplingOption,
     SourceOption,
     SubjectsOption,
     TextsOption,
@@ -85,6 +87,8 @@ def extract(
     frames: Annotated[
         int, typer.Option("--frames", metavar="N", min=1, help="Frames per view.")
     ] = 16,
+    sampling: SamplingOption = "segments",
+    augmentation: AugmentationOption = "standard",
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
     batch_frames: Annotated[
@@ -186,6 +190,8 @@ def extract(
         batch_frames=batch_frames,
         fold=fold,
         seed=seed,
+        sampling=sampling,
+        augmentation=augmentation,
         device=device,
         precision=parse_precision(precision),
         workers=workers,

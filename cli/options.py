@@ -15,6 +15,7 @@ DATASETS = (
     *("faces", "dfew", "ferv39k", "mafw", "caer", "crema-d", "ravdess", "afew", "enterface"),
     *("folders", "list"),
 )
+RULES = ("segments", "dfer-clip"), ("standard", "dfer-clip")  # of sampling, of augmentation
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEFAULT_CONFIG = "paper"
@@ -264,6 +265,25 @@ PrecisionOption = Annotated[
         metavar="NAME",
         help="auto, fp32, bf16 or fp16.",
         **_one_of("--precision", PRECISIONS),
+    ),
+]
+
+SamplingOption = Annotated[
+    str,
+    typer.Option(
+        "--sampling",
+        metavar="NAME",
+        help="Frames of training views: segments of real length, or dfer-clip's of whole frames.",
+        **_one_of("--sampling", RULES[0]),
+    ),
+]
+AugmentationOption = Annotated[
+    str,
+    typer.Option(
+        "--augmentation",
+        metavar="NAME",
+        help="Of training views: standard, or dfer-clip (crop and flip only).",
+        **_one_of("--augmentation", RULES[1]),
     ),
 ]
 

@@ -287,7 +287,8 @@ class _Run:
         died = False
         try:
             with stage("decode"):
-                made = decode_views(video, views, settings.frames, settings.seed, pixels, read)
+                wanted = (views, settings.frames, settings.seed, pixels)
+                made = decode_views(video, *wanted, read, settings.names)
         except BadVideoError as error:
             died = isinstance(error, DecoderDeathError)  # its mark stays: a repair isolates it
             failed = VideoStatus(id=video.id, status="failed", reason=str(error))

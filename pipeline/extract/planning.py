@@ -25,9 +25,9 @@ from pipeline.datasets.videos import Video, VideoList
 from pipeline.device import check_device
 from pipeline.encoders.clip import LOCAL_DIR, EncoderFiles, Precision
 from pipeline.resources import check_writable
-from pipeline.video.augmentation import VIEW_RULE
+from pipeline.video.augmentation import STANDARD, VIEW_RULES, ViewNames
 from pipeline.video.frames import decoder_name
-from pipeline.video.sampling import EVALUATION_RULE, TRAINING_RULE
+from pipeline.video.sampling import EVALUATION_RULE, TRAINING_RULES
 
 MOST = {
     "views": VIEWS_MAX,
@@ -48,6 +48,8 @@ class ExtractSettings:
     frames: int = 16
     batch_frames: int | None = None  # None: what suits the device
     seed: int = 0
+    sampling: str = STANDARD.sampling  # which frames training views show
+    augmentation: str = STANDARD.augmentation
     device: str = "auto"
     precision: Precision = "auto"
     workers: int | None = None  # decode threads
@@ -66,10 +68,20 @@ class ExtractSettings:
             value, least = getattr(self, name), LEAST.get(name, 1)
             if value is not None and not least <= value <= most:
                 raise RefusedError(f"{name} is {value}, expected {least} to {most}")
+        for name, known in (("sampling", TRAINING_RULES), ("augmentation", VIEW_RULES)):
+            if getattr(self, name) not in known:
+                raise RefusedError(
+                    f"{name} is {getattr(self, name)!r}, expected {' or '.join(known)}"
+                )
         if self.batch_frames is not None and self.batch_frames % self.frames:
             raise RefusedError(
                 f"batch_frames is {self.batch_frames}, expected a multiple of frames, {self.frames}"
             )
+
+    @property
+    def names(self) -> ViewNames:
+        """Of the rules by which training views are made."""
+        return ViewNames(self.sampling, self.augmentation)
 
 
 def default_store(dataset: str, encoder: str, limit: int | None) -> Path:
@@ -118,8 +130,8 @@ def _plan(
         preprocessing=encoder.preprocessing,
         frames=settings.frames,
         evaluation_frames=EVALUATION_RULE,
-        training_frames=TRAINING_RULE,
-        view_rule=VIEW_RULE,
+        training_frames=TRAINING_RULES[settings.sampling],
+        view_rule=VIEW_RULES[settings.augmentation],
         seed=settings.seed,
         decoder=decoder_name(),
         batch_frames=settings.batch_frames,

@@ -1,5 +1,6 @@
 """A damaged store + its videos -> the store as it was, and quarantined videos tried again."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cache.check import Repair
@@ -10,6 +11,8 @@ from pipeline.device import choose_device
 from pipeline.encoders.clip import EncoderFiles
 from pipeline.extract.loop import OnProgress, Summary, extract
 from pipeline.extract.planning import ExtractSettings, make_plan, parse_precision
+from pipeline.video.augmentation import VIEW_RULES
+from pipeline.video.sampling import TRAINING_RULES
 
 
 def settings_of(plan: Plan, settings: ExtractSettings) -> ExtractSettings:
@@ -23,9 +26,16 @@ def settings_of(plan: Plan, settings: ExtractSettings) -> ExtractSettings:
         frames=plan.frames,
         batch_frames=identity.batch_frames,
         seed=identity.seed,
+        sampling=_name_of(identity.training_frames, TRAINING_RULES, settings.sampling),
+        augmentation=_name_of(identity.view_rule, VIEW_RULES, settings.augmentation),
         precision=precision,
         device=settings.device if settings.device.startswith(device) else device,
     )
+
+
+def _name_of(rule: str, rules: Mapping[str, str], other: str) -> str:
+    """The name of a store's rule, or ``other`` if it is one of another version."""
+    return next((name for name, text in rules.items() if text == rule), other)
 
 
 def repair_store(

@@ -12,10 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# What the augmented views of a store show, for its identity; version 1 resized and rotated in turn.
-VIEW_RULE = "2: crop(0.6..1, 3/4..4/3) rotate(10) flip(0.5) brightness, contrast, saturation(0.3)"
+from pipeline.video.sampling import at_moments, at_moments_of_whole_segments
 
-_MIN_AREA = 0.6
+# What the augmented views of a store show, by the name of the rule, for the store's identity.
+VIEW_RULES = {
+    # Version 1 resized and rotated in turn.
+    "standard": "2: crop(0.6..1, 3/4..4/3) rotate(10) flip(0.5) "
+    "brightness, contrast, saturation(0.3)",
+    "dfer-clip": "dfer-clip 1: crop(0.08..1, 3/4..4/3) flip(0.5)",
+}
+
+_MIN_AREA = {"standard": 0.6, "dfer-clip": 0.08}
 _MAX_LOG_ASPECT = math.log(4 / 3)
 _MAX_ANGLE_DEGREES = 10.0
 _JITTER = 0.3
@@ -37,14 +44,33 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class ViewNames:
+    """How training views are made: the names of rules, keys of TRAINING_RULES and VIEW_RULES."""
+
+    sampling: str = "segments"
+    augmentation: str = "standard"
+
+
+@dataclass(frozen=True)
 class ViewRule:
     """The moment in [0, 1) shown of each of T segments, and how; no augmentation in view 0."""
 
     moments: NDArray[np.float64]
     augmentation: Augmentation | None
+    whole_segments: bool = False
+
+    def choose(self, length: int) -> NDArray[np.int32]:
+        """The frames, of a video of ``length`` frames, that the view shows, [frame]."""
+        sample = at_moments_of_whole_segments if self.whole_segments else at_moments
+        return sample(length, self.moments)
 
 
-def view_rule(seed: int, video_id: str, view: int, frames: int) -> ViewRule:
+STANDARD = ViewNames()
+
+
+def view_rule(
+    seed: int, video_id: str, view: int, frames: int, names: ViewNames = STANDARD
+) -> ViewRule:
     """The rule of one view of a video; depends only on its arguments."""
     if view == 0:
         return ViewRule(np.full(frames, 0.5), None)
@@ -52,20 +78,24 @@ def view_rule(seed: int, video_id: str, view: int, frames: int) -> ViewRule:
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, name, view])))
     moments = rng.random(frames)
     area, aspect, left, top, angle, flip, *jitter = rng.random(9)
-    brightness, contrast, saturation = (1 + _JITTER * (2 * u - 1) for u in jitter)
+    is_plain = names.augmentation == "dfer-clip"
+    turn, strength = (0.0, 0.0) if is_plain else (_MAX_ANGLE_DEGREES, _JITTER)
+    brightness, contrast, saturation = (1 + strength * (2 * u - 1) for u in jitter)
+    smallest = _MIN_AREA[names.augmentation]
     return ViewRule(
         moments,
         Augmentation(
-            area=_MIN_AREA + (1 - _MIN_AREA) * area,
+            area=smallest + (1 - smallest) * area,
             aspect=math.exp(_MAX_LOG_ASPECT * (2 * aspect - 1)),
             left=left,
             top=top,
-            angle_degrees=_MAX_ANGLE_DEGREES * (2 * angle - 1),
+            angle_degrees=turn * (2 * angle - 1),
             flip=bool(flip < 0.5),
             brightness=brightness,
             contrast=contrast,
             saturation=saturation,
         ),
+        whole_segments=names.sampling == "dfer-clip",
     )
 
 

@@ -8,15 +8,17 @@ With n = 10 and T = 4 a segment is 2.5 frames long::
     middle        1         3         6         8          the frame at the middle
     uniform     0 1 2     2 3 4      5 6 7    7 8 9        any moment, equally likely
 
-(Segments of whole frames, here of 2, would never show frames 8 and 9.)  A video of fewer than T
-frames shows every frame once and repeats the last.
+Segments of whole frames, here of 2, never show the rest, here frames 8 and 9; other implementations
+train so, DFER-CLIP among them.  A video of fewer than T frames shows every frame once and repeats
+the last.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
 EVALUATION_RULE = "middle_of_segments"
-TRAINING_RULE = "uniform_in_segments"
+# Which frames training views show, by the name of the rule; for the identity of a store.
+TRAINING_RULES = {"segments": "uniform_in_segments", "dfer-clip": "uniform_in_whole_segments"}
 
 
 def middle_of_segments(length: int, frames: int) -> NDArray[np.int32]:
@@ -38,10 +40,28 @@ def at_moments(length: int, moments: NDArray[np.float64]) -> NDArray[np.int32]:
 
     ``moments`` has one entry per segment, so its length is T.
     """
-    if length < 1:
-        raise ValueError(f"a video of {length} frames shows nothing, expected 1 or more")
     frames = len(moments)
     if length < frames:
-        return np.minimum(np.arange(frames), length - 1).astype(np.int32)
+        return _every_frame(length, frames)
     index = np.floor((np.arange(frames) + moments) * length / frames)
     return np.minimum(index, length - 1).astype(np.int32)
+
+
+def at_moments_of_whole_segments(length: int, moments: NDArray[np.float64]) -> NDArray[np.int32]:
+    """As ``at_moments``, but segments have floor(n / T) frames each, and the rest is never shown.
+
+    >>> at_moments_of_whole_segments(10, np.array([0.0, 0.6, 0.4, 0.9])).tolist()
+    [0, 3, 4, 7]
+    """
+    frames = len(moments)
+    if length < frames:
+        return _every_frame(length, frames)
+    whole = length // frames
+    return (np.arange(frames) * whole + np.floor(moments * whole)).astype(np.int32)
+
+
+def _every_frame(length: int, frames: int) -> NDArray[np.int32]:
+    """Every frame of a short video once, then the last one again."""
+    if length < 1:
+        raise ValueError(f"a video of {length} frames shows nothing, expected 1 or more")
+    return np.minimum(np.arange(frames), length - 1).astype(np.int32)

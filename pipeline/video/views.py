@@ -11,10 +11,9 @@ from torchvision.transforms.v2 import functional as F
 
 from cache.identity import Preprocessing
 from pipeline.datasets.videos import Video
-from pipeline.video.augmentation import view_rule
+from pipeline.video.augmentation import STANDARD, ViewNames, view_rule
 from pipeline.video.frames import Found, read_frames
 from pipeline.video.images import BadVideoError
-from pipeline.video.sampling import at_moments
 from pipeline.video.warp import Warp
 
 
@@ -34,12 +33,13 @@ def decode_views(
     seed: int,
     pixels: Preprocessing,
     read: Callable[..., Found] = read_frames,
+    names: ViewNames = STANDARD,
 ) -> DecodedViews:
     """Decode a video once, by ``read``, and make ``views`` of ``frames`` frames each.
 
     Raises BadVideoError if it cannot be read or its length differs from its annotation.
     """
-    maker = ViewMaker(video.id, views, frames, seed, pixels)
+    maker = ViewMaker(video.id, views, frames, seed, pixels, names)
     found = read(video.path, maker.choose, maker.take)
     if video.frame_labels is not None and len(video.frame_labels) != found.frames:
         raise BadVideoError(
@@ -52,9 +52,15 @@ class ViewMaker:
     """Collects the views of one video while it is decoded; keeps no frame at its full size."""
 
     def __init__(
-        self, video_id: str, views: tuple[int, ...], frames: int, seed: int, pixels: Preprocessing
+        self,
+        video_id: str,
+        views: tuple[int, ...],
+        frames: int,
+        seed: int,
+        pixels: Preprocessing,
+        names: ViewNames = STANDARD,
     ) -> None:
-        self._rules = [view_rule(seed, video_id, view, frames) for view in views]
+        self._rules = [view_rule(seed, video_id, view, frames, names) for view in views]
         self._pixels = pixels
         self._shown: list[set[int]] = []
         self._kept: list[dict[int, torch.Tensor]] = []
@@ -63,7 +69,7 @@ class ViewMaker:
 
     def choose(self, length: int) -> Collection[int]:
         """The frames, of a video of ``length`` frames, that any view shows."""
-        self.frame_index_VT[:] = [at_moments(length, rule.moments) for rule in self._rules]
+        self.frame_index_VT[:] = [rule.choose(length) for rule in self._rules]
         self._shown = [set(index.tolist()) for index in self.frame_index_VT]
         self._kept = [{} for _ in self._rules]
         return set().union(*self._shown)

@@ -51,6 +51,8 @@ WRONG = {
     "extract --device tpu": "--device tpu: expected auto, cpu or cuda",
     "extract --pretrained openai": "--pretrained: not read with --encoder mini",
     "extract --folds 5 --source original": "--source, --folds: not read with --dataset faces",
+    "extract --sampling dferclip": "expected segments or dfer-clip; did you mean dfer-clip?",
+    "extract --augmentation none": "--augmentation none: expected standard or dfer-clip",
     "extract --folds 5 --by subjct": "--by subjct: expected subject; did you mean subject?",
     "data check --dataset dfew --root empty --by subject": "empty: the folder is empty",
     "extract --by subject --subjects s.csv": "--subjects, --by: not read with --dataset faces",

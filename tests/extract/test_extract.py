@@ -27,9 +27,15 @@ from cli.extract import extract as extract_command
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, find_encoder
 from pipeline.extract.loop import Summary, extract
-from pipeline.extract.planning import ExtractSettings, default_store, parse_shard, suited_block
+from pipeline.extract.planning import (
+    ExtractSettings,
+    default_store,
+    make_plan,
+    parse_shard,
+    suited_block,
+)
 from pipeline.extract.reencode import compare_reencoded
-from pipeline.extract.repair import repair_store
+from pipeline.extract.repair import repair_store, settings_of
 from pipeline.video.frames import read_frames
 from pipeline.video.sampling import middle_of_segments
 from pipeline.video.views import fit_for_evaluation
@@ -196,6 +202,22 @@ def test_a_store_of_other_rules_is_not_continued_but_may_be_trained_from(whole: 
     older = plan.identity.model_copy(update={"view_rule": "1"})
     with pytest.raises(RefusedError, match=r"(?s)view_rule.*train from it as it is, or choose"):
         check_same(whole, plan.model_copy(update={"identity": older}), plan)
+
+
+def test_a_store_holds_the_names_of_its_rules_and_is_repaired_by_them(
+    here: Path, videos: VideoList
+) -> None:
+    files = find_encoder(f"local-dir:{here / 'encoder'}")
+    asked = replace(SETTINGS, sampling="dfer-clip", augmentation="dfer-clip")
+    (plan, _), (other, _) = (make_plan(videos, files, own) for own in (asked, SETTINGS))
+    assert plan.identity.training_frames == "uniform_in_whole_segments"
+    assert plan.identity.view_rule == "dfer-clip 1: crop(0.08..1, 3/4..4/3) flip(0.5)"
+    assert settings_of(plan, SETTINGS) == asked
+    assert settings_of(other, asked) == SETTINGS
+    with pytest.raises(RefusedError, match=r"(?s)training_frames +uniform_in_whole_.*choose anoth"):
+        check_same(here, plan, other)
+    with pytest.raises(RefusedError, match=r"sampling is 'x', expected segments or dfer-clip"):
+        replace(SETTINGS, sampling="x")
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cache.identity import Preprocessing
-from pipeline.video.augmentation import crop_box, view_rule
+from pipeline.video.augmentation import STANDARD, ViewNames, crop_box, view_rule
+from pipeline.video.sampling import at_moments_of_whole_segments
 from pipeline.video.views import ViewMaker, fit_for_evaluation
 from support.sources import pictures
 
@@ -19,9 +20,13 @@ PIXELS = Preprocessing(
 
 
 def views_of(
-    frames: np.ndarray, views: tuple[int, ...], video_id: str = "a", seed: int = 0
+    frames: np.ndarray,
+    views: tuple[int, ...],
+    video_id: str = "a",
+    seed: int = 0,
+    names: ViewNames = STANDARD,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    maker = ViewMaker(video_id, views, 16, seed, PIXELS)
+    maker = ViewMaker(video_id, views, 16, seed, PIXELS, names)
     wanted = maker.choose(len(frames))
     for i, frame in enumerate(frames):
         if i in wanted:
@@ -96,3 +101,55 @@ def test_crop_lies_inside_the_frame(height: int, width: int, name: str, view: in
     assert 0 <= left <= left + crop_width <= width
     assert crop_height >= 1
     assert crop_width >= 1
+
+
+@given(st.integers(1, 200), st.lists(st.floats(0, 0.999), min_size=1, max_size=32))
+def test_whole_segments_show_one_frame_of_each_and_never_the_rest(
+    length: int, moments: list[float]
+) -> None:
+    shown = at_moments_of_whole_segments(length, np.array(moments)).tolist()
+    frames, size = [*range(length)], length // len(moments)
+    if length < len(moments):
+        assert shown == frames + [frames[-1]] * (len(moments) - length)
+        return
+    segments = [frames[n * size : (n + 1) * size] for n in range(len(moments))]
+    assert shown == [own[int(m * size)] for own, m in zip(segments, moments, strict=True)]
+
+
+def test_dfer_clip_shows_no_tail_of_a_video_of_16_to_31_frames_and_our_segments_do() -> None:
+    def last(length: int, names: ViewNames) -> int:
+        rules = [view_rule(0, "a", view, 16, names) for view in range(1, 40)]
+        return max(int(rule.choose(length)[-1]) for rule in rules)
+
+    dfer_clip = ViewNames(sampling="dfer-clip")
+    assert [last(n, dfer_clip) for n in (1, 5, 16, 20, 31, 32, 40)] == [0, 4, 15, 15, 15, 31, 31]
+    assert [last(n, STANDARD) for n in (1, 5, 16, 20, 31, 32, 40)] == [0, 4, 15, 19, 30, 31, 39]
+
+
+def test_dfer_clip_crops_and_flips_and_changes_no_colour() -> None:
+    names = ViewNames(augmentation="dfer-clip")
+    found = [view_rule(0, "a", view, 16, names).augmentation for view in range(1, 400)]
+    areas = [own.area for own in found if own is not None]
+    assert 0.08 <= min(areas) < 0.1 < 0.98 < max(areas) <= 1
+    colours = {(o.brightness, o.contrast, o.saturation, o.angle_degrees) for o in found if o}
+    assert colours == {(1, 1, 1, 0)}
+    assert {own.flip for own in found if own} == {True, False}
+    # Two greys, side by side, stay as they are inside of a view, and its frames are alike.
+    halves = np.zeros((16, 64, 64, 3), np.uint8)
+    halves[:, :, :32], halves[:, :, 32:] = 50, 200
+    views, _ = views_of(halves, tuple(range(1, 40)), names=names)
+    inside = views[..., 1:-1, 1:-1]
+    assert [int(inside.min()), int(inside.max())] == [50, 200]
+    assert (views == views[:, :1]).all()
+
+
+def test_named_rules_change_training_views_only() -> None:
+    frames = pictures(20)
+    names = ViewNames("dfer-clip", "dfer-clip")
+    (ours, our_index), (theirs, index) = (
+        views_of(frames, (0, 1), names=n) for n in (STANDARD, names)
+    )
+    assert torch.equal(ours[0], theirs[0])
+    assert not torch.equal(ours[1], theirs[1])
+    np.testing.assert_array_equal(our_index[0], index[0])
+    assert index[1].max() < 16

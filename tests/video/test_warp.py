@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.video.augmentation import Augmentation, crop_box, view_rule
+from pipeline.video.augmentation import Augmentation, ViewNames, crop_box, view_rule
 from pipeline.video.warp import Warp
 
 NAME = "x"
@@ -74,9 +74,11 @@ def sample(image_HWC: NDArray[np.float64], y: float, x: float) -> NDArray[np.flo
     ("shape", "size"),
     [((40, 50), 32), ((97, 40), 33), ((20, 31), 32), ((150, 131), 32), ((1, 7), 5), ((64, 3), 17)],
 )
-@pytest.mark.parametrize("view", [1, 2, 3])
-def test_a_view_is_its_definition(shape: tuple[int, int], size: int, view: int) -> None:
-    augmentation = view_rule(0, NAME, view, 16).augmentation
+@pytest.mark.parametrize(
+    ("view", "rule"), [(1, "standard"), (2, "standard"), (3, "standard"), (4, "dfer-clip")]
+)
+def test_a_view_is_its_definition(shape: tuple[int, int], size: int, view: int, rule: str) -> None:
+    augmentation = view_rule(0, NAME, view, 16, ViewNames(augmentation=rule)).augmentation
     assert augmentation is not None
     frame = np.random.default_rng(view).integers(0, 256, (*shape, 3), dtype=np.uint8)
     expected = definition(frame, augmentation, size)
