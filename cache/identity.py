@@ -8,10 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from cache.errors import RefusedError
 from cache.files import canonical_json, sha256
+
+WHOLE_FRAMES = "whole"
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -80,6 +89,16 @@ class Identity(FrozenModel):
     batch_frames: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     precision: str | None = None
     device: str | None = None
+    # The rule by which faces were cut out of the frames, if any.
+    faces: str = WHOLE_FRAMES
+
+    @model_serializer(mode="wrap")
+    def _without_usual_faces(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        # Identities of whole frames stay as they were before there was this field.
+        if fields.get("faces") == WHOLE_FRAMES:
+            fields.pop("faces")
+        return fields
 
     @property
     def digest(self) -> str:
@@ -96,7 +115,9 @@ class Identity(FrozenModel):
 
 def differences(stored: Identity, asked: Identity) -> list[tuple[str, str, str]]:
     """(field, stored, asked) wherever the two differ; fields ``asked`` leaves open are skipped."""
-    ours, theirs = (flatten(x.model_dump(mode="json")) for x in (stored, asked))
+    ours, theirs = (
+        flatten(x.model_dump(mode="json")) | {"faces": x.faces} for x in (stored, asked)
+    )
     return [
         (name, str(ours[name]), str(value))
         for name, value in theirs.items()

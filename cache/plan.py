@@ -22,12 +22,12 @@ from pydantic import (
 
 from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256
-from cache.identity import Count, FrozenModel, Identity, Size, refused
+from cache.identity import WHOLE_FRAMES, Count, FrozenModel, Identity, Size, refused
 from cache.remote import RemotePath, StorePath, inside
 
 SCHEMA_VERSION = 3  # the newest; a plan has the lowest that describes it
 _OF_VERSION_3 = ("texts", "votes", "resplit")
-PLAIN_VERSION = 2  # of a plan without any of these fields of its videos
+PLAIN_VERSION = 2  # of a plan without any of these fields of its videos, and of whole frames
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB per chunk
 CHUNK_BYTES_MAX = 1 << 31
 VOTES_MAX = 1e9
@@ -110,15 +110,15 @@ class VideoTable(FrozenModel):
         return self
 
     @property
-    def schema_version(self) -> int:
-        """The lowest version that describes these videos."""
-        plain = all(getattr(self, name) is None for name in _OF_VERSION_3)
-        return PLAIN_VERSION if plain else SCHEMA_VERSION
-
-    @property
     def digest(self) -> str:
         """sha256 of the canonical JSON of all fields."""
         return sha256(canonical_json(self.model_dump(mode="json")))
+
+
+def lowest_schema(videos: VideoTable, identity: Identity) -> int:
+    """The lowest schema version that describes these videos and this identity."""
+    plain = all(getattr(videos, name) is None for name in _OF_VERSION_3)
+    return PLAIN_VERSION if plain and identity.faces == WHOLE_FRAMES else SCHEMA_VERSION
 
 
 class VideoStatus(FrozenModel):
@@ -156,9 +156,10 @@ class Plan(FrozenModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         identity = self.identity
-        if self.schema_version < self.videos.schema_version:
+        if self.schema_version < lowest_schema(self.videos, identity):
             raise ValueError(
-                f"{', '.join(_OF_VERSION_3)}: not in a plan of schema version {self.schema_version}"
+                f"faces, {', '.join(_OF_VERSION_3)}: not in a plan of schema version "
+                f"{self.schema_version}"
             )
         for name, found in (("frames", identity.frames), ("dim", identity.encoder.dim)):
             if found != getattr(self, name):

@@ -23,6 +23,7 @@ from cli.options import (
     DatasetOption,
     DeviceOption,
     EncoderOption,
+    ExtractFacesOption,
     FoldsOption,
     LimitOption,
     NewStoreOption,
@@ -75,6 +76,7 @@ def extract(
             "--fold", metavar="NAME", help="Fold whose training videos the encoder was trained on."
         ),
     ] = "all",
+    faces: ExtractFacesOption = "whole",
     views: Annotated[
         int,
         typer.Option(
@@ -153,6 +155,8 @@ def extract(
     DFEW, and videos of your own in a folder for each class:
       tgdfer extract --dataset dfew --root /data/DFEW
       tgdfer extract --dataset folders --root /data/mine --folds 5
+    The same of videos in which faces are not cropped:
+      tgdfer extract --dataset folders --root /data/mine --folds 5 --faces crop
     Other people, whose expressions are weaker:
       tgdfer extract --dataset faces-mid-seed7
     Weights from a file:
@@ -198,9 +202,10 @@ def extract(
         isolate=isolate,
         decode_seconds=decode_seconds,
         shard=parse_shard(shard, os.environ),
+        faces=faces,
     )
     encoder = encoder or default_encoder(dataset)
-    path = local_path(store or default_store(dataset, encoder, limit))
+    path = local_path(store or default_store(dataset, encoder, limit, faces))
     refuse_foreign(path)
     reused = None if reuse is None else open_store(reuse)
     if reuse is None and profile is None:

@@ -18,6 +18,7 @@ from cli.doctor import doctor
 from cli.evaluate import evaluate
 from cli.export import export
 from cli.extract import extract
+from cli.faces import faces
 from cli.predict import predict
 from cli.runs import runs_app
 from cli.show import ClosedOutputError, escape_output, show
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, train, ablate, compare, tune, predict, evaluate, export, doctor):
+for command in (extract, train, ablate, compare, tune, predict, faces, evaluate, export, doctor):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")

@@ -17,6 +17,7 @@ DATASETS = (
 )
 RULES = ("segments", "dfer-clip"), ("standard", "dfer-clip")  # of sampling, of augmentation
 DEVICES = ("auto", "cpu", "cuda")
+FACES = ("auto", "whole", "crop", "aligned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEFAULT_CONFIG = "paper"
 DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
@@ -287,6 +288,28 @@ AugmentationOption = Annotated[
     ),
 ]
 
+# The faces.
+FacesOption = Annotated[
+    str,
+    typer.Option(
+        "--faces",
+        metavar="NAME",
+        help="whole frames; crop: the face of each person; aligned: turned and scaled by its eyes, "
+        "nose and mouth; auto: crop, unless the videos are face crops already.",
+        **_one_of("--faces", FACES),
+    ),
+]
+ExtractFacesOption = Annotated[
+    str,
+    typer.Option(
+        "--faces",
+        metavar="NAME",
+        help="whole frames; crop: the largest and longest shown face; aligned: turned and scaled "
+        "by its eyes, nose and mouth.",
+        **_one_of("--faces", FACES[1:]),
+    ),
+]
+
 # The store.
 StoreOption = Annotated[
     StorePath,
@@ -304,7 +327,7 @@ NewStoreOption = Annotated[
         parser=store_path,
         metavar="PATH",
         help="Feature store.",
-        show_default="data/DATASET-ENCODER.zarr, with --limit N …-firstN.zarr",
+        show_default="data/DATASET-ENCODER.zarr, with --faces NAME …-NAME, with --limit N …-firstN",
     ),
 ]
 StoreArgument = Annotated[StorePath, _store_argument("STORE", "Feature store, or its URL.")]

@@ -8,6 +8,7 @@ import typer
 
 from cli.options import (
     DeviceOption,
+    FacesOption,
     OtherCodeOption,
     OtherEncoderOption,
     PrecisionOption,
@@ -54,6 +55,7 @@ def predict(
             show_default="half of --window",
         ),
     ] = None,
+    faces: FacesOption = "auto",
     fps: Annotated[
         float, typer.Option("--fps", metavar="N", help="Frames per second of image folders.")
     ] = 25.0,
@@ -76,8 +78,8 @@ def predict(
 
     Prints the label of each video, its probability and how much each frame speaks for it, from 0 to
     9. Several runs are an ensemble: the mean of their probabilities, and their disagreement as
-    doubt. Faces must fill the picture, as in the videos of the training. Videos that cannot be read
-    are lines with the reason (exit code 3).
+    doubt. Faces are cropped (--faces), and each person of a video is a line of its own. Videos that
+    cannot be read, or have no face, are lines with the reason (exit code 3).
 
     \b
     One video:
@@ -95,6 +97,8 @@ def predict(
     from pipeline.predict.windows import Sliding
     from pipeline.report.written import check_reports
 
+    if faces != "whole":
+        _check_detector()
     sources, sliding = find_sources(inputs), Sliding.of(window, stride)
     for run in runs:
         check_trained(run)
@@ -106,7 +110,7 @@ def predict(
     predictor = load_predictor(
         runs, encoder, pretrained, device, parse_precision(precision), other_code
     )
-    settings = predictor.settings(sliding, fps, decode_seconds, workers)
+    settings = predictor.settings(sliding, fps, decode_seconds, workers, faces)
     videos = list(_predict(predictor, sources, settings, out))
     print(columns(_table(videos, len(runs) > 1)))
     failed = sum(video.status == "failed" for video in videos)
@@ -115,7 +119,7 @@ def predict(
     elif not failed:
         next_step("tgdfer", "predict", *inputs, *_given(runs), "--out", "predictions")
     if failed:
-        print(f"{count(failed, 'video')} could not be read")
+        print(f"{count(failed, 'video')} could not be predicted")
         raise typer.Exit(DONE_WITH_FAILURES)
 
 
@@ -125,15 +129,15 @@ def _predict(
     settings: "ReadSettings",
     out: Path | None,
 ) -> "Iterator[VideoPrediction]":
-    """The predictions in the order of the sources; pictures are written as they come."""
-    found: dict[int, VideoPrediction] = {}
+    """Predictions in the order of the sources and persons; pictures are written as they come."""
+    found: dict[tuple[int, int], VideoPrediction] = {}
     with progress(f"predicting {count(len(sources), 'video')}", None, "frames") as shown:
         stream = predictor.stream(sources, settings, lambda done, all: shown.update(done, all))
         for number, video, encoded in stream:
-            found[number] = video
+            found[number, encoded.person] = video
             if out is not None and video.status == "ok":
                 _write_pictures(out, number, video, encoded, predictor)
-    yield from (found[number] for number in range(len(sources)))
+    yield from (found[row] for row in sorted(found))
 
 
 def _write_pictures(
@@ -159,18 +163,29 @@ def _write(out: Path, predictor: "Predictor", videos: "Sequence[VideoPrediction]
         print(f"written: {show(path)}")
 
 
+def _check_detector() -> None:
+    from cache.errors import RefusedError
+    from pipeline.video.detector import check_detector
+
+    try:
+        check_detector()
+    except RefusedError as error:
+        raise RefusedError(f"{error}; if the videos are face crops, use --faces whole") from error
+
+
 def _table(videos: "Sequence[VideoPrediction]", several: bool) -> list[list[str]]:
-    head = ["video", "label", "%", "doubt", "seconds", "influence of frames, 0-9"]
+    head = ["video", "faces", "label", "%", "doubt", "seconds", "influence of frames, 0-9"]
     rows = [head, *map(_row, videos)]
-    return rows if several else [[*row[:3], *row[4:]] for row in rows]
+    return rows if several else [[*row[:4], *row[5:]] for row in rows]
 
 
 def _row(video: "VideoPrediction") -> list[str]:
     if video.label is None:
-        return [show(video.name), "failed", "", "", "", show(video.reason)]
+        return [show(video.name), "", "failed", "", "", "", show(video.reason)]
     share = f"{100 * video.probabilities[video.label]:.1f}"
     doubt = "" if video.doubt is None else f"{video.doubt:.2f}"
-    return [show(video.name), video.label, share, doubt, f"{video.seconds:.2f}", _digits(video)]
+    seconds = f"{video.seconds:.2f}"
+    return [show(video.name), video.faces or "", video.label, share, doubt, seconds, _digits(video)]
 
 
 def _digits(video: "VideoPrediction") -> str:

@@ -17,7 +17,7 @@ from cache.store import LIVE, Store
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, EncoderFiles
 from pipeline.extract.loop import completed_plan
-from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch
+from pipeline.extract.planning import ExtractSettings, cropping_of, make_plan, suited_batch
 from pipeline.video.images import BadVideoError
 from pipeline.video.views import decode_views
 
@@ -85,7 +85,15 @@ class LiveFeatures:
         video, settings = self._videos[row], self._settings
         pixels = self._encoder.files.preprocessing
         try:
-            made = decode_views(video, (view,), settings.frames, settings.seed, pixels)
+            made = decode_views(
+                video,
+                (view,),
+                settings.frames,
+                settings.seed,
+                pixels,
+                names=settings.names,
+                cropping=cropping_of(settings.faces),
+            )
         except BadVideoError as error:
             raise RefusedError(
                 f"video {video.id}: {error}; repair it or remove it from the list (tgdfer extract "

@@ -33,7 +33,13 @@ from cache.store import Store, create_store, open_store
 from cache.writer import StoreWriter, check_same
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import EncoderFiles
-from pipeline.extract.planning import ExtractSettings, make_plan, suited_batch, suited_block
+from pipeline.extract.planning import (
+    ExtractSettings,
+    cropping_of,
+    make_plan,
+    suited_batch,
+    suited_block,
+)
 from pipeline.extract.reuse import refuse_other, reuse_features
 from pipeline.interrupt import Stop, stop_on_signal
 from pipeline.profile import stage
@@ -179,6 +185,7 @@ class _Run:
         self._started = time.perf_counter()
         self._seconds = dict.fromkeys(("decode", "encode", "write"), 0.0)
         self._done = self._frames = 0
+        self._cropping = cropping_of(settings.faces)
         self._decoding: dict[int, float] = {}  # row decoded in this process -> when it began
 
     def work(self, stop: Stop) -> None:
@@ -288,7 +295,7 @@ class _Run:
         try:
             with stage("decode"):
                 wanted = (views, settings.frames, settings.seed, pixels)
-                made = decode_views(video, *wanted, read, settings.names)
+                made = decode_views(video, *wanted, read, settings.names, self._cropping)
         except BadVideoError as error:
             died = isinstance(error, DecoderDeathError)  # its mark stays: a repair isolates it
             failed = VideoStatus(id=video.id, status="failed", reason=str(error))
@@ -301,7 +308,7 @@ class _Run:
             if not died:
                 mark.unlink(missing_ok=True)
         seconds = time.perf_counter() - started
-        described = _describe(video, made.found, settings.frames)
+        described = _describe(video, made.found, made.length < settings.frames)
         return Decoded(described, seconds, made.views_VTCHW, made.frame_index_VT)
 
     def _note(self, decoded: "Decoded") -> None:
@@ -314,8 +321,8 @@ class _Run:
         self._on_progress(self.progress())
 
 
-def _describe(video: Video, found: Found, frames: int) -> VideoStatus:
-    short = ("repeats its last frame",) if found.frames < frames else ()
+def _describe(video: Video, found: Found, is_short: bool) -> VideoStatus:
+    short = ("repeats its last frame",) if is_short else ()
     return VideoStatus(
         id=video.id,
         status="ok",

@@ -4,19 +4,20 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import numpy as np
 
 from cache.errors import RefusedError
 from cache.files import sha256
-from cache.identity import Identity, refused
+from cache.identity import WHOLE_FRAMES, Identity, refused
 from cache.plan import (
     TRUTH_DTYPE,
     Plan,
     PlanFold,
     VideoTable,
     encode_truth,
+    lowest_schema,
     read_plan,
 )
 from cache.writer import check_same
@@ -29,6 +30,10 @@ from pipeline.video.augmentation import STANDARD, VIEW_RULES, ViewNames
 from pipeline.video.frames import decoder_name
 from pipeline.video.sampling import EVALUATION_RULE, TRAINING_RULES
 
+if TYPE_CHECKING:
+    from pipeline.video.crops import Cropping
+
+CROPPINGS: tuple["Cropping", ...] = ("crop", "aligned")
 MOST = {
     "views": VIEWS_MAX,
     "frames": FRAMES_MAX,
@@ -57,9 +62,11 @@ class ExtractSettings:
     decode_seconds: float = 600.0  # a video that takes longer counts as hanging
     fold: str = "all"  # the fold whose training videos the encoder was trained on
     shard: tuple[int, int] = (0, 1)  # (i, n): the blocks with block % n == i
+    faces: str = WHOLE_FRAMES  # or one of CROPPINGS: how the face of each video is cut out
 
     def __post_init__(self) -> None:
         parse_precision(self.precision)
+        cropping_of(self.faces)
         check_device(self.device)
         i, n = self.shard
         if not 0 <= i < n:
@@ -84,11 +91,12 @@ class ExtractSettings:
         return ViewNames(self.sampling, self.augmentation)
 
 
-def default_store(dataset: str, encoder: str, limit: int | None) -> Path:
+def default_store(dataset: str, encoder: str, limit: int | None, faces: str = WHOLE_FRAMES) -> Path:
     """The default store of a data set, or of its first ``limit`` videos, and an encoder."""
     if encoder.startswith(LOCAL_DIR):
         encoder = Path(encoder.removeprefix(LOCAL_DIR)).resolve().name
     name = re.sub(r"[^\w.-]", "-", f"{dataset}-{encoder}")
+    name += "" if faces == WHOLE_FRAMES else f"-{faces}"
     return Path("data") / (name + ("" if limit is None else f"-first{limit}") + ".zarr")
 
 
@@ -139,9 +147,10 @@ def _plan(
         fold=settings.fold,
         precision=None if settings.precision == "auto" else settings.precision,
         device=None if settings.device == "auto" else settings.device.partition(":")[0],
+        faces=_faces_rule(cropping_of(settings.faces)),
     )
     return Plan(
-        schema_version=table.schema_version,
+        schema_version=lowest_schema(table, identity),
         identity=identity,
         videos=table,
         views=settings.views,
@@ -149,6 +158,16 @@ def _plan(
         dim=known.dim,
         block_videos=suited_block(len(table.ids), 1),
     )
+
+
+def _faces_rule(cropping: "Cropping | None") -> str:
+    if cropping is None:
+        return WHOLE_FRAMES
+    from pipeline.video.crops import cropping_rule
+    from pipeline.video.detector import check_detector
+
+    check_detector()
+    return cropping_rule(cropping)
 
 
 def check_place(
@@ -239,6 +258,20 @@ def _own_shard(environment: Mapping[str, str]) -> str:
         "--shard auto: this is neither a task of a SLURM array nor a process of torchrun "
         "(no SLURM_ARRAY_TASK_COUNT and no WORLD_SIZE is set); give --shard I/N"
     )
+
+
+def cropping_of(faces: str) -> "Cropping | None":
+    """How faces are cut out, of a name or of the rule in a store's identity; None if they are not.
+
+    Raises RefusedError for anything else.
+    """
+    name = faces.partition(",")[0]
+    if name == WHOLE_FRAMES:
+        return None
+    for known in CROPPINGS:
+        if name == known:
+            return known
+    raise RefusedError(f"--faces {name}: expected {', '.join((WHOLE_FRAMES, *CROPPINGS))}")
 
 
 def parse_precision(text: str) -> Precision:

@@ -14,6 +14,7 @@ from cache.identity import differences, side_by_side
 from cache.store import Store
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder
+from pipeline.extract.planning import cropping_of
 from pipeline.video.images import BadVideoError
 from pipeline.video.views import decode_views
 
@@ -73,7 +74,14 @@ def _refuse_other_encoder(store: Store, encoder: Encoder) -> None:
 def _reencode(store: Store, video: Video, encoder: Encoder, kept_TD: np.ndarray) -> Reencoded:
     identity = store.identity
     try:
-        made = decode_views(video, (0,), store.frames, identity.seed, identity.preprocessing)
+        made = decode_views(
+            video,
+            (0,),
+            store.frames,
+            identity.seed,
+            identity.preprocessing,
+            cropping=cropping_of(identity.faces),
+        )
     except BadVideoError as error:
         return Reencoded(video.id, float("nan"), False, str(error))
     view_TCHW = made.views_VTCHW[0]

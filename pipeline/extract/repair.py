@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cache.check import Repair
+from cache.identity import WHOLE_FRAMES
 from cache.plan import Plan
 from cache.writer import check_same
 from pipeline.datasets.videos import VideoList
 from pipeline.device import choose_device
 from pipeline.encoders.clip import EncoderFiles
 from pipeline.extract.loop import OnProgress, Summary, extract
-from pipeline.extract.planning import ExtractSettings, make_plan, parse_precision
+from pipeline.extract.planning import ExtractSettings, cropping_of, make_plan, parse_precision
 from pipeline.video.augmentation import VIEW_RULES
 from pipeline.video.sampling import TRAINING_RULES
 
@@ -28,6 +29,7 @@ def settings_of(plan: Plan, settings: ExtractSettings) -> ExtractSettings:
         seed=identity.seed,
         sampling=_name_of(identity.training_frames, TRAINING_RULES, settings.sampling),
         augmentation=_name_of(identity.view_rule, VIEW_RULES, settings.augmentation),
+        faces=cropping_of(identity.faces) or WHOLE_FRAMES,
         precision=precision,
         device=settings.device if settings.device.startswith(device) else device,
     )

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from queue import Full, Queue
 
 import numpy as np
@@ -24,13 +25,26 @@ import torch
 from numpy.typing import NDArray
 
 from cache.errors import RefusedError
+from cache.identity import WHOLE_FRAMES
 from pipeline.encoders.clip import Encoder
+from pipeline.extract.planning import CROPPINGS, cropping_of
 from pipeline.predict.sources import Source
-from pipeline.predict.windows import Sliding, Windows, place_windows, spaced_times
+from pipeline.predict.windows import (
+    Sliding,
+    Windows,
+    place_windows,
+    place_windows_within,
+    times_of,
+)
+from pipeline.video.crops import Crop
+from pipeline.video.frames import Choose, Found, Take
 from pipeline.video.images import BadVideoError, decoder_errors
-from pipeline.video.isolated import Decoder, read_frames_isolated
+from pipeline.video.isolated import Decoder, TakeTimes, read_frames_isolated
+from pipeline.video.tracks import People, find_people
 from pipeline.video.views import fit_for_evaluation
 
+AUTO = "auto"
+FACES = (AUTO, WHOLE_FRAMES, *CROPPINGS)
 _POLL_SECONDS = 0.5
 
 OnFrames = Callable[[int, int], None]  # (encoded so far, expected in all)
@@ -46,8 +60,11 @@ class ReadSettings:
     fps: float = 25.0  # of folders of images, which do not say when they were taken
     decode_seconds: float = 3600.0
     workers: int | None = None
+    faces: str = AUTO  # one of FACES
 
     def __post_init__(self) -> None:
+        if self.faces not in FACES:
+            raise RefusedError(f"faces is {self.faces}, expected {', '.join(FACES)}")
         limits = {"fps": (0.01, 10_000), "decode_seconds": (0.1, 86_400)}
         for name, (least, most) in limits.items():
             value = getattr(self, name)
@@ -57,12 +74,14 @@ class ReadSettings:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of one source: its windows and their features, or the reason why there are none.
+    """What became of a source or of one person in it: windows with features, or why there are none.
 
     ``pictures`` are the T frames as the encoder saw them if there is one window.
     """
 
-    source: Source
+    source: Source  # of several persons, each has a name of its own
+    person: int = 0
+    crop: Crop | None = None  # None: whole frames
     reason: str = ""
     flags: tuple[str, ...] = ()
     windows: Windows | None = None
@@ -72,7 +91,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _Frame:
-    number: int  # of the source
+    row: tuple[int, int]  # source and person
     index: int  # in the video
     picture_CHW: torch.Tensor
 
@@ -80,7 +99,7 @@ class _Frame:
 @dataclass(frozen=True)
 class _End:
     number: int
-    outcome: Encoded | BaseException
+    outcome: list[Encoded] | BaseException
 
 
 class _Stopped(Exception):
@@ -89,7 +108,7 @@ class _Stopped(Exception):
 
 @dataclass
 class _Partial:
-    """A source of which some frames may still be on their way."""
+    """A source, or a person in it, of which some frames may still be on their way."""
 
     features: dict[int, NDArray[np.float16]] = field(default_factory=dict)
     pictures: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -101,6 +120,12 @@ class _Partial:
         """Whether no frame of it is on its way any more."""
         return self.end is not None and len(self.features) == self.sent
 
+    def expect(self, frame: _Frame, pictures: int) -> None:
+        """Note that a frame is on its way; ``pictures`` of them are kept."""
+        self.sent += 1
+        if len(self.pictures) < pictures:  # those of many windows would fill the memory
+            self.pictures[frame.index] = frame.picture_CHW
+
 
 def encode_sources(
     sources: Sequence[Source],
@@ -110,11 +135,12 @@ def encode_sources(
 ) -> Iterator[tuple[int, Encoded]]:
     """(number, what was found) of each source, as soon as it is done, in any order.
 
-    A video that cannot be decoded, or that kills or hangs its decoder, is found with its reason.
+    A source with several persons is found once for each of them. A video that cannot be decoded, or
+    that kills or hangs its decoder, is found with its reason.
     """
     reader = _Reader(sources, encoder, settings)
     batches = _Batches(encoder, settings.batch_frames)
-    begun: defaultdict[int, _Partial] = defaultdict(_Partial)
+    begun: defaultdict[tuple[int, int], _Partial] = defaultdict(_Partial)
     with ExitStack() as stack:
         on_cpu = encoder.device.type == "cpu"
         decoders, encoders = _pool(reader.workers), _pool(reader.workers if on_cpu else 2)
@@ -128,31 +154,34 @@ def encode_sources(
         while ended < len(sources) or begun:
             if ended < len(sources):
                 item = reader.queue.get()
-                ended += isinstance(item, _End)
-                _note(begun[item.number], item, settings.frames)
                 if isinstance(item, _Frame):
+                    begun[item.row].expect(item, settings.frames)
                     batches.add(item, encoders)
+                else:
+                    ended += 1
+                    for own in _rows(item):
+                        begun[item.number, own.person].end = own
             else:
                 batches.flush(encoders)
-            for number, index, features_D in batches.done(wait=ended == len(sources)):
-                begun[number].features[index] = features_D
+            for row, index, features_D in batches.done(wait=ended == len(sources)):
+                begun[row].features[index] = features_D
                 encoded += 1
             on_frames(encoded, reader.expected())
-            for number in [number for number, partial in begun.items() if partial.is_whole]:
-                yield number, _finish(begun.pop(number))
+            for row in [row for row, partial in begun.items() if partial.is_whole]:
+                yield row[0], _finish(begun.pop(row))
 
 
-def read_pictures(source: Source, index_T: NDArray[np.int32], encoder: Encoder) -> torch.Tensor:
-    """Some frames of a source that was read before, as the encoder sees them, uint8 [T, C, H, W].
+def read_pictures(encoded: Encoded, index_T: NDArray[np.int32], encoder: Encoder) -> torch.Tensor:
+    """Some frames of what was read before, as the encoder sees them, uint8 [T, C, H, W].
 
     Raises BadVideoError if it cannot be read any more.
     """
     found: dict[int, torch.Tensor] = {}
 
     def take(index: int, image: NDArray[np.uint8]) -> None:
-        found[index] = _picture(image, encoder)
+        found[index] = _picture(encoded.crop, index, image, encoder)
 
-    read_frames_isolated(source.path, lambda _: set(index_T.tolist()), take, 3600.0)
+    read_frames_isolated(encoded.source.path, lambda _: set(index_T.tolist()), take, 3600.0)
     if missing := set(index_T.tolist()) - found.keys():
         raise BadVideoError(f"frame {min(missing)} is no longer there")
     return torch.stack([found[index] for index in index_T.tolist()])
@@ -168,7 +197,8 @@ class _Reader:
         self._stopped = threading.Event()
         self._local = threading.local()
         self._decoders: list[Decoder] = []
-        self._wanted: dict[int, int] = {}  # source -> its frames that some window shows
+        self._wanted: dict[int, int] = {}  # source -> its pictures that some window shows
+        self._people: dict[int, list[Encoded]] = {}  # source -> who is in it
 
     def expected(self) -> int:
         """Frames to encode in all, if unread sources are like those read so far."""
@@ -188,12 +218,13 @@ class _Reader:
 
     def read(self, number: int) -> None:
         """Put the frames of a source into the queue, and then what became of it."""
-        outcome: Encoded | BaseException
+        outcome: list[Encoded] | BaseException
         try:
             outcome = self._decode(number)
         except BadVideoError as error:
             self._wanted.setdefault(number, 0)
-            outcome = Encoded(self._sources[number], str(error))
+            rows = self._people.get(number, [Encoded(self._sources[number])])
+            outcome = [replace(own, reason=str(error)) for own in rows]
         except _Stopped:
             return
         except Exception as error:
@@ -201,37 +232,93 @@ class _Reader:
             outcome = error
         self._put(_End(number, outcome))
 
-    def _decode(self, number: int) -> Encoded:
-        source, settings = self._sources[number], self._settings
-        times, sent = np.empty(0), set[int]()
-        windows: Windows | None = None
+    def _decode(self, number: int) -> list[Encoded]:
+        faces = self._settings.faces
+        if faces == WHOLE_FRAMES:
+            return [self._decode_whole(number)]
+        people, told = self._look(self._sources[number])
+        if faces == AUTO and (why := people.already_cropped):
+            return [self._decode_whole(number, f"not cropped: {why}")]
+        if not people.tracks:
+            raise BadVideoError("no face found; --faces whole predicts whole frames")
+        return self._decode_people(number, people, told)
 
-        def note_times(found: NDArray[np.float64]) -> None:
-            nonlocal times
-            times = found
+    def _look(self, source: Source) -> tuple[People, list[NDArray[np.float64]]]:
+        """Who is in a video, and what it tells of the times of its frames."""
+        told: list[NDArray[np.float64]] = []
+
+        def read(_: Path, choose: Choose, take: Take) -> Found:
+            return self._read(source, choose, take, told.append)
+
+        return find_people(source.path, read), told
+
+    def _decode_people(
+        self, number: int, people: People, told: list[NDArray[np.float64]]
+    ) -> list[Encoded]:
+        source, settings = self._sources[number], self._settings
+        times_F = times_of(people.found.frames, told, settings.fps)
+        placed = [
+            place_windows_within(times_F, track.span, settings.frames, settings.sliding)
+            for track in people.tracks
+        ]
+        wanted = [set(windows.frame_NT.flat) for windows in placed]
+        self._wanted[number], sent = sum(map(len, wanted)), set[int]()
+        rows = self._people[number] = _name_people(source, people, settings.faces)
+
+        def take(index: int, image: NDArray[np.uint8]) -> None:
+            sent.add(index)
+            for own, frames in zip(rows, wanted, strict=True):
+                if index in frames:
+                    picture = _picture(own.crop, index, image, self._encoder)
+                    self._put(_Frame((number, own.person), index, picture))
+
+        found = self._read(
+            source, lambda _: {int(index) for index in set().union(*wanted) - sent}, take
+        )
+        people.check_same(found)
+        flags = (*found.flags, *people.flags, *_estimated(told, times_F))
+        return [
+            replace(own, windows=windows, flags=(*flags, *_repeats(windows, settings.frames)))
+            for own, windows in zip(rows, placed, strict=True)
+        ]
+
+    def _decode_whole(self, number: int, *flags: str) -> Encoded:
+        source, settings = self._sources[number], self._settings
+        told, sent = list[NDArray[np.float64]](), set[int]()
+        windows: Windows | None = None
 
         def choose(count: int) -> set[int]:
             """May be called again, if the header gave a wrong number of frames."""
             nonlocal windows
-            spaced = times if len(times) == count else spaced_times(count, times, settings.fps)
-            windows = place_windows(spaced, settings.frames, settings.sliding)
+            times_F = times_of(count, told, settings.fps)
+            windows = place_windows(times_F, settings.frames, settings.sliding)
             wanted = set(windows.frame_NT.flat)
             self._wanted[number] = len(wanted | sent)
             return {int(index) for index in wanted - sent}
 
         def take(index: int, image: NDArray[np.uint8]) -> None:
             sent.add(index)
-            self._put(_Frame(number, index, _picture(image, self._encoder)))
+            picture = _picture(None, index, image, self._encoder)
+            self._put(_Frame((number, 0), index, picture))
 
+        found = self._read(source, choose, take, told.append)
+        assert windows is not None
+        short = _repeats(windows, settings.frames)
+        flags = (*found.flags, *short, *_estimated(told, windows.times_F), *flags)
+        return Encoded(source, flags=flags, windows=windows)
+
+    def _read(
+        self, source: Source, choose: Choose, take: Take, take_times: TakeTimes | None = None
+    ) -> Found:
         with decoder_errors():
             moving = not source.path.is_dir()
-        found = self._decoder().read_frames(
-            source.path, choose, take, settings.decode_seconds, note_times if moving else None
+        return self._decoder().read_frames(
+            source.path,
+            choose,
+            take,
+            self._settings.decode_seconds,
+            take_times if moving else None,
         )
-        assert windows is not None
-        short = ("repeats its last frame",) if found.frames < settings.frames else ()
-        spread = ("times estimated",) if len(times) != found.frames else ()
-        return Encoded(source, flags=(*found.flags, *short, *spread), windows=windows)
 
     def _decoder(self) -> Decoder:
         """The process that decodes for this thread."""
@@ -271,8 +358,8 @@ class _Batches:
             batch, self._filling = self._filling, []
             self._running.append((batch, pool.submit(_encode, self._encoder, batch, self._size)))
 
-    def done(self, wait: bool) -> Iterator[tuple[int, int, NDArray[np.float16]]]:
-        """(source, frame, features) of batches that are done, or all if ``wait``.
+    def done(self, wait: bool) -> Iterator[tuple[tuple[int, int], int, NDArray[np.float16]]]:
+        """((source, person), frame, features) of batches that are done, or all if ``wait``.
 
         So that frames do not pile up, it also waits while more than four batches are running.
         """
@@ -282,7 +369,7 @@ class _Batches:
                 return
             self._running.popleft()
             for frame, features_D in zip(batch, result.result(), strict=False):
-                yield frame.number, frame.index, features_D
+                yield frame.row, frame.index, features_D
 
 
 def _encode(encoder: Encoder, batch: list[_Frame], size: int) -> NDArray[np.float16]:
@@ -292,20 +379,43 @@ def _encode(encoder: Encoder, batch: list[_Frame], size: int) -> NDArray[np.floa
     return features_ND
 
 
-def _picture(image: NDArray[np.uint8], encoder: Encoder) -> torch.Tensor:
+def _name_people(source: Source, people: People, faces: str) -> list[Encoded]:
+    """A row for each person, called ``video.mp4#1`` and so on if there are several."""
+    cropping = cropping_of(CROPPINGS[0] if faces == AUTO else faces)
+    assert cropping is not None
+    return [
+        Encoded(
+            replace(source, name=f"{source.name}#{person + 1}")
+            if len(people.tracks) > 1
+            else source,
+            person,
+            Crop(track, cropping),
+        )
+        for person, track in enumerate(people.tracks)
+    ]
+
+
+def _repeats(windows: Windows, frames: int) -> tuple[str, ...]:
+    return ("repeats its last frame",) if windows.count < frames else ()
+
+
+def _estimated(told: list[NDArray[np.float64]], times_F: NDArray[np.float64]) -> tuple[str, ...]:
+    known = told and len(told[-1]) == len(times_F)
+    return () if known else ("times estimated",)
+
+
+def _picture(
+    crop: Crop | None, index: int, image: NDArray[np.uint8], encoder: Encoder
+) -> torch.Tensor:
+    image = image if crop is None else crop(index, image)
     image_CHW = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
     return fit_for_evaluation(image_CHW, encoder.files.preprocessing)
 
 
-def _note(partial: _Partial, item: _Frame | _End, frames: int) -> None:
-    if isinstance(item, _End):
-        if isinstance(item.outcome, BaseException):
-            raise item.outcome
-        partial.end = item.outcome
-        return
-    partial.sent += 1
-    if len(partial.pictures) < frames:  # those of many windows would fill the memory
-        partial.pictures[item.index] = item.picture_CHW
+def _rows(end: _End) -> list[Encoded]:
+    if isinstance(end.outcome, BaseException):
+        raise end.outcome
+    return end.outcome
 
 
 def _finish(partial: _Partial) -> Encoded:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from cache.identity import FrozenModel
+from cache.identity import WHOLE_FRAMES, FrozenModel
 from pipeline.evaluate.influence import Array, influence
 from pipeline.evaluate.predictions import Predictions
 from pipeline.predict.windows import Windows
@@ -38,12 +38,14 @@ class WindowPrediction(FrozenModel):
 class VideoPrediction(FrozenModel):
     """What was predicted for a video: the mean of its windows, or why there is nothing.
 
+    ``frames`` and ``seconds`` are those of the video, or of the part with the person.
     ``doubt`` is 0 if all networks say the same, 1 if each is sure of another class, None for one.
     """
 
     name: str
     status: Literal["ok", "failed"]
     reason: str = ""
+    faces: str | None = None  # "whole" frames, or how one person was cut out of them
     label: str | None = None
     probabilities: dict[str, float] = Field(default_factory=dict)
     doubt: float | None = None
@@ -141,6 +143,7 @@ def predict_video(
     flags: tuple[str, ...],
     windows: Windows,
     predicted: Sequence[WindowPrediction],
+    faces: str = WHOLE_FRAMES,
 ) -> VideoPrediction:
     """The prediction for a whole video: the mean probability of its windows."""
     classes = list(predicted[0].probabilities)
@@ -149,10 +152,11 @@ def predict_video(
     return VideoPrediction(
         name=name,
         status="ok",
+        faces=faces,
         label=classes[int(mean_K.argmax())],
         probabilities=_named(classes, mean_K),
         doubt=float(np.mean(doubts)) if doubts else None,
-        frames=len(windows.times_F),
+        frames=windows.count,
         seconds=round(windows.duration, 6),
         flags=flags,
         windows=tuple(predicted),

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import RefusedError
-from cache.identity import Identity, flatten, side_by_side
+from cache.identity import WHOLE_FRAMES, Identity, flatten, side_by_side
 from pipeline.device import device_kind
 from pipeline.encoders.clip import LOCAL_DIR, Encoder, EncoderFiles, Precision, find_encoder
-from pipeline.extract.planning import parse_precision, suited_batch
+from pipeline.extract.planning import cropping_of, parse_precision, suited_batch
 from pipeline.predict.bundle import read_bundle
 from pipeline.predict.features import (
+    AUTO,
     Encoded,
     OnFrames,
     ReadSettings,
@@ -31,6 +32,7 @@ from pipeline.predict.prediction import (
 from pipeline.predict.sources import Source, find_sources
 from pipeline.predict.windows import Sliding
 from pipeline.train.trained import Checkpoint, TrainedRun, read_checkpoint
+from pipeline.video.detector import check_detector
 from pipeline.video.sampling import EVALUATION_RULE
 
 _TOGETHER = 32  # windows that the networks predict in one call
@@ -56,17 +58,19 @@ class Predictor:
         window: float | None = None,
         stride: float | None = None,
         fps: float = 25.0,
+        faces: str = AUTO,
     ) -> list[VideoPrediction]:
         """Predictions for videos, folders of images, folders of these or lists, in their order.
 
         With ``window``, a sliding window of so many seconds, one every ``stride`` seconds (half of
-        ``window`` if not given). ``fps`` is the rate of folders of images.
+        ``window`` if not given). ``fps`` is the rate of folders of images. ``faces`` is one of
+        FACES; each person who is cut out of a video has a prediction.
         """
         given = [inputs] if isinstance(inputs, str | Path) else inputs
         sources = find_sources(given)
-        settings = self.settings(Sliding.of(window, stride), fps)
-        found = {number: said for number, said, _ in self.stream(sources, settings)}
-        return [found[number] for number in range(len(sources))]
+        settings = self.settings(Sliding.of(window, stride), fps, faces=faces)
+        found = {(n, read.person): said for n, said, read in self.stream(sources, settings)}
+        return [found[row] for row in sorted(found)]
 
     def settings(
         self,
@@ -74,13 +78,22 @@ class Predictor:
         fps: float = 25.0,
         decode_seconds: float = 3600.0,
         workers: int | None = None,
+        faces: str = AUTO,
     ) -> ReadSettings:
-        """How to read videos so that their features are those that the networks know."""
+        """How to read videos so that their features are those that the networks know.
+
+        ``auto`` faces are cropped as in training if they were cropped there. Raises RefusedError if
+        the face detector is needed and not installed.
+        """
+        if faces == AUTO:
+            faces = cropping_of(self.data.faces) or AUTO
+        if faces != WHOLE_FRAMES:
+            check_detector()
         kind, frames = self.encoder.device.type, self.data.frames
         batch = self.data.batch_frames if self.data.device == kind else None
         if not batch or batch > _BATCH_FRAMES_MAX:
             batch = suited_batch(frames, kind)
-        return ReadSettings(frames, batch, sliding, fps, decode_seconds, workers)
+        return ReadSettings(frames, batch, sliding, fps, decode_seconds, workers, faces)
 
     def stream(
         self,
@@ -88,7 +101,7 @@ class Predictor:
         settings: ReadSettings,
         on_frames: OnFrames = lambda done, total: None,
     ) -> Iterator[tuple[int, VideoPrediction, Encoded]]:
-        """(number, prediction, what was read) of each source as soon as it is done."""
+        """(number, prediction, what was read) of each source, or person in it, as soon as done."""
         encoded = encode_sources(sources, self.encoder, settings, on_frames)
         while group := list(_group(encoded)):
             yield from self._predict(group)
@@ -102,7 +115,7 @@ class Predictor:
         pictures_TCHW = encoded.pictures_TCHW
         if pictures_TCHW is None:
             index_T = np.array([moment.frame for moment in best_window(video).frames], np.int32)
-            pictures_TCHW = read_pictures(encoded.source, index_T, self.encoder)
+            pictures_TCHW = read_pictures(encoded, index_T, self.encoder)
         pictures_THWC: NDArray[np.uint8] = pictures_TCHW.permute(0, 2, 3, 1).contiguous().numpy()
         return pictures_THWC
 
@@ -117,7 +130,9 @@ class Predictor:
             if own.windows is None:
                 yield number, VideoPrediction(name=name, status="failed", reason=own.reason), own
             else:
-                yield number, predict_video(name, own.flags, own.windows, next(predicted)), own
+                faces = WHOLE_FRAMES if own.crop is None else own.crop.cropping
+                said = predict_video(name, own.flags, own.windows, next(predicted), faces)
+                yield number, said, own
 
 
 def load_predictor(
@@ -228,6 +243,7 @@ def _needs(checkpoint: Checkpoint) -> dict[str, object]:
     needs |= {name: getattr(data.encoder, name) for name in ("activation", "dim")}
     needs["weights_sha256"] = checkpoint.weights_sha256(data.encoder.weights_sha256)
     needs |= {name: getattr(data, name) for name in ("frames", "evaluation_frames")}
+    needs["faces"] = cropping_of(data.faces)
     return needs | {"classes": list(checkpoint.classes)}
 
 

@@ -1,7 +1,8 @@
 """Times of the frames of a video -> windows, and the T frames that each of them shows."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +45,14 @@ class Sliding:
 
 @dataclass(frozen=True)
 class Windows:
-    """N windows of a video and the T frames that each shows."""
+    """N windows of a video, or of the part with one person, and the T frames that each shows."""
 
     start_N: NDArray[np.float64]  # seconds
     end_N: NDArray[np.float64]  # seconds
     frame_NT: NDArray[np.int32]  # index in the video
     times_F: NDArray[np.float64]  # when each frame of the video is shown, in seconds
-    duration: float  # seconds
+    duration: float  # of the video or the part, in seconds
+    count: int  # frames of the video or the part
 
 
 def place_windows(times_F: NDArray[np.float64], frames: int, sliding: Sliding | None) -> Windows:
@@ -74,7 +76,27 @@ def place_windows(times_F: NDArray[np.float64], frames: int, sliding: Sliding | 
         first + middle_of_segments(max(1, after - first), frames)
         for first, after in zip(first_N.tolist(), after_N.tolist(), strict=True)
     ]
-    return Windows(start_N, end_N, np.stack(shown).astype(np.int32), times_F, duration)
+    frame_NT = np.stack(shown).astype(np.int32)
+    return Windows(start_N, end_N, frame_NT, times_F, duration, len(times_F))
+
+
+def place_windows_within(
+    times_F: NDArray[np.float64], span: tuple[int, int], frames: int, sliding: Sliding | None
+) -> Windows:
+    """As ``place_windows``, over the frames of ``span`` (the first, how many) as if alone.
+
+    Times and frames are counted from the beginning of the video.
+    """
+    first, count = span
+    begin = times_F[first]
+    part = place_windows(times_F[first : first + count] - begin, frames, sliding)
+    return replace(
+        part,
+        start_N=begin + part.start_N,
+        end_N=begin + part.end_N,
+        frame_NT=first + part.frame_NT,
+        times_F=times_F,
+    )
 
 
 def _starts(duration: float, sliding: Sliding) -> NDArray[np.float64]:
@@ -88,11 +110,17 @@ def _starts(duration: float, sliding: Sliding) -> NDArray[np.float64]:
     return np.append(starts, last) if last - starts[-1] > sliding.stride / 100 else starts
 
 
-def spaced_times(count: int, times: NDArray[np.float64], fps: float | None) -> NDArray[np.float64]:
-    """Times of ``count`` frames of which ``times`` describes another number, evenly spaced.
+def times_of(
+    count: int, told: Sequence[NDArray[np.float64]], fps: float | None
+) -> NDArray[np.float64]:
+    """Times of ``count`` frames, of which a file may have ``told`` the times.
 
-    They have the rate of ``times`` if it has one, else ``fps``.
+    If it told those of another number of frames, or nothing, they are evenly spaced, at the rate of
+    what it told, or at ``fps``.
     """
+    times = told[-1] if told else np.empty(0)
+    if len(times) == count:
+        return times
     if len(times) > 1 and times[-1] > 0:
         return np.arange(count) * (times[-1] / (len(times) - 1))
     return np.arange(count) / (fps or USUAL_FPS)

@@ -33,9 +33,9 @@ class PredictionFile(FrozenModel):
 def write_predictions(out: Path, content: PredictionFile) -> list[Path]:
     """Write predictions.csv and predictions.json; returns their paths."""
     classes = content.classes
-    head = ["name", "status", "reason", "label", *(f"p_{name}" for name in classes)]
+    head = ["name", "status", "reason", "faces", "label", *(f"p_{name}" for name in classes)]
     rows = [
-        [show(own.name), own.status, show(own.reason), own.label or ""]
+        [show(own.name), own.status, show(own.reason), own.faces or "", own.label or ""]
         + [own.probabilities.get(name, "") for name in classes]
         + [_known(own.doubt), own.frames, own.seconds, len(own.windows), "; ".join(own.flags)]
         for own in content.videos

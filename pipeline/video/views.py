@@ -1,7 +1,7 @@
 """Frames of a video, one at a time -> its views: T frames each, cropped, resized and augmented."""
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,18 +12,24 @@ from torchvision.transforms.v2 import functional as F
 from cache.identity import Preprocessing
 from pipeline.datasets.videos import Video
 from pipeline.video.augmentation import STANDARD, ViewNames, view_rule
+from pipeline.video.crops import Crop, Cropping
 from pipeline.video.frames import Found, read_frames
 from pipeline.video.images import BadVideoError
+from pipeline.video.tracks import find_people
 from pipeline.video.warp import Warp
 
 
 @dataclass(frozen=True)
 class DecodedViews:
-    """The views of one video, and what was found in its source."""
+    """The views of one video, and what was found in its source.
+
+    ``length`` counts the frames that views are made of: all, or those with the face.
+    """
 
     views_VTCHW: torch.Tensor  # uint8
     frame_index_VT: NDArray[np.int32]
     found: Found
+    length: int
 
 
 def decode_views(
@@ -34,18 +40,26 @@ def decode_views(
     pixels: Preprocessing,
     read: Callable[..., Found] = read_frames,
     names: ViewNames = STANDARD,
+    cropping: Cropping | None = None,
 ) -> DecodedViews:
-    """Decode a video once, by ``read``, and make ``views`` of ``frames`` frames each.
+    """Decode a video by ``read``, and make ``views`` of ``frames`` frames each.
 
-    Raises BadVideoError if it cannot be read or its length differs from its annotation.
+    With ``cropping`` it is decoded twice, and the views show the face of one person, the largest
+    and longest, in the frames where it is. Raises BadVideoError if the video cannot be read, has no
+    face, or if its length differs from its annotation.
     """
-    maker = ViewMaker(video.id, views, frames, seed, pixels, names)
+    people = None if cropping is None else find_people(video.path, read)
+    crop = None if cropping is None or people is None else Crop(people.main, cropping)
+    maker = ViewMaker(video.id, views, frames, seed, pixels, names, crop)
     found = read(video.path, maker.choose, maker.take)
+    if people is not None:
+        people.check_same(found)
+        found = replace(found, flags=(*found.flags, *people.main_flags))
     if video.frame_labels is not None and len(video.frame_labels) != found.frames:
         raise BadVideoError(
             f"decoded {found.frames} frames, its annotation describes {len(video.frame_labels)}"
         )
-    return DecodedViews(maker.finish(), maker.frame_index_VT, found)
+    return DecodedViews(maker.finish(), maker.frame_index_VT, found, maker.length)
 
 
 class ViewMaker:
@@ -59,9 +73,11 @@ class ViewMaker:
         seed: int,
         pixels: Preprocessing,
         names: ViewNames = STANDARD,
+        crop: Crop | None = None,
     ) -> None:
         self._rules = [view_rule(seed, video_id, view, frames, names) for view in views]
-        self._pixels = pixels
+        self._pixels, self._crop = pixels, crop
+        self.length = 0
         self._shown: list[set[int]] = []
         self._kept: list[dict[int, torch.Tensor]] = []
         self._warps: dict[tuple[int, tuple[int, int]], Warp] = {}
@@ -69,13 +85,16 @@ class ViewMaker:
 
     def choose(self, length: int) -> Collection[int]:
         """The frames, of a video of ``length`` frames, that any view shows."""
-        self.frame_index_VT[:] = [rule.choose(length) for rule in self._rules]
+        first, self.length = (0, length) if self._crop is None else self._crop.track.span
+        self.frame_index_VT[:] = [first + rule.choose(self.length) for rule in self._rules]
         self._shown = [set(index.tolist()) for index in self.frame_index_VT]
         self._kept = [{} for _ in self._rules]
         return set().union(*self._shown)
 
     def take(self, index: int, image: NDArray[np.uint8]) -> None:
         """Make of frame ``index``, uint8 [height, width, 3], those of the views that show it."""
+        if self._crop is not None:
+            image = self._crop(index, image)
         image = np.require(image, requirements=["C", "W"])
         for i, shown in enumerate(self._shown):
             if index in shown:

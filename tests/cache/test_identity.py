@@ -30,6 +30,7 @@ def test_every_field_changes_the_digest() -> None:
             "fold": "1",
             "precision": "bf16",
             "device": "cuda",
+            "faces": "crop",
         }.items()
     }
     assert set(others) == set(Identity.model_fields)

@@ -80,6 +80,11 @@ WRONG = {
     "predict s.zarr/plan.json --run s.zarr/plan.json": "plan.json is no bundle",
     "predict s.zarr/plan.json --run none --stride 1": "stride is not read without window",
     "predict s.zarr/plan.json --run none --window 1 --stride 2": "frames between the windows",
+    "predict none.mp4 --run none --faces corp": "--faces corp: expected auto, whole, crop or "
+    "aligned; did you mean crop?",
+    "extract --faces auto": "--faces auto: expected whole, crop or aligned",
+    "faces none.mp4 --out new": "no video at none.mp4",
+    "faces none.mp4 --out new --faces whole": "--faces whole: expected crop or aligned",
     "export none new.tgdfer": "no finished run here",
     "evaluate --run none --store s.zarr": "no finished run here",
     "evaluate --run none --store s.zarr --store s.zarr --map m.toml": "--map: read with one",

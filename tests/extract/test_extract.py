@@ -310,6 +310,7 @@ def test_store_is_named_by_data_set_encoder_and_number_of_videos() -> None:
     }
     for asked, name in names.items():
         assert default_store(*asked) == Path(f"data/{name}.zarr")
+    assert default_store("list", "mini", 9, "crop") == Path("data/list-mini-crop-first9.zarr")
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

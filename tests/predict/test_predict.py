@@ -89,13 +89,13 @@ def test_window_of_a_long_video_is_predicted_as_if_it_were_a_video(
     frames = pictures(50)
     path = write_folder(tmp_path / "long", frames, ".png")
     part = write_folder(tmp_path / "part", frames[25:45], ".png")
-    sources, settings = find_sources([path]), ensemble.settings(Sliding(0.8, 0.2))
+    sources, settings = find_sources([path]), ensemble.settings(Sliding(0.8, 0.2), faces="whole")
     counted: list[int] = []
     ((_, video, _),) = ensemble.stream(sources, settings, lambda done, _: counted.append(done))
     assert [window.start for window in video.windows] == [0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
     shown = {moment.frame for window in video.windows for moment in window.frames}
     assert counted[-1] == len(shown)  # each frame is encoded once
-    (alone,) = ensemble.predict(part)
+    (alone,) = ensemble.predict(part, faces="whole")
     assert video.windows[5].logits == alone.windows[0].logits
     means = np.mean([[*own.probabilities.values()] for own in video.windows], axis=0)
     np.testing.assert_allclose([*video.probabilities.values()], means)
@@ -103,7 +103,7 @@ def test_window_of_a_long_video_is_predicted_as_if_it_were_a_video(
 
 def test_times_are_those_of_the_file(ensemble: Predictor, tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", pictures(20))
-    (video,) = ensemble.predict(path)
+    (video,) = ensemble.predict(path, faces="whole")
     assert (video.frames, video.flags) == (20, ())
     assert video.seconds == pytest.approx(20 / 25)
     for moment in video.windows[0].frames:
@@ -121,7 +121,7 @@ def test_command_writes_tables_strips_and_timelines_and_a_line_for_what_fails(
     done = tgdfer(*words, "--window", "0.5", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert "not a video: begins with b'<html>'" in done.stdout
-    assert "1 video could not be read" in done.stdout
+    assert "1 video could not be predicted" in done.stdout
     content = PredictionFile.model_validate_json((tmp_path / "out/predictions.json").read_bytes())
     video, failed = content.videos
     assert (failed.name, failed.status, failed.label) == ("bad.mp4", "failed", None)
@@ -162,7 +162,7 @@ def test_video_that_kills_its_decoder_is_one_line_and_the_others_are_predicted(
     paths = [
         write_video(tmp_path / f"{name}.mp4", pictures(20)) for name in ("a", "killer", "b", "c")
     ]
-    videos = ensemble.predict(paths)
+    videos = ensemble.predict(paths, faces="whole")
     assert [video.status for video in videos] == ["ok", "failed", "ok", "ok"]
     assert videos[1].reason == "kills its decoder (SIGABRT)"
     assert videos[0].windows == videos[2].windows

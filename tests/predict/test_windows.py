@@ -7,7 +7,7 @@ import pytest
 
 from cache.errors import RefusedError
 from pipeline.predict.sources import find_sources
-from pipeline.predict.windows import WINDOWS_MAX, Sliding, place_windows, spaced_times
+from pipeline.predict.windows import WINDOWS_MAX, Sliding, place_windows, times_of
 from pipeline.video.images import BadVideoError
 
 AT_10_HZ = np.arange(20) / 10  # 2 seconds
@@ -49,9 +49,9 @@ def test_frames_of_an_uneven_video_are_chosen_by_their_time() -> None:
 
 
 def test_times_that_a_file_does_not_give_are_spaced_evenly() -> None:
-    assert spaced_times(3, np.empty(0), 10).tolist() == [0, 0.1, 0.2]
-    assert spaced_times(3, np.empty(0), None).tolist() == [0, 0.04, 0.08]
-    np.testing.assert_allclose(spaced_times(3, np.array([0, 0.5, 1.0, 1.5]), 10), [0, 0.5, 1.0])
+    assert times_of(3, [np.empty(0)], 10).tolist() == [0, 0.1, 0.2]
+    assert times_of(3, [], None).tolist() == [0, 0.04, 0.08]
+    np.testing.assert_allclose(times_of(3, [np.array([0, 0.5, 1.0, 1.5])], 10), [0, 0.5, 1.0])
 
 
 def test_windows_that_cannot_be_meant_are_refused() -> None:

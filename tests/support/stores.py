@@ -10,7 +10,15 @@ from safetensors.torch import save
 
 from cache.files import canonical_json, sha256
 from cache.identity import EncoderIdentity, Identity, Preprocessing
-from cache.plan import TRUTH_DTYPE, Plan, PlanFold, VideoStatus, VideoTable, encode_truth
+from cache.plan import (
+    TRUTH_DTYPE,
+    Plan,
+    PlanFold,
+    VideoStatus,
+    VideoTable,
+    encode_truth,
+    lowest_schema,
+)
 from cache.store import create_store
 from support.tiny import LocalStore, open_local
 
@@ -100,7 +108,7 @@ def write_store(
         device="cpu",
     )
     plan = Plan(
-        schema_version=table.schema_version,
+        schema_version=lowest_schema(table, identity),
         identity=identity,
         videos=table,
         views=views,
