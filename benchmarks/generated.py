@@ -1,5 +1,6 @@
 """Stores of random features with a random CLIP text tower, which is enough to measure speed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ def fill(
     dim: int = 512,
     text: dict[str, int] = MINI,
     blocks: int | None = None,
+    ids: Sequence[str] | None = None,
 ) -> None:
     """A store of random features; only its first ``blocks`` blocks if given."""
     fixed = text_files(text, dim)
-    writer = create_store(path, plan_of(videos, views, dim, fixed), fixed)
+    writer = create_store(path, plan_of(videos, views, dim, fixed, ids), fixed)
     rng = np.random.default_rng(0)
     shape = (64, views, FRAMES, dim)
     features = rng.standard_normal(shape, np.float32).astype(np.float16)
@@ -52,12 +54,18 @@ def text_files(text: dict[str, int], dim: int) -> dict[str, bytes]:
     return {"text.safetensors": weights, "text.json": canonical_json(config)}
 
 
-def plan_of(videos: int, views: int, dim: int, fixed: dict[str, bytes]) -> Plan:
+def plan_of(
+    videos: int,
+    views: int,
+    dim: int,
+    fixed: dict[str, bytes],
+    ids: Sequence[str] | None = None,
+) -> Plan:
     """The plan of a generated store; video n is tested in fold n % 5 + 1."""
     rows = range(videos)
     table = VideoTable(
         name="generated",
-        ids=tuple(f"{n:05d}" for n in rows),
+        ids=tuple(ids or (f"{n:05d}" for n in rows)),
         labels=tuple(n // FOLDS % len(CLASSES) for n in rows),
         classes=CLASSES,
         subjects=(None,) * videos,

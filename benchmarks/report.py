@@ -139,6 +139,23 @@ def _tables(report: dict[str, Any]) -> str:
     return _section("Whole tables", "tables", report, table, text)
 
 
+def _check(report: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{name}, {found['videos']:,} videos, {found['frames']:,} frames",
+            *(
+                f"{one['seconds']:.1f} s ({one['processor_seconds']:.1f} s of a core), "
+                f"{one['peak_mib']:,} MiB"
+                for one in (found["check"], found["check_with_store"])
+            ),
+        ]
+        for name, found in report["sets"].items()
+    ]
+    head = ["tree of the size of", "`data check`", "with `--store`"]
+    text = "Time with warm caches, and peak memory of the whole process."
+    return _section("Checking a data set", "check", report, _table(head, rows), text)
+
+
 SECTIONS = {
     "extraction": _extraction,
     "store": _store,
@@ -146,6 +163,7 @@ SECTIONS = {
     "stacks": _stacks,
     "stacks-gpu": _stacks,
     "tables": _tables,
+    "check": _check,
 }
 
 

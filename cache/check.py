@@ -5,6 +5,7 @@ Every file of the store is accounted for: either it is as committed, or there is
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +15,13 @@ import numpy as np
 from cache.chunks import rows_name, view_files, zarr_metadata
 from cache.errors import DamagedError
 from cache.files import (
+    canonical_json,
     is_scratch,
     is_whole_line,
     locked,
     read_records,
     remove_file,
+    sha256,
     sha256_file,
     storage_errors,
 )
@@ -87,6 +90,7 @@ class Inspection:
     status: StoreStatus
     digest: str | None  # None while unfinished
     missing: dict[str, str]
+    contents: str | None  # sha256 over those of all videos; None unless finished, whole and local
     size_bytes: int  # of all its files; at a URL, of those in the manifest
     history: tuple[dict[str, Any], ...]  # the lines of provenance.jsonl
 
@@ -113,9 +117,18 @@ def inspect(path: StorePath | str) -> Inspection:
         status=state,
         digest=manifest["digest"],
         missing=manifest["missing"],
+        contents=_digest_of_contents(root) if state.finished else None,
         size_bytes=sum(sizes),
         history=_history(root / "provenance.jsonl"),
     )
+
+
+def _digest_of_contents(root: StoreFiles) -> str | None:
+    if isinstance(root, LocalPath):
+        with suppress(DamagedError):  # what is damaged, verify says
+            rows = open_store(root.root).load_rows(0)
+            return sha256(canonical_json({row.id: row.sha256 for row in rows}))
+    return None
 
 
 def verify(path: StorePath | str, *, deep: bool = False) -> list[Finding]:
@@ -429,7 +442,8 @@ def _compared(plan: Plan, identity: Identity) -> dict[str, Any]:
     fields |= {name: getattr(plan, name) for name in ("views", "frames", "dim", "block_videos")}
     videos = plan.videos
     counts = {f"number of {n}": len(getattr(videos, n)) for n in ("ids", "folds", "subsets")}
-    return fields | counts | {"data set": videos.name, "classes": ", ".join(videos.classes)}
+    named = {"data set": videos.name, "classes": ", ".join(videos.classes)}
+    return fields | counts | named | {"source": videos.source}
 
 
 def _feature_differences(

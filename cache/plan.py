@@ -6,7 +6,8 @@ import os
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,7 @@ from cache.identity import WHOLE_FRAMES, Count, FrozenModel, Identity, Size, ref
 from cache.remote import RemotePath, StorePath, inside
 
 SCHEMA_VERSION = 3  # the newest; a plan has the lowest that describes it
-_OF_VERSION_3 = ("texts", "votes", "resplit")
-PLAIN_VERSION = 2  # of a plan without any of these fields of its videos, and of whole frames
+FIRST_VERSION = 2  # of those written now; version 1 is still read
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB per chunk
 CHUNK_BYTES_MAX = 1 << 31
 VOTES_MAX = 1e9
@@ -37,6 +37,17 @@ _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMET
 Vote = Annotated[float, Field(ge=0, le=VOTES_MAX)]
 # One row per source frame of every video, in the order of the videos.
 TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")])
+
+
+class GrownModel(FrozenModel):
+    """A model with fields that earlier versions lack: left out while None, so bytes stay equal."""
+
+    added: ClassVar[tuple[str, ...]] = ()  # the fields of SCHEMA_VERSION
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = serialize(self)
+        return {n: value for n, value in fields.items() if n not in self.added or value is not None}
 
 
 class PlanFold(FrozenModel):
@@ -58,8 +69,17 @@ class PlanFold(FrozenModel):
         return self
 
 
-class VideoTable(FrozenModel):
+class ListFile(FrozenModel):
+    """A list that the videos were read from; its name starts from the data set's root."""
+
+    name: str
+    sha256: str
+
+
+class VideoTable(GrownModel):
     """What stage two needs to know about the videos besides their features."""
+
+    added = ("texts", "votes", "resplit", "sources")
 
     name: str
     ids: tuple[str, ...]
@@ -75,23 +95,21 @@ class VideoTable(FrozenModel):
     votes: tuple[tuple[Vote, ...] | None, ...] | None = None
     # How the folds were drawn, such as "by subject", if they replace the data set's own.
     resplit: str | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = serialize(self)
-        for name in _OF_VERSION_3:  # so that plans without them stay as they were
-            if fields.get(name) is None:
-                fields.pop(name, None)
-        return fields
+    # The file of every video, below the data set's root, or its folder of images and a slash.
+    sources: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         videos = len(self.ids)
         if not videos or not self.classes:
             raise ValueError(f"{videos} videos and {len(self.classes)} classes, expected some")
-        for name in ("labels", "subjects"):
-            if len(getattr(self, name)) != videos:
-                raise ValueError(f"{len(getattr(self, name))} {name} of {videos} videos")
+        for name in ("labels", "subjects", "sources"):
+            values = getattr(self, name)
+            if values is not None and len(values) != videos:
+                raise ValueError(f"{len(values)} {name} of {videos} videos")
+        for name in self.sources or ():
+            if not name or name.startswith("/") or ".." in name.split("/"):
+                raise ValueError(f"source {name!r} does not start from the data set's root")
         _refuse_repeated("video", self.ids)
         _refuse_repeated("class", self.classes)
         _refuse_repeated("fold", [fold.name for fold in self.folds])
@@ -114,11 +132,27 @@ class VideoTable(FrozenModel):
         """sha256 of the canonical JSON of all fields."""
         return sha256(canonical_json(self.model_dump(mode="json")))
 
+    @property
+    def source(self) -> str:
+        """Where the frames came from, "Clip/original: 11697 video files (.mp4)"; may be empty."""
+        if self.sources is None:
+            return ""
+        folders = [name for name in self.sources if name.endswith("/")]
+        files = [name for name in self.sources if not name.endswith("/")]
+        suffixes = ", ".join(sorted({PurePosixPath(name).suffix for name in files}))
+        parts = [f"{len(folders)} folders of images"] * bool(folders)
+        parts += [f"{len(files)} video files ({suffixes})"] * bool(files)
+        above = {os.path.dirname(name.rstrip("/")) for name in self.sources}
+        return f"{os.path.commonpath(above) or '.'}: {' and '.join(parts)}"
 
-def lowest_schema(videos: VideoTable, identity: Identity) -> int:
-    """The lowest schema version that describes these videos and this identity."""
-    plain = all(getattr(videos, name) is None for name in _OF_VERSION_3)
-    return PLAIN_VERSION if plain and identity.faces == WHOLE_FRAMES else SCHEMA_VERSION
+
+def lowest_schema(
+    videos: VideoTable, identity: Identity, lists: "tuple[ListFile, ...] | None"
+) -> int:
+    """The lowest schema version that describes these videos, this identity and these lists."""
+    newer = any(getattr(videos, name) is not None for name in videos.added)
+    newer |= identity.faces != WHOLE_FRAMES or lists is not None
+    return SCHEMA_VERSION if newer else FIRST_VERSION
 
 
 class VideoStatus(FrozenModel):
@@ -142,24 +176,26 @@ class Unit:
     views: tuple[int, ...]
 
 
-class Plan(FrozenModel):
+class Plan(GrownModel):
     """The immutable part of a store, kept as ``plan.json``; only ``views`` may grow."""
 
-    schema_version: Size = PLAIN_VERSION
+    added = ("lists",)
+
+    schema_version: Size = FIRST_VERSION
     identity: Identity
     videos: VideoTable
     views: Size
     frames: Size
     dim: Size
     block_videos: Size = BLOCK_VIDEOS
+    lists: tuple[ListFile, ...] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         identity = self.identity
-        if self.schema_version < lowest_schema(self.videos, identity):
+        if self.schema_version < lowest_schema(self.videos, identity, self.lists):
             raise ValueError(
-                f"faces, {', '.join(_OF_VERSION_3)}: not in a plan of schema version "
-                f"{self.schema_version}"
+                f"fields of schema version {SCHEMA_VERSION} in a plan of {self.schema_version}"
             )
         for name, found in (("frames", identity.frames), ("dim", identity.encoder.dim)):
             if found != getattr(self, name):

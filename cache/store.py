@@ -206,6 +206,19 @@ class Store:
         """Which source frame each row shows, int32 [video, view, frame]; -1 where missing."""
         return self._load("frame_index", views)
 
+    def load_block(self, array: str, unit: Unit, view: int) -> NDArray[Any]:
+        """One view of a block of "features" or "frame_index", [video, frame(, dim)].
+
+        Errors as in ``load_features``.
+        """
+        name = chunk_name(array, unit.block, view)
+        values = read_chunk(self._files / name, array, self.manifest["files"][name][2])
+        tail = array_shape(self.plan, array)[2:]
+        kept = values.reshape(-1, *tail)[: unit.stop - unit.start]
+        if array == "features":
+            self._refuse_not_finite(name, unit, kept)
+        return kept
+
     def load_rows(self, view: int) -> list[VideoStatus]:
         """The outcome of every video in a view; raises RefusedError if a record changed."""
 
@@ -260,12 +273,7 @@ class Store:
 
         def load(task: tuple[Unit, int, int]) -> None:
             unit, i, view = task
-            name = chunk_name(array, unit.block, view)
-            values = read_chunk(self._files / name, array, self.manifest["files"][name][2])
-            kept = values.reshape(-1, *tail)[: unit.stop - unit.start]
-            if array == "features":
-                self._refuse_not_finite(name, unit, kept)
-            out[unit.start : unit.stop, i] = kept
+            out[unit.start : unit.stop, i] = self.load_block(array, unit, view)
 
         tasks = [(unit, i, view) for unit in self.plan.units() for i, view in enumerate(wanted)]
         with ThreadPoolExecutor(threads_of(self._files)) as pool:

@@ -46,7 +46,7 @@ from cache.manifest import (
     read_manifest,
     refuse_undeclared,
 )
-from cache.plan import Plan, Unit, VideoStatus, encode_plan, read_plan
+from cache.plan import Plan, Unit, VideoStatus, VideoTable, encode_plan, read_plan
 from cache.remote import local_path
 
 DIRECTORIES = ("features", "frame_index", "rows", "journal", "locks", ".tmp")
@@ -117,6 +117,12 @@ def check_same(path: Path | LocalPath, stored: Plan, asked: Plan) -> None:
         remedy = (
             f"it holds the first {count} of these videos; to reuse their features, run the "
             f"same command with --store OTHER --reuse {path}"
+        )
+    if names == ["videos"] and stored.videos == _with_sources(asked, stored):
+        remedy = (
+            "the frames would be read from other places: name those of the store with --root and "
+            "--source, or choose another --store; with --reuse, files of the same bytes are not "
+            "encoded again"
         )
     for name in ("frames", "dim"):
         if getattr(stored, name) != getattr(asked, name):
@@ -298,11 +304,17 @@ def _video_differences(stored: Plan, asked: Plan) -> list[tuple[str, str, str]]:
         for name in ("ids", "classes", "folds", "subsets")
         if len(getattr(ours, name)) != len(getattr(theirs, name))
     ]
-    for index, (a, b) in enumerate(zip(ours.ids, theirs.ids, strict=False)):
-        if a != b:
-            rows.append((f"video {index}", a, b))
-            break
+    places = (ours.sources or (), theirs.sources or ())
+    for what, pairs in (("video", (ours.ids, theirs.ids)), ("source of video", places)):
+        for index, (a, b) in enumerate(zip(*pairs, strict=False)):
+            if a != b:
+                rows.append((f"{what} {index}", a, b))
+                break
     return rows
+
+
+def _with_sources(asked: Plan, stored: Plan) -> VideoTable:
+    return asked.videos.model_copy(update={"sources": stored.videos.sources})
 
 
 def _own_names() -> set[str]:

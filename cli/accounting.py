@@ -29,7 +29,7 @@ def describe_survey(survey: "Survey") -> str:
     report = check_survey(survey)
     lists = f"lists {show(report.lists)}, " if report.lists else ""
     head = f"{report.dataset}: {lists}source {show(report.source)}"
-    return "\n".join([head, tally_table("class", report.classes)])
+    return "\n".join([head, *map(show, report.notes), tally_table("class", report.classes)])
 
 
 def tally_table(title: str, tallies: "Sequence[Tally]") -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cache.errors import RefusedError
+from cache.remote import StorePath, store_path
 from cli.accounting import survey_of, tally_table
 from cli.options import (
     AnnotationOption,
@@ -21,13 +22,16 @@ from cli.options import (
     TextsOption,
     is_rendered,
 )
-from cli.show import columns, next_step, show
+from cli.show import columns, count, next_step, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pipeline.datasets.check import Report
+    from pipeline.extract.overlaps import Overlap
 
 FINDINGS = 3
-SHOWN = 20  # missing videos
+SHOWN = 20  # missing videos, and pairs
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -90,28 +94,63 @@ def check(
     folds: FoldsOption = None,
     subjects: SubjectsOption = None,
     by: ByOption = None,
+    store: Annotated[
+        StorePath | None,
+        typer.Option(
+            "--store",
+            parser=store_path,
+            metavar="PATH|URL",
+            help="Store of these videos, in whose features similar ones are looked for.",
+        ),
+    ] = None,
+    similarity: Annotated[
+        float | None,
+        typer.Option(
+            "--similarity",
+            metavar="COSINE",
+            min=0,
+            max=1,
+            help="From which on two videos count as similar.",
+            show_default="0.95",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a copy of a data set holds; exit code 3 if listed videos are missing.
+    """Say what a copy of a data set holds, and what is in both training and test.
 
-    No video is opened.  What contradicts itself is refused with file and line (exit code 2).
+    Exit code 3 if listed videos are missing, or the same bytes are in both; no video is decoded.
+    What contradicts itself is refused with file and line (exit code 2).
 
     \b
     tgdfer data check --dataset dfew --root /data/DFEW
     tgdfer data check --dataset list --root /data/mine --folds 5 --json
+    Videos that are only similar, from their features:
+      tgdfer data check --dataset dfew --root /data/DFEW --store data/dfew-ViT-B-32-quickgelu.zarr
     """
+    from cache.store import open_store
     from pipeline.datasets.check import check_survey
+    from pipeline.extract.overlaps import SIMILAR, same_bytes, similar_features
 
     if is_rendered(dataset):
         raise RefusedError(f"--dataset {dataset}: it is rendered here; there is nothing to check")
-    report = check_survey(
-        survey_of(Data(dataset, root, annotation, source, texts, folds, subjects, by))
-    )
+    if store is None and similarity is not None:
+        raise RefusedError("--similarity: read only with --store, whose features are compared")
+    opened = None if store is None else open_store(store)
+    survey = survey_of(Data(dataset, root, annotation, source, texts, folds, subjects, by))
+    report, same, similar = check_survey(survey), same_bytes(survey), None
+    if opened is not None:
+        similar = similar_features(survey, opened, SIMILAR if similarity is None else similarity)
     if as_json:
-        print(json.dumps(dataclasses.asdict(report), indent=2))
+        found = dataclasses.asdict(report)
+        for name, overlaps in (("same_bytes", same), ("similar", similar)):
+            found[name] = overlaps and [dataclasses.asdict(overlap) for overlap in overlaps]
+        print(json.dumps(found, indent=2))
     else:
         _print_report(report)
-    if report.missing:
+        _print_overlaps("the same bytes", same)
+        _print_overlaps("similar features", similar)
+        print(f"\nprotocol: {show(report.protocol)}")
+    if report.missing or same:
         raise typer.Exit(FINDINGS)
 
 
@@ -145,6 +184,7 @@ def _print_report(report: "Report") -> None:
     if report.subjects:
         shared = [f"{number} in fold {fold}" for fold, number in report.shared_subjects.items()]
         rows["subjects"] = f"{report.subjects}; in training and test: {', '.join(shared) or 'none'}"
+    rows |= {"note": "; ".join(report.notes)} if report.notes else {}
     rows |= {f"subset {name}": f"{number} videos" for name, number in report.subsets.items()}
     print(columns([(name, show(value)) for name, value in rows.items()]))
     print("\n" + tally_table("class", report.classes))
@@ -153,4 +193,20 @@ def _print_report(report: "Report") -> None:
         print(f"missing {show(video)}")
     if len(report.missing) > SHOWN:
         print(f"and {len(report.missing) - SHOWN} more")
-    print(f"\nprotocol: {show(report.protocol)}")
+
+
+def _print_overlaps(what: str, overlaps: "Sequence[Overlap] | None") -> None:
+    """Pairs of videos on both sides of a fold; nothing if they were not looked for."""
+    if overlaps is None:
+        return
+    found = ", ".join(f"{count(o.count, 'pair')} in fold {show(o.fold)}" for o in overlaps)
+    print(f"\n{what} in training and test: {found or 'none'}")
+    pairs = [(overlap.fold, pair) for overlap in overlaps for pair in overlap.pairs]
+    rows = [("fold", "test video", "label", "training video", "label", "similarity")]
+    for fold, p in pairs[:SHOWN]:
+        labels, similarity = (show(p.test_label), show(p.train_label)), f"{p.similarity:.3f}"
+        rows.append((show(fold), show(p.test), labels[0], show(p.train), labels[1], similarity))
+    if pairs:
+        print(columns(rows))
+    if len(pairs) > SHOWN:
+        print(f"and {len(pairs) - SHOWN} more, which --json lists")

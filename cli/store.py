@@ -283,7 +283,12 @@ def _summary(found: "Inspection") -> dict[str, str]:
         "features": f"{plan.views} views x {plan.frames} frames x {plan.dim}, float16",
         "size": f"{found.size_bytes / 2**20:.1f} MiB in {plan.blocks} blocks",
         "missing": f"{len(found.missing)} videos without features",
+        "source": videos.source or "not recorded",
     }
+    if found.contents:
+        rows["contents"] = f"sha256 {found.contents} of those of all videos"
+    for number, file in enumerate(plan.lists or (), 1):
+        rows[f"list {number}"] = f"{file.name}, sha256 {file.sha256}"
     if found.history:
         last = found.history[-1]
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last["time"]))

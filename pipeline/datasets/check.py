@@ -39,6 +39,7 @@ class Report:
     subjects: int
     shared_subjects: dict[str, int]  # fold -> subjects in both its training and its test part
     missing: tuple[str, ...]
+    notes: tuple[str, ...]  # what else to know about how it was read
     protocol: str
 
 
@@ -64,6 +65,7 @@ def check_survey(survey: Survey) -> Report:
         subjects=len({*survey.subjects.values()}),
         shared_subjects=_shared_subjects(survey),
         missing=missing,
+        notes=survey.notes,
         protocol=_protocol(survey, known, parts, len(missing)),
     )
 

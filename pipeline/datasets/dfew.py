@@ -23,8 +23,9 @@ from pipeline.datasets.rows import (
     number_of,
     read_rows,
 )
+from pipeline.datasets.sheet import Votes, read_sheet
 from pipeline.datasets.survey import Accounting, Survey
-from pipeline.datasets.tree import Layout, find_videos, scan
+from pipeline.datasets.tree import Layout, find_videos, refuse_outside, scan
 from pipeline.datasets.truth import read_frame_truth, read_truth
 from pipeline.datasets.videos import VideoList
 
@@ -72,6 +73,12 @@ def survey_dfew(
     check_votes(first, labels)
     folds = make_folds(rows)
     truth = read_truth(lists.folder, labels)
+    votes: Votes = {video_id: row.votes for video_id, row in first.items() if row.votes}
+    read, notes = tuple(lists.files.values()), tuple[str, ...]()
+    if not votes and lists.sheets:
+        refuse_outside(annotation or root, lists.sheets[0])
+        votes, note = read_sheet(lists.sheets[0], classes, number_of, labels)
+        read, notes = read + lists.sheets[:1] * bool(votes), (note,)
     return Survey(
         name="dfew",
         root=root,
@@ -80,10 +87,12 @@ def survey_dfew(
         folds=folds,
         found=find_videos(tree, LAYOUT, source, labels),
         lists=lists.folder,
+        files=read,
         subjects=truth.subjects,
         subsets=truth.subsets,
         frames=read_frame_truth(lists.folder, labels, len(classes)),
-        votes={video_id: row.votes for video_id, row in first.items() if row.votes},
+        votes=votes,
+        notes=notes,
     )
 
 

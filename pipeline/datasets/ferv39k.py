@@ -58,5 +58,6 @@ def survey_ferv39k(root: Path, annotation: Path | None = None, source: str = "au
         folds=make_folds(rows),
         found=find_videos(tree, LAYOUT, source, labels),
         lists=lists.folder,
+        files=tuple(lists.files.values()),
         votes={video_id: row.votes for video_id, row in first.items() if row.votes},
     )

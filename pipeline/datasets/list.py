@@ -23,17 +23,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import RefusedError
-from cache.outside import MIB, read_outside, read_text
+from cache.outside import read_outside, read_text
 from pipeline.datasets.folds import folds_of_tests
 from pipeline.datasets.known import full_class_name
 from pipeline.datasets.labels import check_votes, label_base
 from pipeline.datasets.named import part_of, split_fold
 from pipeline.datasets.rows import LINE_MAX, SHOWN_LETTERS, Row
-from pipeline.datasets.survey import Survey
-from pipeline.datasets.tree import Found, Place, count_images, refuse_outside
+from pipeline.datasets.survey import LIST_BYTES_MAX, Survey
+from pipeline.datasets.tree import Found, Place, place_at, refuse_outside
 from pipeline.datasets.videos import VIDEO_SUFFIXES, Fold, natural_key
 
-LIST_BYTES_MAX = 256 * MIB
 FILES = ("list.csv", "list.tsv", "list.txt", "list.parquet")
 COLUMNS = ("path", "label", "split", "fold", "subject", "frame_labels", "votes")
 Cells = Mapping[str, str]  # of one row, by column; empty ones are left out
@@ -88,6 +87,7 @@ def survey_list(
         folds=folds,
         found=Found("." if base == root else str(base), _locate(rows, base)),
         lists=file,
+        files=(file,),
         subjects={i: c["subject"] for i, c in cells_of.items() if "subject" in c},
         subsets=subsets,
         frames={
@@ -299,9 +299,9 @@ def _locate(rows: Mapping[str, Row], base: Path) -> dict[str, Place]:
         if entry is not None and (entry.is_dir() or entry.is_file()):
             if entry.is_symlink():
                 refuse_outside(base, entry.path)
-            frames = count_images(entry.path, base) if entry.is_dir() else None
-            if frames != 0:
-                places[video_id] = Place(Path(base, row.path).with_name(entry.name), frames)
+            place = place_at(entry.path, entry.is_dir(), base)
+            if place is not None:
+                places[video_id] = place
     return places
 
 

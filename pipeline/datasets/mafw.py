@@ -43,7 +43,7 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
         r"[A-Za-z_]+|[0-9]{1,9}",
         len(known.classes),
         "'03747.mp4 anger' or 'path/to/03747 frames label'",
-        ("utf-8", "gb18030"),
+        "gb18030",
     )
     rows = {key: read_rows(path, form) for key, path in lists.files.items()}
     first = first_rows(rows)
@@ -62,5 +62,6 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
         folds=make_folds(rows),
         found=find_videos(tree, LAYOUT, source, labels),
         lists=lists.folder,
+        files=tuple(lists.files.values()),
         votes={video_id: row.votes for video_id, row in first.items() if row.votes},
     )

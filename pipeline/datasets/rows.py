@@ -3,6 +3,7 @@
 Rows are parsed from the right, since paths may contain spaces and drives of other machines.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class ListFormat:
     label: str
     classes: int
     expected: str
-    encodings: tuple[str, ...] = ("utf-8",)
+    encoding: str = ""  # of lists that are not UTF-8, if that is known
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Lists:
 
     folder: Path
     files: Mapping[Key, Path]
+    sheets: tuple[Path, ...] = ()  # of Excel, in which there may be votes
 
 
 def find_lists(
@@ -70,21 +72,22 @@ def find_lists(
     if annotation is not None and not annotation.is_dir():
         raise RefusedError(f"{annotation}: no such folder; --annotation is the folder of the lists")
     paths = sorted(_files_below(annotation) if annotation is not None else tree.lists)
-    ranked: dict[int, list[Path]] = {}
+    sheets = tuple(path for path in paths if path.suffix.lower() == ".xlsx")
+    ranked: dict[int, list[tuple[Key, Path]]] = {}
     for path in paths:
         parts = path.relative_to(root).parts
-        if _key(parts) is not None and not _is_of_another(parts, name):
-            ranked.setdefault(_rank(parts, prefer), []).append(path)
-    for _, files in sorted(ranked.items()):
-        found = _by_key(files, root, name)
+        key = _key(parts)
+        if key is not None and not _is_of_another(parts, name):
+            ranked.setdefault(_rank(parts, prefer), []).append((key, path))
+    if ranked:
+        found = _by_key(ranked[min(ranked)], root, name)
         for path in found.values():
             refuse_outside(root, path)
         folder = _folder(root, found.values())
         _refuse_unpaired(folder, found)
-        return Lists(folder, found)
+        return Lists(folder, found, sheets)
     tree.refuse_links()
-    sheets = [path.name for path in paths if path.suffix == ".xlsx"]
-    more = f"; {sheets[0]} has no split in it" if sheets else ""
+    more = f"; {sheets[0].name} has no split in it" if sheets else ""
     raise RefusedError(
         f"{root}: no annotation; looked in it and its folders for {wanted}{more}; put them there, "
         "or name their folder with --annotation"
@@ -219,12 +222,10 @@ def _rank(parts: Sequence[str], prefer: Sequence[str]) -> int:
     return 10 * len(prefer)
 
 
-def _by_key(paths: Iterable[Path], root: Path, name: str) -> dict[Key, Path]:
+def _by_key(paths: Iterable[tuple[Key, Path]], root: Path, name: str) -> dict[Key, Path]:
     """The only list of every fold and part; one that says the data set's name beats the others."""
     files: dict[Key, Path] = {}
-    for path in paths:
-        key = _key(path.relative_to(root).parts)
-        assert key is not None
+    for key, path in paths:
         other = files.setdefault(key, path)
         if other is not path and not (path.exists() and other.exists() and path.samefile(other)):
             named = [p for p in (other, path) if name in str(p.relative_to(root)).lower()]
@@ -241,13 +242,10 @@ def _by_key(paths: Iterable[Path], root: Path, name: str) -> dict[Key, Path]:
 
 def _folder(root: Path, paths: Iterable[Path]) -> Path:
     """The folder that holds all lists, perhaps in folders for the parts."""
-    folders = {path.parent for path in paths}
-    while len(folders) > 1 or (
-        next(iter(folders)) != root and re.search(r"train|test", next(iter(folders)).name)
-    ):
-        deepest = max(folders, key=lambda folder: len(folder.parts))
-        folders = (folders - {deepest}) | {deepest.parent}
-    return folders.pop()
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    while folder != root and re.search(r"train|test", folder.name):
+        folder = folder.parent
+    return folder
 
 
 def _refuse_unpaired(folder: Path, files: Iterable[Key]) -> None:
@@ -260,15 +258,15 @@ def _refuse_unpaired(folder: Path, files: Iterable[Key]) -> None:
 
 def _decode(path: Path, form: ListFormat) -> str:
     what = "a list of videos and their labels"
-    for encoding in form.encodings[1:]:
-        data = read_outside(path, what, LIST_BYTES_MAX)
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            with_other = data.decode(encoding, "replace")
-            if "\ufffd" not in with_other and "\0" not in with_other:
-                return with_other
-    return read_text(path, what, LIST_BYTES_MAX)
+    try:
+        return read_text(path, what, LIST_BYTES_MAX)
+    except RefusedError:
+        if not form.encoding:
+            raise
+        text = read_outside(path, what, LIST_BYTES_MAX).decode(form.encoding, "replace")
+        if "\ufffd" in text or "\0" in text:
+            raise
+        return text
 
 
 def _splits(line: str) -> Iterable[list[str]]:

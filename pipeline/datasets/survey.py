@@ -1,5 +1,6 @@
 """What the lists name and what the tree holds -> VideoList, and an exact account of every video."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import RefusedError
+from cache.files import sha256
+from cache.outside import MIB, read_outside
 from pipeline.datasets.tree import Found, some
 from pipeline.datasets.videos import Fold, Video, VideoList, cut_folds
 
+LIST_BYTES_MAX = 256 * MIB
 SHORT_FRAMES = 16  # a view shows as many; shorter videos repeat their last frame
 
 FrameTruth = tuple[NDArray[np.int8], NDArray[np.float32] | None]
@@ -55,10 +59,11 @@ class Survey:
     folds: tuple[Fold, ...]
     found: Found
     lists: Path | None = None  # the folder or file of the lists, if there are any
+    files: tuple[Path, ...] = ()  # the lists themselves
     subjects: Mapping[str, str] = field(default_factory=dict)
     subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     frames: Mapping[str, FrameTruth] = field(default_factory=dict)
-    votes: Mapping[str, tuple[float, ...] | None] = field(default_factory=dict)
+    votes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a user should know about how it was read
     texts: tuple[tuple[str, str], ...] | None = None  # name and sentence per class, if its own
     resplit: str | None = None  # how the folds were drawn, if they replace the data set's own
@@ -82,19 +87,31 @@ class Survey:
         videos = tuple(self._video(video_id, label) for video_id, label in kept.items())
         subsets = {name: ids & kept.keys() for name, ids in self.subsets.items()}
         folds = cut_folds(self.folds, kept)
-        own = (self.found.name, self.texts, self.resplit)
-        return VideoList(self.name, self.classes, videos, folds, subsets, *own)
+        name, source = self.name, self.found.name
+        own = (self.texts, self.resplit, self.list_digests())
+        return VideoList(name, self.classes, videos, folds, subsets, source, *own)
+
+    def list_digests(self) -> tuple[tuple[str, str], ...]:
+        """The name from the root on, and the sha256, of every list that was read."""
+        what, lists = "a list of videos and their labels", self.lists or self.root
+        return tuple(
+            (_name_below(self.root, file, lists), sha256(read_outside(file, what, LIST_BYTES_MAX)))
+            for file in sorted(self.files)
+        )
 
     def _video(self, video_id: str, label: int) -> Video:
         labels, intensities = self.frames.get(video_id, (None, None))
+        place = self.found.places[video_id]
+        source = _name_below(self.root, place.path, Path(self.found.name))
         return Video(
             video_id,
-            self.found.places[video_id].path,
+            place.path,
             label,
             self.subjects.get(video_id),
             labels,
             intensities,
             self.votes.get(video_id),
+            source if place.frames is None else f"{source}/",
         )
 
     def account(self) -> Accounting:
@@ -119,3 +136,12 @@ class Survey:
         for fold in self.folds:
             yield fold.name, "train", fold.train
             yield fold.name, "test", fold.test
+
+
+def _name_below(root: Path, path: Path, elsewhere: Path) -> str:
+    """The name of a path from the root on, or from ``elsewhere`` with its name, or else its own."""
+    whole = os.path.abspath(path)
+    for folder in (os.path.abspath(root), os.path.dirname(os.path.abspath(elsewhere))):
+        if whole.startswith(os.path.join(folder, "")):
+            return os.path.relpath(whole, folder)
+    return os.path.basename(whole)

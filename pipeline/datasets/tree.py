@@ -8,7 +8,7 @@ behind a link that leaves the root is refused where it would be used.
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache.errors import RefusedError
@@ -36,7 +36,15 @@ class Entry:
     path: str
     is_folder: bool
     is_link: bool = False
-    frames: int | None = None  # images in the folder, once they are counted
+    images: "Images | None" = None  # in the folder, once they are counted
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """How many images a folder holds, and the name that comes first."""
+
+    count: int
+    first: str
 
 
 @dataclass
@@ -60,10 +68,15 @@ class Tree:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the pixels of a video are; ``frames`` counts the images of a folder."""
+    """Where the pixels of a video are; a folder has ``images``, a file has none."""
 
     path: Path
-    frames: int | None
+    images: Images | None = None
+
+    @property
+    def frames(self) -> int | None:
+        """How many images a folder holds; None for a file."""
+        return None if self.images is None else self.images.count
 
 
 @dataclass(frozen=True)
@@ -109,20 +122,20 @@ def scan(
     pending: list[Parts] = [()]
     while pending:
         parts = pending.pop()
-        folder, images = os.path.join(root, *parts), 0
+        folder, images = os.path.join(root, *parts), list[str]()
         with os.scandir(folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 stem, suffix = os.path.splitext(entry.name)
                 suffix = suffix.lower()
                 if suffix in IMAGE_SUFFIXES:
-                    images += not entry.name.startswith(".")
+                    images += [] if entry.name.startswith(".") else [entry.name]
                     if entry.is_symlink() and not _is_inside(root, entry.path):
                         tree.outside.append(Path(entry.path))
                 elif not entry.name.startswith((".", "__MACOSX")):
                     below = _place(tree, entry, parts, stem, suffix, is_video)
                     pending += [below] if below else []
         if images and parts and is_video is None:
-            tree.videos.append(Entry(parts, folder, True, frames=images))
+            tree.videos.append(Entry(parts, folder, True, images=Images(len(images), images[0])))
     return tree
 
 
@@ -168,16 +181,13 @@ def find_videos(
     "auto" takes the first of ``layout.prefer``, and folders of frames before video files. Only ids
     that are ``wanted`` count. Raises RefusedError if there is none, or if several are as good.
     """
+    folder = None if source == "auto" else _folder_of(tree, layout, source)
+    if folder is not None:
+        tree = scan(folder, layout.video)
     # Of a listed video that is not followed to, it is said that it is missing.
     tree.refuse_links(None if wanted is None else {*layout.prefer, *layout.above})
-    if source != "auto" and (folder := _folder_of(tree, layout, source)) is not None:
-        found = find_videos(scan(folder, layout.video), layout, "any", wanted)
-        return replace(found, name=str(folder))
     copies = _copies(tree, layout, wanted)
-    if source not in ("auto", "any"):
-        chosen = [name for name in copies if _ends_with(name, source)]
-    else:
-        chosen = [name for name in copies if source == "any" or not is_interpolated(name)]
+    chosen = [name for name in copies if folder is not None or _is_meant(name, source)]
     if not chosen:
         raise _no_videos(tree, layout, source, copies)
     ranks = {name: _rank(name, copies[name], layout) for name in chosen}
@@ -185,7 +195,8 @@ def find_videos(
     names, index = _merged(best, copies, tree)
     others = tuple(name for name in copies if name not in best)
     places = _count_frames(index, tree.root)
-    return Found(_joined(names), places, others, tuple(index), tuple(tree.ignored))
+    name = _joined(names) if folder is None else str(folder)
+    return Found(name, places, others, tuple(index), tuple(tree.ignored))
 
 
 def refuse_outside(root: Path, path: str | Path) -> None:
@@ -263,6 +274,10 @@ def copy_name(parts: Sequence[str]) -> str:
     return "/".join(names) or "."
 
 
+def _is_meant(name: str, source: str) -> bool:
+    return not is_interpolated(name) if source == "auto" else _ends_with(name, source)
+
+
 def _ends_with(name: str, source: str) -> bool:
     return f"/{name}".endswith(f"/{source.strip('/')}")
 
@@ -308,25 +323,31 @@ def _count_frames(index: Mapping[str, Entry], root: Path) -> dict[str, Place]:
     for video_id, entry in index.items():
         if entry.is_link:
             refuse_outside(root, entry.path)
-        frames = entry.frames
-        if entry.is_folder and frames is None:
-            frames = count_images(entry.path, root)
-        if frames != 0:
-            places[video_id] = Place(Path(entry.path), frames)
+        place = place_at(entry.path, entry.is_folder, root, entry.images)
+        if place is not None:
+            places[video_id] = place
     return places
 
 
-def count_images(folder: str, root: Path) -> int:
-    """How many images a folder holds; refuses those behind a link that leaves the root."""
-    count = 0
+def place_at(path: str, is_folder: bool, root: Path, images: Images | None = None) -> Place | None:
+    """The place of a video; None for a folder without images."""
+    if not is_folder:
+        return Place(Path(path))
+    images = images or count_images(path, root)
+    return Place(Path(path), images) if images else None
+
+
+def count_images(folder: str, root: Path) -> Images | None:
+    """The images of a folder, if it has any; refuses those behind a link that leaves the root."""
+    names = []
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
             if name.rpartition(".")[2].lower() in _IMAGE_ENDINGS and name[0] != ".":
                 if entry.is_symlink():
                     refuse_outside(root, entry.path)
-                count += 1
-    return count
+                names.append(name)
+    return Images(len(names), min(names)) if names else None
 
 
 def _no_videos(

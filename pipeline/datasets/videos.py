@@ -36,6 +36,8 @@ class Video:
     frame_labels: NDArray[np.int8] | None = field(default=None, compare=False)
     frame_intensities: NDArray[np.float32] | None = field(default=None, compare=False)
     votes: tuple[float, ...] | None = None
+    # ``path`` from the data set's root on, a folder with a slash at its end; empty if not known.
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class VideoList:
     texts: tuple[tuple[str, str], ...] | None = None
     # How the folds were drawn, such as "by subject", if they replace the data set's own.
     resplit: str | None = None
+    # Name from the data set's root on, and sha256, of every list that was read.
+    lists: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         _check_ids([video.id for video in self.videos], self.name)

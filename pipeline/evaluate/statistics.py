@@ -236,8 +236,7 @@ def _shares(seeds: int, resamples: int, generator: np.random.Generator) -> NDArr
     if seeds == 1:
         return np.ones((resamples, 1))
     drawn = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=resamples)
-    shares: NDArray[np.float64] = drawn * (seeds / (seeds - 1))
-    return shares
+    return np.asarray(drawn, np.float64) * (seeds / (seeds - 1))
 
 
 def _interval(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Interval:

@@ -9,7 +9,7 @@ from cache.identity import EncoderIdentity, Preprocessing
 from cache.plan import Plan
 from pipeline.datasets.videos import VideoList
 from pipeline.encoders.clip import Encoder
-from pipeline.extract.planning import ExtractSettings, make_plan
+from pipeline.extract.planning import ExtractSettings, make_plan, without_sources
 
 UNKNOWN = "unknown (imported)"
 
@@ -40,7 +40,8 @@ def _plan(
             f"{source} has features of {dim} dimensions, the text tower of {text.name} has "
             f"{text.dim}; name the encoder they were made with: --encoder and --pretrained"
         )
-    plan, _ = make_plan(video_list, encoder.files, ExtractSettings(views=views, frames=frames))
+    settings = ExtractSettings(views=views, frames=frames)
+    plan, _ = make_plan(without_sources(video_list), encoder.files, settings)
     unknown = {
         "encoder": EncoderIdentity(
             name=f"imported, text tower of {text.name}",

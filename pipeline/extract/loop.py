@@ -36,6 +36,7 @@ from pipeline.encoders.clip import EncoderFiles
 from pipeline.extract.planning import (
     ExtractSettings,
     cropping_of,
+    known_to,
     make_plan,
     suited_batch,
     suited_block,
@@ -121,6 +122,7 @@ def extract(
     stored = read_plan(store_path) if (store_path / "plan.json").is_file() else None
     if stored is not None:
         encoder = encoder.hashed_like(stored.identity.encoder)
+        video_list = known_to(stored, video_list)
     plan, truth = make_plan(video_list, encoder, settings)
     if stored is not None:
         check_same(store_path, stored, plan)
@@ -135,7 +137,7 @@ def extract(
         refuse_other(reuse, plan, encoder)
     fixed = {"text.safetensors": loaded.text_weights, "text.json": loaded.text_config}
     writer = create_store(store_path, plan, fixed | ({"truth.npy": truth} if truth else {}))
-    writer.note(**_provenance(settings, loaded))
+    writer.note(**_provenance(settings, loaded, plan))
     with stop_on_signal("the current block") as stop:
         shard, videos = settings.shard, video_list.videos
         reused = reuse_features(writer, reuse, videos, shard) if reuse is not None else 0
@@ -354,7 +356,7 @@ def _finished_summary(store_path: Path) -> Summary:
     return Summary(store_path, store.digest, ExtractProgress(), store.missing)
 
 
-def _provenance(settings: ExtractSettings, encoder: "Encoder") -> dict[str, Any]:
+def _provenance(settings: ExtractSettings, encoder: "Encoder", plan: Plan) -> dict[str, Any]:
     import torch
 
     cuda = encoder.device.type == "cuda"
@@ -366,6 +368,8 @@ def _provenance(settings: ExtractSettings, encoder: "Encoder") -> dict[str, Any]
         "threads": torch.get_num_threads(),
         "shard": list(settings.shard),
         "weights": encoder.files.weights_path.name,
+        "source": plan.videos.source,
+        "lists": {file.name: file.sha256 for file in plan.lists or ()},
     }
 
 

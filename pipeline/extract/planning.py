@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
@@ -13,6 +13,7 @@ from cache.files import sha256
 from cache.identity import WHOLE_FRAMES, Identity, refused
 from cache.plan import (
     TRUTH_DTYPE,
+    ListFile,
     Plan,
     PlanFold,
     VideoTable,
@@ -128,6 +129,16 @@ def make_plan(
     return plan, truth
 
 
+def known_to(stored: Plan, video_list: VideoList) -> VideoList:
+    """The list without sources, if the version that wrote ``stored`` did not record them."""
+    return without_sources(video_list) if stored.videos.sources is None else video_list
+
+
+def without_sources(video_list: VideoList) -> VideoList:
+    """The list without the places of its videos, as of features whose frames nobody here read."""
+    return replace(video_list, videos=tuple(replace(v, source="") for v in video_list.videos))
+
+
 def _plan(
     video_list: VideoList, truth: bytes | None, encoder: EncoderFiles, settings: ExtractSettings
 ) -> Plan:
@@ -149,14 +160,16 @@ def _plan(
         device=None if settings.device == "auto" else settings.device.partition(":")[0],
         faces=_faces_rule(cropping_of(settings.faces)),
     )
+    lists = tuple(ListFile(name=name, sha256=digest) for name, digest in video_list.lists)
     return Plan(
-        schema_version=lowest_schema(table, identity),
+        schema_version=lowest_schema(table, identity, lists or None),
         identity=identity,
         videos=table,
         views=settings.views,
         frames=settings.frames,
         dim=known.dim,
         block_videos=suited_block(len(table.ids), 1),
+        lists=lists or None,
     )
 
 
@@ -213,6 +226,7 @@ def _table(video_list: VideoList, truth: bytes | None) -> VideoTable:
         texts=video_list.texts,
         votes=None if {*votes} == {None} else votes,
         resplit=video_list.resplit,
+        sources=tuple(v.source for v in videos) if all(v.source for v in videos) else None,
     )
 
 

@@ -11,7 +11,13 @@ from pipeline.datasets.videos import VideoList
 from pipeline.device import choose_device
 from pipeline.encoders.clip import EncoderFiles
 from pipeline.extract.loop import OnProgress, Summary, extract
-from pipeline.extract.planning import ExtractSettings, cropping_of, make_plan, parse_precision
+from pipeline.extract.planning import (
+    ExtractSettings,
+    cropping_of,
+    known_to,
+    make_plan,
+    parse_precision,
+)
 from pipeline.video.augmentation import VIEW_RULES
 from pipeline.video.sampling import TRAINING_RULES
 
@@ -53,7 +59,7 @@ def repair_store(
     """
     settings = settings_of(repair.plan, settings)
     encoder = encoder.hashed_like(repair.plan.identity.encoder)
-    video_list = video_list.first(len(repair.plan.videos.ids))
+    video_list = known_to(repair.plan, video_list.first(len(repair.plan.videos.ids)))
     asked, _ = make_plan(video_list, encoder, settings)
     check_same(repair.path, repair.plan, asked)
     choose_device(settings.device)

@@ -119,7 +119,7 @@ def test_unfinished_store_says_how_far_it_is_and_what_is_damaged(tmp_path: Path)
 
 def test_newer_store_and_no_store_are_refused(copy: Path, tmp_path: Path) -> None:
     plan = (copy / "plan.json").read_bytes()
-    (copy / "plan.json").write_bytes(plan.replace(b'"schema_version":2', b'"schema_version":4'))
+    (copy / "plan.json").write_bytes(plan.replace(b'"schema_version":2', b'"schema_version":9'))
     with pytest.raises(RefusedError, match="install a newer tgdfer"):
         verify(copy)
     with pytest.raises(RefusedError, match="no store at"):

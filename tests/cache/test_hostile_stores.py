@@ -310,7 +310,10 @@ PLANS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative label": (lambda p: p["videos"]["labels"].__setitem__(1, -1), "greater than or equal"),
     "labels": (lambda p: p["videos"]["labels"].pop(), "69 labels of 70 videos"),
     "subjects": (lambda p: p["videos"]["subjects"].append("x"), "71 subjects of 70 videos"),
-    "votes in version 2": (lambda p: give_votes(p, version=2), "votes, resplit: not in a plan of"),
+    "votes in version 2": (
+        lambda p: give_votes(p, version=2),
+        "fields of schema version 3 in a plan of 2",
+    ),
     "votes of nobody": (lambda p: give_votes(p, None), "70 votes of 70 videos, 0 of them known"),
     "too few rows of votes": (lambda p: give_votes(p)["votes"].pop(), "69 votes of 70 videos"),
     "too few votes": (lambda p: give_votes(p, [1.0, 2.0]), r"votes \[1.0, 2.0\], expected 3"),
@@ -318,6 +321,15 @@ PLANS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "negative votes": (lambda p: give_votes(p, [2.0, -1.0, 0.0]), "greater than or equal to 0"),
     "endless votes": (lambda p: give_votes(p, [1.0, 2e9, 0.0]), "less than or equal to"),
     "votes as text": (lambda p: give_votes(p, "123"), "damaged"),
+    "sources": (lambda p: p["videos"].update(sources=["a.mp4"]), "1 sources of 70 videos"),
+    "source elsewhere": (
+        lambda p: p["videos"].update(sources=["../a.mp4"] * 70),
+        "source '../a.mp4' does not start from the data set's root",
+    ),
+    "field of a later version": (
+        lambda p: p.update(lists=[{"name": "list.csv", "sha256": ""}]),
+        "fields of schema version 3 in a plan of 2",
+    ),
     "subset": (lambda p: p["videos"]["subsets"].update(dark=[70]), "row 70"),
     "no videos": (lambda p: p["videos"].update(ids=[], labels=[], subjects=[]), "0 videos"),
     "no views": (lambda p: p.update(views=0), "greater than or equal to 1"),

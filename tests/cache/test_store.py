@@ -260,8 +260,8 @@ def test_missing_foreign_and_newer_stores_are_refused(tmp_path: Path) -> None:
         create_store(tmp_path / "f", make_plan(), fixed_files())
     store = make_store(tmp_path / "s")
     plan = json.loads((store.path / "plan.json").read_bytes())
-    (store.path / "plan.json").write_text(json.dumps(plan | {"schema_version": 4}))
-    with pytest.raises(RefusedError, match="schema version 4"):
+    (store.path / "plan.json").write_text(json.dumps(plan | {"schema_version": 9}))
+    with pytest.raises(RefusedError, match="schema version 9"):
         open_store(store.path)
 
 

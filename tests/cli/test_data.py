@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -12,13 +14,19 @@ import pytest
 from typer.testing import CliRunner
 
 import tgdfer as api
+from cache.check import inspect, plan_repair
 from cache.errors import RefusedError
+from cache.files import sha256_file
 from cache.store import open_store
 from cli.main import app
 from pipeline.datasets.known import known_datasets
 from pipeline.datasets.texts import class_texts
+from pipeline.encoders.clip import find_encoder
+from pipeline.extract.planning import ExtractSettings, without_sources
+from pipeline.extract.repair import repair_store
 from pipeline.train.record import read_records
 from pipeline.train.trained import read_checkpoint
+from pipeline.video.frames import source_sha256
 from support.commands import tgdfer
 from support.sources import write_encoder
 from support.trees import add_frames, add_video, write
@@ -151,8 +159,60 @@ def test_classes_of_ones_own_have_texts_in_the_store_and_others_change_nothing(
     add_ferv39k(tmp_path / "ferv39k")
     videos = api.read_dataset("ferv39k", tmp_path / "ferv39k")
     other = api.extract(videos, tmp_path / "f.zarr", views=1, frames=2)
-    assert (other.texts, other.plan.schema_version) == (None, 2)
+    assert (other.texts, other.plan.schema_version) == (None, 3)
     assert "texts" not in json.loads((tmp_path / "f.zarr/plan.json").read_bytes())["videos"]
+
+
+def test_a_store_says_what_was_read_and_is_not_continued_from_elsewhere(tmp_path: Path) -> None:
+    add_ferv39k(tmp_path / "set")
+    lists = tmp_path / "lists"
+    (tmp_path / "set/4_setups").rename(lists)
+    folders = api.read_dataset("ferv39k", tmp_path / "set", annotation=lists)
+    path = tmp_path / "s.zarr"
+    store = api.extract(folders, path, views=1, frames=2)
+    plan = store.plan
+    assert plan.videos.sources is not None
+    assert plan.videos.sources[0] == "2_ClipsforFaceCrop/Crime/Angry/0001/"
+    names = [f"All_scenes/{part}_All.csv" for part in ("test", "train")]
+    digests = [sha256_file(lists / name) for name in names]
+    read = [(file.name, file.sha256) for file in plan.lists or ()]
+    assert read == list(zip(names, digests, strict=True))
+    assert inspect(store.path).history[-1]["lists"] == dict(read)
+    hashes = [source_sha256(video.path) for video in folders.videos]
+    assert [row.sha256 for row in store.load_rows(0)] == hashes
+    moved = tmp_path / "moved/2_ClipsforFaceCrop"
+    shutil.copytree(tmp_path / "set/2_ClipsforFaceCrop", moved)
+    for video in folders.videos:
+        add_video(tmp_path / f"set/original/{video.id}.mp4")
+    other = {
+        name: api.read_dataset("ferv39k", tmp_path / "set", annotation=lists, source=name)
+        for name in ("original", str(moved))
+    }
+    files = other["original"]
+    assert {video.source for video in files.videos} == {
+        f"original/{v.id}.mp4" for v in files.videos
+    }
+    with pytest.raises(RefusedError, match=r"(?s)source of video 0 .*Angry/0001/ .*mp4.*--source"):
+        api.extract(files, path, views=1, frames=2)
+    # A copy of the tree has the same names, wherever it is.
+    again = api.extract(other[str(moved)], path, views=1, frames=2)
+    assert again.digest == store.digest
+
+
+def test_a_store_without_sources_is_continued_and_repaired_as_it_is(tmp_path: Path) -> None:
+    add_ferv39k(tmp_path / "set")
+    videos = api.read_dataset("ferv39k", tmp_path / "set")
+    earlier = replace(without_sources(videos), lists=())
+    path = tmp_path / "s.zarr"
+    api.extract(earlier, path, views=1, frames=2)
+    fields = json.loads((tmp_path / "s.zarr/plan.json").read_bytes())
+    assert (fields["schema_version"], fields.keys() & {"lists"}) == (2, set())
+    assert "sources" not in fields["videos"]
+    grown = api.extract(videos, path, views=2, frames=2)
+    (tmp_path / "s.zarr/rows/0.1").unlink()
+    settings = ExtractSettings(views=2, frames=2)
+    summary = repair_store(plan_repair(tmp_path / "s.zarr"), videos, find_encoder("mini"), settings)
+    assert (summary.digest, grown.plan.schema_version) == (grown.digest, 2)
 
 
 TEXTS_REFUSED = {
@@ -187,10 +247,17 @@ def test_a_set_without_a_split_asks_for_folds_and_one_with_a_split_refuses_them(
 @pytest.mark.slow
 def test_check_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     add_ferv39k(tmp_path / "set")
-    (tmp_path / "set/2_ClipsforFaceCrop/Crime/Fear/0002").rename(tmp_path / "gone")
-    options = ("--dataset", "ferv39k", "--root", "set")
+    clips = tmp_path / "set/2_ClipsforFaceCrop/Crime"
+    shutil.rmtree(clips / "Sad/0002")
+    shutil.copytree(clips / "Happy/0001", clips / "Sad/0002")
+    api.extract(api.read_dataset("ferv39k", tmp_path / "set"), tmp_path / "s", views=1, frames=2)
+    (clips / "Fear/0002").rename(tmp_path / "gone")
+    options = ("--dataset", "ferv39k", "--root", "set", "--store", "s")
     done = tgdfer("data", "check", *options, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
+    assert "the same bytes in training and test: 1 pair in fold 1" in done.stdout
+    pair = ["1", "Crime/Sad/0002", "sadness", "Crime/Happy/0001", "happiness", "1.000"]
+    assert [line.split() for line in done.stdout.splitlines()].count(pair) == 2
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["fear", "2", "1", "1", "1"] in lines
     assert ["fold", "1,", "test", "7", "6", "1", "6", "7847"] in lines
@@ -200,6 +267,11 @@ def test_check_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     assert found["missing"] == ["Crime/Fear/0002"]
     assert found["frames"] == [3, 3.0, 3]
     assert found["parts"][1]["published"] == 7847
+    for name in ("same_bytes", "similar"):
+        first = found[name][0]["pairs"][0]
+        assert (first["train"], first["test"]) == ("Crime/Happy/0001", "Crime/Sad/0002")
+        assert (found[name][0]["fold"], first["similarity"]) == ("1", pytest.approx(1))
+    assert found["same_bytes"][0]["count"] == 1
 
 
 @pytest.mark.slow

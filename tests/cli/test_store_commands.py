@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import pytest
 
+from cache.files import canonical_json, sha256
 from cache.store import open_store
 from cli.main import run
 from pipeline.demo.faces import FacesSpec, write_faces
@@ -59,6 +60,14 @@ def test_inspect_prints_the_identity(store: Path, tgdfer: Tgdfer) -> None:
     opened = open_store(store)
     for fact in (opened.digest, opened.identity.digest, "dfew: 70 videos", "in 5 blocks"):
         assert fact in out
+    rows = {line.partition("  ")[0]: line.split("  ")[-1].strip() for line in out.splitlines()}
+    assert rows["source"] == "Clip/clip_224x224: 70 folders of images"
+    hashes = {row.id: row.sha256 for row in opened.load_rows(0)}
+    assert rows["contents"] == f"sha256 {sha256(canonical_json(hashes))} of those of all videos"
+    files = sorted(Path("DFEW/EmoLabel_DataSplit").rglob("set_*.csv"))
+    assert [rows[f"list {number}"] for number in range(1, 11)] == [
+        f"{file.relative_to('DFEW')}, sha256 {sha256(file.read_bytes())}" for file in files
+    ]
     assert f"encoder.weights_sha256       {opened.identity.encoder.weights_sha256}" in out
 
 

@@ -48,7 +48,7 @@ def test_folds_by_subject_replace_those_of_the_set_and_say_so_wherever_results_a
     for survey in (own, drawn):
         plan, _ = make_plan(videos_of(survey), find_encoder("mini"), ExtractSettings())
         stores.append(Store(tmp_path, "none", plan, {"missing": {}, "files": {}}))
-    assert [store.plan.schema_version for store in stores] == [2, 3]
+    assert [store.plan.videos.resplit for store in stores] == [None, "by subject"]
     assert stores[0].identity.videos != stores[1].identity.videos
     said = [header_of(store, load_method(), 4, 1)["data"] for store in stores]
     assert said[0] == "mafw, 24 videos, 0 missing"

@@ -187,8 +187,8 @@ def test_one_test_in_twenty_finds_a_difference_where_there_is_none() -> None:
     found, again = 0, 0
     for _ in range(SETS):
         easy_P = generator.normal(0, 0.08, PEOPLE)
-        samples = [simulated(generator, easy_P) for _ in range(2)]
-        _, own = bootstrap_difference(*samples, 2, resamples=200)
+        first, second = (simulated(generator, easy_P) for _ in range(2))
+        _, own = bootstrap_difference(first, second, 2, resamples=200)
         found += own.p < 0.05
         again += not own.low <= 0 <= own.high
     assert 0.035 <= found / SETS <= 0.065
@@ -199,9 +199,11 @@ def test_one_test_in_twenty_finds_a_difference_where_there_is_none() -> None:
 def test_the_smallest_difference_that_is_named_is_found_in_about_four_of_five_cases() -> None:
     generator = np.random.default_rng(2)
     easy_P = generator.normal(0, 0.08, PEOPLE)
-    pairs = ([simulated(generator, easy_P) for _ in range(2)] for _ in range(50))
-    named = np.mean([bootstrap_difference(*own, 2, resamples=200)[1].detectable for own in pairs])
-    found = []
+    errors, found = [], []
+    for _ in range(50):
+        first, second = (simulated(generator, easy_P) for _ in range(2))
+        errors.append(bootstrap_difference(first, second, 2, resamples=200)[1].detectable)
+    named = float(np.mean(errors))
     for _ in range(200):
         easy_P = generator.normal(0, 0.08, PEOPLE)
         better, base = simulated(generator, easy_P, gain=named), simulated(generator, easy_P)

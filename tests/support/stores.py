@@ -108,7 +108,7 @@ def write_store(
         device="cpu",
     )
     plan = Plan(
-        schema_version=lowest_schema(table, identity),
+        schema_version=lowest_schema(table, identity, None),
         identity=identity,
         videos=table,
         views=views,
