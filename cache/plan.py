@@ -193,7 +193,8 @@ class Plan(GrownModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         identity = self.identity
-        if self.schema_version < lowest_schema(self.videos, identity, self.lists):
+        lowest = lowest_schema(self.videos, identity, self.lists)
+        if self.schema_version < SCHEMA_VERSION == lowest:
             raise ValueError(
                 f"fields of schema version {SCHEMA_VERSION} in a plan of {self.schema_version}"
             )
