@@ -1,5 +1,6 @@
 """Labels and predictions -> metrics with 95 % bootstrap intervals, and of their differences."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from pipeline.evaluate.metrics import Rows, uar, war
 
 Metric = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # counts [..., K, K] -> [...]
 
+FEW = 20  # resamples: fewer tell a tail only roughly, and nothing below one of them
 POWERED = 1.96 + 0.84  # standard errors: quantiles of the normal distribution at 97.5 and 80 %
 
 
@@ -70,7 +72,7 @@ def bootstrap(
     ``_spread``. Several seeds give the mean of their metrics.
     """
     (counts,), freedom = _resampled([sample], classes, resamples, seed)
-    own, other = (_interval(*_spread(counts.each(metric), freedom)) for metric in (uar, war))
+    own, other = (_interval(*_spread(counts.each(metric), freedom), 0) for metric in (uar, war))
     return own, other
 
 
@@ -161,15 +163,15 @@ def _spread(
     a network, V_p + V_pn. Resampling the networks covers V_n + V_pn, and resampling both
     V_p + V_n + 3 V_pn (Owen 2007). To the deviations of the first, those of the second are added,
     shrunk so that V = V_p + V_n + V_pn is left. V_n + V_pn is known from few networks, with
-    ``freedom`` degrees of freedom, so V is with freedom (V / (V_n + V_pn))² (Satterthwaite 1946):
-    all deviations are widened as Student's distribution is.
+    ``freedom`` degrees of freedom, so V is with freedom (V / (V_n + V_pn))² (Satterthwaite 1946),
+    but not with less: all deviations are widened as Student's distribution is.
     """
     value, people, seeds, both = values[0, 0], *values[1:]
     if not freedom or np.ptp(seeds) == 0:
         return value, people
     of_people, of_seeds, of_both = (float(np.nanvar(own)) for own in (people, seeds, both))
     own = min(max(2 * of_seeds + of_people - of_both, 0), of_seeds)  # V_n
-    known = freedom * ((of_people + own) / of_seeds) ** 2
+    known = freedom * max((of_people + own) / of_seeds, 1) ** 2
     widened = student.ppf(0.975, known) / normal.ppf(0.975)
     deviations = people - value + np.sqrt(own / of_seeds) * (seeds - value)
     return value, value + widened * deviations
@@ -239,13 +241,21 @@ def _shares(seeds: int, resamples: int, generator: np.random.Generator) -> NDArr
     return np.asarray(drawn, np.float64) * (seeds / (seeds - 1))
 
 
-def _interval(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Interval:
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
+def _interval(
+    value: NDArray[np.float64], resampled: NDArray[np.float64], lowest: float = -math.inf
+) -> Interval:
+    """With bounds in the possible range: from ``lowest`` to 1, if a lowest value is given."""
+    highest = math.inf if lowest == -math.inf else 1
+    low, high = np.clip(np.nanquantile(resampled, [0.025, 0.975]), lowest, highest)
     return Interval(float(value), float(low), float(high))
 
 
 def _difference(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Difference:
-    own, finite = _interval(value, resampled), resampled[np.isfinite(resampled)]
-    beyond = min((finite <= 0).sum(), (finite >= 0).sum())
-    p = min(1.0, 2 * (int(beyond) + 1) / (len(finite) + 1))
-    return Difference(own.value, own.low, own.high, float(finite.std()), p)
+    """With a two-sided p-value, from the normal distribution where few resamples are beyond zero."""
+    own, finite = _interval(value, resampled, -1), resampled[np.isfinite(resampled)]
+    error = float(finite.std())
+    beyond = int(min((finite <= 0).sum(), (finite >= 0).sum()))
+    p = min(1.0, 2 * (beyond + 1) / (len(finite) + 1))
+    if beyond < FEW and error:
+        p = min(p, 2 * float(normal.sf(abs(own.value) / error)))
+    return Difference(own.value, own.low, own.high, error, p)

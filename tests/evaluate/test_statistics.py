@@ -246,6 +246,33 @@ def test_holm_counts_all_tests_and_keeps_the_order() -> None:
     assert 0.035 < np.mean(families) < 0.058
 
 
+def test_a_clear_difference_survives_hundreds_of_tests() -> None:
+    generator = np.random.default_rng(6)
+    labels = np.zeros(700, np.int64)
+    better, worse = ((generator.random(700) > share).astype(np.int64) for share in (0.92, 0.22))
+    _, own = bootstrap_difference(alone(labels, better), alone(labels, worse), 2)
+    assert holm([own.p] * 200) == pytest.approx([200 * own.p] * 200)
+    assert 200 * own.p < 0.001
+    _, faint = bootstrap_difference(alone(labels, better), alone(labels, better[::-1]), 2)
+    assert faint.p > 0.05
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_one_fold_of_few_seeds_has_intervals_in_the_possible_range(seeds: int) -> None:
+    generator = np.random.default_rng(7)
+    widths = []
+    for _ in range(60):
+        right_PSV = generator.random((20, seeds, 7)) < generator.normal(0.9, 0.02, (1, seeds, 1))
+        networks = [("1", s) for _ in range(20) for s in range(seeds) for _ in range(7)]
+        predicted = (~right_PSV).astype(np.int64).ravel()
+        people = np.repeat(np.arange(20), 7 * seeds).tolist()
+        sample = Sample(np.zeros(predicted.size, np.int64), predicted, people, networks)
+        _, own = bootstrap(sample, 2, resamples=200)
+        assert 0 <= own.low <= own.value <= own.high <= 1
+        widths.append(own.high - own.low)
+    assert np.median(widths) < 0.35
+
+
 def test_a_p_value_is_never_zero_and_counts_both_sides() -> None:
     labels = np.zeros(40, np.int64)
     better, worse = labels, np.ones(40, np.int64)
