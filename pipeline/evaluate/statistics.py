@@ -251,7 +251,7 @@ def _interval(
 
 
 def _difference(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Difference:
-    """With a two-sided p-value, from the normal distribution where few resamples are beyond zero."""
+    """With a two-sided p-value, by the normal distribution where few resamples are beyond zero."""
     own, finite = _interval(value, resampled, -1), resampled[np.isfinite(resampled)]
     error = float(finite.std())
     beyond = int(min((finite <= 0).sum(), (finite >= 0).sum()))
