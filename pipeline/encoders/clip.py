@@ -35,6 +35,8 @@ from pipeline.weights import (
 if TYPE_CHECKING:
     import torch
 
+    from pipeline.kernels.pixels import PixelFormat
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 MINI = Path(__file__).parent / "mini"
@@ -192,18 +194,40 @@ class Encoder:
             _compute_in(self._low, self.visual)
         mean, std = files.preprocessing.mean, files.preprocessing.std
         # (x / 255 - mean) / std as one multiplication and one subtraction per pixel
-        self._scale_CHW = (1 / (255 * torch.tensor(std, device=self.device))).view(3, 1, 1)
-        offset = torch.tensor(mean, device=self.device) / torch.tensor(std, device=self.device)
-        self._offset_CHW = offset.view(3, 1, 1)
+        self._scale_C = 1 / (255 * torch.tensor(std, device=self.device))
+        self._offset_C = torch.tensor(mean, device=self.device) / torch.tensor(
+            std, device=self.device
+        )
 
     @cached_property
     def identity(self) -> EncoderIdentity:
         """What the store records about it, complete."""
         return self.files.identity.model_copy(update={"text_sha256": sha256(self.text_weights)})
 
-    def encode(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
-        """Un-normalised ``encode_image`` of uint8 frames -> float16 [frame, dim] on the device.
+    @property
+    def pixel_format(self) -> "PixelFormat | None":
+        """How views are made for it on its device; None on the CPU, where views are uint8."""
+        import torch
 
+        from pipeline.kernels.pixels import PixelFormat
+
+        if self.device.type == "cpu":
+            return None
+        return PixelFormat(self._scale_C, self._offset_C, self._low or torch.float32)
+
+    def blank(self, frames: int) -> "torch.Tensor":
+        """A batch of zeros in the form of this encoder's views, [frame, channel, size, size]."""
+        import torch
+
+        form, size = self.pixel_format, self.files.preprocessing.size_px
+        if form is None:
+            return torch.zeros(frames, 3, size, size, dtype=torch.uint8)
+        return torch.zeros(frames, 3, size, size, dtype=form.dtype, device=form.device)
+
+    def encode(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
+        """Un-normalised ``encode_image`` of frames -> float16 [frame, dim] on the device.
+
+        The frames are uint8, or as ``pixel_format`` says.
         The exact bits depend on the number of frames in the call, so callers keep that fixed.
         """
         import torch
@@ -246,8 +270,13 @@ class Encoder:
         }
 
     def _normalise(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
+        import torch
+
+        if frames_NCHW.dtype != torch.uint8:
+            return frames_NCHW
         pixels_NCHW = frames_NCHW.to(self.device, non_blocking=True).float()
-        return pixels_NCHW.mul_(self._scale_CHW).sub_(self._offset_CHW)
+        scale_CHW, offset_CHW = (x.view(3, 1, 1) for x in (self._scale_C, self._offset_C))
+        return pixels_NCHW.mul_(scale_CHW).sub_(offset_CHW)
 
 
 def _in_folder(folder: Path, name: str) -> EncoderFiles:

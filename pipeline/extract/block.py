@@ -1,6 +1,8 @@
 """The videos of one unit -> batches of fixed size -> its features."""
 
+import math
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 
@@ -28,7 +30,7 @@ class Block:
     """The features of one unit while it is being encoded.
 
     Video i of the block is always at position ``i % n`` of batch ``i // n`` of each view; the
-    positions of failed videos and the end of the last batch are black.
+    positions of failed videos and the end of the last batch are blank.
     """
 
     def __init__(self, unit: Unit, plan: Plan, encoder: Encoder, executor: Executor) -> None:
@@ -76,22 +78,25 @@ class Block:
         return features
 
     def _start_batch(self) -> None:
-        size = self._encoder.files.preprocessing.size_px
-        shape = (self._videos_of_batch, self._plan.frames, 3, size, size)
         videos, self._batch = self._batch, []
-        futures = []
-        for view in range(len(self.unit.views)):
-            batch_NTCHW = torch.zeros(shape, dtype=torch.uint8)
-            for place, views_VTCHW in enumerate(videos):
-                if views_VTCHW is not None:
-                    batch_NTCHW[place] = views_VTCHW[view]
-            futures.append(self._executor.submit(_encode, self._encoder, batch_NTCHW))
-        self._encoded.append(futures)
+        shape = self._videos_of_batch, self._plan.frames
+        self._encoded.append(
+            [
+                self._executor.submit(_encode, self._encoder, videos, view, shape)
+                for view in range(len(self.unit.views))
+            ]
+        )
 
 
-def _encode(encoder: Encoder, batch_NTCHW: torch.Tensor) -> tuple[NDArray[np.float16], float]:
+def _encode(
+    encoder: Encoder, videos: Sequence[torch.Tensor | None], view: int, shape: tuple[int, int]
+) -> tuple[NDArray[np.float16], float]:
+    """One view of several videos, as a batch of ``shape`` [video, frame]."""
     started = time.perf_counter()
-    videos, frames = batch_NTCHW.shape[:2]
     with stage("encode"):
+        batch_NTCHW = encoder.blank(math.prod(shape)).unflatten(0, shape)
+        for place, views_VTCHW in enumerate(videos):
+            if views_VTCHW is not None:
+                batch_NTCHW[place] = views_VTCHW[view]
         features: NDArray[np.float16] = encoder.encode(batch_NTCHW.flatten(0, 1)).cpu().numpy()
-    return features.reshape(videos, frames, -1), time.perf_counter() - started
+    return features.reshape(*shape, -1), time.perf_counter() - started

@@ -46,7 +46,11 @@ class LiveFeatures:
     def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
         """Float32 [R, B, T, D]; raises RefusedError for a video that cannot be read."""
         decoding = self._submit(video_RB, view_RB)
-        frames_NCHW = torch.cat([decoding[asked].result() for asked in _pairs(video_RB, view_RB)])
+        views = [decoding[asked].result() for asked in _pairs(video_RB, view_RB)]
+        frames_NCHW = torch.cat(views)
+        for view_TCHW in views:
+            if view_TCHW.is_cuda:  # made in another stream, which must not reuse it too early
+                view_TCHW.record_stream(torch.cuda.current_stream(view_TCHW.device))
         if self._trained:
             features_ND = self._encoder.encode_with_gradient(frames_NCHW)
         else:
@@ -76,14 +80,13 @@ class LiveFeatures:
     def _encode_frozen(self, frames_NCHW: Tensor) -> Tensor:
         """Encode in batches of fixed size, as stage one does, so that the features are equal."""
         size = self._batch_frames
-        black = torch.zeros_like(frames_NCHW[:1]).expand(-len(frames_NCHW) % size, -1, -1, -1)
-        padded = torch.cat([frames_NCHW, black])
+        padded = torch.cat([frames_NCHW, self._encoder.blank(-len(frames_NCHW) % size)])
         parts = [self._encoder.encode(batch).clone() for batch in padded.split(size)]
         return torch.cat(parts)[: len(frames_NCHW)]
 
     def _decode(self, row: int, view: int) -> Tensor:
         video, settings = self._videos[row], self._settings
-        pixels = self._encoder.files.preprocessing
+        pixels, form = self._encoder.files.preprocessing, self._encoder.pixel_format
         try:
             made = decode_views(
                 video,
@@ -93,6 +96,7 @@ class LiveFeatures:
                 pixels,
                 names=settings.names,
                 cropping=cropping_of(settings.faces),
+                form=form,
             )
         except BadVideoError as error:
             raise RefusedError(

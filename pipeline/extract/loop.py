@@ -284,7 +284,7 @@ class _Run:
 
         started = time.perf_counter()
         video, settings = self._videos[row], self._settings
-        pixels = self._encoder.files.preprocessing
+        pixels, form = self._encoder.files.preprocessing, self._encoder.pixel_format
         read: Callable[..., Found] = read_frames
         mark = self._writer.decoding_mark(row)
         if settings.isolate or mark.is_file():
@@ -297,7 +297,7 @@ class _Run:
         try:
             with stage("decode"):
                 wanted = (views, settings.frames, settings.seed, pixels)
-                made = decode_views(video, *wanted, read, settings.names, self._cropping)
+                made = decode_views(video, *wanted, read, settings.names, self._cropping, form)
         except BadVideoError as error:
             died = isinstance(error, DecoderDeathError)  # its mark stays: a repair isolates it
             failed = VideoStatus(id=video.id, status="failed", reason=str(error))

@@ -7,7 +7,6 @@ still produces the features in the store.
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from cache.errors import RefusedError
 from cache.identity import differences, side_by_side
@@ -81,13 +80,14 @@ def _reencode(store: Store, video: Video, encoder: Encoder, kept_TD: np.ndarray)
             identity.seed,
             identity.preprocessing,
             cropping=cropping_of(identity.faces),
+            form=encoder.pixel_format,
         )
     except BadVideoError as error:
         return Reencoded(video.id, float("nan"), False, str(error))
     view_TCHW = made.views_VTCHW[0]
     # Bits depend on the number of frames in a call, so the batch is padded as in extraction.
     assert identity.batch_frames is not None
-    batch_NCHW = torch.zeros((identity.batch_frames, *view_TCHW.shape[1:]), dtype=torch.uint8)
+    batch_NCHW = encoder.blank(identity.batch_frames)
     batch_NCHW[: store.frames] = view_TCHW
     again_TD = encoder.encode(batch_NCHW)[: store.frames].cpu().numpy()
     cosine_T = _cosines(again_TD.astype(np.float64), kept_TD.astype(np.float64))

@@ -13,7 +13,7 @@ depend on the others in its batch, and are those that extraction stores.
 import os
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -41,7 +41,7 @@ from pipeline.video.frames import Choose, Found, Take
 from pipeline.video.images import BadVideoError, decoder_errors
 from pipeline.video.isolated import Decoder, TakeTimes, read_frames_isolated
 from pipeline.video.tracks import People, find_people
-from pipeline.video.views import fit_for_evaluation
+from pipeline.video.views import Pictures
 
 AUTO = "auto"
 FACES = (AUTO, WHOLE_FRAMES, *CROPPINGS)
@@ -177,14 +177,16 @@ def read_pictures(encoded: Encoded, index_T: NDArray[np.int32], encoder: Encoder
     Raises BadVideoError if it cannot be read any more.
     """
     found: dict[int, torch.Tensor] = {}
+    pictures = _pictures(encoder, encoded.crop)
 
     def take(index: int, image: NDArray[np.uint8]) -> None:
-        found[index] = _picture(encoded.crop, index, image, encoder)
+        found.update(pictures.add(index, image))
 
     read_frames_isolated(encoded.source.path, lambda _: set(index_T.tolist()), take, 3600.0)
+    found.update(pictures.rest())
     if missing := set(index_T.tolist()) - found.keys():
         raise BadVideoError(f"frame {min(missing)} is no longer there")
-    return torch.stack([found[index] for index in index_T.tolist()])
+    return torch.stack([found[index] for index in index_T.tolist()]).cpu()
 
 
 class _Reader:
@@ -264,18 +266,20 @@ class _Reader:
         wanted = [set(windows.frame_NT.flat) for windows in placed]
         self._wanted[number], sent = sum(map(len, wanted)), set[int]()
         rows = self._people[number] = _name_people(source, people, settings.faces)
+        pictures = [_pictures(self._encoder, own.crop) for own in rows]
 
         def take(index: int, image: NDArray[np.uint8]) -> None:
             sent.add(index)
-            for own, frames in zip(rows, wanted, strict=True):
+            for person, frames in enumerate(wanted):
                 if index in frames:
-                    picture = _picture(own.crop, index, image, self._encoder)
-                    self._put(_Frame((number, own.person), index, picture))
+                    self._put_ready((number, person), pictures[person].add(index, image))
 
         found = self._read(
             source, lambda _: {int(index) for index in set().union(*wanted) - sent}, take
         )
         people.check_same(found)
+        for person, waiting in enumerate(pictures):
+            self._put_ready((number, person), waiting.rest())
         flags = (*found.flags, *people.flags, *_estimated(told, times_F))
         return [
             replace(own, windows=windows, flags=(*flags, *_repeats(windows, settings.frames)))
@@ -285,6 +289,7 @@ class _Reader:
     def _decode_whole(self, number: int, *flags: str) -> Encoded:
         source, settings = self._sources[number], self._settings
         told, sent = list[NDArray[np.float64]](), set[int]()
+        pictures = _pictures(self._encoder)
         windows: Windows | None = None
 
         def choose(count: int) -> set[int]:
@@ -298,10 +303,10 @@ class _Reader:
 
         def take(index: int, image: NDArray[np.uint8]) -> None:
             sent.add(index)
-            picture = _picture(None, index, image, self._encoder)
-            self._put(_Frame((number, 0), index, picture))
+            self._put_ready((number, 0), pictures.add(index, image))
 
         found = self._read(source, choose, take, told.append)
+        self._put_ready((number, 0), pictures.rest())
         assert windows is not None
         short = _repeats(windows, settings.frames)
         flags = (*found.flags, *short, *_estimated(told, windows.times_F), *flags)
@@ -327,6 +332,10 @@ class _Reader:
             self._decoders.append(self._local.decoder)
         decoder: Decoder = self._local.decoder
         return decoder
+
+    def _put_ready(self, row: tuple[int, int], ready: Mapping[int, torch.Tensor]) -> None:
+        for index, picture_CHW in ready.items():
+            self._put(_Frame(row, index, picture_CHW))
 
     def _put(self, item: _Frame | _End) -> None:
         while not self._stopped.is_set():
@@ -373,7 +382,8 @@ class _Batches:
 
 
 def _encode(encoder: Encoder, batch: list[_Frame], size: int) -> NDArray[np.float16]:
-    frames_NCHW = torch.zeros((size, *batch[0].picture_CHW.shape), dtype=torch.uint8)
+    first_CHW = batch[0].picture_CHW
+    frames_NCHW = first_CHW.new_zeros((size, *first_CHW.shape))
     torch.stack([frame.picture_CHW for frame in batch], out=frames_NCHW[: len(batch)])
     features_ND: NDArray[np.float16] = encoder.encode(frames_NCHW).cpu().numpy()
     return features_ND
@@ -404,12 +414,8 @@ def _estimated(told: list[NDArray[np.float64]], times_F: NDArray[np.float64]) ->
     return () if known else ("times estimated",)
 
 
-def _picture(
-    crop: Crop | None, index: int, image: NDArray[np.uint8], encoder: Encoder
-) -> torch.Tensor:
-    image = image if crop is None else crop(index, image)
-    image_CHW = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
-    return fit_for_evaluation(image_CHW, encoder.files.preprocessing)
+def _pictures(encoder: Encoder, crop: Crop | None = None) -> Pictures:
+    return Pictures(encoder.files.preprocessing, encoder.pixel_format, crop)
 
 
 def _rows(end: _End) -> list[Encoded]:
@@ -437,7 +443,7 @@ def _finish(partial: _Partial) -> Encoded:
     return replace(
         end,
         features_NTD=features_UD[np.searchsorted(order, frame_NT)],
-        pictures_TCHW=torch.stack(pictures) if pictures else None,
+        pictures_TCHW=torch.stack(pictures).cpu() if pictures else None,
     )
 
 

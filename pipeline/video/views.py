@@ -1,7 +1,9 @@
 """Frames of a video, one at a time -> its views: T frames each, cropped, resized and augmented."""
 
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,25 +13,34 @@ from torchvision.transforms.v2 import functional as F
 
 from cache.identity import Preprocessing
 from pipeline.datasets.videos import Video
-from pipeline.video.augmentation import STANDARD, ViewNames, view_rule
+from pipeline.kernels.pixels import PixelFormat
+from pipeline.video.augmentation import STANDARD, ViewNames, ViewRule, view_rule
 from pipeline.video.crops import Crop, Cropping
 from pipeline.video.frames import Found, read_frames
 from pipeline.video.images import BadVideoError
+from pipeline.video.on_device import Shown, make_on_device, to_be_made
 from pipeline.video.tracks import find_people
 from pipeline.video.warp import Warp
+
+# Of frames in their own size that wait for their upload, per video.
+WAITING_BYTES = 64 << 20
+WAITING_PICTURES = 64
 
 
 @dataclass(frozen=True)
 class DecodedViews:
-    """The views of one video, and what was found in its source.
+    """The views of one video, what was found in its source, and where the time went.
 
+    On the CPU they are uint8; made on a GPU they are normalised, in the encoder's precision.
     ``length`` counts the frames that views are made of: all, or those with the face.
     """
 
-    views_VTCHW: torch.Tensor  # uint8
+    views_VTCHW: torch.Tensor
     frame_index_VT: NDArray[np.int32]
     found: Found
     length: int
+    upload_seconds: float
+    views_seconds: float
 
 
 def decode_views(
@@ -41,73 +52,98 @@ def decode_views(
     read: Callable[..., Found] = read_frames,
     names: ViewNames = STANDARD,
     cropping: Cropping | None = None,
+    form: PixelFormat | None = None,
 ) -> DecodedViews:
     """Decode a video by ``read``, and make ``views`` of ``frames`` frames each.
 
     With ``cropping`` it is decoded twice, and the views show the face of one person, the largest
-    and longest, in the frames where it is. Raises BadVideoError if the video cannot be read, has no
-    face, or if its length differs from its annotation.
+    and longest, in the frames where it is. With ``form`` they are made on its device. Raises
+    BadVideoError if the video cannot be read, has no face, or if its length differs from its
+    annotation.
     """
-    people = None if cropping is None else find_people(video.path, read)
-    crop = None if cropping is None or people is None else Crop(people.main, cropping)
-    maker = ViewMaker(video.id, views, frames, seed, pixels, names, crop)
-    found = read(video.path, maker.choose, maker.take)
-    if people is not None:
-        people.check_same(found)
-        found = replace(found, flags=(*found.flags, *people.main_flags))
+    rules = [view_rule(seed, video.id, view, frames, names) for view in views]
+    maker = HostViews(rules, pixels) if form is None else DeviceViews(rules, pixels, form)
+    if cropping is None:
+        found = read(video.path, maker.choose, maker.take)
+        first, length = 0, found.frames
+    else:
+        found, (first, length) = _read_face(video.path, read, cropping, maker)
     if video.frame_labels is not None and len(video.frame_labels) != found.frames:
         raise BadVideoError(
             f"decoded {found.frames} frames, its annotation describes {len(video.frame_labels)}"
         )
-    return DecodedViews(maker.finish(), maker.frame_index_VT, found, maker.length)
+    made = maker.finish()
+    return DecodedViews(
+        made,
+        first + maker.frame_index_VT,
+        found,
+        length,
+        maker.upload_seconds,
+        maker.views_seconds,
+    )
 
 
-class ViewMaker:
-    """Collects the views of one video while it is decoded; keeps no frame at its full size."""
+def _read_face(
+    path: Path, read: Callable[..., Found], cropping: Cropping, maker: "HostViews | DeviceViews"
+) -> tuple[Found, tuple[int, int]]:
+    """Give ``maker`` the crops of the main person as its frames; returns where they are, too."""
+    people = find_people(path, read)
+    crop = Crop(people.main, cropping)
+    first, length = people.main.span
+    found = read(
+        path,
+        lambda _: {first + index for index in maker.choose(length)},
+        lambda index, image: maker.take(index - first, crop(index, image)),
+    )
+    people.check_same(found)
+    return replace(found, flags=(*found.flags, *people.main_flags)), (first, length)
 
-    def __init__(
-        self,
-        video_id: str,
-        views: tuple[int, ...],
-        frames: int,
-        seed: int,
-        pixels: Preprocessing,
-        names: ViewNames = STANDARD,
-        crop: Crop | None = None,
-    ) -> None:
-        self._rules = [view_rule(seed, video_id, view, frames, names) for view in views]
-        self._pixels, self._crop = pixels, crop
-        self.length = 0
-        self._shown: list[set[int]] = []
-        self._kept: list[dict[int, torch.Tensor]] = []
-        self._warps: dict[tuple[int, tuple[int, int]], Warp] = {}
-        self.frame_index_VT = np.zeros((len(views), frames), np.int32)
+
+class _Views:
+    """Collects the views of one video while it is decoded."""
+
+    def __init__(self, rules: Sequence[ViewRule], pixels: Preprocessing) -> None:
+        self._rules, self._pixels = rules, pixels
+        self.frame_index_VT = np.zeros((len(rules), len(rules[0].moments)), np.int32)
+        self.upload_seconds = self.views_seconds = 0.0
 
     def choose(self, length: int) -> Collection[int]:
         """The frames, of a video of ``length`` frames, that any view shows."""
-        first, self.length = (0, length) if self._crop is None else self._crop.track.span
-        self.frame_index_VT[:] = [first + rule.choose(self.length) for rule in self._rules]
-        self._shown = [set(index.tolist()) for index in self.frame_index_VT]
+        self.frame_index_VT[:] = [rule.choose(length) for rule in self._rules]
+        return set(self.frame_index_VT.flatten().tolist())
+
+
+class HostViews(_Views):
+    """Makes them on the CPU, frame by frame; keeps no frame at its full size."""
+
+    def __init__(self, rules: Sequence[ViewRule], pixels: Preprocessing) -> None:
+        super().__init__(rules, pixels)
+        self._kept: list[dict[int, torch.Tensor]] = []
+        self._warps: dict[tuple[int, tuple[int, int]], Warp] = {}
+
+    def choose(self, length: int) -> Collection[int]:
+        """As above; forgets what was taken before."""
         self._kept = [{} for _ in self._rules]
-        return set().union(*self._shown)
+        return super().choose(length)
 
     def take(self, index: int, image: NDArray[np.uint8]) -> None:
         """Make of frame ``index``, uint8 [height, width, 3], those of the views that show it."""
-        if self._crop is not None:
-            image = self._crop(index, image)
+        started = time.perf_counter()
         image = np.require(image, requirements=["C", "W"])
-        for i, shown in enumerate(self._shown):
-            if index in shown:
-                self._kept[i][index] = self._fit(i, image)
+        for view in np.flatnonzero((self.frame_index_VT == index).any(1)).tolist():
+            self._kept[view][index] = self._fit(view, image)
+        self.views_seconds += time.perf_counter() - started
 
     def finish(self) -> torch.Tensor:
         """The views, uint8 [view, frame, channel, height, width]; the channels are together."""
+        started = time.perf_counter()
         views_VTHWC = torch.stack(
             [
                 torch.stack([kept[index].permute(1, 2, 0) for index in index_T.tolist()])
                 for kept, index_T in zip(self._kept, self.frame_index_VT, strict=True)
             ]
         )
+        self.views_seconds += time.perf_counter() - started
         return views_VTHWC.permute(0, 1, 4, 2, 3)
 
     def _fit(self, view: int, image: NDArray[np.uint8]) -> torch.Tensor:
@@ -121,6 +157,48 @@ class ViewMaker:
         return torch.from_numpy(warp(image)).permute(2, 0, 1)
 
 
+class DeviceViews(_Views):
+    """Makes them on a device; frames wait for their upload until there are enough."""
+
+    def __init__(self, rules: Sequence[ViewRule], pixels: Preprocessing, form: PixelFormat) -> None:
+        super().__init__(rules, pixels)
+        self._form = form
+        self._waiting: dict[int, NDArray[np.uint8]] = {}
+        self._made = to_be_made(self.frame_index_VT.size, pixels.size_px, form)
+
+    def choose(self, length: int) -> Collection[int]:
+        """As above; forgets what was taken before."""
+        self._waiting = {}
+        return super().choose(length)
+
+    def take(self, index: int, image: NDArray[np.uint8]) -> None:
+        """Keep frame ``index``, uint8 [height, width, 3], until it is uploaded."""
+        self._waiting[index] = image
+        if _bytes_of(self._waiting) >= WAITING_BYTES:
+            self._upload()
+
+    def finish(self) -> torch.Tensor:
+        """The views, [view, frame, channel, height, width]; the channels are together."""
+        self._upload()
+        self.upload_seconds, self.views_seconds = (
+            self._made.upload_seconds,
+            self._made.views_seconds,
+        )
+        return self._made.pixels_NCHW.unflatten(0, self.frame_index_VT.shape)
+
+    def _upload(self) -> None:
+        frames = self.frame_index_VT.shape[1]
+        shown = [
+            Shown(place, number, self._rules[place // frames].augmentation)
+            for number, index in enumerate(self._waiting)
+            for place in np.flatnonzero(self.frame_index_VT == index).tolist()
+        ]
+        if shown:
+            images = list(self._waiting.values())
+            make_on_device(images, shown, self._pixels, self._form, self._made)
+        self._waiting = {}
+
+
 def fit_for_evaluation(image_CHW: torch.Tensor, pixels: Preprocessing) -> torch.Tensor:
     """Resize and crop to [channel, size, size] as open_clip's own preprocessing does."""
     size = pixels.size_px
@@ -129,3 +207,44 @@ def fit_for_evaluation(image_CHW: torch.Tensor, pixels: Preprocessing) -> torch.
     resized = F.resize(image_CHW, shape, mode, antialias=True)
     out: torch.Tensor = F.center_crop(resized, [size, size])
     return out
+
+
+class Pictures:
+    """Frames of any videos, or what ``crop`` cuts out of one's, as an encoder sees them.
+
+    They are uint8 [channel, size, size], as for evaluation, where the encoder is.
+    """
+
+    def __init__(
+        self, pixels: Preprocessing, form: PixelFormat | None, crop: Crop | None = None
+    ) -> None:
+        self._pixels, self._crop = pixels, crop
+        self._form = None if form is None else form.unchanged()
+        self._waiting: dict[int, NDArray[np.uint8]] = {}
+
+    def add(self, index: int, image: NDArray[np.uint8]) -> dict[int, torch.Tensor]:
+        """Add a frame, [height, width, 3]; returns the pictures that are ready, by index."""
+        if self._crop is not None:
+            image = self._crop(index, image)
+        if self._form is None:
+            image = np.require(image, requirements=["C", "W"])
+            return {
+                index: fit_for_evaluation(torch.from_numpy(image).permute(2, 0, 1), self._pixels)
+            }
+        self._waiting[index] = image
+        few = len(self._waiting) < WAITING_PICTURES
+        return {} if few and _bytes_of(self._waiting) < WAITING_BYTES else self.rest()
+
+    def rest(self) -> dict[int, torch.Tensor]:
+        """The pictures of the frames that wait for their upload."""
+        if self._form is None or not self._waiting:
+            return {}
+        waiting, self._waiting = self._waiting, {}
+        made = to_be_made(len(waiting), self._pixels.size_px, self._form)
+        shown = [Shown(number, number, None) for number in range(len(waiting))]
+        make_on_device(list(waiting.values()), shown, self._pixels, self._form, made)
+        return dict(zip(waiting, made.pixels_NCHW, strict=True))
+
+
+def _bytes_of(frames: Mapping[int, NDArray[np.uint8]]) -> int:
+    return sum(frame.nbytes for frame in frames.values())

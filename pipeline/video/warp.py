@@ -4,12 +4,16 @@ Rule 2 of augmented views. Pixel (i, j) of a view shows the place in the frame t
 rotation and flip together put there; S is the view's size.
 
 1. Where the crop is larger than the view, its frame is reduced first: means of blocks of k_y x k_x
-   pixels, k = round(crop / S), at least 1, rounded to whole grey levels; at the lower and right
-   border, blocks are completed by repeating the last row and column.
+   pixels, k = round(crop / S), at least 1, rounded to whole grey levels (halves to the even one, of
+   2 x 2 pixels up); at the lower and right border, blocks are completed by repeating the last row
+   and column.
 2. Places are rounded to 1/32 of a (reduced) pixel, and the colour there is interpolated linearly
-   between the four pixels around it; outside the frame is black.
+   between the four pixels around it and rounded; outside the frame is black.
 3. With v a pixel, g the frame's mean grey after step 2 and w the weights of grey, its colour is
    b c (s I + (1 - s) 1 w') v + b (1 - c) g for brightness b, contrast c, saturation s, rounded.
+
+OpenCV computes this here, and pipeline/kernels/pixels.py on GPUs, both with a matrix of whole
+1/1024ths: one grey level from the rule at most.
 """
 
 import math
@@ -21,10 +25,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.kernels.pixels import STEPS
 from pipeline.video.augmentation import Augmentation, crop_box
 
 GREY = np.array([0.299, 0.587, 0.114])  # of RGB, ITU-R BT.601
-STEPS = 32  # per pixel
 _BITS = STEPS.bit_length() - 1
 
 # Threads belong to the videos, not to the pixels of one.

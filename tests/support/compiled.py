@@ -8,13 +8,26 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipeline.kernels import gather_triton, head_triton, windows_triton
+from pipeline.kernels import gather_triton, head_triton, pixels_triton, windows_triton
 
 CAPABILITIES = (80, 90)
 WINDOWS = {"T": 16, "N": 13, "W": 4, "STRIDE": 1, "D": 512, "SIZE": 64}
 WINDOWS |= {"SIZE_TILE": 64, "M": 16, "F": 16}
 HEAD = {"T": 16, "K": 7, "D": 512, "T_TILE": 16, "K_TILE": 16, "D_TILE": 64}
 GATHER = {"SIZE": 16 * 512, "D": 512, "BLOCK": 1024}
+PIXELS = {
+    "buffer_ptr": "*u8",
+    "sources_ptr": "*i64",
+    "places_ptr": "*fp64",
+    "offset_ptr": "*i64",
+    "levels_ptr": "*u8",
+}
+PIXELS |= {
+    "sums_ptr": "*i32",
+    "row_start_ptr": "*i32",
+    "column_start_ptr": "*i32",
+    "out_ptr": "*bf16",
+}
 # (kernel, its constants, types of pointers that are not float32, options)
 KERNELS = [
     (windows_triton._forward, WINDOWS, {}, {}),
@@ -29,6 +42,14 @@ KERNELS = [
         {"features_ptr": "*fp16", "video_ptr": "*i64", "view_ptr": "*i64"},
         {},
     ),
+    (pixels_triton._warp, {"STEPS": 32, "BLOCK": 512}, PIXELS, {"enable_fp_fusion": False}),
+    (
+        pixels_triton._colour,
+        {"PARTS": 1024, "BLOCKS_TILE": 128, "BLOCK": 512},
+        {**PIXELS, "matrix_ptr": "*i32", "grey_ptr": "*fp64", "offset_ptr": "*fp32"},
+        {},
+    ),
+    (pixels_triton._resize, {"BLOCK": 512}, PIXELS, {}),
 ]
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from cache.identity import Preprocessing
 from pipeline.video.augmentation import STANDARD, ViewNames, crop_box, view_rule
 from pipeline.video.sampling import at_moments_of_whole_segments
-from pipeline.video.views import ViewMaker, fit_for_evaluation
+from pipeline.video.views import HostViews, fit_for_evaluation
 from support.sources import pictures
 
 PIXELS = Preprocessing(
@@ -26,7 +26,7 @@ def views_of(
     seed: int = 0,
     names: ViewNames = STANDARD,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    maker = ViewMaker(video_id, views, 16, seed, PIXELS, names)
+    maker = HostViews([view_rule(seed, video_id, view, 16, names) for view in views], PIXELS)
     wanted = maker.choose(len(frames))
     for i, frame in enumerate(frames):
         if i in wanted:
