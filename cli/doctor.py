@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import math
 import os
 import platform
 import shutil
@@ -19,7 +18,14 @@ from typing import Annotated, Literal
 import typer
 
 from cli.show import next_step, show
-from pipeline.resources import CGROUPS, OWN_CGROUPS, available_bytes, cgroup_files, memory_limits
+from pipeline.resources import (
+    CGROUPS,
+    OWN_CGROUPS,
+    available_bytes,
+    cpu_quotas,
+    memory_limits,
+    usable_cores,
+)
 
 UNUSABLE = 1
 GIB = 2**30
@@ -241,18 +247,8 @@ def check_cores() -> Check:
     usable, quotas = len(os.sched_getaffinity(0)), cpu_quotas(CGROUPS, OWN_CGROUPS)
     found = f"{usable} of {os.cpu_count()}"
     if quotas and min(quotas) < usable:
-        remedy = f"use --workers {math.ceil(min(quotas))}"
-        return Check("cores", "warn", f"{found}, a cgroup allows {min(quotas):.1f}", remedy)
+        found += f", a cgroup allows {min(quotas):.1f}: one worker for each of {usable_cores()}"
     return Check("cores", "ok", found)
-
-
-def cpu_quotas(root: Path, own: Path) -> list[float]:
-    """CPU limits of this process's cgroups, version 1 or 2, in cores."""
-    pairs = [file.read_text().split() for file in cgroup_files(root, own, "", "cpu.max")]
-    for file in cgroup_files(root, own, "cpu", "cpu.cfs_quota_us"):
-        period = file.with_name("cpu.cfs_period_us")
-        pairs.append([file.read_text(), period.read_text()])
-    return [int(q) / int(period) for q, period in pairs if q.strip() not in ("max", "-1")]
 
 
 def check_mini() -> Check:

@@ -399,13 +399,13 @@ def _print_summary(summary: "Summary") -> None:
         f"{len(summary.failures)} without features",
     }
     if done.videos:
-        busy = done.decode_seconds + done.encode_seconds + done.write_seconds
-        shares = (done.decode_seconds, done.encode_seconds, done.write_seconds)
-        parts = (100 * share / busy for share in shares)
+        busy = ", ".join(
+            f"{name} {100 * share:.0f} %" for name, share in done.busy.items() if share
+        )
         rows |= {
             "encoder": f"{summary.precision} on {summary.device}",
             "rate": f"{_rates(done)} in {done.seconds:.0f} s",
-            "work": "decode {:.0f} %, encode {:.0f} %, write {:.0f} %".format(*parts),
+            "busy": busy,
             "bottleneck": summary.bottleneck,
         }
     print(columns([(name, show(value)) for name, value in rows.items()]))

@@ -424,7 +424,7 @@ WorkersOption = Annotated[
         min=1,
         max=1024,
         help="Decoding threads, or training processes on a CPU.",
-        show_default="one per core",
+        show_default="one per usable core",
     ),
 ]
 ProfileOption = Annotated[

@@ -1,5 +1,6 @@
-"""What work will need, looked at before it begins: memory, and disks that can be written."""
+"""What work will need, looked at before it begins: memory, cores, and disks to write to."""
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -76,6 +77,21 @@ def available_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
 def memory_limits(root: Path, own: Path) -> list[int]:
     """Memory limits of this process's cgroups, version 1 or 2, in bytes; without unlimited ones."""
     return [limit for limit, _ in _groups(root, own)]
+
+
+def usable_cores(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
+    """The cores that this process may use: those it may run on, or what its cgroups allow."""
+    allowed = [math.ceil(quota) for quota in cpu_quotas(root, own)]
+    return max(1, min([len(os.sched_getaffinity(0)), *allowed]))
+
+
+def cpu_quotas(root: Path, own: Path) -> list[float]:
+    """CPU limits of this process's cgroups, version 1 or 2, in cores."""
+    pairs = [file.read_text().split() for file in cgroup_files(root, own, "", "cpu.max")]
+    for file in cgroup_files(root, own, "cpu", "cpu.cfs_quota_us"):
+        period = file.with_name("cpu.cfs_period_us")
+        pairs.append([file.read_text(), period.read_text()])
+    return [int(q) / int(period) for q, period in pairs if q.strip() not in ("max", "-1")]
 
 
 def cgroup_files(root: Path, own: Path, controller: str, name: str) -> Iterator[Path]:

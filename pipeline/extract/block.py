@@ -2,9 +2,11 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ class Decoded:
     """One video as its decode thread returns it; without views if it failed."""
 
     row: VideoStatus
-    seconds: float
+    seconds: Mapping[str, float]  # of decoding, of the upload to a GPU, and of making views
     views_VTCHW: torch.Tensor | None = None
     frame_index_VT: NDArray[np.int32] | None = None
 
@@ -33,7 +35,10 @@ class Block:
     positions of failed videos and the end of the last batch are blank.
     """
 
-    def __init__(self, unit: Unit, plan: Plan, encoder: Encoder, executor: Executor) -> None:
+    def __init__(
+        self, unit: Unit, plan: Plan, encoder: Encoder, executor: Executor, most: int
+    ) -> None:
+        """``most`` batches at a time wait for ``executor``; then ``add`` waits as well."""
         self.unit = unit
         self.rows: list[VideoStatus] = []
         self.encode_seconds = 0.0
@@ -43,6 +48,7 @@ class Block:
         assert plan.identity.batch_frames is not None
         self._videos_of_batch = plan.identity.batch_frames // plan.frames
         self._batch: list[torch.Tensor | None] = []
+        self._most, self._waiting = most, deque[Future[Any]]()
         # [batch][view]
         self._encoded: list[list[Future[tuple[NDArray[np.float16], float]]]] = []
 
@@ -80,12 +86,13 @@ class Block:
     def _start_batch(self) -> None:
         videos, self._batch = self._batch, []
         shape = self._videos_of_batch, self._plan.frames
-        self._encoded.append(
-            [
-                self._executor.submit(_encode, self._encoder, videos, view, shape)
-                for view in range(len(self.unit.views))
-            ]
-        )
+        self._encoded.append([])
+        for view in range(len(self.unit.views)):
+            if len(self._waiting) == self._most:
+                self._waiting.popleft().result()
+            job = self._executor.submit(_encode, self._encoder, videos, view, shape)
+            self._encoded[-1].append(job)
+            self._waiting.append(job)
 
 
 def _encode(

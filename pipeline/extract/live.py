@@ -18,6 +18,7 @@ from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, EncoderFiles
 from pipeline.extract.loop import completed_plan
 from pipeline.extract.planning import ExtractSettings, cropping_of, make_plan, suited_batch
+from pipeline.resources import usable_cores
 from pipeline.video.images import BadVideoError
 from pipeline.video.views import decode_views
 
@@ -37,7 +38,7 @@ class LiveFeatures:
         self._trained = trained
         default = suited_batch(settings.frames, encoder.device.type)
         self._batch_frames = settings.batch_frames or default
-        self._pool = ThreadPoolExecutor(settings.workers)
+        self._pool = ThreadPoolExecutor(settings.workers or usable_cores())
         self._ahead: dict[tuple[int, int], Future[Tensor]] = {}
         if trained:
             encoder.visual.requires_grad_(True)

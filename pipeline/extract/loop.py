@@ -2,9 +2,11 @@
 
 ::
 
-    decode threads           this thread              encode threads        this thread
-    video -> views  ──────>  batch per view  ──────>  batch -> features ──> block -> store
-            bounded look-ahead                                      at most two blocks
+    decode threads          this thread             encode threads            this thread
+    video -> views ───────> videos of a batch ────> batch -> features ──────> block -> store
+       bounded look-ahead             bounded queue            at most two blocks
+
+On a GPU, decode threads upload the frames that some view shows, and the GPU makes the views.
 
 Every frame has a fixed position in a batch of fixed size, whatever else is decoded, fails, is added
 later or is done by another worker.  So the features of a video depend on the plan alone, bit for
@@ -44,6 +46,7 @@ from pipeline.extract.planning import (
 from pipeline.extract.reuse import refuse_other, reuse_features
 from pipeline.interrupt import Stop, stop_on_signal
 from pipeline.profile import stage
+from pipeline.resources import usable_cores
 from pipeline.video.frames import Found, read_frames
 from pipeline.video.images import BadVideoError
 from pipeline.video.isolated import DecoderDeathError, read_frames_isolated
@@ -53,9 +56,15 @@ if TYPE_CHECKING:
     from pipeline.extract.block import Block, Decoded
 
 
+STAGES = ("decode", "upload", "views", "encode", "write")
+
+
 @dataclass(frozen=True)
 class ExtractProgress:
-    """Progress of a running extraction; busy times are in seconds."""
+    """Progress of a running extraction; busy times are in seconds.
+
+    On a GPU, those of upload and views are the GPU's; else, like decoding, of the decode threads.
+    """
 
     videos: int = 0  # finished in this run
     total: int = 0  # to do in this run
@@ -63,10 +72,23 @@ class ExtractProgress:
     frames: int = 0  # encoded
     seconds: float = 0.0
     decode_seconds: float = 0.0  # summed over the decode threads
+    upload_seconds: float = 0.0
+    views_seconds: float = 0.0
     encode_seconds: float = 0.0  # summed over the threads that encode
     write_seconds: float = 0.0
     workers: int = 1  # decode threads; on a CPU they encode as well
     encoders: int = 1
+    device: str = "cpu"
+
+    @property
+    def busy(self) -> dict[str, float]:
+        """The share of the time in which each stage was busy, of all the threads that it has."""
+        own = {"decode": self.workers, "encode": self.encoders}
+        own |= {"views": self.workers} if self.device == "cpu" else {}
+        whole = max(self.seconds, 1e-9)
+        return {
+            name: getattr(self, f"{name}_seconds") / own.get(name, 1) / whole for name in STAGES
+        }
 
 
 @dataclass(frozen=True)
@@ -85,19 +107,14 @@ class Summary:
 
     @property
     def bottleneck(self) -> str:
-        """``decode``, ``encode`` or ``write``, or ``nothing to do``."""
-        shares = {
-            "decode": self.progress.decode_seconds / self.progress.workers,
-            "encode": self.progress.encode_seconds / self.progress.encoders,
-            "write": self.progress.write_seconds,
-        }
-        return (
-            max(shares, key=lambda name: shares[name]) if any(shares.values()) else "nothing to do"
-        )
+        """The stage that was busiest, or ``nothing to do``."""
+        busy = self.progress.busy
+        return max(STAGES, key=lambda name: busy[name]) if any(busy.values()) else "nothing to do"
 
 
 # While one waits for its features to be copied back, the other starts its batch.
 _CUDA_ENCODERS = 2
+_WAITING_BATCHES = 4  # for each thread that encodes
 
 OnProgress = Callable[[ExtractProgress], None]
 
@@ -183,9 +200,11 @@ class _Run:
         self._writer, self._encoder, self._settings = writer, encoder, settings
         self._videos, self._on_progress = videos, on_progress
         self._units = writer.todo(settings.shard)
-        self._workers = settings.workers or len(os.sched_getaffinity(0))
+        self._workers = settings.workers or usable_cores()
+        on_cpu = encoder.device.type == "cpu"
+        self._encoders = self._workers if on_cpu else _CUDA_ENCODERS
         self._started = time.perf_counter()
-        self._seconds = dict.fromkeys(("decode", "encode", "write"), 0.0)
+        self._seconds = dict.fromkeys(STAGES, 0.0)
         self._done = self._frames = 0
         self._cropping = cropping_of(settings.faces)
         self._decoding: dict[int, float] = {}  # row decoded in this process -> when it began
@@ -224,7 +243,8 @@ class _Run:
             frames=self._frames,
             seconds=time.perf_counter() - self._started,
             workers=self._workers,
-            encoders=self._workers if self._encoder.device.type == "cpu" else _CUDA_ENCODERS,
+            encoders=self._encoders,
+            device=self._encoder.device.type,
             **{f"{name}_seconds": value for name, value in self._seconds.items()},
         )
 
@@ -245,7 +265,8 @@ class _Run:
         from pipeline.extract.block import Block
 
         unit, claim = ahead[0].unit, ahead[0].claim
-        block = Block(unit, self._writer.plan, self._encoder, encoders)
+        most = _WAITING_BATCHES * self._encoders
+        block = Block(unit, self._writer.plan, self._encoder, encoders, most)
         for _ in range(unit.start, unit.stop):
             decoded = self._wait(ahead.popleft())
             ahead.extend(islice(jobs, 1))
@@ -301,7 +322,7 @@ class _Run:
         except BadVideoError as error:
             died = isinstance(error, DecoderDeathError)  # its mark stays: a repair isolates it
             failed = VideoStatus(id=video.id, status="failed", reason=str(error))
-            return Decoded(failed, time.perf_counter() - started)
+            return Decoded(failed, {"decode": time.perf_counter() - started})
         except Exception as error:
             error.add_note(f"while decoding video {video.id!r} ({str(video.path)!r})")
             raise
@@ -309,12 +330,14 @@ class _Run:
             self._decoding.pop(row, None)
             if not died:
                 mark.unlink(missing_ok=True)
-        seconds = time.perf_counter() - started
+        spent = {"upload": made.upload_seconds, "views": made.views_seconds}
+        spent["decode"] = time.perf_counter() - started - sum(spent.values())
         described = _describe(video, made.found, made.length < settings.frames)
-        return Decoded(described, seconds, made.views_VTCHW, made.frame_index_VT)
+        return Decoded(described, spent, made.views_VTCHW, made.frame_index_VT)
 
     def _note(self, decoded: "Decoded") -> None:
-        self._seconds["decode"] += decoded.seconds
+        for name, seconds in decoded.seconds.items():
+            self._seconds[name] += seconds
         self._done += 1
         if decoded.frame_index_VT is not None:
             self._frames += decoded.frame_index_VT.size

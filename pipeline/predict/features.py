@@ -10,7 +10,6 @@ long video only features are kept.  All batches have one size, so the features o
 depend on the others in its batch, and are those that extraction stores.
 """
 
-import os
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from pipeline.predict.windows import (
     place_windows_within,
     times_of,
 )
+from pipeline.resources import usable_cores
 from pipeline.video.crops import Crop
 from pipeline.video.frames import Choose, Found, Take
 from pipeline.video.images import BadVideoError, decoder_errors
@@ -194,7 +194,7 @@ class _Reader:
 
     def __init__(self, sources: Sequence[Source], encoder: Encoder, settings: ReadSettings) -> None:
         self._sources, self._encoder, self._settings = sources, encoder, settings
-        self.workers = settings.workers or len(os.sched_getaffinity(0))
+        self.workers = settings.workers or usable_cores()
         self.queue: Queue[_Frame | _End] = Queue(2 * max(settings.batch_frames, settings.frames))
         self._stopped = threading.Event()
         self._local = threading.local()

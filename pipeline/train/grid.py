@@ -20,7 +20,7 @@ from pipeline.config import Run, stack_key
 from pipeline.datasets.texts import class_texts
 from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, stop_on_signal
-from pipeline.resources import available_bytes, check_writable
+from pipeline.resources import available_bytes, check_writable, usable_cores
 from pipeline.show import show
 from pipeline.train.code import code_files
 from pipeline.train.leaks import refuse_leaks
@@ -246,7 +246,7 @@ def train_runs(
     here = workers == 0 or not on_cpu or _is_private(records.store)
     # Threads and the size of stacks change bits, so they do not depend on what is left to do.
     wanted = len(set(runs))
-    processes = 1 if here else min(workers or os.cpu_count() or 1, wanted)
+    processes = 1 if here else min(workers or usable_cores(), wanted)
     size_max = min(STACK_ON_CPU, -(-wanted // processes)) if on_cpu else wanted
     data = cache(lambda: _load_onto(device, records.store))
 
@@ -440,7 +440,7 @@ def _train_on_cores(
     processes: int,
     on_epochs: OnEpochs,
 ) -> None:
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, usable_cores() // processes)
     begin = partial(_begin_training, records, keep_seconds, threads)
     os.environ.update(KEEP_MEMORY)
     try:

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from cli.doctor import check_modules, check_videos, cpu_quotas
-from pipeline.resources import memory_limits
+from cli.doctor import check_modules, check_videos
+from pipeline.resources import cpu_quotas, memory_limits, usable_cores
 from support.commands import python
 
 
@@ -83,6 +83,7 @@ def test_limits_of_cgroups_of_version_1_seen_from_a_container(tmp_path: Path) ->
     write(tmp_path, files)
     assert memory_limits(tmp_path, tmp_path / "own") == [1073741824]
     assert cpu_quotas(tmp_path, tmp_path / "own") == [0.5]
+    assert usable_cores(tmp_path, tmp_path / "own") == 1
 
 
 def test_cgroups_without_limits(tmp_path: Path) -> None:

@@ -77,14 +77,16 @@ def test_features_by_the_two_ways_have_a_cosine_of_9999(
     whole = listed(tmp_path)
     broken = replace(whole.videos[2], path=tmp_path / "nothing")
     videos = replace(whole, videos=(*whole.videos[:2], broken, *whole.videos[3:]))
-    extract(videos, tmp_path / "host.zarr", FILES, SETTINGS)
+    busy = extract(videos, tmp_path / "host.zarr", FILES, SETTINGS).progress.busy
+    assert min(busy[name] for name in ("decode", "views", "encode", "write")) > busy["upload"] == 0
     host = open_store(tmp_path / "host.zarr")
     sources = find_sources([str(videos.videos[0].path)])
     settings = ReadSettings(frames=4, batch_frames=8, faces="whole")
     encoder = Encoder(FILES, "cpu", "auto")
     ((_, predicted),) = encode_sources(sources, encoder, settings)
     request.getfixturevalue("on_device")
-    extract(videos, tmp_path / "device.zarr", FILES, SETTINGS)
+    busy = extract(videos, tmp_path / "device.zarr", FILES, SETTINGS).progress.busy
+    assert 0 < min(busy.values()) <= max(busy.values()) <= 1
     device = open_store(tmp_path / "device.zarr")
     assert device.identity == host.identity
     assert device.missing.keys() == host.missing.keys() == {broken.id}
