@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("extraction", "store", "training", "stacks", "tables", "check")
+BENCHMARKS = ("extraction", "views", "store", "training", "stacks", "tables", "check")
 ROOT = Path(__file__).parents[1]
 
 

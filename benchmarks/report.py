@@ -54,6 +54,27 @@ def _extraction(report: dict[str, Any]) -> str:
     return _section("Extraction", "extraction", report, _table(head, rows), text)
 
 
+def _views(report: dict[str, Any]) -> str:
+    rows = [
+        [
+            source,
+            views,
+            *(f"{cost[way]:.2f}" for way in ("decode", "decode and views", "peer")),
+            f"{cost['peer'] / cost['decode and views']:.1f}",
+        ]
+        for source, by_views in report["milliseconds_per_view_frame"].items()
+        for views, cost in by_views.items()
+    ]
+    head = ["source", "views", "decode", "decode and views", "peers' loader", "times faster"]
+    text = (
+        f"Milliseconds of one core for each frame of a view, {report['frames']} frames a view, "
+        f"{report['size_px']} px; the frames shown are decoded once for all views. Medians of "
+        f"{report['rounds']} rounds. A peers' loader decodes anew for each view, by Pillow or "
+        "PyAV, and makes them by torchvision's transforms of Pillow images."
+    )
+    return _section("Decoding and views", "views", report, _table(head, rows), text)
+
+
 def _store(report: dict[str, Any]) -> str:
     rates, ratios = report["gigabytes_per_second"], report["load_over_cat"]
     rows = [[name, f"{rate:.2f}"] for name, rate in rates.items()]
@@ -158,6 +179,7 @@ def _check(report: dict[str, Any]) -> str:
 
 SECTIONS = {
     "extraction": _extraction,
+    "views": _views,
     "store": _store,
     "training": _training,
     "stacks": _stacks,

@@ -4,6 +4,7 @@ import json
 
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.report import page
+from benchmarks.views import measure
 from support.commands import ROOT, python
 
 
@@ -39,3 +40,11 @@ def test_unknown_benchmark_is_refused() -> None:
 def test_make_bench_runs_them_all() -> None:
     recipe = (ROOT / "Makefile").read_text().partition("\nbench:")[2].splitlines()[1]
     assert recipe.strip() == "$(BIN)/python -m benchmarks"
+
+
+def test_costs_of_decoding_and_views_are_measured_and_shown() -> None:
+    report = measure(quick=True)
+    costs = report["milliseconds_per_view_frame"]["224-px jpg"]
+    assert list(costs) == ["1", "5"]
+    assert all(0 < cost["decode"] < cost["peer"] for cost in costs.values())
+    assert page({"views": report}).count("| 224-px jpg |") == 2
