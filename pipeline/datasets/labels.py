@@ -15,6 +15,9 @@ from pipeline.datasets.rows import Row
 
 # Of the videos that would have to be in other classes: above, an order is not the published one.
 SHARE_MAX = 0.1
+# Of lists that are nearly as long as the published ones: classes may differ little in size.
+SHARE_MAX_OF_WHOLE = 0.005
+WHOLE = 0.98
 TELLING_VIDEOS = 300  # fewer say nothing about the order of their classes
 
 
@@ -78,7 +81,9 @@ def find_order(counts: Mapping[int, int], lists: Path, known: Known) -> tuple[in
     published = [known.counts[name] for name in best]
     least = _moved(sorted(found), sorted(published))
     exact = sorted(found) == sorted(published)
-    if (exact and moved[best] > 0) or moved[best] > least + SHARE_MAX:
+    whole = WHOLE <= sum(found) / sum(published) <= 1 / WHOLE
+    most = 0.0 if exact else least + (SHARE_MAX_OF_WHOLE if whole else SHARE_MAX)
+    if moved[best] > most:
         raise RefusedError(_side_by_side(found, lists, known))
     return tuple(known.classes.index(name) for name in best)
 

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,7 +198,17 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise RefusedError(f"{file}: cannot be read as Parquet: {error}") from None
     yield 0, [str(name) for name in table.columns]
     for number, row in enumerate(table.itertuples(index=False), 1):
-        yield number, ["" if cell is None or cell != cell else str(cell) for cell in row]
+        yield number, list(map(_cell, row))
+
+
+def _cell(value: Any) -> str:
+    """As in CSV: nothing for what is missing, numbers apart, whole numbers without a point."""
+    if isinstance(value, list | tuple) or hasattr(value, "tolist"):
+        values = value if isinstance(value, list | tuple) else np.asarray(value).ravel().tolist()
+        return " ".join(map(_cell, values))
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _row(cells: Cells, where: str, base: Path) -> Row:
@@ -289,13 +300,17 @@ def _folds(
 
 def _locate(rows: Mapping[str, Row], base: Path) -> dict[str, Place]:
     """Where the videos are; every folder is scanned once."""
-    names: dict[str, dict[str, os.DirEntry[str]]] = {}
+    names: dict[str, dict[str, list[os.DirEntry[str]]]] = {}
     places = {}
     for video_id, row in rows.items():
         folder, _, name = f"./{row.path}".rpartition("/")
         if folder not in names:
             names[folder] = _entries(base, folder)
-        entry = names[folder].get(name)
+        entries = names[folder].get(name, [])
+        if len(entries) > 1:
+            either = " and ".join(sorted(entry.name for entry in entries))
+            raise RefusedError(f"{row.where}: {row.path} could be {either}; add the suffix")
+        entry = entries[0] if entries else None
         if entry is not None and (entry.is_dir() or entry.is_file()):
             if entry.is_symlink():
                 refuse_outside(base, entry.path)
@@ -305,7 +320,7 @@ def _locate(rows: Mapping[str, Row], base: Path) -> dict[str, Place]:
     return places
 
 
-def _entries(base: Path, folder: str) -> dict[str, "os.DirEntry[str]"]:
+def _entries(base: Path, folder: str) -> dict[str, list["os.DirEntry[str]"]]:
     """What a folder holds, by name; video files also by their names without the suffix."""
     where = base / folder
     if not where.is_dir():
@@ -313,11 +328,9 @@ def _entries(base: Path, folder: str) -> dict[str, "os.DirEntry[str]"]:
     refuse_outside(base, where)
     with os.scandir(where) as found:
         entries = list(found)
-    stems: dict[str, os.DirEntry[str]] = {}
+    stems: dict[str, list[os.DirEntry[str]]] = {}
     for entry in entries:
         stem, suffix = os.path.splitext(entry.name)
         if suffix.lower() in VIDEO_SUFFIXES:
-            if stem in stems:
-                continue
-            stems[stem] = entry
-    return stems | {entry.name: entry for entry in entries}
+            stems.setdefault(stem, []).append(entry)
+    return stems | {entry.name: [entry] for entry in entries}

@@ -80,8 +80,8 @@ class Survey:
             others = ", ".join(self.found.others)
             raise RefusedError(
                 f"{self.root}: {len(missing)} of {len(kept)} listed videos have no frames "
-                f"in {self.found.name}: {some(missing)}; complete the copy, "
-                "or remove the ids from the lists"
+                f"in {self.found.name}: {some(missing)}; "
+                + (self.found.unpack or "complete the copy, or remove the ids from the lists")
                 + (f"; there is also {others}: --source takes it" if others else "")
             )
         videos = tuple(self._video(video_id, label) for video_id, label in kept.items())

@@ -88,6 +88,7 @@ class Found:
     others: tuple[str, ...] = ()  # other copies in the same tree
     ids: tuple[str, ...] = ()  # of all its videos, also of folders without images
     ignored: tuple[str, ...] = ()  # video files whose names are of no video of the set
+    unpack: str = ""  # what is still in archives in the same tree, and the command that unpacks it
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ def find_videos(
     others = tuple(name for name in copies if name not in best)
     places = _count_frames(index, tree.root)
     name = _joined(names) if folder is None else str(folder)
-    return Found(name, places, others, tuple(index), tuple(tree.ignored))
+    unpack = _unpack(tree.archives) if tree.archives else ""
+    return Found(name, places, others, tuple(index), tuple(tree.ignored), unpack)
 
 
 def refuse_outside(root: Path, path: str | Path) -> None:

@@ -76,8 +76,13 @@ def similar_features(survey: Survey, store: Store, least: float = SIMILAR) -> tu
     counts as its largest cosine with the frames of the other video, and a pair as the mean of these
     over both videos. Of every fold, only the COMPARED_MAX pairs with the largest cosine between the
     means of their frames are compared. Memory grows with the videos, not with their frames.
-    Raises RefusedError if ``store`` has none of the videos.
+    Raises RefusedError if ``store`` is of another data set or has none of the videos.
     """
+    if store.name != survey.name:
+        raise RefusedError(
+            f"--store {store.path} has the data set {store.name}, not {survey.name}; name a store "
+            "that was extracted from these videos"
+        )
     rows = {i: n for n, i in enumerate(store.ids) if i in survey.labels and i not in store.missing}
     if not rows:
         raise RefusedError(f"--store {store.path} has features of none of these videos")

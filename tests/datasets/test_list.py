@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import RefusedError
-from pipeline.datasets.list import survey_list
+from pipeline.datasets.list import _parquet_rows, survey_list
 from support.trees import add_frames, add_video, write
 
 # path -> label; the ids are no numbers, and one path has a space.
@@ -62,6 +62,28 @@ def test_parquet_is_read_or_says_what_it_needs(tmp_path: Path) -> None:
 
     pd.DataFrame(list(VIDEOS.items()), columns=["path", "label"]).to_parquet(file)
     expect_the_known_set(tmp_path)
+
+
+def test_arrays_and_whole_numbers_in_parquet_are_read_as_in_csv(tmp_path: Path) -> None:
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    add_files(tmp_path)
+    votes = [[1.0, 0.0, 0.5], [0.0, 2.0, 0.0], None][: len(VIDEOS)]
+    votes += [None] * (len(VIDEOS) - len(votes))
+    table = pd.DataFrame(list(VIDEOS.items()), columns=["path", "label"])
+    table["votes"], table["subject"] = votes, [1.0, 2.0, *[None] * (len(VIDEOS) - 2)]
+    table.to_parquet(tmp_path / "list.parquet")
+    rows = list(_parquet_rows(tmp_path / "list.parquet"))
+    assert [cells[2:] for _, cells in rows[1:3]] == [["1 0 0.5", "1"], ["0 2 0", "2"]]
+    assert rows[3][1][2:] == ["", ""]
+
+
+def test_a_name_without_suffix_that_two_videos_have_is_refused(tmp_path: Path) -> None:
+    for name in ("a.avi", "a.mp4"):
+        write(tmp_path / name, b"x")
+    write(tmp_path / "list.csv", "path,label\na,happy\n")
+    with pytest.raises(RefusedError, match=r"list\.csv:2: a could be a\.avi and a\.mp4; add the"):
+        survey_list(tmp_path)
 
 
 def test_paths_may_start_from_another_folder_or_be_absolute(tmp_path: Path) -> None:

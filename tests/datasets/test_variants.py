@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from cache.errors import RefusedError
 from pipeline.datasets.dfew import CLASSES, read_dfew, survey_dfew
 from pipeline.datasets.known import known_datasets
+from pipeline.datasets.labels import find_order
 from support.trees import add_frames, write
 
 # id -> label from 0: happiness, sadness, neutral, anger, surprise, disgust, fear.
@@ -169,6 +172,16 @@ def test_frames_that_are_still_packed_come_with_the_command(
         read_dfew(tmp_path)
 
 
+def test_videos_that_are_missing_beside_an_archive_come_with_the_command(tmp_path: Path) -> None:
+    add_lists(tmp_path)
+    add_clips(tmp_path, "Clip/clip_224x224_part_1")
+    shutil.rmtree(next((tmp_path / "Clip/clip_224x224_part_1").iterdir()))
+    write(tmp_path / "Clip/clip_224x224_part_2.zip", b"PK")
+    with pytest.raises(RefusedError, match=r"have no frames in .*is not unpacked: unzip '") as said:
+        read_dfew(tmp_path)
+    assert "remove the ids" not in str(said.value)
+
+
 def test_a_spreadsheet_of_votes_is_no_split(tmp_path: Path) -> None:
     write(tmp_path / "annotation.xlsx", b"PK")
     add_clips(tmp_path, "jpg_256")
@@ -231,6 +244,19 @@ def test_classes_in_another_order_are_refused_with_both_tables(
     moved = sum(order.index(CLASSES[label]) != label for label in labels.values())
     if keep == 1:
         assert moved == (7358 if order == PERMUTED else 4067)
+
+
+def test_two_classes_exchanged_are_found_though_some_videos_were_removed() -> None:
+    known = known_datasets()["dfew"]
+    published = [known.counts[name] for name in known.classes]
+    for lost in (0, 1, 50):
+        kept = dict(enumerate(published))
+        kept[0] -= lost
+        assert find_order(kept, Path("lists"), known) == tuple(range(7))
+        for a, b in combinations(range(7), 2):
+            exchanged = kept | {a: kept[b], b: kept[a]}
+            with pytest.raises(RefusedError, match="in another order"):
+                find_order(exchanged, Path("lists"), known)
 
 
 def test_counts_that_fit_no_order_are_the_users_own_choice(tmp_path: Path) -> None:

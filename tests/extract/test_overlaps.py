@@ -1,6 +1,7 @@
 """Videos on both sides of a fold: equal bytes, and similar features against a plain double loop."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ FOLDS = (Fold("a", tuple(IDS[:20]), tuple(IDS[20:])), Fold("b", tuple(IDS[20:]),
 
 
 def survey(places: dict[str, Place], root: Path) -> Survey:
-    return Survey("list", root, ("sad", "happy"), LABELS, FOLDS, Found(".", places))
+    return Survey("test", root, ("sad", "happy"), LABELS, FOLDS, Found(".", places))
 
 
 def test_videos_of_the_same_bytes_are_found_by_size_and_content(tmp_path: Path) -> None:
@@ -102,6 +103,8 @@ def test_similar_videos_are_those_that_a_plain_loop_finds(
 
 def test_a_store_of_other_videos_is_refused(tmp_path: Path) -> None:
     store = write_store(tmp_path / "s", features(), np.zeros(VIDEOS, int))
-    other = Survey("list", tmp_path, ("sad",), {"x": 0}, (), Found(".", {}))
+    other = Survey("test", tmp_path, ("sad",), {"x": 0}, (), Found(".", {}))
     with pytest.raises(RefusedError, match="has features of none of these videos"):
         similar_features(other, store)
+    with pytest.raises(RefusedError, match="has the data set test, not mafw; name a store"):
+        similar_features(replace(other, name="mafw"), store)
