@@ -13,7 +13,7 @@ from pipeline.evaluate.metrics import Rows, uar, war
 
 Metric = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # counts [..., K, K] -> [...]
 
-FEW = 20  # resamples: fewer tell a tail only roughly, and nothing below one of them
+FEW = 0.01  # of the resamples: fewer tell a tail only roughly, and nothing below one of them
 POWERED = 1.96 + 0.84  # standard errors: quantiles of the normal distribution at 97.5 and 80 %
 
 
@@ -256,6 +256,6 @@ def _difference(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> D
     error = float(finite.std())
     beyond = int(min((finite <= 0).sum(), (finite >= 0).sum()))
     p = min(1.0, 2 * (beyond + 1) / (len(finite) + 1))
-    if beyond < FEW and error:
+    if beyond < FEW * len(finite) and error:
         p = min(p, 2 * float(normal.sf(abs(own.value) / error)))
     return Difference(own.value, own.low, own.high, error, p)

@@ -188,7 +188,7 @@ def test_one_test_in_twenty_finds_a_difference_where_there_is_none() -> None:
     for _ in range(SETS):
         easy_P = generator.normal(0, 0.08, PEOPLE)
         first, second = (simulated(generator, easy_P) for _ in range(2))
-        _, own = bootstrap_difference(first, second, 2, resamples=200)
+        _, own = bootstrap_difference(first, second, 2, resamples=1000)
         found += own.p < 0.05
         again += not own.low <= 0 <= own.high
     assert 0.035 <= found / SETS <= 0.065
@@ -202,7 +202,7 @@ def test_the_smallest_difference_that_is_named_is_found_in_about_four_of_five_ca
     errors, found = [], []
     for _ in range(50):
         first, second = (simulated(generator, easy_P) for _ in range(2))
-        errors.append(bootstrap_difference(first, second, 2, resamples=200)[1].detectable)
+        errors.append(bootstrap_difference(first, second, 2, resamples=1000)[1].detectable)
     named = float(np.mean(errors))
     for _ in range(200):
         easy_P = generator.normal(0, 0.08, PEOPLE)

@@ -263,7 +263,7 @@ def test_runs_of_a_stack_have_equal_shapes_and_costly_stacks_come_first() -> Non
 
 
 def test_runs_with_equal_shapes_and_epochs_done_share_a_stack() -> None:
-    wanted = runs("optimiser.lr=0.1") + runs("label.top_k=3") + runs("optimiser.views=2")
+    wanted = runs("optimiser.lr=0.1") + runs("label.scope=shared") + runs("optimiser.views=2")
     stacks = stacks_of(wanted, 10, frames=16)
     assert sorted(len(stack) for stack in stacks) == [2, 4]
     ahead = stacks_of(wanted, 10, frames=16, epochs_done=lambda run: int(run.fold == "2"))
