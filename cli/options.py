@@ -19,6 +19,7 @@ RULES = ("segments", "dfer-clip"), ("standard", "dfer-clip")  # of sampling, of 
 DEVICES = ("auto", "cpu", "cuda")
 FACES = ("auto", "whole", "crop", "aligned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+INFLUENCES = ("logit", "margin", "probability", "attention", "attention_value")
 DEFAULT_CONFIG = "paper"
 DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
     Path("data/faces-mini.zarr"),
@@ -384,6 +385,16 @@ OtherEncoderOption = Annotated[
         metavar="NAME",
         help="Where the encoder of the runs is, if its name does not say: local-dir:FOLDER.",
         show_default="the one that the runs name",
+    ),
+]
+InfluenceOption = Annotated[
+    str,
+    typer.Option(
+        "--influence",
+        metavar="NAME",
+        help="How much a frame speaks for the label: logit, margin, probability, attention or "
+        "attention_value.",
+        **_one_of("--influence", INFLUENCES),
     ),
 ]
 OtherCodeOption = Annotated[

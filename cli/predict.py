@@ -1,14 +1,17 @@
 """tgdfer predict: videos and trained networks -> labels, probabilities and influence of frames."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from cache.errors import RefusedError
 from cli.options import (
     DeviceOption,
     FacesOption,
+    InfluenceOption,
     OtherCodeOption,
     OtherEncoderOption,
     PrecisionOption,
@@ -20,6 +23,7 @@ from cli.progress import progress
 from cli.show import columns, count, next_step, show
 
 if TYPE_CHECKING:
+    from pipeline.evaluate.influence import Influence
     from pipeline.predict.features import Encoded, ReadSettings
     from pipeline.predict.prediction import VideoPrediction
     from pipeline.predict.predictor import Predictor
@@ -42,6 +46,13 @@ def predict(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Folder for tables and pictures."),
     ] = None,
+    overlay: Annotated[
+        bool,
+        typer.Option(
+            "--overlay", help="Also write each video with its prediction under the picture."
+        ),
+    ] = False,
+    influence: InfluenceOption = "logit",
     window: Annotated[
         float | None,
         typer.Option("--window", metavar="SECONDS", help="Predict sliding windows of this length."),
@@ -90,6 +101,8 @@ def predict(
       tgdfer predict clip.mp4 --run model.tgdfer
     A long video, as a timeline of two seconds each:
       tgdfer predict talk.mp4 --run runs/0123456789abcdef --window 2 --stride 0.5 --out talk
+    A copy of the video, with the influence of its frames under the picture:
+      tgdfer predict clip.mp4 --run runs/0123456789abcdef --out clip --overlay
     """
     from pipeline.extract.planning import parse_precision
     from pipeline.predict.bundle import check_trained
@@ -100,6 +113,9 @@ def predict(
     if faces != "whole":
         _check_detector()
     sources, sliding = find_sources(inputs), Sliding.of(window, stride)
+    if overlay and out is None:
+        raise RefusedError("--overlay: read only with --out DIR, which says where")
+    measure = cast("Influence", influence)
     for run in runs:
         check_trained(run)
     if out is not None:
@@ -111,11 +127,12 @@ def predict(
         runs, encoder, pretrained, device, parse_precision(precision), other_code
     )
     settings = predictor.settings(sliding, fps, decode_seconds, workers, faces)
-    videos = list(_predict(predictor, sources, settings, out))
-    print(columns(_table(videos, len(runs) > 1)))
+    pictures = None if out is None else _Pictures(out, predictor, measure, overlay)
+    videos = list(_predict(predictor, sources, settings, measure, pictures))
+    print(columns(_table(videos, measure, len(predictor.networks) > 1)))
     failed = sum(video.status == "failed" for video in videos)
     if out is not None:
-        _write(out, predictor, videos)
+        _write(out, predictor, measure, videos)
     elif not failed:
         next_step("tgdfer", "predict", *inputs, *_given(runs), "--out", "predictions")
     if failed:
@@ -127,35 +144,61 @@ def _predict(
     predictor: "Predictor",
     sources: "Sequence[Source]",
     settings: "ReadSettings",
-    out: Path | None,
+    influence: "Influence",
+    pictures: "_Pictures | None",
 ) -> "Iterator[VideoPrediction]":
     """Predictions in the order of the sources and persons; pictures are written as they come."""
+    from pipeline.predict.prediction import failed
+    from pipeline.video.images import BadVideoError
+
     found: dict[tuple[int, int], VideoPrediction] = {}
     with progress(f"predicting {count(len(sources), 'video')}", None, "frames") as shown:
-        stream = predictor.stream(sources, settings, lambda done, all: shown.update(done, all))
+        stream = predictor.stream(
+            sources, settings, influence, lambda done, all: shown.update(done, all)
+        )
         for number, video, encoded in stream:
-            found[number, encoded.person] = video
-            if out is not None and video.status == "ok":
-                _write_pictures(out, number, video, encoded, predictor)
+            row = number, encoded.person
+            found[row] = video
+            if pictures is not None and video.status == "ok":
+                try:
+                    pictures.write(number, video, encoded)
+                except BadVideoError as error:  # it was changed since, or removed
+                    found[row] = failed(video.name, str(error))
     yield from (found[row] for row in sorted(found))
 
 
-def _write_pictures(
-    out: Path, number: int, video: "VideoPrediction", encoded: "Encoded", predictor: "Predictor"
+@dataclass(frozen=True)
+class _Pictures:
+    """Writes what can be seen of a prediction."""
+
+    out: Path
+    predictor: "Predictor"
+    influence: "Influence"
+    overlay: bool
+
+    def write(self, number: int, video: "VideoPrediction", encoded: "Encoded") -> None:
+        from pipeline.predict.written import write_overlay, write_strip, write_timeline
+
+        shown = self.predictor.pictures(video, encoded)
+        write_strip(self.out, number, video, shown, self.influence)
+        if len(video.windows) > 1:
+            write_timeline(self.out, number, video)
+        if self.overlay:
+            write_overlay(self.out, number, video, encoded, self.influence)
+
+
+def _write(
+    out: Path,
+    predictor: "Predictor",
+    influence: "Influence",
+    videos: "Sequence[VideoPrediction]",
 ) -> None:
-    from pipeline.predict.written import write_strip, write_timeline
-
-    write_strip(out, number, video, predictor.pictures(video, encoded))
-    if len(video.windows) > 1:
-        write_timeline(out, number, video)
-
-
-def _write(out: Path, predictor: "Predictor", videos: "Sequence[VideoPrediction]") -> None:
     from pipeline.predict.written import PredictionFile, write_predictions
 
     content = PredictionFile(
         networks=tuple(predictor.networks),
         classes=predictor.classes,
+        influence=influence,
         features=predictor.data,
         videos=tuple(videos),
     )
@@ -164,7 +207,6 @@ def _write(out: Path, predictor: "Predictor", videos: "Sequence[VideoPrediction]
 
 
 def _check_detector() -> None:
-    from cache.errors import RefusedError
     from pipeline.video.detector import check_detector
 
     try:
@@ -173,8 +215,9 @@ def _check_detector() -> None:
         raise RefusedError(f"{error}; if the videos are face crops, use --faces whole") from error
 
 
-def _table(videos: "Sequence[VideoPrediction]", several: bool) -> list[list[str]]:
-    head = ["video", "faces", "label", "%", "doubt", "seconds", "influence of frames, 0-9"]
+def _table(videos: "Sequence[VideoPrediction]", influence: str, several: bool) -> list[list[str]]:
+    measured = f"influence ({influence}) of frames, 0-9"
+    head = ["video", "faces", "label", "%", "doubt", "seconds", measured]
     rows = [head, *map(_row, videos)]
     return rows if several else [[*row[:4], *row[5:]] for row in rows]
 

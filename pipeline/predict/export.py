@@ -1,85 +1,76 @@
-"""Finished runs and their encoder -> a bundle and its model card."""
+"""Finished runs and their encoder -> a bundle, its model card and, if asked for, an ONNX graph."""
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cache.errors import RefusedError
 from cache.files import write_files
 from pipeline.evaluate.statistics import Sample, bootstrap
 from pipeline.predict.bundle import SUFFIX, Network, write_bundle
+from pipeline.predict.card import write_card
+from pipeline.predict.graph import write_graph
 from pipeline.predict.predictor import assemble, find_own_encoder
-from pipeline.show import markdown_line, show
 from pipeline.train.record import Record, check_finished
-from pipeline.train.trained import Checkpoint, read_checkpoint
-
-_CARD = """---
-library_name: tgdfer
-pipeline_tag: video-classification
----
-# Facial expressions in videos, TG-DFER
-
-- classes: {classes}
-- encoder: {encoder}
-- input: {input}, on which a face fills the picture
-- several networks: the mean of their probabilities; their disagreement is the doubt
-
-## Scores
-
-Each network on the test videos of its own fold, which it was not trained on. Intervals are 95 %,
-over videos; where a person is seen in several of them, they are too narrow.
-
-{scores}
-
-## What was not measured
-
-Nothing but these scores was measured here: not other data sets (see tgdfer evaluate), not the
-ensemble of the networks, not groups of people by age, sex or skin, not videos that are not cropped
-to a face. An expression is what a face shows, not what a person feels.
-
-## Use
-
-    tgdfer predict VIDEO --run FILE.tgdfer
-"""
+from pipeline.train.trained import read_checkpoint
 
 
-def check_new(path: Path) -> None:
-    """Refuse a file that is not a new bundle."""
-    if path.suffix != SUFFIX:
-        raise RefusedError(f"{path}: the name of a bundle ends in {SUFFIX}; add it")
-    for place in (path, card_path(path)):
+@dataclass(frozen=True)
+class Exported:
+    """Where the parts of an export are."""
+
+    bundle: Path
+    card: Path
+    graph: Path | None
+
+
+def exported_files(path: Path, onnx: bool = False) -> Exported:
+    """The files of an export: FILE.tgdfer and what is beside it, or a folder as model hubs want it.
+
+    Raises RefusedError for another suffix, and if one of the files exists.
+    """
+    path = Path(os.path.abspath(path))  # so that its folder has a name
+    if path.suffix not in ("", SUFFIX):
+        raise RefusedError(
+            f"{path}: the name of a bundle ends in {SUFFIX}; add it, or name a folder"
+        )
+    bundle = path if path.suffix else path / f"model{SUFFIX}"
+    card = path.with_suffix(".md") if path.suffix else path / "README.md"
+    graph = bundle.with_suffix(".onnx") if onnx else None
+    for place in filter(None, (bundle, card, graph)):
         if place.exists() or place.is_symlink():
             raise RefusedError(f"{place} exists; remove it, or choose another name")
-
-
-def card_path(path: Path) -> Path:
-    """Where the model card of a bundle is."""
-    return path.with_suffix(".md")
+    return Exported(bundle, card, graph)
 
 
 def export(
     runs: Sequence[Path],
     path: Path,
     with_encoder: bool = False,
+    onnx: bool = False,
     encoder: str | None = None,
     pretrained: str | None = None,
     other_code: bool = False,
-) -> None:
+) -> Exported:
     """Write the networks of finished runs to a new bundle, and a model card beside it.
 
-    Errors as in ``load_predictor``.
+    With ``onnx`` also their ensemble as an ONNX graph. Errors as in ``exported_files``,
+    ``load_predictor`` and ``write_graph``.
     """
-    path = Path(os.path.abspath(path))  # so that its folder has a name
-    check_new(path)
+    files = exported_files(path, onnx)
     checkpoints = [read_checkpoint(run, other_code) for run in runs]
-    files = find_own_encoder(checkpoints[0], encoder, pretrained)
-    predictor = assemble(checkpoints, files, "cpu", "auto")
-    about = [_about(check_finished(run)) for run in runs]
-    card = _card(checkpoints[0], about, with_encoder)
-    write_bundle(
-        path, predictor.networks, predictor.encoder, checkpoints, about, card, with_encoder
-    )
-    write_files({card_path(path): card.encode()}, path.parent)
+    own_encoder = find_own_encoder(checkpoints[0], encoder, pretrained)
+    predictor = assemble(checkpoints, own_encoder, "cpu", "auto")
+    if files.graph is not None:
+        write_graph(files.graph, predictor.networks, predictor.data)
+    records = [check_finished(run) for run in runs]
+    about = list(map(_about, records))
+    card = write_card(checkpoints, records, about, with_encoder)
+    loaded = predictor.encoder
+    write_bundle(files.bundle, predictor.networks, loaded, checkpoints, about, card, with_encoder)
+    write_files({files.card: card.encode()}, files.card.parent)
+    return files
 
 
 def _about(record: Record) -> Network:
@@ -94,23 +85,4 @@ def _about(record: Record) -> Network:
         test_videos=len(labels),
         uar=uar,
         war=war,
-    )
-
-
-def _card(first: Checkpoint, about: Sequence[Network], with_encoder: bool) -> str:
-    data, size = first.data, first.data.preprocessing.size_px
-    weights = "included" if with_encoder else "not included; it is named, and checked when loaded"
-    columns = ["network", "trained on", "fold", "seed", "test videos", "UAR %", "WAR %"]
-    rows = [
-        [
-            *(own.name, own.trained_on, own.run["fold"], own.run["seed"]),
-            *(own.test_videos, own.uar, own.war),
-        ]
-        for own in about
-    ]
-    return _CARD.format(
-        classes=show(", ".join(first.classes)),
-        encoder=show(f"{data.encoder.name} ({data.encoder.weights_sha256}), {weights}"),
-        input=f"{data.frames} frames ({data.evaluation_frames}) of {size} x {size} pixels",
-        scores="\n".join(map(markdown_line, [columns, ["---"] * len(columns), *rows])),
     )

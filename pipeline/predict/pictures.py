@@ -1,6 +1,7 @@
 """Predictions -> pictures: a strip of a window's frames, and the timeline of a video."""
 
 import io
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -27,17 +28,16 @@ def strip(title: str, window: WindowPrediction, pictures_THWC: NDArray[np.uint8]
     """
     count, step = len(window.frames), SIZE + GAP
     image = Image.new("RGB", (count * step - GAP, 2 * LINE + SIZE + BAR + LINE), "white")
-    draw, font = ImageDraw.Draw(image), _font()
-    draw.text((0, 0), _text(title), "black", font)
-    draw.text((0, LINE), _text(_describe(window)), "black", font)
+    draw = ImageDraw.Draw(image)
+    draw_text(draw, (0, 0), title)
+    draw_text(draw, (0, LINE), _describe(window))
     shades = zip(window.frames, scaled(window).tolist(), pictures_THWC, strict=True)
     for t, (moment, share, picture_HWC) in enumerate(shades):
         left, top = t * step, 2 * LINE
         image.paste(Image.fromarray(picture_HWC).resize((SIZE, SIZE)), (left, top))
-        colour = UNUSED if np.isnan(share) else COLOURS(share, bytes=True)[:3]
         box = (left, top + SIZE, left + SIZE - 1, top + SIZE + BAR - 1)
-        draw.rectangle(box, fill=tuple(int(value) for value in colour))
-        draw.text((left, top + SIZE + BAR), f"{moment.seconds:.2f} s", "black", font)
+        draw.rectangle(box, fill=colour_of(share))
+        draw_text(draw, (left, top + SIZE + BAR), f"{moment.seconds:.2f} s")
     return _png(image)
 
 
@@ -60,11 +60,27 @@ def timeline(video: VideoPrediction) -> bytes:
     return data.getvalue()
 
 
-def _describe(window: WindowPrediction) -> str:
+def colour_of(share: float) -> tuple[int, ...]:
+    """The colour of a scaled influence, from purple, 0, to yellow, 1."""
+    return UNUSED if np.isnan(share) else tuple(map(int, COLOURS(share, bytes=True)[:3]))
+
+
+def likely_classes(window: WindowPrediction) -> str:
+    """The classes of highest probability, in per cent."""
     likely = sorted(window.probabilities.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES]
-    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in likely)
+    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in likely)
+
+
+def draw_text(
+    draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: float = 12
+) -> None:
+    """Write a line in black, ``size`` px high, from its upper left corner on."""
+    draw.text(place, _text(text), "black", _font(size))
+
+
+def _describe(window: WindowPrediction) -> str:
     doubt = "" if window.doubt is None else f"; doubt {window.doubt:.2f}"
-    return f"{window.label}: {shares}{doubt}"
+    return f"{window.label}: {likely_classes(window)}{doubt}"
 
 
 def _text(text: str) -> str:
@@ -75,9 +91,10 @@ def _plain(text: str) -> str:
     return _text(text).replace("$", r"\$")  # which begins a formula
 
 
-def _font() -> ImageFont.FreeTypeFont:
+@cache
+def _font(size: float) -> ImageFont.FreeTypeFont:
     path = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
-    return ImageFont.truetype(path, 12)
+    return ImageFont.truetype(path, size)
 
 
 def _png(image: Image.Image) -> bytes:

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from cache.errors import RefusedError
 from cache.identity import WHOLE_FRAMES, FrozenModel
-from pipeline.evaluate.influence import Array, influence
+from pipeline.evaluate.influence import Array, Influence, influence_by
 from pipeline.evaluate.predictions import Predictions
 from pipeline.predict.windows import Windows
 from pipeline.train.trained import TrainedRun
+
+_OF_LOGITS = ("logit", "margin", "attention_value")
 
 
 class Moment(FrozenModel):
@@ -20,7 +23,7 @@ class Moment(FrozenModel):
 
     frame: int  # index in the video
     seconds: float
-    influence: float | None  # mean over networks of cos(x_t, label_k), k the predicted class
+    influence: float | None  # mean over networks, for the predicted class
 
 
 class WindowPrediction(FrozenModel):
@@ -83,12 +86,14 @@ def _entropy(p: Array) -> Array:
 def predict_windows(
     networks: Mapping[str, TrainedRun],
     videos: Sequence[tuple[Windows, NDArray[np.float16]]],
+    kind: Influence = "logit",
 ) -> list[tuple[WindowPrediction, ...]]:
     """What the mean probability of named networks says of the windows of each video.
 
     A video has N windows and their features [N, T, D]; all videos are predicted in one call.
+    ``kind`` is the measure of influence, as in ``influence_by``, of cosines instead of logits.
     """
-    said = _say(networks, np.concatenate([features_NTD for _, features_NTD in videos]))
+    said = ask(networks, np.concatenate([features_NTD for _, features_NTD in videos]), kind)
     predicted, first = [], 0
     for windows, features_NTD in videos:
         count = len(features_NTD)
@@ -98,7 +103,7 @@ def predict_windows(
 
 
 @dataclass(frozen=True)
-class _Said:
+class Said:
     """What the networks said of N windows."""
 
     names: tuple[str, ...]
@@ -122,19 +127,34 @@ class _Said:
         )
 
 
-def _say(networks: Mapping[str, TrainedRun], features_NTD: NDArray[np.float16]) -> _Said:
+def refuse_unmeasured(networks: Mapping[str, TrainedRun], kind: Influence) -> None:
+    """Refuse a measure of influence that one of the networks does not have, or nobody knows."""
+    if kind not in get_args(Influence):
+        raise RefusedError(f"influence {kind}: expected one of {', '.join(get_args(Influence))}")
+    for name, network in networks.items():
+        if kind.startswith("attention") and network.run.method.label.visual_prompt == "none":
+            raise RefusedError(
+                f"influence {kind} is the weight of a frame in the visual prompt, and network "
+                f"{name} has none; choose logit, margin or probability"
+            )
+
+
+def ask(
+    networks: Mapping[str, TrainedRun], features_NTD: NDArray[Any], kind: Influence = "logit"
+) -> Said:
+    """What the ensemble of named networks says of N windows of T frames."""
     said = [network.predict(features_NTD) for network in networks.values()]
     logits_MNK = np.stack([own.logits_NK for own in said]).astype(np.float64)
     p_MNK = probabilities(logits_MNK)
     p_NK = p_MNK.mean(0)
     runs, frames = list(networks.values()), features_NTD.shape[1]
-    return _Said(
+    return Said(
         tuple(networks),
         runs[0].classes,
         logits_MNK,
         p_NK,
         disagreement(p_MNK) if len(runs) > 1 else None,
-        _mean_influence(runs, said, p_NK.argmax(1), frames),
+        _mean_influence(runs, said, p_NK.argmax(1), frames, kind),
     )
 
 
@@ -163,6 +183,11 @@ def predict_video(
     )
 
 
+def failed(name: str, reason: str) -> VideoPrediction:
+    """What is said of a video that cannot be read."""
+    return VideoPrediction(name=name, status="failed", reason=reason)
+
+
 def best_window(video: VideoPrediction) -> WindowPrediction:
     """The window that speaks most for the label of the video."""
     assert video.label is not None
@@ -184,14 +209,17 @@ def _mean_influence(
     said: Sequence[Predictions],
     label_N: NDArray[np.int64],
     frames: int,
+    kind: Influence,
 ) -> Array:
     """[N, T]; networks may use different frames."""
     total_NT, count_T = np.zeros((len(label_N), frames)), np.zeros(frames)
     for network, own in zip(networks, said, strict=True):
         method = network.run.method
         chosen = list(method.input.chosen(frames))
-        cosine_NT = method.label.temperature * influence(own.frame_logits_NTK, label_N)
-        total_NT[:, chosen] += cosine_NT
+        own_NT = influence_by(kind, own.frame_logits_NTK, own.attention_NTK, label_N)
+        # Logits are cosines divided by the temperature, which networks need not share.
+        scale = method.label.temperature if kind in _OF_LOGITS else 1.0
+        total_NT[:, chosen] += scale * own_NT
         count_T[chosen] += 1
     mean_NT: Array = np.divide(
         total_NT, count_T, out=np.full_like(total_NT, np.nan), where=count_T > 0

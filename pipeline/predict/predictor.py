@@ -13,6 +13,7 @@ from cache.errors import RefusedError
 from cache.identity import WHOLE_FRAMES, Identity, flatten, side_by_side
 from pipeline.device import device_kind
 from pipeline.encoders.clip import LOCAL_DIR, Encoder, EncoderFiles, Precision, find_encoder
+from pipeline.evaluate.influence import Influence
 from pipeline.extract.planning import cropping_of, parse_precision, suited_batch
 from pipeline.predict.bundle import read_bundle
 from pipeline.predict.features import (
@@ -26,8 +27,10 @@ from pipeline.predict.features import (
 from pipeline.predict.prediction import (
     VideoPrediction,
     best_window,
+    failed,
     predict_video,
     predict_windows,
+    refuse_unmeasured,
 )
 from pipeline.predict.sources import Source, find_sources
 from pipeline.predict.windows import Sliding
@@ -59,17 +62,21 @@ class Predictor:
         stride: float | None = None,
         fps: float = 25.0,
         faces: str = AUTO,
+        influence: Influence = "logit",
     ) -> list[VideoPrediction]:
         """Predictions for videos, folders of images, folders of these or lists, in their order.
 
         With ``window``, a sliding window of so many seconds, one every ``stride`` seconds (half of
         ``window`` if not given). ``fps`` is the rate of folders of images. ``faces`` is one of
-        FACES; each person who is cut out of a video has a prediction.
+        FACES; each person who is cut out of a video has a prediction. ``influence`` is the measure
+        of how much a frame speaks for the label: logit, margin, probability, attention or
+        attention_value (see ``influence_by``).
         """
         given = [inputs] if isinstance(inputs, str | Path) else inputs
         sources = find_sources(given)
         settings = self.settings(Sliding.of(window, stride), fps, faces=faces)
-        found = {(n, read.person): said for n, said, read in self.stream(sources, settings)}
+        stream = self.stream(sources, settings, influence)
+        found = {(number, read.person): said for number, said, read in stream}
         return [found[row] for row in sorted(found)]
 
     def settings(
@@ -99,12 +106,17 @@ class Predictor:
         self,
         sources: Sequence[Source],
         settings: ReadSettings,
+        influence: Influence = "logit",
         on_frames: OnFrames = lambda done, total: None,
     ) -> Iterator[tuple[int, VideoPrediction, Encoded]]:
-        """(number, prediction, what was read) of each source, or person in it, as soon as done."""
+        """(number, prediction, what was read) of each source, or person in it, as soon as done.
+
+        Raises RefusedError for a measure of influence that a network does not have.
+        """
+        refuse_unmeasured(self.networks, influence)
         encoded = encode_sources(sources, self.encoder, settings, on_frames)
         while group := list(_group(encoded)):
-            yield from self._predict(group)
+            yield from self._predict(group, influence)
 
     def pictures(self, video: VideoPrediction, encoded: Encoded) -> NDArray[np.uint8]:
         """The frames of a video's best window as the encoder saw them, [T, H, W, 3].
@@ -120,15 +132,15 @@ class Predictor:
         return pictures_THWC
 
     def _predict(
-        self, group: list[tuple[int, Encoded]]
+        self, group: list[tuple[int, Encoded]], influence: Influence
     ) -> Iterator[tuple[int, VideoPrediction, Encoded]]:
         read = [(own.windows, own.features_NTD) for _, own in group]
         whole = [(w, f) for w, f in read if w is not None and f is not None]
-        predicted = iter(predict_windows(self.networks, whole) if whole else ())
+        predicted = iter(predict_windows(self.networks, whole, influence) if whole else ())
         for number, own in group:
             name = own.source.name
             if own.windows is None:
-                yield number, VideoPrediction(name=name, status="failed", reason=own.reason), own
+                yield number, failed(name, own.reason), own
             else:
                 faces = WHOLE_FRAMES if own.crop is None else own.crop.cropping
                 said = predict_video(name, own.flags, own.windows, next(predicted), faces)

@@ -1,6 +1,8 @@
 """Predictions -> files in a folder, each complete or absent; docs/predict.md describes them."""
 
+import os
 import re
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -8,15 +10,24 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cache.files import csv_bytes, make_directories, sweep, write_files
+from cache.files import (
+    csv_bytes,
+    make_directories,
+    storage_errors,
+    sweep,
+    sync_directory,
+    write_files,
+)
 from cache.identity import FrozenModel, Identity
+from pipeline.evaluate.influence import Influence
+from pipeline.predict.features import Encoded
+from pipeline.predict.overlay import overlay
 from pipeline.predict.pictures import strip, timeline
 from pipeline.predict.prediction import VideoPrediction, best_window
 from pipeline.show import show
 
 CSV, JSON = "predictions.csv", "predictions.json"
-STRIPS, TIMELINES, SCRATCH = "strips", "timelines", ".tmp"
-FOLDERS = (STRIPS, TIMELINES, SCRATCH)
+STRIPS, TIMELINES, OVERLAYS, SCRATCH = "strips", "timelines", "overlays", ".tmp"
 _NAME_LETTERS = 80
 
 
@@ -26,6 +37,7 @@ class PredictionFile(FrozenModel):
     schema_version: Literal[1] = 1
     networks: tuple[str, ...]
     classes: tuple[str, ...]
+    influence: Influence = "logit"  # its measure, see influence_by
     features: Identity  # how the encoder made the features of the networks' training videos
     videos: tuple[VideoPrediction, ...]
 
@@ -50,12 +62,16 @@ def write_predictions(out: Path, content: PredictionFile) -> list[Path]:
 
 
 def write_strip(
-    out: Path, number: int, video: VideoPrediction, pictures_THWC: NDArray[np.uint8]
+    out: Path,
+    number: int,
+    video: VideoPrediction,
+    pictures_THWC: NDArray[np.uint8],
+    influence: Influence = "logit",
 ) -> None:
     """Write the strip of the window that speaks most for the label of the video."""
     window = best_window(video)
     of_many = f", {window.start:.1f} to {window.end:.1f} s" if len(video.windows) > 1 else ""
-    data = strip(f"{video.name}{of_many}", window, pictures_THWC)
+    data = strip(f"{video.name}{of_many}; influence: {influence}", window, pictures_THWC)
     _write(out, {out / STRIPS / f"{_file_name(number, video.name)}.png": data})
 
 
@@ -70,6 +86,31 @@ def write_timeline(out: Path, number: int, video: VideoPrediction) -> None:
     place = out / TIMELINES / _file_name(number, video.name)
     files = {".csv": table, ".png": timeline(video)}
     _write(out, {place.with_name(f"{place.name}{end}"): data for end, data in files.items()})
+
+
+def write_overlay(
+    out: Path,
+    number: int,
+    video: VideoPrediction,
+    encoded: Encoded,
+    influence: Influence = "logit",
+) -> None:
+    """Write the video once more, with what was predicted under its picture.
+
+    Raises BadVideoError if it is no longer as it was read.
+    """
+    target = out / OVERLAYS / f"{_file_name(number, video.name)}.mp4"
+    scratch = out / SCRATCH / uuid.uuid4().hex
+    make_directories(target.parent, scratch.parent)
+    with storage_errors(out):
+        try:
+            overlay(scratch, video, encoded, influence)
+            with scratch.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(scratch, target)
+            sync_directory(target.parent)
+        finally:
+            scratch.unlink(missing_ok=True)
 
 
 def _file_name(number: int, name: str) -> str:

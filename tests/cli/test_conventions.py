@@ -85,6 +85,8 @@ WRONG = {
     "extract --faces auto": "--faces auto: expected whole, crop or aligned",
     "faces none.mp4 --out new": "no video at none.mp4",
     "faces none.mp4 --out new --faces whole": "--faces whole: expected crop or aligned",
+    "predict s.zarr/plan.json --run none --influence logits": "did you mean logit?",
+    "predict s.zarr/plan.json --run none --overlay": "--overlay: read only with --out DIR",
     "export none new.tgdfer": "no finished run here",
     "evaluate --run none --store s.zarr": "no finished run here",
     "evaluate --run none --store s.zarr --store s.zarr --map m.toml": "--map: read with one",

@@ -150,9 +150,34 @@ def test_card_has_the_scores_of_each_network_and_says_what_was_not_measured(
     assert read_bundle(bundle).manifest.card == card
     for record in trained.records:
         assert record.result is not None
-        (line,) = [line for line in card.splitlines() if record.folder.name in line]
-        assert f"| {100 * record.result['war']:.1f} [" in line
+        scores, recalls = [line for line in card.splitlines() if record.folder.name in line]
+        assert f"| {100 * record.result['war']:.1f} [" in scores
+        assert f"| {record.result['train_videos']} | 7 |" in scores
+        for recall in filter(None, record.result["recalls"].values()):
+            assert f"{100 * recall:.1f}" in recalls
+    parts = (
+        "faces: whole frames",
+        "folds: 1, those of the data",
+        "seeds: 0, 1",
+        "epochs: 2; the reported",
+    )
+    for part in parts:
+        assert part in card
+    assert "- `optimiser.epochs = 2`" in card
     assert "What was not measured" in card
+
+
+def test_folder_has_the_names_that_model_hubs_expect(trained: Trained, tmp_path: Path) -> None:
+    files = export(trained.folders[:1], tmp_path / "hub")
+    assert [path.name for path in sorted((tmp_path / "hub").iterdir())] == [
+        "README.md",
+        "model.tgdfer",
+    ]
+    assert files.card.read_text(encoding="utf-8").startswith("---\nlibrary_name: tgdfer\n")
+    with pytest.raises(RefusedError, match=r"hub/model\.tgdfer exists"):
+        export(trained.folders[:1], tmp_path / "hub")
+    with pytest.raises(RefusedError, match="the name of a bundle ends in"):
+        export(trained.folders[:1], tmp_path / "model.zip")
 
 
 def test_command_exports(trained: Trained, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from pipeline.predict.people import HEAD
 from pipeline.predict.predictor import Predictor
 from pipeline.predict.sources import find_sources
 from pipeline.predict.windows import Sliding
+from pipeline.predict.written import OVERLAYS, write_overlay
 from support.commands import tgdfer
 from support.crowds import Walk, compose, scripts, wall
 from support.sources import pictures, write_folder, write_video
@@ -72,7 +74,7 @@ def test_videos_that_are_face_crops_are_predicted_as_they_are(
 
 
 def test_each_person_is_a_row_for_the_time_when_they_are_there(
-    ensemble: Predictor, crowd: Path
+    ensemble: Predictor, crowd: Path, tmp_path: Path
 ) -> None:
     first, second = ensemble.predict(crowd)
     assert [first.name, second.name] == [f"{crowd}#1", f"{crowd}#2"]
@@ -90,6 +92,11 @@ def test_each_person_is_a_row_for_the_time_when_they_are_there(
     again = ensemble.pictures(video, encoded)  # decoded and cropped again
     assert again.shape[0] == len(shown)
     assert again.std() > 30  # neither the wall nor black
+    write_overlay(tmp_path, 0, video, encoded)
+    (path,) = (tmp_path / OVERLAYS).iterdir()
+    assert path.name.endswith("-two.mp4-2.mp4")
+    with av.open(str(path)) as overlay:
+        assert len(list(overlay.decode(video=0))) == second.frames
 
 
 def test_video_without_a_face_says_so(ensemble: Predictor, tmp_path: Path) -> None:

@@ -4,15 +4,26 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from cache.errors import RefusedError
+from pipeline.config import load_method
+from pipeline.evaluate.influence import Influence
 from pipeline.predict.pictures import BAR, COLOURS, GAP, LINE, SIZE
-from pipeline.predict.prediction import VideoPrediction, best_window, disagreement, scaled
+from pipeline.predict.prediction import (
+    VideoPrediction,
+    best_window,
+    disagreement,
+    refuse_unmeasured,
+    scaled,
+)
 from pipeline.predict.predictor import Predictor, load_predictor
 from pipeline.predict.sources import find_sources
 from pipeline.predict.windows import Sliding
@@ -75,6 +86,42 @@ def test_ensemble_is_the_mean_and_its_doubt_the_disagreement(
     assert alone.doubt is None
 
 
+@pytest.mark.parametrize("kind", get_args(Influence))
+def test_influence_by_any_measure_is_the_mean_of_the_networks(
+    kind: Influence, trained: Trained, ensemble: Predictor
+) -> None:
+    (video,) = ensemble.predict(trained.tested()[0], faces="whole", influence=kind)
+    label, expected = ensemble.classes.index(str(video.label)), []
+    for record in trained.records:
+        tau = record.run.method.label.temperature
+        logits_TK, attention_TK = (
+            array[0].astype(np.float64) for array in (record.frame_logits(), record.attention())
+        )
+        own_T, others_TK = logits_TK[:, label], np.delete(logits_TK, label, 1)
+        powers_TK = np.exp(logits_TK)
+        by_kind = {
+            "logit": tau * own_T,
+            "margin": tau * (own_T - others_TK.max(1)),
+            "probability": powers_TK[:, label] / powers_TK.sum(1),
+            "attention": attention_TK[:, label],
+            "attention_value": tau * attention_TK[:, label] * (own_T - own_T.mean()),
+        }
+        expected.append(by_kind[kind])
+    found = [moment.influence for moment in video.windows[0].frames]
+    np.testing.assert_allclose(np.array(found, np.float64), np.mean(expected, axis=0), atol=1e-3)
+
+
+def test_influence_that_cannot_be_measured_is_refused(ensemble: Predictor) -> None:
+    with pytest.raises(RefusedError, match="influence loudness: expected one of logit, margin"):
+        refuse_unmeasured(ensemble.networks, "loudness")  # type: ignore[arg-type]
+    (name, network), *_ = ensemble.networks.items()
+    method = load_method("paper", ["label.visual_prompt=none"])
+    without = replace(network, run=network.run.model_copy(update={"method": method}))
+    with pytest.raises(RefusedError, match=f"network {name} has none; choose logit, margin"):
+        refuse_unmeasured({name: without}, "attention")
+    refuse_unmeasured({name: without}, "margin")
+
+
 def test_doubt_is_nothing_if_all_agree_and_one_if_each_is_sure_of_another() -> None:
     sure_MNK = np.eye(3)[:, None]
     assert disagreement(sure_MNK) == pytest.approx(1)
@@ -91,7 +138,9 @@ def test_window_of_a_long_video_is_predicted_as_if_it_were_a_video(
     part = write_folder(tmp_path / "part", frames[25:45], ".png")
     sources, settings = find_sources([path]), ensemble.settings(Sliding(0.8, 0.2), faces="whole")
     counted: list[int] = []
-    ((_, video, _),) = ensemble.stream(sources, settings, lambda done, _: counted.append(done))
+    ((_, video, _),) = ensemble.stream(
+        sources, settings, on_frames=lambda done, _: counted.append(done)
+    )
     assert [window.start for window in video.windows] == [0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
     shown = {moment.frame for window in video.windows for moment in window.frames}
     assert counted[-1] == len(shown)  # each frame is encoded once
@@ -118,11 +167,13 @@ def test_command_writes_tables_strips_and_timelines_and_a_line_for_what_fails(
     (tmp_path / "bad.mp4").write_bytes(b"<html>")
     runs = [word for folder in trained.folders for word in ("--run", folder)]
     words = ["predict", "good", "bad.mp4", *runs, "--device", "cpu", "--out", "out"]
-    done = tgdfer(*words, "--window", "0.5", cwd=tmp_path)
+    words += ["--influence", "margin"]
+    done = tgdfer(*words, "--window", "0.5", "--overlay", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert "not a video: begins with b'<html>'" in done.stdout
     assert "1 video could not be predicted" in done.stdout
     content = PredictionFile.model_validate_json((tmp_path / "out/predictions.json").read_bytes())
+    assert content.influence == "margin"
     video, failed = content.videos
     assert (failed.name, failed.status, failed.label) == ("bad.mp4", "failed", None)
     rows = list(csv.DictReader((tmp_path / "out/predictions.csv").open()))
@@ -132,6 +183,8 @@ def test_command_writes_tables_strips_and_timelines_and_a_line_for_what_fails(
     assert [row["label"] for row in timeline] == [window.label for window in video.windows]
     assert Image.open(tmp_path / "out/timelines/0001-good.png").size == (1000, 400)
     check_strip(video, tmp_path / "out/strips/0001-good.png", good)
+    with av.open(str(tmp_path / "out/overlays/0001-good.mp4")) as overlay:
+        assert len(list(overlay.decode(video=0))) == video.frames
     assert not (tmp_path / "out/.tmp").exists()
 
 
