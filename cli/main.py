@@ -14,6 +14,7 @@ from cli.ablate import ablate
 from cli.compare import compare
 from cli.config import config_app
 from cli.data import data_app
+from cli.demo import demo
 from cli.doctor import doctor
 from cli.evaluate import evaluate
 from cli.export import export
@@ -41,7 +42,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (extract, train, ablate, compare, tune, predict, faces, evaluate, export, doctor):
+for command in (
+    *(extract, train, ablate, compare, tune),
+    *(predict, faces, evaluate, export, demo, doctor),
+):
     app.command()(command)
 app.add_typer(data_app, name="data")
 app.add_typer(store_app, name="store")

@@ -6,10 +6,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from support.trained import Trained
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton asks once, when it is first imported
@@ -49,6 +52,14 @@ def no_processes_if_fast(pytestconfig: pytest.Config) -> Iterator[None]:
             patch.setattr(multiprocessing.util, "spawnv_passfds", skip)
             patch.setattr(os, "fork", skip)
         yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> "Trained":
+    """A small rendered set and two runs trained on it; tests must not change them."""
+    from support.trained import train_small  # it imports Triton, so not before the lines above
+
+    return train_small(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture

@@ -588,7 +588,7 @@ def _write_video(root: Path, spec: FacesSpec, video: PlannedVideo) -> None:
     frames_THWC = render_video(spec, video)
     mp4.parent.mkdir(parents=True, exist_ok=True)
     scratch_mp4, scratch = _scratch(mp4), _scratch(folder)
-    _encode_mp4(scratch_mp4, frames_THWC)
+    write_mp4(scratch_mp4, frames_THWC)
     os.replace(scratch_mp4, mp4)
     scratch.mkdir(parents=True)
     for number, frame_HWC in enumerate(frames_THWC, start=1):
@@ -617,7 +617,8 @@ def _put_folder(scratch: Path, folder: Path) -> None:
         shutil.rmtree(scratch)
 
 
-def _encode_mp4(path: Path, frames_THWC: NDArray[np.uint8]) -> None:
+def write_mp4(path: Path, frames_THWC: NDArray[np.uint8]) -> None:
+    """Write frames [T, H, W, 3] at 25 per second; the same frames give the same bytes."""
     import av
 
     with av.open(str(path), "w") as container:

@@ -87,6 +87,8 @@ WRONG = {
     "faces none.mp4 --out new --faces whole": "--faces whole: expected crop or aligned",
     "predict s.zarr/plan.json --run none --influence logits": "did you mean logit?",
     "predict s.zarr/plan.json --run none --overlay": "--overlay: read only with --out DIR",
+    "demo": "no demonstration bundle at data/demo.tgdfer; make it with: make demo",
+    "demo --run none": "no finished run here",
     "export none new.tgdfer": "no finished run here",
     "evaluate --run none --store s.zarr": "no finished run here",
     "evaluate --run none --store s.zarr --store s.zarr --map m.toml": "--map: read with one",

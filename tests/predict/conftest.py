@@ -3,12 +3,7 @@
 import pytest
 
 from pipeline.predict.predictor import Predictor, load_predictor
-from support.trained import Trained, train_small
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return train_small(tmp_path_factory.mktemp("trained"))
+from support.trained import Trained
 
 
 @pytest.fixture(scope="session")
