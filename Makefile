@@ -19,7 +19,7 @@ ablation-table: setup  ## the main job: extract if needed, run Table 3, write re
 	$(BIN)/tgdfer extract
 	$(BIN)/tgdfer ablate table3 --set optimiser.epochs=$(EPOCHS)
 
-# 280 of the 700 videos, so that it takes about three minutes on 2 cores.
+# 280 of the 700 videos, so that it takes a few minutes on 2 cores.
 demo: setup  ## train a small bundle, data/demo.tgdfer, and predict three new faces with it
 	$(BIN)/tgdfer extract --limit 280 --store data/demo.zarr
 	$(BIN)/tgdfer train --store data/demo.zarr --config tuned --fold 1 --runs data/demo-runs
