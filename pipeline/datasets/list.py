@@ -18,7 +18,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,7 @@ from pipeline.datasets.folds import folds_of_tests
 from pipeline.datasets.known import full_class_name
 from pipeline.datasets.labels import check_votes, label_base
 from pipeline.datasets.named import part_of, split_fold
-from pipeline.datasets.rows import LINE_MAX, SHOWN_LETTERS, Row
+from pipeline.datasets.rows import LINE_MAX, SHOWN_LETTERS, Row, cell_text
 from pipeline.datasets.survey import LIST_BYTES_MAX, Survey
 from pipeline.datasets.tree import Found, Place, place_at, refuse_outside
 from pipeline.datasets.videos import VIDEO_SUFFIXES, Fold, natural_key
@@ -198,17 +197,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
         raise RefusedError(f"{file}: cannot be read as Parquet: {error}") from None
     yield 0, [str(name) for name in table.columns]
     for number, row in enumerate(table.itertuples(index=False), 1):
-        yield number, list(map(_cell, row))
-
-
-def _cell(value: Any) -> str:
-    """As in CSV: nothing for what is missing, numbers apart, whole numbers without a point."""
-    if isinstance(value, list | tuple) or hasattr(value, "tolist"):
-        values = value if isinstance(value, list | tuple) else np.asarray(value).ravel().tolist()
-        return " ".join(map(_cell, values))
-    if value is None or value != value:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        yield number, list(map(cell_text, row))
 
 
 def _row(cells: Cells, where: str, base: Path) -> Row:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cache.errors import RefusedError
 from cache.outside import MIB, read_outside, read_text
@@ -299,3 +300,14 @@ def _path_and_label(cells: Sequence[str], line: str) -> tuple[str, str]:
     if len(rest) > 1 and re.fullmatch(r"\d+", rest[-1]):
         rest = rest[:-1]
     return " ".join(rest), label
+
+
+def cell_text(value: Any) -> str:
+    """As in CSV: nothing for what is missing, numbers apart, whole numbers without a point."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return " ".join(map(cell_text, value))
+    if value is None or value != value:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cache.outside import MIB, read_outside
 from pipeline.datasets.known import class_of_word
+from pipeline.datasets.rows import cell_text
 
 SHEET_BYTES_MAX = 64 * MIB
 UNPACKED_BYTES_MAX = 512 * MIB
@@ -71,13 +72,7 @@ def _cells(data: bytes) -> list[list[str]]:
         rows = load_workbook(io.BytesIO(data)).get_sheet_by_index(0).to_python()
     except CalamineError as error:
         raise ValueError(str(error)) from None
-    return [[_text(cell) for cell in row] for row in rows]
-
-
-def _text(cell: object) -> str:
-    if isinstance(cell, float) and cell.is_integer():
-        cell = int(cell)
-    return str(cell).strip()
+    return [[cell_text(cell).strip() for cell in row] for row in rows]
 
 
 def _columns(header: Sequence[str], classes: Sequence[str]) -> list[int]:

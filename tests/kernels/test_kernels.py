@@ -28,17 +28,6 @@ TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
 Operation = Callable[[Sequence[Tensor], Impl], Sequence[Tensor]]
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Where the kernels run: in the interpreter, or compiled."""
-    if request.param == "cuda":
-        return request.getfixturevalue("gpu")
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("the kernels run compiled here")
-    return torch.device("cpu")
-
-
 @pytest.fixture(params=list(TOLERANCE), ids=["float32", "bfloat16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param

@@ -30,17 +30,6 @@ CASES = [
 SHAPES = [shape for shape, _ in CASES]
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> torch.device:
-    """Where the kernels run: in the interpreter, or compiled."""
-    if request.param == "cuda":
-        return request.getfixturevalue("gpu")
-    pytest.importorskip("triton")
-    if torch.cuda.is_available():
-        pytest.skip("the kernels run compiled here")
-    return torch.device("cpu")
-
-
 def frames() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in SHAPES]
