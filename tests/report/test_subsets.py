@@ -279,12 +279,14 @@ def test_population_scores_every_pair_of_values_in_folds_of_their_own(
         assert (line.row.cells, line.n) == (("skin", trained, tested), "2")
         assert line.war.mean == pytest.approx(np.mean(wars))
         assert line.row.against is not None
-        assert line.row.against.name == f"{tested} on {tested}"
-    difference = lines["light on dark"].differences["WAR"]
-    means = (lines["light on dark"].war.mean, lines["dark on dark"].war.mean)
-    assert difference is not None
-    assert None not in means
-    assert 100 * difference.value == pytest.approx(means[0] - means[1])  # type: ignore[operator]
+        other = "dark" if trained == tested else tested
+        assert line.row.against.name == f"{other} on {other}"
+    for name in ("light on dark", "light on light"):
+        difference = lines[name].differences["WAR"]
+        means = (lines[name].war.mean, lines["dark on dark"].war.mean)
+        assert difference is not None
+        assert None not in means
+        assert 100 * difference.value == pytest.approx(means[0] - means[1])  # type: ignore[operator]
     header = header_of(people, base, 12, 1, [table])
     assert header["protocol"].startswith("12 folds, of which a row of population uses 2, seeds per")
 
