@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache.errors import RefusedError
 from pipeline.datasets.known import full_class_name
-from pipeline.datasets.named import part_of, split_fold
+from pipeline.datasets.named import part_of, refuse_spellings, split_fold
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Layout, find_videos, scan
 from pipeline.datasets.videos import natural_key
@@ -31,6 +31,7 @@ def survey_folders(root: Path, source: str = "auto") -> Survey:
     shallow = [video_id for video_id, below in parts.items() if len(below) < 2]
     if shallow:
         raise RefusedError(f"{root}: {shallow[0]} is in no folder that says its class")
+    refuse_spellings(word, root)
     names = _class_names({*word.values()}, root)
     classes = tuple(dict.fromkeys(names[w] for w in sorted(names, key=natural_key)))
     labels = {video_id: classes.index(names[word[video_id]]) for video_id in ids}
@@ -59,6 +60,9 @@ def _class_names(words: Iterable[str], root: Path) -> dict[str, str]:
         name = full_class_name(word)
         same = [other for other, known in names.items() if known == name]
         if same:
-            raise RefusedError(f"{root}: the folders {same[0]} and {word} are one class, {name}")
+            raise RefusedError(
+                f"{root}: the folders {same[0]} and {word} are one class, {name}: put their videos "
+                "into one, or rename one"
+            )
         names[word] = name
     return names

@@ -7,8 +7,8 @@
 ``path`` is a video file (its suffix may be left out) or a folder of images, below the root;
 ``label`` is a name or a number. Optional are ``split`` (train, validation, test) or ``fold`` (the
 fold that tests the video), ``subject``, ``frame_labels`` (one label per frame, "-" for none) and
-``votes`` (one number per class), the last two separated by spaces or semicolons. A list without a
-header has rows of path and label, parsed from the right.
+``votes`` (one number per class), the last two separated by spaces or semicolons. A list whose first
+row names no column has rows of path and label. Text without commas or tabs is read from the right.
 """
 
 import csv
@@ -27,15 +27,24 @@ from cache.outside import read_outside, read_text
 from pipeline.datasets.folds import folds_of_tests
 from pipeline.datasets.known import full_class_name
 from pipeline.datasets.labels import check_votes, label_base
-from pipeline.datasets.named import part_of, split_fold
-from pipeline.datasets.rows import LINE_MAX, SHOWN_LETTERS, Row, cell_text
-from pipeline.datasets.survey import LIST_BYTES_MAX, Survey
+from pipeline.datasets.named import part_of, refuse_spellings, split_fold
+from pipeline.datasets.rows import LINE_MAX, LIST_BYTES_MAX, SHOWN_LETTERS, Row, cell_text
+from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Found, Place, place_at, refuse_outside
 from pipeline.datasets.videos import VIDEO_SUFFIXES, Fold, natural_key
 
 FILES = ("list.csv", "list.tsv", "list.txt", "list.parquet")
 COLUMNS = ("path", "label", "split", "fold", "subject", "frame_labels", "votes")
+NAME_THEM = "name the columns in the first line, such as path,label,split"
 Cells = Mapping[str, str]  # of one row, by column; empty ones are left out
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The rows of a list with file:line of each, and whether its first one names the columns."""
+
+    rows: list[tuple[str, Cells]]
+    is_headed: bool
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,11 @@ def survey_list(
     """
     file = annotation or _find_list(root)
     base = root if source == "auto" else _folder(root, source)
-    read = [(_row(cells, where, base), cells) for where, cells in _read(file)]
+    table = _read(file)
+    read = [(_row(cells, where, base), cells) for where, cells in table.rows]
+    places = _locate([row for row, _ in read], base)
+    if not table.is_headed:
+        _refuse_strange_labels([row for row, _ in read], places)
     _refuse_repeated([row for row, _ in read])
     read.sort(key=lambda both: natural_key(both[0].id))
     rows = {row.id: row for row, _ in read}
@@ -78,14 +91,14 @@ def survey_list(
     labels = {video_id: known.index(row.label, row) for video_id, row in rows.items()}
     votes = {i: _votes(c["votes"], known, rows[i]) for i, c in cells_of.items() if "votes" in c}
     check_votes({i: Row(i, "", rows[i].where, votes.get(i)) for i in rows}, labels)
-    folds, subsets = _folds(cells_of, file)
+    folds, subsets = _folds(cells_of, rows, file)
     return Survey(
         name="list",
         root=root,
         classes=known.names,
         labels=labels,
         folds=folds,
-        found=Found("." if base == root else str(base), _locate(rows, base)),
+        found=Found("." if base == root else str(base), places),
         lists=file,
         files=(file,),
         subjects={i: c["subject"] for i, c in cells_of.items() if "subject" in c},
@@ -120,49 +133,54 @@ def _folder(root: Path, source: str) -> Path:
     raise RefusedError(f"--source {source}: no such folder, neither below {root} nor from here")
 
 
-def _read(file: Path) -> Iterator[tuple[str, Cells]]:
-    """(file:line, cells) of every row."""
+def _read(file: Path) -> _Table:
     if file.suffix.lower() == ".parquet":
         table = _parquet_rows(file)
     else:
         text = read_text(file, "a list of videos and their labels", LIST_BYTES_MAX)
         table = _text_rows(text, file) if file.suffix.lower() == ".txt" else csv_rows(text, file)
-    header: list[str] = []
-    for line, row in table:
-        if not header:
-            header = _header(row)
-            if [name.strip().lower() for name in row] == header:
-                continue
-        if len(row) != len(header):
-            raise RefusedError(
-                f"{file}:{line}: {len(row)} cells, expected {len(header)} ({', '.join(header)})"
-            )
-        cells = {name: cell.strip() for name, cell in zip(header, row, strict=True) if cell.strip()}
-        if "path" not in cells or "label" not in cells:
-            raise RefusedError(f"{file}:{line}: a row without a path or a label")
-        yield f"{file}:{line}", cells
-    if not header:
+    lines = [(f"{file}:{line}", [cell.strip() for cell in row]) for line, row in table]
+    header = _header(lines[0][1], lines[0][0]) if lines else None
+    named = header or ["path", "label"]
+    rows = [(where, _cells(row, where, named)) for where, row in lines[header is not None :]]
+    if not rows:
         raise RefusedError(f"{file}: the list has no videos")
+    return _Table(rows, header is not None)
 
 
-def _header(first: Sequence[str]) -> list[str]:
-    """The columns of a list; path and label if its first row names none."""
-    names = [name.strip().lower() for name in first]
-    if "path" not in names and "label" not in names:
-        return ["path", "label"]
+def _cells(row: Sequence[str], where: str, header: Sequence[str]) -> Cells:
+    if len(row) != len(header):
+        raise RefusedError(
+            f"{where}: {len(row)} cells, expected {len(header)} ({', '.join(header)}); if there "
+            f"are others, {NAME_THEM}"
+        )
+    cells = {name: cell for name, cell in zip(header, row, strict=True) if cell}
+    if "path" not in cells or "label" not in cells:
+        raise RefusedError(f"{where}: a row without a path or a label")
+    return cells
+
+
+def _header(first: Sequence[str], where: str) -> list[str] | None:
+    """The columns that the first row names, or None if it names none."""
+    names = [name.lower() for name in first]
+    if not _names_columns(names):
+        return None
     unknown = [name for name in names if name not in COLUMNS]
     if unknown or len({*names}) < len(names) or not {"path", "label"} <= {*names}:
         raise RefusedError(
-            f"the columns are {', '.join(names)}; expected path, label and some of "
-            f"{', '.join(COLUMNS[2:])}"
+            f"{where}: the columns are {', '.join(names)}; expected path, label and some of "
+            f"{', '.join(COLUMNS[2:])}: rename or remove the others"
         )
     return names
 
 
+def _names_columns(names: Iterable[str]) -> bool:
+    return not {*COLUMNS}.isdisjoint(names)
+
+
 def csv_rows(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of every row that is not empty, separated by what the first line has most."""
-    first = text.partition("\n")[0]
-    delimiter = max("\t,;", key=first.count)
+    delimiter = max("\t,;", key=_first_line(text).count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
@@ -177,9 +195,36 @@ def csv_rows(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _text_rows(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, cells) of every row: as in CSV, or else separated by spaces, and the path comes first.
+
+    Refuses a row of more than two words, unless the columns are named or it has one video file.
+    """
+    first = _first_line(text)
+    if re.search(r"[\t,;]", first):
+        yield from csv_rows(text, file)
+        return
+    names = first.lower().split()
+    columns = len(names) if _names_columns(names) else 0
+    if columns and names[0] != "path":
+        raise RefusedError(f"{file}: the first column is {names[0]}, expected path; or use commas")
     for line, row in enumerate(text.splitlines(), 1):
-        if row.strip():
-            yield line, ["", *row.strip().rsplit(maxsplit=1)][-2:]
+        words = row.split()
+        videos = [number for number, word in enumerate(words) if _is_video(word)]
+        if not columns and len(words) > 2 and videos != [len(words) - 2]:
+            raise RefusedError(
+                f"{file}:{line}: {row[:SHOWN_LETTERS]!r} has three columns, or a path with spaces: "
+                f"{NAME_THEM}, in all lines with commas or without"
+            )
+        if words:
+            yield line, row.rsplit(maxsplit=max(columns, 2) - 1)
+
+
+def _first_line(text: str) -> str:
+    return text.lstrip("\r\n ").partition("\n")[0]
+
+
+def _is_video(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
@@ -205,15 +250,16 @@ def _row(cells: Cells, where: str, base: Path) -> Row:
     path = cells["path"].replace("\\", "/")
     if path.startswith(f"{base.absolute()}/"):
         path = path[len(f"{base.absolute()}/") :]
-    parts = path.rstrip("/").split("/")
-    if {"", ".", ".."} & {*parts} or parts[0].endswith(":") or len(path) > LINE_MAX:
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    outside = path.startswith("/") or ".." in parts or not parts or parts[0].endswith(":")
+    if outside or len(path) > LINE_MAX:
         raise RefusedError(
             f"{where}: path {path[:SHOWN_LETTERS]!r} is not below {base}; paths start from the "
             "root, or from the folder that --source names"
         )
-    stem, suffix = os.path.splitext("/".join(parts))
-    video_id = stem if suffix.lower() in VIDEO_SUFFIXES else "/".join(parts)
-    return Row(video_id, cells["label"], where, path="/".join(parts))
+    path = "/".join(parts)
+    video_id = os.path.splitext(path)[0] if _is_video(path) else path
+    return Row(video_id, cells["label"], where, path=path)
 
 
 def _refuse_repeated(rows: Iterable[Row]) -> None:
@@ -226,6 +272,20 @@ def _refuse_repeated(rows: Iterable[Row]) -> None:
             )
 
 
+def _refuse_strange_labels(rows: Sequence[Row], places: Mapping[str, Place]) -> None:
+    """Refuse columns in another order, and a first row that names them in other words."""
+    for row in rows:
+        if any(map(_is_video, row.label.split())):
+            raise RefusedError(f"{row.where}: the label {row.label!r} is a video; {NAME_THEM}")
+    first = rows[0]
+    if first.id not in places and [row.label for row in rows].count(first.label) == 1 < len(rows):
+        raise RefusedError(
+            f"{first.where}: there is no video {first.path!r}, and no other row has the label "
+            f"{first.label!r}: if these are columns, call them path and label; if not, put a line "
+            "path,label before it"
+        )
+
+
 def _classes(rows: Sequence[Row], file: Path, given: Sequence[str] | None) -> _Classes:
     numbers = all(re.fullmatch(r"-?[0-9]{1,9}", row.label) for row in rows)
     if numbers and given is None:
@@ -235,8 +295,9 @@ def _classes(rows: Sequence[Row], file: Path, given: Sequence[str] | None) -> _C
         )
     if given is not None:
         return _Classes(tuple(given), label_base(rows, file, len(given)) if numbers else None)
-    names = {full_class_name(row.label) for row in rows}
-    return _Classes(tuple(sorted(names, key=natural_key)), None)
+    names = {row.id: full_class_name(row.label) for row in rows}
+    refuse_spellings(names, file)
+    return _Classes(tuple(sorted({*names.values()}, key=natural_key)), None)
 
 
 def _frame_labels(cell: str, classes: _Classes, row: Row) -> NDArray[np.int8]:
@@ -262,7 +323,7 @@ def _votes(cell: str, classes: _Classes, row: Row) -> tuple[float, ...]:
 
 
 def _folds(
-    cells_of: Mapping[str, Cells], file: Path
+    cells_of: Mapping[str, Cells], rows: Mapping[str, Row], file: Path
 ) -> tuple[tuple[Fold, ...], dict[str, frozenset[str]]]:
     """The folds, and the subsets, that the columns fold or split give; none if there is neither."""
     found = {name: {i: c[name] for i, c in cells_of.items() if name in c} for name in COLUMNS[2:4]}
@@ -270,28 +331,34 @@ def _folds(
         raise RefusedError(f"{file}: both a column split and a column fold; keep one")
     for name, cells in found.items():
         if cells and len(cells) < len(cells_of):
-            video_id = next(i for i in cells_of if i not in cells)
-            raise RefusedError(f"{file}: video {video_id} has no {name}, others have one")
+            row = rows[next(i for i in cells_of if i not in cells)]
+            raise RefusedError(f"{row.where}: video {row.id} has no {name}, others have one")
     if found["fold"]:
-        return folds_of_tests(found["fold"]), {}
+        folds = folds_of_tests(found["fold"])
+        if not folds:
+            raise RefusedError(
+                f"{file}: all videos are tested in one fold, {min(found['fold'].values())}, so "
+                "there is none to train on: use a column split, or none and --folds 5"
+            )
+        return folds, {}
     if not found["split"]:
         return (), {}
     parts = {video_id: part_of(cell) for video_id, cell in found["split"].items()}
     wrong = [i for i, part in parts.items() if part is None]
     if wrong:
         raise RefusedError(
-            f"{file}: video {wrong[0]} has split {found['split'][wrong[0]]!r}; expected train, "
-            "validation or test"
+            f"{rows[wrong[0]].where}: video {wrong[0]} has split {found['split'][wrong[0]]!r}; "
+            "expected train, validation or test"
         )
     test = "test" if "test" in parts.values() else "validation"
     return split_fold({i: str(part) for i, part in parts.items()}, test, file)
 
 
-def _locate(rows: Mapping[str, Row], base: Path) -> dict[str, Place]:
+def _locate(rows: Iterable[Row], base: Path) -> dict[str, Place]:
     """Where the videos are; every folder is scanned once."""
     names: dict[str, dict[str, list[os.DirEntry[str]]]] = {}
     places = {}
-    for video_id, row in rows.items():
+    for row in rows:
         folder, _, name = f"./{row.path}".rpartition("/")
         if folder not in names:
             names[folder] = _entries(base, folder)
@@ -305,7 +372,7 @@ def _locate(rows: Mapping[str, Row], base: Path) -> dict[str, Place]:
                 refuse_outside(base, entry.path)
             place = place_at(entry.path, entry.is_dir(), base)
             if place is not None:
-                places[video_id] = place
+                places[row.id] = place
     return places
 
 

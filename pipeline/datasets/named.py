@@ -1,6 +1,8 @@
 """Trees in which names of files and folders say the class, the part and the subject -> Survey."""
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,6 +82,31 @@ def survey_classes(name: str, root: Path, source: str, classes: Sequence[str], t
     parts = {video_id: video_id.split("/")[0] for video_id in survey.labels}
     folds, subsets = split_fold(parts, test, root)
     return replace(survey, folds=folds, subsets=subsets)
+
+
+def refuse_spellings(classes: Mapping[str, str], where: Path) -> None:
+    """Refuse classes, by id, whose names differ only in case or in how their letters are encoded.
+
+    Nothing says that ``Bored`` and ``bored`` are one class, or that they are two.
+    """
+    first: dict[str, str] = {}
+    counts = Counter(classes.values())
+    for name in counts:
+        other = first.setdefault(_without_case(name), name)
+        if other != name:
+            ids = [next(i for i, own in classes.items() if own == n) for n in (other, name)]
+            both = (
+                f"{n!a} ({counts[n]} videos, such as {i})"
+                for n, i in zip((other, name), ids, strict=True)
+            )
+            raise RefusedError(
+                f"{where}: {' and '.join(both)} are one class spelled in two ways: spell it "
+                "in one, or rename one if they are two classes"
+            )
+
+
+def _without_case(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def part_of(word: str) -> str | None:

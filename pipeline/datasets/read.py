@@ -65,6 +65,12 @@ def survey_dataset(
         survey = WITH_LISTS[name](root, annotation, source)
     else:
         survey = WITH_NAMES[name](root, source)
+    unknown = [cls for cls in own or () if cls not in survey.classes]
+    if unknown:
+        raise RefusedError(
+            f"{texts}: [{unknown[0]}] is no class of {name}, whose classes are "
+            f"{', '.join(survey.classes)}; rename or remove it"
+        )
     survey = replace(survey, texts=texts_of(survey.classes, own))
     return _with_folds(_with_subjects(survey, subjects), folds, by)
 

@@ -15,7 +15,7 @@ from cache.outside import MIB, read_outside, read_text
 from pipeline.datasets.tree import Tree, refuse_outside
 from pipeline.datasets.videos import Fold
 
-LIST_BYTES_MAX = 16 * MIB  # DFEW's lists have 0.2 MiB, FERV39k's 1 MiB
+LIST_BYTES_MAX = 256 * MIB  # DFEW's lists have 0.2 MiB, but one's own may have labels of frames
 SHOWN_LETTERS = 80  # of a line that is quoted in a message
 LINE_MAX = 4096  # characters of a row, as many as a path may have
 PARTS = ("train", "test")

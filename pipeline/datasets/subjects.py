@@ -10,8 +10,7 @@ from pathlib import Path
 from cache.errors import RefusedError
 from cache.outside import read_text
 from pipeline.datasets.list import csv_rows
-from pipeline.datasets.rows import SHOWN_LETTERS, number_of
-from pipeline.datasets.survey import LIST_BYTES_MAX
+from pipeline.datasets.rows import LIST_BYTES_MAX, SHOWN_LETTERS, number_of
 
 HEADER = ["video", "subject"]
 

@@ -36,6 +36,12 @@ FORMATS: dict[str, str | bytes] = {
     "list.csv": CSV,
     "list.tsv": CSV.replace(",", "\t"),
     "list.txt": CSV.replace(",", " ").partition("\n")[2],
+    "commas.txt": CSV.partition("\n")[2],
+    "named.txt": "path label split\n"
+    + "".join(
+        f"{path} {label} {'test' if '/' in path else 'train'}\n" for path, label in VIDEOS.items()
+    ),
+    "dots.csv": CSV.replace("clips/", "./clips//").replace("c.avi", "./././c.avi"),
     "quoted.csv": "".join(f'"{path}","{label}"\r\n' for path, label in VIDEOS.items()),
     "excel.csv": b"\xef\xbb\xbf" + CSV.replace(",", ";").replace("\n", "\r\n").encode(),
     "no header.csv": CSV.partition("\n")[2].rstrip("\n"),
@@ -149,21 +155,48 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a path out of the root": ("../x.mp4,bored\n", r"list.csv:1: path '../x.mp4' is not below"),
     "an absolute path": ("/etc/passwd,bored\n", r"path '/etc/passwd' is not below"),
     "a drive": ("D:\\x\\a.mp4,bored\n", r"path 'D:/x/a.mp4' is not below"),
-    "a dot": ("./a.mp4,bored\n", r"path './a.mp4' is not below"),
+    "a dot": (".,bored\n", r"path '.' is not below"),
+    "a path out of the root behind a dot": (
+        "./../x.mp4,bored\n",
+        r"path './../x.mp4' is not below",
+    ),
+    "a header in other words": (
+        "file,emotion\nclips/a 1.mp4,bored\nc.avi,bored\n",
+        r"list.csv:1: there is no video 'file', .*call them path and label",
+    ),
+    "labels before paths": ("bored,c.avi\nbored,a.mp4\n", r"csv:1: the label 'c.avi' is a video"),
+    "two spellings": (
+        "c.avi,Bored\nclips/a 1.mp4,bored\nframes/b2,Bored\n",
+        r"list.csv: 'Bored' \(2 videos, such as c\) and 'bored' \(1 videos, such as clips/a 1\) ",
+    ),
+    "two encodings": (
+        "c.avi,\u00e9t\u00e9\nclips/a 1.mp4,e\u0301te\u0301\nframes/b2,\u00e9t\u00e9\n",
+        r"'\\xe9t\\xe9' \(2 .*'e\\u0301te\\u0301' \(1 videos, .*one class spelled in two ways",
+    ),
+    "one fold": (
+        "path,label,fold\nc.avi,x,1\nframes/b2,y,1\n",
+        r"list.csv: all videos are tested in one fold, 1, so .*--folds 5",
+    ),
     "a ragged row": (CSV + "x,y,z\n", r"list.csv:6: 3 cells, expected 2 \(path, label\)"),
     "no label": (CSV + "x,\n", r"list.csv:6: a row without a path or a label"),
     "an unclosed quote": (CSV + '"x,bored\n', r"list.csv:6: unexpected end of data"),
-    "an unknown column": ("path,label,age\nx,y,3\n", r"the columns are path, label, age; expected"),
-    "no column of labels": ("path,subject\nx,y\n", r"the columns are path, subject; expected"),
+    "an unknown column": (
+        "path,label,age\nx,y,3\n",
+        r"csv:1: the columns are path, label, age; exp",
+    ),
+    "no column of labels": ("path,subject\nx,y\n", r"csv:1: the columns are path, subject; exp"),
     "a split and a fold": (
         "path,label,split,fold\nc.avi,bored,train,1\n",
         r"both a column split and a column fold",
     ),
     "a split for some": (
         "path,label,split\na.mp4,x,train\nb.mp4,y,\n",
-        r"video b has no split, others have one",
+        r"list.csv:3: video b has no split, others have one",
     ),
-    "a split that is none": ("path,label,split\na.mp4,x,learn\n", r"has split 'learn'; expected"),
+    "a split that is none": (
+        "path,label,split\na.mp4,x,learn\n",
+        r"csv:2: video a has split 'learn'; ex",
+    ),
     "only a test part": ("path,label,split\na.mp4,x,test\n", r"0 train, 1 test videos"),
     "too few votes": ("path,label,votes\na.mp4,x,3 4\n", r"csv:2: votes '3 4'; expected 1 num"),
     "votes that are none": ("path,label,votes\na.mp4,x,nan\n", r"csv:2: votes 'nan'; expected 1"),
@@ -172,6 +205,18 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "NUL": ("a\0,b\n", r"list.csv:1: byte 0x00 is no text"),
     "GBK": ("人脸,bored\n".encode("gbk"), r"list.csv:1: byte 0xc8 is no text; save the file as"),
 }
+
+
+@pytest.mark.parametrize("row", ["frames/a bored train", "a.mp4 bored train", "02522 66 5"])
+def test_a_row_of_text_that_can_be_read_in_two_ways_is_refused(tmp_path: Path, row: str) -> None:
+    write(tmp_path / "list.txt", f"c.avi bored\n{row}\n")
+    with pytest.raises(
+        RefusedError, match=r"list\.txt:2: .* has three columns, or a path with spa"
+    ):
+        survey_list(tmp_path)
+    write(tmp_path / "list.txt", "label path\nbored c.avi\n")
+    with pytest.raises(RefusedError, match="the first column is label, expected path"):
+        survey_list(tmp_path)
 
 
 @pytest.mark.parametrize("fault", REFUSED)

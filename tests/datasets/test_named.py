@@ -1,5 +1,6 @@
 """Data sets whose files and folders say class, part and subject: CAER, AFEW, CREMA-D and others."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from pipeline.datasets.enterface import survey_enterface
 from pipeline.datasets.folders import survey_folders
 from pipeline.datasets.named import part_of
 from pipeline.datasets.ravdess import CODES, survey_ravdess
+from pipeline.datasets.read import survey_dataset
 from pipeline.datasets.survey import Survey
-from support.trees import add_frames, add_video
+from support.trees import add_frames, add_video, write
 
 CAER = ("Anger", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
 
@@ -183,7 +185,18 @@ def test_links_out_of_the_root_are_refused_and_links_in_a_circle_end(tmp_path: P
 def test_two_folders_of_one_class_and_videos_in_none_are_refused(tmp_path: Path) -> None:
     add_frames(tmp_path / "happy" / "a")
     add_frames(tmp_path / "Happiness" / "b")
-    with pytest.raises(RefusedError, match="Happiness and happy are one class, happiness"):
+    with pytest.raises(RefusedError, match="Happiness and happy are one class, happiness: put"):
+        survey_folders(tmp_path)
+    texts = write(tmp_path / "texts.toml", "[happiness]\n[boredm]\n")
+    shutil.move(tmp_path / "Happiness", tmp_path / "bored")
+    with pytest.raises(
+        RefusedError, match=r"\[boredm\] is no class of folders, .*bored, happiness;"
+    ):
+        survey_dataset("folders", tmp_path, texts=texts)
+    add_frames(tmp_path / "Bored" / "c")
+    with pytest.raises(
+        RefusedError, match=r"'Bored' \(1 videos, such as Bored/c\) and 'bored' \(1"
+    ):
         survey_folders(tmp_path)
     add_video(tmp_path / "c.mp4")
     with pytest.raises(RefusedError, match="c is in no folder that says its class"):
