@@ -253,7 +253,7 @@ def _suggest_reuse(path: Path, settings: "ExtractSettings") -> None:
         videos, store = max(shorter)
         command = shlex.join(["tgdfer", *sys.argv[1:], "--reuse", str(store)])
         print(
-            f"{show(store)} has the features of the first {videos} videos. To reuse them, press "
+            f"{show(store)} has the features of {videos} of the videos. To reuse them, press "
             f"Ctrl-C and run: {show(command)}",
             file=sys.stderr,
         )
@@ -340,6 +340,10 @@ def read_list(
         survey = survey_of(data)
         print(describe_survey(survey), file=sys.stderr)
         videos = videos_of(survey, limit)
+        if [video.id for video in videos.videos] != [*survey.labels][:limit]:
+            print(
+                f"the first {limit} lack a class or a part of a fold: some of each", file=sys.stderr
+            )
     lines = absent_classes(videos)
     for line in lines[:SHOWN_WARNINGS]:
         print(f"warning: {videos.name}: {show(line)}", file=sys.stderr)

@@ -244,7 +244,12 @@ ByOption = Annotated[
 LimitOption = Annotated[
     int | None,
     typer.Option(
-        "--limit", metavar="N", min=1, max=10**9, help="Use only the first N videos of the list."
+        "--limit",
+        metavar="N",
+        min=1,
+        max=10**9,
+        help="Use only N videos: the first, or if these lack a class or a part of a fold, some of "
+        "each.",
     ),
 ]
 

@@ -104,7 +104,8 @@ def read_dfew(
     classes: Sequence[str] = CLASSES,
 ) -> VideoList:
     """The first ``limit`` listed videos, or all, as in ``survey_dfew``; none may be missing."""
-    return survey_dfew(root, annotation, source, classes).video_list(limit)
+    survey = survey_dfew(root, annotation, source, classes)
+    return survey.video_list([*survey.labels][:limit])
 
 
 def account_dfew(root: Path, annotation: Path | None = None, source: str = "auto") -> Accounting:

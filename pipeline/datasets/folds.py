@@ -1,13 +1,13 @@
-"""Folds for data sets that have none: stratified by class, disjoint by subject."""
+"""Folds for data sets that have none, by class and subject; a few videos in place of all."""
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from cache.errors import RefusedError
-from pipeline.datasets.videos import Fold, natural_key
+from pipeline.datasets.videos import Fold, cut_folds, natural_key
 
 
 def folds_of_subjects(
@@ -58,3 +58,35 @@ def draw_folds(
         for number, (_, test) in enumerate(splitter.split(np.zeros(len(y)), y, people), 1):
             tested |= {ids[row]: number for row in test}
     return folds_of_tests({video_id: tested[video_id] for video_id in ids})
+
+
+def choose_few(labels: Mapping[str, int], folds: Sequence[Fold], count: int) -> tuple[str, ...]:
+    """``count`` videos, or all, in their order, with which every fold can be trained and tested.
+
+    They are the first ones if these have every class and both parts of every fold; if not, each
+    class in each part gives its first video, and then as many as its share. Raises RefusedError if
+    a fold would have no training or no test videos.
+    """
+    first = tuple(labels)[:count]
+    is_whole = len(cut_folds(folds, {*first})) == len(folds)
+    if is_whole and {labels[i] for i in first} == {*labels.values()}:
+        return first
+    parts = dict.fromkeys(labels, "")  # of all folds, that a video is in
+    for fold in folds:
+        for part, ids in (("train", fold.train), ("test", fold.test)):
+            parts |= {i: f"{parts[i]} {fold.name} {part}" for i in ids}
+    sizes, seen = Counter((parts[i], label) for i, label in labels.items()), Counter[object]()
+    order = {part: n for n, part in enumerate(dict.fromkeys(parts.values()))}
+    rank = {}
+    for video_id, label in labels.items():
+        group = parts[video_id], label
+        rank[video_id] = (seen[group] / sizes[group], label, order[group[0]])
+        seen[group] += 1
+    kept = {*sorted(labels, key=rank.__getitem__)[:count]}
+    left = {fold.name for fold in cut_folds(folds, kept)}
+    lost = [fold.name for fold in folds if fold.name not in left]
+    if lost:
+        raise RefusedError(
+            f"--limit {count}: fold {lost[0]} would have no training or no test videos; take more"
+        )
+    return tuple(video_id for video_id in labels if video_id in kept)

@@ -12,7 +12,7 @@ from pipeline.datasets.dfew import survey_dfew
 from pipeline.datasets.enterface import survey_enterface
 from pipeline.datasets.ferv39k import survey_ferv39k
 from pipeline.datasets.folders import survey_folders
-from pipeline.datasets.folds import draw_folds
+from pipeline.datasets.folds import choose_few, draw_folds
 from pipeline.datasets.list import survey_list
 from pipeline.datasets.mafw import survey_mafw
 from pipeline.datasets.ravdess import survey_ravdess
@@ -76,14 +76,18 @@ def survey_dataset(
 
 
 def videos_of(survey: Survey, limit: int | None = None) -> VideoList:
-    """The first videos of a survey, or all; refuses missing ones, and a set without a split."""
+    """The videos of a survey, or ``limit`` of them as ``choose_few`` does.
+
+    Raises RefusedError for missing ones, and for a set without a split.
+    """
     if not survey.folds:
         raise RefusedError(
             f"{survey.root}: nothing says which videos are for training and which for testing; add "
             "--folds 5 to draw folds"
             + (", or a column split or fold to the list" if survey.name == "list" else "")
         )
-    return survey.video_list(limit)
+    few = None if limit is None else choose_few(survey.labels, survey.folds, limit)
+    return survey.video_list(few)
 
 
 def _with_subjects(survey: Survey, file: Path | None) -> Survey:

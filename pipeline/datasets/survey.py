@@ -2,9 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +71,10 @@ class Survey:
         """Those of ``ids`` that have no frames."""
         return tuple(video_id for video_id in ids if video_id not in self.found.places)
 
-    def video_list(self, limit: int | None = None) -> VideoList:
-        """The first ``limit`` videos, or all; raises RefusedError if any of them is missing."""
-        kept = dict(islice(self.labels.items(), limit))
+    def video_list(self, ids: Collection[str] | None = None) -> VideoList:
+        """The videos ``ids``, or all; raises RefusedError if any of them is missing."""
+        wanted = {*(self.labels if ids is None else ids)}
+        kept = {video_id: label for video_id, label in self.labels.items() if video_id in wanted}
         missing = self.missing(kept)
         if missing:
             others = ", ".join(self.found.others)

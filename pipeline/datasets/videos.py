@@ -82,9 +82,12 @@ class VideoList:
 
     def first(self, count: int | None) -> "VideoList":
         """The first ``count`` videos, or all, with folds and subsets cut to match."""
-        videos = self.videos[:count]
-        ids = {video.id for video in videos}
-        subsets = {name: found & ids for name, found in self.subsets.items()}
+        return self.only({video.id for video in self.videos[:count]})
+
+    def only(self, ids: Collection[str]) -> "VideoList":
+        """Those of ``ids``, with folds and subsets cut to match."""
+        videos = tuple(video for video in self.videos if video.id in ids)
+        subsets = {name: found & {*ids} for name, found in self.subsets.items()}
         return replace(self, videos=videos, folds=cut_folds(self.folds, ids), subsets=subsets)
 
 

@@ -46,6 +46,13 @@ def _name_of(rule: str, rules: Mapping[str, str], other: str) -> str:
     return next((name for name, text in rules.items() if text == rule), other)
 
 
+def _those_of(plan: Plan, video_list: VideoList) -> VideoList:
+    """The videos of a store that holds some of a list, or of other ones as many."""
+    ids = {*plan.videos.ids}
+    is_known = ids <= {video.id for video in video_list.videos}
+    return video_list.only(ids) if is_known else video_list.first(len(ids))
+
+
 def repair_store(
     repair: Repair,
     video_list: VideoList,
@@ -59,7 +66,7 @@ def repair_store(
     """
     settings = settings_of(repair.plan, settings)
     encoder = encoder.hashed_like(repair.plan.identity.encoder)
-    video_list = known_to(repair.plan, video_list.first(len(repair.plan.videos.ids)))
+    video_list = known_to(repair.plan, _those_of(repair.plan, video_list))
     asked, _ = make_plan(video_list, encoder, settings)
     check_same(repair.path, repair.plan, asked)
     choose_device(settings.device)

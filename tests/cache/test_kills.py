@@ -52,7 +52,7 @@ def decoders_below(folder: Path) -> set[int]:
 
 @pytest.mark.slow
 def test_killed_command_leaves_no_decoder_and_is_resumed_to_the_same_store(tmp_path: Path) -> None:
-    write_faces(tmp_path / "DFEW", FacesSpec(videos=14), workers=1, limit=8)
+    write_faces(tmp_path / "DFEW", FacesSpec(videos=14), workers=1)
     store, rng, out = tmp_path / "data/dfew-mini-first8.zarr", random.Random(0), subprocess.DEVNULL
     command = [sys.executable, "-m", "tgdfer", *EXTRACT.split(), "--device", "cpu"]
 

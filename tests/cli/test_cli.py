@@ -107,7 +107,7 @@ def test_trial_of_the_first_videos_is_reused_by_all_of_them(extracted: Path) -> 
     assert len(open_store(extracted / trial).ids) == 20
     plain = tgdfer("extract", *options, cwd=extracted)
     assert f"--reuse {trial}" in plain.stderr
-    assert "has the features of the first" in plain.stderr
+    assert "has the features of 20 of the videos" in plain.stderr
     reusing = ["--reuse", trial, "--store", "again.zarr"]
     again = tgdfer("extract", *options, *reusing, cwd=extracted)
     assert "54 done now, 16 reused" in again.stdout, again.stderr

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.errors import RefusedError
-from pipeline.datasets.folds import draw_folds, folds_of_tests
+from pipeline.datasets.folds import choose_few, draw_folds, folds_of_tests
+from pipeline.datasets.videos import cut_folds
 
 
 @settings(max_examples=40, deadline=None)
@@ -51,3 +52,36 @@ def test_more_folds_than_subjects_or_videos_of_a_class_are_refused(
 def test_folds_are_in_natural_order() -> None:
     folds = folds_of_tests({"a": "10", "b": "9", "c": "9"})
     assert [(fold.name, fold.test) for fold in folds] == [("9", ("b", "c")), ("10", ("a",))]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    tested=st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=4, max_size=40),
+    count=st.integers(1, 50),
+)
+def test_a_few_videos_keep_every_fold_and_as_many_classes_as_there_is_room_for(
+    tested: list[tuple[int, int]], count: int
+) -> None:
+    labels = {f"{n:02d}": label for n, (label, _) in enumerate(sorted(tested))}
+    folds = folds_of_tests({f"{n:02d}": fold for n, (_, fold) in enumerate(sorted(tested))})
+    groups = len({*tested})
+    try:
+        few = choose_few(labels, folds, count)
+    except RefusedError:
+        assert count < groups
+        return
+    assert [*few] == sorted({*few})
+    assert len(few) == min(count, len(labels))
+    assert len(cut_folds(folds, few)) == len(folds)
+    if count >= groups:
+        assert {labels[i] for i in few} == {*labels.values()}
+
+
+def test_a_few_videos_are_the_first_if_these_will_do_and_else_in_proportion() -> None:
+    mixed = {f"{n:02d}": n % 2 for n in range(20)}
+    halves = folds_of_tests({i: n // 2 % 2 for n, i in enumerate(mixed)})
+    assert choose_few(mixed, halves, 6) == tuple(mixed)[:6]
+    ordered = {i: int(n >= 12) for n, i in enumerate(mixed)}
+    few = choose_few(ordered, halves, 10)
+    assert Counter(ordered[i] for i in few) == {0: 6, 1: 4}
+    assert len({*few} & {*halves[0].test}) == 5
