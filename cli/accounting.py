@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.datasets.check import Tally
-    from pipeline.datasets.survey import Survey
+    from pipeline.datasets.survey import Count, Survey
 
 
 def survey_of(data: Data) -> "Survey":
@@ -33,12 +33,23 @@ def describe_survey(survey: "Survey") -> str:
 
 
 def tally_table(title: str, tallies: "Sequence[Tally]") -> str:
-    """Counts by class or part; what is published only if anything is."""
-    rows = [[title, "listed", "found", "missing", "short", "published"]]
-    for tally in tallies:
-        counts = (tally.listed, tally.found, tally.missing, tally.short)
-        published = "-" if tally.published is None else str(tally.published)
-        rows.append([show(tally.name), *map(str, counts), published])
-    if all(tally.published is None for tally in tallies):
-        rows = [row[:-1] for row in rows]
+    """Counts by class or part, without the columns of which nothing is known."""
+    table = [[title, *(tally.name for tally in tallies)]]
+    unknown = {"unreadable": "-", "short": "unknown", "published": "-"}
+    for name in ("listed", "found", "missing", "unreadable", "short", "published"):
+        numbers = [getattr(tally, name) for tally in tallies]
+        if name == "short" or {*numbers} != {None}:
+            table.append([name, *(unknown[name] if n is None else str(n) for n in numbers)])
+    return columns([[*map(show, row)] for row in zip(*table, strict=True)])
+
+
+def count_table(counts: "Sequence[Count]") -> str:
+    """Counts by part and class."""
+    from pipeline.datasets.check import part_name
+
+    rows = [["part", "class", "listed", "found", "missing", "unreadable", "short"]]
+    for one in counts:
+        numbers = (one.listed, one.found, one.missing, one.unreadable, one.short)
+        shown = ("unknown" if number is None else str(number) for number in numbers)
+        rows.append([show(part_name(one.fold, one.part)), show(one.label), *shown])
     return columns(rows)

@@ -9,7 +9,7 @@ import typer
 
 from cache.errors import RefusedError
 from cache.remote import StorePath, store_path
-from cli.accounting import survey_of, tally_table
+from cli.accounting import count_table, survey_of, tally_table
 from cli.options import (
     AnnotationOption,
     ByOption,
@@ -22,16 +22,20 @@ from cli.options import (
     TextsOption,
     is_rendered,
 )
+from cli.progress import progress
 from cli.show import columns, count, next_step, show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.datasets.check import Report
+    from pipeline.datasets.survey import Reading, Survey
     from pipeline.extract.overlaps import Overlap
 
 FINDINGS = 3
-SHOWN = 20  # missing videos, and pairs
+SHOWN = 20  # missing, unreadable and changed videos, and pairs
+
+SHALLOW = "sizes and first bytes of video files, and of each folder's first image; see --deep"
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -100,7 +104,7 @@ def check(
             "--store",
             parser=store_path,
             metavar="PATH|URL",
-            help="Store of these videos, in whose features similar ones are looked for.",
+            help="Store of these videos: which changed since, and which are similar by features.",
         ),
     ] = None,
     similarity: Annotated[
@@ -114,22 +118,34 @@ def check(
             show_default="0.95",
         ),
     ] = None,
+    deep: Annotated[
+        bool,
+        typer.Option(
+            "--deep",
+            help="Decode every video, as extract does; with --store, compare all bytes.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a copy of a data set holds, and what is in both training and test.
 
-    Exit code 3 if listed videos are missing, or the same bytes are in both; no video is decoded.
-    What contradicts itself is refused with file and line (exit code 2).
+    Exit code 3 if listed videos are missing, unreadable or not as in the store, or if the same
+    bytes are in both. What contradicts itself is refused with file and line (exit code 2). Without
+    --deep nothing is decoded: sizes and first bytes of video files, and of the first image of every
+    folder, say what is unreadable.
 
     \b
     tgdfer data check --dataset dfew --root /data/DFEW
     tgdfer data check --dataset list --root /data/mine --folds 5 --json
-    Videos that are only similar, from their features:
+    Videos that are only similar, from their features, and whether they are still the same:
       tgdfer data check --dataset dfew --root /data/DFEW --store data/dfew-ViT-B-32-quickgelu.zarr
+    Every frame, which takes as long as the decoding in extract:
+      tgdfer data check --dataset dfew --root /data/DFEW --deep
     """
     from cache.store import open_store
     from pipeline.datasets.check import check_survey
     from pipeline.extract.overlaps import SIMILAR, same_bytes, similar_features
+    from pipeline.extract.readings import changed_since
 
     if is_rendered(dataset):
         raise RefusedError(f"--dataset {dataset}: it is rendered here; there is nothing to check")
@@ -137,20 +153,25 @@ def check(
         raise RefusedError("--similarity: read only with --store, whose features are compared")
     opened = None if store is None else open_store(store)
     survey = survey_of(Data(dataset, root, annotation, source, texts, folds, subjects, by))
-    report, same, similar = check_survey(survey), same_bytes(survey), None
+    same, similar, changed = same_bytes(survey), None, None
     if opened is not None:
         similar = similar_features(survey, opened, SIMILAR if similarity is None else similarity)
+    readings = _read(survey, deep)
+    if opened is not None:
+        changed = changed_since(survey, opened, readings)
+    report = check_survey(survey, readings)
     if as_json:
-        found = dataclasses.asdict(report)
+        found = dataclasses.asdict(report) | {"decoded": deep, "changed": changed}
         for name, overlaps in (("same_bytes", same), ("similar", similar)):
             found[name] = overlaps and [dataclasses.asdict(overlap) for overlap in overlaps]
         print(json.dumps(found, indent=2))
     else:
-        _print_report(report)
+        _print_report(report, deep)
+        _print_changed(changed, deep)
         _print_overlaps("the same bytes", same)
         _print_overlaps("similar features", similar)
         print(f"\nprotocol: {show(report.protocol)}")
-    if report.missing or same:
+    if report.missing or report.unreadable or changed or same:
         raise typer.Exit(FINDINGS)
 
 
@@ -170,7 +191,16 @@ def init(
     next_step("tgdfer", "data", "check", "--dataset", "list", "--root", folder, "--folds", 5)
 
 
-def _print_report(report: "Report") -> None:
+def _read(survey: "Survey", deep: bool) -> "dict[str, Reading]":
+    from pipeline.extract.readings import glance, read_whole
+
+    if not deep:
+        return glance(survey)
+    with progress("decode", None, "videos") as shown:
+        return read_whole(survey, shown.update)
+
+
+def _print_report(report: "Report", deep: bool) -> None:
     rows = {"data set": report.dataset, "root": report.root, "lists": report.lists or "none"}
     rows["source"] = report.source
     if report.other_sources:
@@ -184,15 +214,33 @@ def _print_report(report: "Report") -> None:
     if report.subjects:
         shared = [f"{number} in fold {fold}" for fold, number in report.shared_subjects.items()]
         rows["subjects"] = f"{report.subjects}; in training and test: {', '.join(shared) or 'none'}"
+    rows["read"] = "all frames" if deep else SHALLOW
+    rows |= {"archives": report.unpack} if report.unpack else {}
     rows |= {"note": "; ".join(report.notes)} if report.notes else {}
     rows |= {f"subset {name}": f"{number} videos" for name, number in report.subsets.items()}
     print(columns([(name, show(value)) for name, value in rows.items()]))
     print("\n" + tally_table("class", report.classes))
     print("\n" + tally_table("part", report.parts))
-    for video in report.missing[:SHOWN]:
-        print(f"missing {show(video)}")
-    if len(report.missing) > SHOWN:
-        print(f"and {len(report.missing) - SHOWN} more")
+    print("\n" + count_table(report.counts))
+    _print_videos("missing", dict.fromkeys(report.missing, ""))
+    _print_videos("unreadable", report.unreadable or {})
+
+
+def _print_changed(changed: "Mapping[str, str] | None", deep: bool) -> None:
+    """What is not as in the store; nothing if there is none to compare with."""
+    if changed is None:
+        return
+    what = "bytes" if deep else "numbers of frames and lists; --deep compares the bytes"
+    print(f"\nnot as in the store: {len(changed) or 'none'} (compared: {what})")
+    _print_videos("changed", changed)
+
+
+def _print_videos(what: str, videos: "Mapping[str, str]") -> None:
+    """A line for each of the first videos, with the reason if there is one."""
+    for video, why in [*videos.items()][:SHOWN]:
+        print(f"{what} {show(video)}{why and ': '}{show(why)}")
+    if len(videos) > SHOWN:
+        print(f"and {len(videos) - SHOWN} more, which --json lists")
 
 
 def _print_overlaps(what: str, overlaps: "Sequence[Overlap] | None") -> None:

@@ -99,6 +99,7 @@ ORDER = [
     "pipeline/video/views.py",
     "pipeline/encoders/clip.py",
     "pipeline/extract/overlaps.py",
+    "pipeline/extract/readings.py",
     "pipeline/extract/planning.py",
     "pipeline/extract/reuse.py",
     "pipeline/extract/block.py",

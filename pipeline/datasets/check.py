@@ -1,30 +1,34 @@
 """A survey -> what to know before hours of work: counts beside published ones, overlaps, frames."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.datasets.known import Known, known_datasets
-from pipeline.datasets.survey import SHORT_FRAMES, Count, Survey
+from pipeline.datasets.survey import Count, Reading, Survey
 from pipeline.datasets.tree import is_interpolated
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Videos of a class, or of one part of a fold; ``published`` is None where nothing is known."""
+    """Videos of a class, or of one part of a fold, as in ``Count``.
+
+    ``published`` is None where nothing is known.
+    """
 
     name: str
     listed: int
     found: int
     missing: int
-    short: int
+    unreadable: int | None
+    short: int | None
     published: int | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What ``tgdfer data check`` shows; ``frames`` is (fewest, mean, most) of folders, if any."""
+    """What ``tgdfer data check`` shows; ``frames`` is (fewest, mean, most) where it is known."""
 
     dataset: str
     root: str
@@ -34,21 +38,25 @@ class Report:
     ignored: tuple[str, ...]  # video files whose names are of no video of the set
     classes: tuple[Tally, ...]
     parts: tuple[Tally, ...]
+    counts: tuple[Count, ...]
     subsets: dict[str, int]
     frames: tuple[int, float, int] | None
     subjects: int
     shared_subjects: dict[str, int]  # fold -> subjects in both its training and its test part
     missing: tuple[str, ...]
+    unreadable: dict[str, str] | None  # id -> why; None if nobody looked
+    unpack: str  # what is still in archives, and how to unpack it
     notes: tuple[str, ...]  # what else to know about how it was read
     protocol: str
 
 
-def check_survey(survey: Survey) -> Report:
-    """Everything that can be said of a data set without opening a video."""
+def check_survey(survey: Survey, readings: Mapping[str, Reading] | None = None) -> Report:
+    """Everything that can be said of a data set; ``readings`` as in ``Survey.account``."""
     known = known_datasets().get(survey.name)
     published = None if survey.resplit else known
-    counts = survey.account().counts
-    frames = [place.frames for place in survey.found.places.values() if place.frames]
+    counts = survey.account(readings).counts
+    frames = [*filter(None, survey.frame_counts(readings).values())]
+    faults = {i: reading.fault for i, reading in (readings or {}).items() if reading.fault}
     parts = _parts(counts, published)
     missing = survey.missing(survey.labels)
     return Report(
@@ -58,46 +66,58 @@ def check_survey(survey: Survey) -> Report:
         source=survey.found.name,
         other_sources=survey.found.others,
         ignored=survey.found.ignored,
-        classes=_classes(survey, known),
+        classes=_classes(survey, readings, known),
         parts=parts,
+        counts=counts,
         subsets={name: len(ids) for name, ids in survey.subsets.items()},
         frames=(min(frames), float(np.mean(frames)), max(frames)) if frames else None,
         subjects=len({*survey.subjects.values()}),
         shared_subjects=_shared_subjects(survey),
         missing=missing,
+        unreadable=None if readings is None else faults,
+        unpack=survey.found.unpack,
         notes=survey.notes,
-        protocol=_protocol(survey, known, parts, len(missing)),
+        protocol=_protocol(survey, known, parts, len(missing), len(faults)),
     )
 
 
-def _classes(survey: Survey, known: Known | None) -> tuple[Tally, ...]:
-    missing, places = {*survey.missing(survey.labels)}, survey.found.places
-    short = {i for i, place in places.items() if place.frames and place.frames < SHORT_FRAMES}
-    tallies = []
-    for k, name in enumerate(survey.classes):
-        ids = {video_id for video_id, label in survey.labels.items() if label == k}
-        published = known.counts.get(name) if known and known.counts_of == "all" else None
-        lost, few = len(ids & missing), len(ids & short)
-        tallies.append(Tally(name, len(ids), len(ids) - lost, lost, few, published))
-    return tuple(tallies)
+def _classes(
+    survey: Survey, readings: Mapping[str, Reading] | None, known: Known | None
+) -> tuple[Tally, ...]:
+    published = known.counts if known and known.counts_of == "all" else {}
+    counts = replace(survey, folds=()).account(readings).counts
+    return tuple(_tally(one.label, [one], published.get(one.label)) for one in counts)
+
+
+def _tally(name: str, counts: Sequence[Count], published: int | None) -> Tally:
+    return Tally(
+        name,
+        sum(one.listed for one in counts),
+        sum(one.found for one in counts),
+        sum(one.missing for one in counts),
+        _sum([one.unreadable for one in counts]),
+        _sum([one.short for one in counts]),
+        published,
+    )
+
+
+def _sum(numbers: Sequence[int | None]) -> int | None:
+    return None if None in numbers else sum(filter(None, numbers))
 
 
 def _parts(counts: Sequence[Count], known: Known | None) -> tuple[Tally, ...]:
     tallies = []
     for fold, part in dict.fromkeys((c.fold, c.part) for c in counts):
         own = [c for c in counts if (c.fold, c.part) == (fold, part)]
-        published = known.folds.get(fold) if known else None
-        tallies.append(
-            Tally(
-                f"fold {fold}, {part}" if fold else part,
-                sum(c.listed for c in own),
-                sum(c.found for c in own),
-                sum(c.missing for c in own),
-                sum(c.short for c in own),
-                None if published is None else published[part == "test"],
-            )
-        )
+        sizes = known.folds.get(fold) if known else None
+        published = None if sizes is None else sizes[part == "test"]
+        tallies.append(_tally(part_name(fold, part), own, published))
     return tuple(tallies)
+
+
+def part_name(fold: str, part: str) -> str:
+    """What a part of a fold is called; there may be no folds."""
+    return f"fold {fold}, {part}" if fold else part
 
 
 def _shared_subjects(survey: Survey) -> dict[str, int]:
@@ -112,10 +132,14 @@ def _shared_subjects(survey: Survey) -> dict[str, int]:
     return shared
 
 
-def _protocol(survey: Survey, known: Known | None, parts: tuple[Tally, ...], missing: int) -> str:
+def _protocol(
+    survey: Survey, known: Known | None, parts: tuple[Tally, ...], missing: int, faulty: int
+) -> str:
     """One sentence on which published numbers this copy may be compared with."""
     if missing:
         return f"none: {missing} of {len(survey.labels)} videos are missing"
+    if faulty:
+        return f"none: {faulty} of {len(survey.labels)} videos cannot be read"
     if survey.resplit:
         return f"none: folds drawn here {survey.resplit}, in place of the published ones"
     if is_interpolated(survey.found.name):

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from cache.errors import RefusedError
 from cache.files import sha256
-from cache.outside import MIB, read_outside
+from cache.outside import read_outside
+from pipeline.datasets.rows import LIST_BYTES_MAX
 from pipeline.datasets.tree import Found, some
 from pipeline.datasets.videos import Fold, Video, VideoList, cut_folds
 
-LIST_BYTES_MAX = 256 * MIB
 SHORT_FRAMES = 16  # a view shows as many; shorter videos repeat their last frame
 
 FrameTruth = tuple[NDArray[np.int8], NDArray[np.float32] | None]
@@ -25,7 +25,8 @@ FrameTruth = tuple[NDArray[np.int8], NDArray[np.float32] | None]
 class Count:
     """What became of the rows of one fold, part ("train" or "test") and class.
 
-    ``short`` are found folders with fewer than 16 frames; of video files it is not known.
+    ``unreadable`` are found, but faulty; None if nobody looked. ``short`` have fewer than 16
+    frames; None if those of some are not known, as of video files that were not decoded.
     """
 
     fold: str
@@ -34,8 +35,18 @@ class Count:
     listed: int
     found: int
     missing: int
-    short: int
+    unreadable: int | None
+    short: int | None
     used: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was seen of a video on disk; ``frames`` and ``sha256`` only if all of it was read."""
+
+    fault: str = ""  # why it cannot be read, if so
+    frames: int | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,20 +125,32 @@ class Survey:
             source if place.frames is None else f"{source}/",
         )
 
-    def account(self) -> Accounting:
-        """Count listed, found, missing, short and used videos per fold, part and class."""
-        missing, places = set(self.missing(self.labels)), self.found.places
-        short = {i for i, p in places.items() if p.frames and p.frames < SHORT_FRAMES}
+    def frame_counts(self, readings: Mapping[str, Reading] | None = None) -> dict[str, int | None]:
+        """How many frames each video has that was found; None if that is not known."""
+        read = {i: reading.frames for i, reading in (readings or {}).items()}
+        return {i: read.get(i) or place.frames for i, place in self.found.places.items()}
+
+    def account(self, readings: Mapping[str, Reading] | None = None) -> Accounting:
+        """Count listed, found, missing, unreadable, short and used videos by fold, part, class.
+
+        ``readings`` are what was seen of the videos that were found, if anybody looked.
+        """
+        missing, frames = set(self.missing(self.labels)), self.frame_counts(readings)
+        faulty = {i for i, reading in (readings or {}).items() if reading.fault}
+        short = {i for i, count in frames.items() if count and count < SHORT_FRAMES}
+        unknown = {i for i, count in frames.items() if count is None} - faulty
         counts = []
         for fold, part, ids in self._parts():
-            listed, lost, few = (
+            listed, lost, bad, few, dark = (
                 Counter(self.labels[i] for i in ids if i in of)
-                for of in (self.labels, missing, short)
+                for of in (self.labels, missing, faulty, short, unknown)
             )
             for k, name in enumerate(self.classes):
                 found = listed[k] - lost[k]
-                used = 0 if missing else found
-                counts.append(Count(fold, part, name, listed[k], found, lost[k], few[k], used))
+                unreadable = None if readings is None else bad[k]
+                shorter = None if dark[k] else few[k]
+                numbers = (listed[k], found, lost[k], unreadable, shorter, 0 if missing else found)
+                counts.append(Count(fold, part, name, *numbers))
         return Accounting(self.found.name, tuple(counts), self.missing(self.labels))
 
     def _parts(self) -> Iterable[tuple[str, str, Iterable[str]]]:

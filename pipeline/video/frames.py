@@ -25,6 +25,7 @@ from pipeline.datasets.videos import IMAGE_SUFFIXES, natural_key
 from pipeline.video.images import (
     MAX_PIXELS,
     BadVideoError,
+    check_beginning,
     check_size,
     decode_image,
     decoder_errors,
@@ -114,6 +115,17 @@ def read_times(path: Path) -> NDArray[np.float64]:
             return times - times[0]
     except BadVideoError:
         return np.empty(0)
+
+
+def check_beginning_of(path: Path, is_image: bool) -> None:
+    """Raise BadVideoError if an image or a video file is none by its size or its first bytes."""
+    with decoder_errors():
+        _stat_file(path)
+        if not is_image:
+            _demuxer(path)
+            return
+        with path.open("rb") as file:
+            check_beginning(file.read(16))
 
 
 def source_sha256(path: Path) -> str:

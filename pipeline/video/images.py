@@ -18,6 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 50_000_000  # Pillow only warns about more, and needs 2.8 GB for it
 MAX_ASPECT = 100  # enlarged until its short side fits a view, a longer image would fill the memory
 _REASON_LETTERS = 500
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"BM")  # of these formats
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _JPEG_SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # markers that are followed by a length
 _ARITHMETIC = (0xC9, 0xCA)
@@ -83,6 +84,14 @@ def decode_image(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         return rgb, flags + several
 
 
+def check_beginning(head: bytes) -> None:
+    """Raise BadVideoError for first bytes with which no image begins; 16 of them tell."""
+    if not head:
+        raise BadVideoError("0 bytes")
+    if not head.startswith(_BEGINNINGS):
+        raise _no_image(head)
+
+
 def _unseen(data: bytes, image: Image.Image) -> tuple[str, ...]:
     """Flags for what Pillow converts without telling, in a mode that is RGB already."""
     deep = image.format == "PNG" and data[24] == 16 and not image.mode.startswith("I")
@@ -94,8 +103,11 @@ def _open(data: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=_FORMATS)
     except UnidentifiedImageError:
-        formats = ", ".join(_FORMATS)
-        raise BadVideoError(f"not an image ({formats}): begins with {data[:16]!r}") from None
+        raise _no_image(data) from None
+
+
+def _no_image(data: bytes) -> BadVideoError:
+    return BadVideoError(f"not an image ({', '.join(_FORMATS)}): begins with {data[:16]!r}")
 
 
 def _jpeg_to_rgb(data: bytes, image: Image.Image) -> tuple[NDArray[np.uint8], tuple[str, ...]]:

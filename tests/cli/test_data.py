@@ -252,6 +252,12 @@ def test_check_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     shutil.copytree(clips / "Happy/0001", clips / "Sad/0002")
     api.extract(api.read_dataset("ferv39k", tmp_path / "set"), tmp_path / "s", views=1, frames=2)
     (clips / "Fear/0002").rename(tmp_path / "gone")
+    write(tmp_path / "set/2_ClipsforFaceCrop-002.zip", "")
+    write(clips / "Angry/0001/1.jpg", "<html>")
+    (clips / "Angry/0002/2.jpg").write_bytes(b"")
+    shutil.rmtree(clips / "Neutral/0002")
+    add_frames(clips / "Neutral/0002", 4)
+    shutil.copy(clips / "Surprise/0001/1.jpg", clips / "Surprise/0002/1.jpg")
     options = ("--dataset", "ferv39k", "--root", "set", "--store", "s")
     done = tgdfer("data", "check", *options, cwd=tmp_path)
     assert done.returncode == 3, done.stderr
@@ -259,13 +265,27 @@ def test_check_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     pair = ["1", "Crime/Sad/0002", "sadness", "Crime/Happy/0001", "happiness", "1.000"]
     assert [line.split() for line in done.stdout.splitlines()].count(pair) == 2
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["fear", "2", "1", "1", "1"] in lines
-    assert ["fold", "1,", "test", "7", "6", "1", "6", "7847"] in lines
+    assert ["fear", "2", "1", "1", "0", "1"] in lines
+    assert ["anger", "2", "2", "0", "1", "2"] in lines
+    assert ["fold", "1,", "test", "7", "6", "1", "0", "6", "7847"] in lines
+    assert ["fold", "1,", "train", "anger", "1", "1", "0", "1", "1"] in lines
     assert "missing Crime/Fear/0002" in done.stdout
+    assert "unreadable Crime/Angry/0001: 1.jpg: not an image (JPEG, PNG, WEBP, BMP):" in done.stdout
+    assert "2_ClipsforFaceCrop-002.zip is not unpacked: unzip 'set/2_Clips" in done.stdout
+    assert "changed Crime/Neutral/0002: 4 frames, 3 in the store" in done.stdout
     assert "protocol: none: 1 of 14 videos are missing" in done.stdout
-    found = json.loads(tgdfer("data", "check", *options, "--json", cwd=tmp_path).stdout)
+    found = json.loads(tgdfer("data", "check", *options, "--deep", "--json", cwd=tmp_path).stdout)
     assert found["missing"] == ["Crime/Fear/0002"]
-    assert found["frames"] == [3, 3.0, 3]
+    assert found["unreadable"].keys() == {"Crime/Angry/0001", "Crime/Angry/0002"}
+    assert found["unreadable"]["Crime/Angry/0002"] == "2.jpg: 0 bytes"
+    assert {i for i, why in found["changed"].items() if "other bytes" in why} == {
+        "Crime/Surprise/0002"
+    }
+    assert [count for count in found["counts"] if count["label"] == "anger"][1] == {
+        **{"fold": "1", "part": "test", "label": "anger", "listed": 1, "found": 1, "missing": 0},
+        **{"unreadable": 1, "short": 1, "used": 0},
+    }
+    assert found["frames"] == [3, pytest.approx(40 / 13), 4]
     assert found["parts"][1]["published"] == 7847
     for name in ("same_bytes", "similar"):
         first = found[name][0]["pairs"][0]
@@ -295,7 +315,9 @@ def test_init_writes_a_list_that_check_and_extract_read_once_it_is_filled_in(
     done = tgdfer("extract", *source, *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "list: lists mine/list.csv, source ." in done.stderr
-    assert ["tense", "4", "4", "0", "0"] in [line.split() for line in done.stderr.splitlines()]
+    assert ["tense", "4", "4", "0", "unknown"] in [
+        line.split() for line in done.stderr.splitlines()
+    ]
     assert open_store(tmp_path / "data/list-mini.zarr").classes == ("calm", "tense")
     again = tgdfer("data", "init", "mine", cwd=tmp_path)
     assert again.returncode == 2

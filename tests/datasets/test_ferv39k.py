@@ -138,7 +138,7 @@ def test_missing_and_short_videos_are_counted(tmp_path: Path) -> None:
     account = survey_ferv39k(tmp_path).account()
     assert account.missing == (IDS[0],)
     assert sum(count.listed for count in account.counts) == 14
-    assert sum(count.short for count in account.counts) == 12
+    assert sum(count.short or 0 for count in account.counts) == 12
     message = f"1 of 14 listed videos .*{re.escape(IDS[0])}"
     with pytest.raises(RefusedError, match=message):
         survey_ferv39k(tmp_path).video_list()
