@@ -85,7 +85,10 @@ def list_(
             ]
         )
     )
-    next_step("tgdfer", "data", "check", "--dataset", dataset, "--root", "ROOT")
+    if is_rendered(dataset):
+        next_step("tgdfer", "extract")
+    else:
+        next_step("tgdfer", "data", "check", "--dataset", dataset, "--root", "ROOT")
 
 
 @data_app.command()

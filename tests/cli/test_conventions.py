@@ -60,7 +60,7 @@ WRONG = {
     "extract --dataset caer --annotation lists": "--annotation: not read with --dataset caer",
     "data check --dataset faces": "--dataset faces: it is rendered here",
     "data check --dataset list --root nowhere": "nowhere: no such folder",
-    "data list dfwe": "data set dfwe: expected dfew",
+    "data list dfwe": "data set dfwe: expected faces",
     "data init empty": "empty: the folder is empty",
     "extract --annotation lists": "--annotation: not read with --dataset faces",
     "extract --profile t.json --store t.zarr": "--store: not read with --profile",

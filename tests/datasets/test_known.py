@@ -1,11 +1,15 @@
 """What is said of each data set adds up, and every class has a text."""
 
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
 from cli.options import DATASETS
 from pipeline.datasets.known import known_datasets
 from pipeline.datasets.read import WITH_LISTS, WITH_NAMES
 from pipeline.datasets.texts import class_texts
+from pipeline.demo.faces import preview_faces
 
 KNOWN = known_datasets()
 
@@ -29,5 +33,12 @@ def test_the_test_folds_of_dfew_and_mafw_cover_them() -> None:
 
 
 def test_every_data_set_has_an_adapter_and_is_an_option() -> None:
-    assert {*KNOWN} == {*WITH_LISTS, *WITH_NAMES, "list"}
-    assert ("faces", *KNOWN) == DATASETS
+    assert {*KNOWN} == {"faces", *WITH_LISTS, *WITH_NAMES, "list"}
+    assert tuple(KNOWN) == DATASETS
+
+
+def test_what_is_said_of_the_faces_is_what_is_rendered(tmp_path: Path) -> None:
+    faces, videos = KNOWN["faces"], preview_faces(tmp_path)
+    labels = Counter(videos.classes[video.label] for video in videos.videos)
+    assert (faces.classes, faces.counts) == (videos.classes, dict(labels))
+    assert faces.folds == {fold.name: (len(fold.train), len(fold.test)) for fold in videos.folds}
