@@ -64,7 +64,7 @@ def measure(folder: Path, scale: float) -> dict[str, Any]:
     for name, grow in (("dfew", grow_dfew), ("ferv39k", grow_ferv39k)):
         root, store = folder / name, folder / f"{name}.zarr"
         ids, frames = grow(root, pool, scale)
-        fill(store, len(ids), 1, ids=ids)
+        fill(store, len(ids), 1, ids=ids, name=name)
         command = ("data", "check", "--dataset", name, "--root", str(root), "--json")
         report[name] = {
             "videos": len(ids),
@@ -120,9 +120,10 @@ def _add_frames(
 
 
 def _pool(folder: Path) -> list[str]:
-    paths = [folder / f"{size}.jpg" for size in range(1, POOL + 1)]
-    for size, path in enumerate(paths, 1):
-        _write(path, "x" * size)
+    folder.mkdir()
+    paths = [folder / f"{size}.jpg" for size in range(POOL)]
+    for size, path in enumerate(paths):
+        path.write_bytes(b"\xff\xd8\xff" + bytes(size))
     return [str(path) for path in paths]
 
 

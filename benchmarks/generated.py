@@ -26,10 +26,11 @@ def fill(
     text: dict[str, int] = MINI,
     blocks: int | None = None,
     ids: Sequence[str] | None = None,
+    name: str = "generated",
 ) -> None:
     """A store of random features; only its first ``blocks`` blocks if given."""
     fixed = text_files(text, dim)
-    writer = create_store(path, plan_of(videos, views, dim, fixed, ids), fixed)
+    writer = create_store(path, plan_of(videos, views, dim, fixed, ids, name), fixed)
     rng = np.random.default_rng(0)
     shape = (64, views, FRAMES, dim)
     features = rng.standard_normal(shape, np.float32).astype(np.float16)
@@ -60,11 +61,12 @@ def plan_of(
     dim: int,
     fixed: dict[str, bytes],
     ids: Sequence[str] | None = None,
+    name: str = "generated",
 ) -> Plan:
     """The plan of a generated store; video n is tested in fold n % 5 + 1."""
     rows = range(videos)
     table = VideoTable(
-        name="generated",
+        name=name,
         ids=tuple(ids or (f"{n:05d}" for n in rows)),
         labels=tuple(n // FOLDS % len(CLASSES) for n in rows),
         classes=CLASSES,

@@ -341,14 +341,15 @@ def place_at(path: str, is_folder: bool, root: Path, images: Images | None = Non
 
 def count_images(folder: str, root: Path) -> Images | None:
     """The images of a folder, if it has any; refuses those behind a link that leaves the root."""
-    names = []
+    names, links = [], []
     with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.rpartition(".")[2].lower() in _IMAGE_ENDINGS and name[0] != ".":
-                if entry.is_symlink():
-                    refuse_outside(root, entry.path)
-                names.append(name)
+        for entry in entries:  # a million times for some sets
+            names.append(entry.name)
+            if entry.is_symlink():
+                links.append(entry.name)
+    names = [n for n in names if n.rpartition(".")[2].lower() in _IMAGE_ENDINGS and n[0] != "."]
+    for name in {*links}.intersection(names):
+        refuse_outside(root, os.path.join(folder, name))
     return Images(len(names), min(names)) if names else None
 
 

@@ -124,7 +124,7 @@ def check_beginning_of(path: Path, is_image: bool) -> None:
         if not is_image:
             _demuxer(path)
             return
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0) as file:
             check_beginning(file.read(16))
 
 
