@@ -59,7 +59,7 @@ def main() -> None:
 
 def measure(folder: Path, scale: float) -> dict[str, Any]:
     """Seconds, processor seconds and peak MiB of each command."""
-    pool = _pool(folder / "pool")
+    pool = make_pool(folder / "pool")
     report = {}
     for name, grow in (("dfew", grow_dfew), ("ferv39k", grow_ferv39k)):
         root, store = folder / name, folder / f"{name}.zarr"
@@ -119,7 +119,8 @@ def _add_frames(
     return total
 
 
-def _pool(folder: Path) -> list[str]:
+def make_pool(folder: Path) -> list[str]:
+    """The files that all frames are links to; by size and first bytes, images."""
     folder.mkdir()
     paths = [folder / f"{size}.jpg" for size in range(POOL)]
     for size, path in enumerate(paths):

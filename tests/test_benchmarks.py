@@ -1,10 +1,18 @@
 """The figures of the benchmarks and the page made from them; nothing is timed here."""
 
 import json
+from pathlib import Path
 
 from benchmarks.__main__ import BENCHMARKS
+from benchmarks.check import grow_dfew, grow_ferv39k, make_pool
+from benchmarks.generated import fill
 from benchmarks.report import page
 from benchmarks.views import measure
+from cache.store import open_store
+from pipeline.datasets.read import survey_dataset
+from pipeline.datasets.survey import Reading
+from pipeline.extract.overlaps import similar_features
+from pipeline.extract.readings import glance
 from support.commands import ROOT, python
 
 
@@ -48,3 +56,15 @@ def test_costs_of_decoding_and_views_are_measured_and_shown() -> None:
     assert list(costs) == ["1", "5"]
     assert all(0 < cost["decode"] < cost["peer"] for cost in costs.values())
     assert page({"views": report}).count("| 224-px jpg |") == 2
+
+
+def test_trees_that_are_checked_are_whole_and_have_their_stores(tmp_path: Path) -> None:
+    pool = make_pool(tmp_path / "pool")
+    for name, grow in (("dfew", grow_dfew), ("ferv39k", grow_ferv39k)):
+        ids, frames = grow(tmp_path / name, pool, 0.002)
+        survey = survey_dataset(name, tmp_path / name)
+        assert sorted(survey.found.places) == sorted(ids)
+        assert sum(filter(None, survey.frame_counts().values())) == frames
+        assert {*glance(survey).values()} == {Reading()}
+        fill(tmp_path / f"{name}.zarr", len(ids), 1, dim=8, ids=ids, name=name)
+        assert similar_features(survey, open_store(tmp_path / f"{name}.zarr"), least=0)

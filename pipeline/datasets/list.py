@@ -15,6 +15,7 @@ import csv
 import io
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,10 +266,11 @@ def _row(cells: Cells, where: str, base: Path) -> Row:
 def _refuse_repeated(rows: Iterable[Row]) -> None:
     seen: dict[str, Row] = {}
     for row in rows:
-        same = seen.setdefault(row.id, row)
+        same = seen.setdefault(unicodedata.normalize("NFC", row.id), row)
         if same is not row:
+            how = "" if same.id == row.id else f" as {same.id!a}, here as {row.id!a}"
             raise RefusedError(
-                f"{row.where}: video {row.id} is listed twice, first in {same.where}"
+                f"{row.where}: video {row.id} is listed twice, first in {same.where}{how}"
             )
 
 
