@@ -145,6 +145,7 @@ def train(
     runs: Path | str = "runs",
     device: str = "auto",
     workers: int = 0,
+    features: str = "auto",
     allow_duplicates: bool = False,
     retrain_damaged: bool = False,
 ) -> "list[Record]":
@@ -154,8 +155,10 @@ def train(
     ``retrain_damaged``, such a run is removed and trained again.
 
     On a CPU, ``workers`` processes share the work; 0 trains in this process, as needed in a script
-    without ``if __name__ == "__main__"``. A fold that is tested on the bytes of a training video
-    is refused unless ``allow_duplicates``.
+    without ``if __name__ == "__main__"``. ``features`` says where these are kept: ``resident`` on
+    the device, on the ``host``, or ``stream`` for those that are read from the store in every step;
+    ``auto`` takes the first that fits. A fold that is tested on the bytes of a training video is
+    refused unless ``allow_duplicates``.
 
     >>> records = tgdfer.train(store, [tgdfer.load_method("paper")], folds=["1"], seeds=[0, 1])
     """
@@ -169,7 +172,7 @@ def train(
     seeds = range(seeds) if isinstance(seeds, int) else seeds
     wanted = [run for method in methods for run in runs_of(method, names, seeds)]
     records = Records(Path(runs), store, device_kind(device))
-    _train(wanted, records, device, workers, allow_duplicates, retrain_damaged)
+    _train(wanted, records, device, workers, features, allow_duplicates, retrain_damaged)
     return [record for run in wanted if (record := records.find(run)) is not None]
 
 
@@ -183,6 +186,7 @@ def tune(
     runs: Path | str = "runs",
     device: str = "auto",
     workers: int = 0,
+    features: str = "auto",
     allow_duplicates: bool = False,
     retrain_damaged: bool = False,
 ) -> "tuple[MethodConfig, list[Trial]]":
@@ -216,10 +220,11 @@ def tune(
         lambda wanted: check_shapes(wanted, opened),
     )
     records = Records(Path(runs), opened, device_kind(device))
+    place = device, workers, features
     trials = halve(
         search,
         records,
-        lambda wanted: _train(wanted, records, device, workers, allow_duplicates, retrain_damaged),
+        lambda wanted: _train(wanted, records, *place, allow_duplicates, retrain_damaged),
     )
     return search.chosen(trials[0].method), trials
 
@@ -229,6 +234,7 @@ def _train(
     records: "Records",
     device: str,
     workers: int,
+    features: str,
     allow_duplicates: bool,
     retrain_damaged: bool,
 ) -> None:
@@ -244,7 +250,7 @@ def _train(
         remedy = "remove them yourself" if retrain_damaged else "pass retrain_damaged=True"
         raise DamagedError("; ".join([*(record.damage for record in damaged), remedy]))
     if records.pending(wanted):
-        train_runs(wanted, records, choose_device(device), workers=workers)
+        train_runs(wanted, records, choose_device(device), workers=workers, features=features)
 
 
 def load_run(

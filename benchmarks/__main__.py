@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("extraction", "views", "store", "training", "stacks", "tables", "check")
+BENCHMARKS = ("extraction", "views", "store", "training", "stacks", "tables", "check", "residence")
 ROOT = Path(__file__).parents[1]
 
 

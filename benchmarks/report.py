@@ -177,6 +177,25 @@ def _check(report: dict[str, Any]) -> str:
     return _section("Checking a data set", "check", report, _table(head, rows), text)
 
 
+def _residence(report: dict[str, Any]) -> str:
+    step, large = report["step"], report["larger_than_memory"]
+    rows = [
+        [where, _time(spent), f"{step['ratios'][where]:.2f}"]
+        for where, spent in step["seconds"].items()
+    ]
+    head = ["a step of five runs, ViT-B/32, one core", "time", "relative to resident"]
+    taken = sorted(large["seconds_of_steps"])
+    text = (
+        f"From a store of {step['videos']:,} videos x 5 views. A store of "
+        f"{large['features_gib']:.1f} GiB, not in the page cache, trained in a process that may "
+        f"allocate {large['limit_gib']} GiB and had allocated {large['allocated_mib']:,.0f} MiB at "
+        f"the end: a step took {_time(taken[0])} to {_time(taken[-1])}."
+    )
+    return _section(
+        "Features that stay in the store", "residence", report, _table(head, rows), text
+    )
+
+
 SECTIONS = {
     "extraction": _extraction,
     "views": _views,
@@ -186,6 +205,7 @@ SECTIONS = {
     "stacks-gpu": _stacks,
     "tables": _tables,
     "check": _check,
+    "residence": _residence,
 }
 
 

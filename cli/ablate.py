@@ -13,6 +13,7 @@ from cli.options import (
     ConfigOption,
     DeviceOption,
     DuplicatesOption,
+    FeaturesOption,
     MissingOption,
     OutOption,
     RetrainOption,
@@ -50,6 +51,7 @@ def ablate(
     out: OutOption = DEFAULT_OUT,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
+    features: FeaturesOption = "auto",
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
@@ -87,7 +89,7 @@ def ablate(
     check_reports(out, "ablation.md", "ablation.csv", "ablation.tex", *pictures)
     records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(wanted, records, retrain_damaged)
-    trained = train_pending(wanted, records, device, workers)
+    trained = train_pending(wanted, records, device, workers, features)
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
     header = header_of(opened, base, len(folds), seeds, chosen)
     drawn = next((rows for table, rows in filled if table.name == ROBUSTNESS.name), None)

@@ -13,6 +13,7 @@ from cli.options import (
     DEFAULT_STORE,
     DeviceOption,
     DuplicatesOption,
+    FeaturesOption,
     MissingOption,
     OutOption,
     RetrainOption,
@@ -61,6 +62,7 @@ def compare(
     out: OutOption = DEFAULT_OUT,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
+    features: FeaturesOption = "auto",
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
@@ -118,7 +120,7 @@ def compare(
     check_reports(out, "comparison.md")
     records = open_records(every, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(every, records, retrain_damaged)
-    train_pending(every, records, device, workers)
+    train_pending(every, records, device, workers, features)
     # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.baselines import logistic_regression, zero_shot
     from pipeline.evaluate.localisation import localisation_table, localise

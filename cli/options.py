@@ -19,6 +19,7 @@ RULES = ("segments", "dfer-clip"), ("standard", "dfer-clip")  # of sampling, of 
 DEVICES = ("auto", "cpu", "cuda")
 FACES = ("auto", "whole", "crop", "aligned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+RESIDENCES = ("auto", "resident", "host", "stream")
 INFLUENCES = ("logit", "margin", "probability", "attention", "attention_value")
 DEFAULT_CONFIG = "paper"
 DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
@@ -441,6 +442,16 @@ WorkersOption = Annotated[
         max=1024,
         help="Decoding threads, or training processes on a CPU.",
         show_default="one per usable core",
+    ),
+]
+FeaturesOption = Annotated[
+    str,
+    typer.Option(
+        "--features",
+        metavar="WHERE",
+        help="Where training keeps them: resident on the device, on the host, or stream, which "
+        "reads them from the store in every step; auto takes the first that fits.",
+        **_one_of("--features", RESIDENCES),
     ),
 ]
 ProfileOption = Annotated[

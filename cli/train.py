@@ -21,6 +21,7 @@ from cli.options import (
     DeviceOption,
     DuplicatesOption,
     EncoderOption,
+    FeaturesOption,
     FoldsOption,
     LimitOption,
     MissingOption,
@@ -61,7 +62,7 @@ if TYPE_CHECKING:
     from pipeline.train.records import Records
 
 PROFILED_STEPS = 8
-OF_A_STORE = ("store", "workers", "allow_missing", "allow_duplicates", "profile")
+OF_A_STORE = ("store", "workers", "features", "allow_missing", "allow_duplicates", "profile")
 OF_VIDEOS = (
     *("dataset", "root", "annotation", "source", "texts", "folds", "subjects", "by"),
     *("encoder", "pretrained", "precision", "limit"),
@@ -80,6 +81,7 @@ def train(
     runs: RunsOption = DEFAULT_RUNS,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
+    features: FeaturesOption = "auto",
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
@@ -140,7 +142,7 @@ def train(
             return
         records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
         damaged = report_damaged(wanted, records, retrain_damaged)
-        trained = train_pending(wanted, records, device, workers)
+        trained = train_pending(wanted, records, device, workers, features)
     else:
         check_writable(runs, "--runs")
         check = partial(_check_live, method, fold)
@@ -168,7 +170,9 @@ def _refuse_unread(context: typer.Context, cached: bool, profile: Path | None) -
         context, OF_VIDEOS, "not used with --cached, which trains from --store; add --no-cached"
     )
     if profile is not None:
-        refuse_unread(context, ("runs", "workers"), "not used with --profile, which keeps no runs")
+        refuse_unread(
+            context, ("runs", "workers", "features"), "not used with --profile, which keeps no runs"
+        )
 
 
 def _profile(runs: "list[Run]", store: "Store", device: str, trace: Path) -> None:

@@ -42,7 +42,11 @@ def open_records(
 
 
 def train_pending(
-    runs: Sequence["Run"], records: "Records", device: str, workers: int | None
+    runs: Sequence["Run"],
+    records: "Records",
+    device: str,
+    workers: int | None,
+    features: str,
 ) -> int:
     """Train the runs that have no record, with a progress bar; returns how many it trained.
 
@@ -57,7 +61,15 @@ def train_pending(
     if not pending:
         return 0
     with progress(_title(pending), _epochs(pending), "epochs") as shown:
-        return train_runs(runs, records, place, shown.advance, workers, on_wait=print_waiting)
+        return train_runs(
+            runs,
+            records,
+            place,
+            shown.advance,
+            workers,
+            on_wait=print_waiting,
+            features=features,
+        )
 
 
 def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Records") -> int:

@@ -14,6 +14,7 @@ from cli.options import (
     ConfigOption,
     DeviceOption,
     DuplicatesOption,
+    FeaturesOption,
     MissingOption,
     OutOption,
     RetrainOption,
@@ -76,6 +77,7 @@ def tune(
     out: OutOption = DEFAULT_OUT,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
+    features: FeaturesOption = "auto",
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
@@ -118,7 +120,7 @@ def tune(
 
         def train(wanted: Sequence["Run"]) -> None:
             report_damaged(wanted, records, retrain_damaged)
-            _train(wanted, records, place, workers, shown)
+            _train(wanted, records, place, workers, features, shown)
 
         trials = halve(search, records, train)
     header = {
@@ -147,6 +149,7 @@ def _train(
     records: "Records",
     device: str,
     workers: int | None,
+    features: str,
     shown: "Progress",
 ) -> None:
     from pipeline.train.grid import train_runs
@@ -154,4 +157,12 @@ def _train(
     pending = set(records.pending(wanted))
     if earlier := sum(run.method.optimiser.epochs for run in wanted if run not in pending):
         shown.skip(earlier)
-    train_runs(wanted, records, device, shown.advance, workers, on_wait=print_waiting)
+    train_runs(
+        wanted,
+        records,
+        device,
+        shown.advance,
+        workers,
+        on_wait=print_waiting,
+        features=features,
+    )

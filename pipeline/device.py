@@ -45,6 +45,13 @@ def choose_device(device: str) -> str:
     return device
 
 
+def free_on_gpu(device: str) -> int:
+    """Bytes of its memory that nothing uses."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a GPU's memory was too small for what raised ``error``.
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,7 +12,9 @@ from cache.errors import RefusedError, StorageError
 from cache.files import storage_errors
 
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-MEMINFO = Path("/proc/meminfo")
+MEMINFO, STATUS = Path("/proc/meminfo"), Path("/proc/self/status")
+# Limits that ulimit sets, and what counts towards them.
+_LIMITS = {resource.RLIMIT_AS: "VmSize:", resource.RLIMIT_DATA: "VmData:"}
 # A group's limit, its usage and its statistics in versions 2 and 1; no limit there is a huge one.
 _NAMES = {
     "": ("memory.max", "memory.current"),
@@ -69,9 +72,18 @@ def available_bytes(root: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
     """Memory that this process can still allocate; where Linux does not tell, no limit."""
     if not MEMINFO.is_file():
         return _NO_LIMIT
-    lines = MEMINFO.read_text().splitlines()
-    (free,) = (int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:"))
-    return min([free, *(limit - used for limit, used in _groups(root, own))])
+    left = [limit - used for limit, used in _groups(root, own)]
+    for limited, name in _LIMITS.items():
+        limit, _ = resource.getrlimit(limited)
+        if limit != resource.RLIM_INFINITY:
+            left.append(limit - _kilobytes(STATUS, name))
+    return max(0, min([_kilobytes(MEMINFO, "MemAvailable:"), *left]))
+
+
+def _kilobytes(file: Path, name: str) -> int:
+    """What a file of Linux says in kB, in bytes."""
+    lines = file.read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(name))
 
 
 def memory_limits(root: Path, own: Path) -> list[int]:

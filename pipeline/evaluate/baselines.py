@@ -51,8 +51,11 @@ def zero_shot(
     tower = load_text_tower(store.text_weights, store.text_config)
     texts_KD = tower.encode_texts(class_texts(store.classes, store.texts).of(kind))
     rows = np.concatenate([test for _, test in _parts(store, folds)])
-    features_NTD = torch.from_numpy(store.load_features([0])[rows, 0]).float()
-    scores_NK = cosine(features_NTD, texts_KD).mean(dim=1)
+    scores = []
+    for unit in store.plan.units():
+        features_BTD = torch.from_numpy(store.load_block("features", unit, 0).astype(np.float32))
+        scores.append(cosine(features_BTD, texts_KD).mean(dim=1))
+    scores_NK = torch.cat(scores)[rows]
     named = "names" if kind == "class" else "sentences"
     return PredictedLabels(f"zero-shot, class {named}", rows, scores_NK.argmax(1).numpy())
 
@@ -65,7 +68,7 @@ def logistic_regression(
     Like TG-DFER, it trains on the augmented views (on view 0 if it is the only one) and is tested
     on view 0.
     """
-    pooled_NVD = _pool(store.load_features().astype(np.float32), pooling)
+    pooled_NVD = _pooled(store, [pooling])[pooling]
     rows = _parts(store, folds)
     said = [_fit_and_predict(store, pooled_NVD, Fit(pooling), train, test) for train, test in rows]
     name = f"logistic regression, {pooling} of frames"
@@ -105,8 +108,7 @@ def searched_logistic_regression(
     ``hold_out`` splits them; each fold's test videos are predicted once, by the winner. ``on_fit``
     is called after every fit of the search, ``fits(store, folds)`` times.
     """
-    features = store.load_features().astype(np.float32)
-    pooled = {pooling: _pool(features, pooling) for pooling in POOLINGS}
+    pooled = _pooled(store, POOLINGS)
     rows, predicted, chosen = [], [], []
     for train, test in _parts(store, folds):
         scores = np.zeros((len(FITS), HOLD_OUTS))
@@ -153,9 +155,20 @@ def _fit_and_predict(
     return said
 
 
-def _pool(features_NVTD: NDArray[np.float32], pooling: str) -> NDArray[np.float32]:
-    pooled = [getattr(features_NVTD, kind)(2) for kind in pooling.split("+")]
-    return np.concatenate(pooled, -1)
+def _pooled(store: Store, poolings: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """All features pooled over time, [video, view, size]; holds one block of them at a time."""
+    kinds = sorted({kind for pooling in poolings for kind in pooling.split("+")})
+    shape = (len(store.ids), store.views, store.dim)
+    of_kinds = {kind: np.empty(shape, np.float32) for kind in kinds}
+    for unit in store.plan.units():
+        for view in unit.views:
+            block_BTD = store.load_block("features", unit, view).astype(np.float32)
+            for kind, pooled_NVD in of_kinds.items():
+                pooled_NVD[unit.start : unit.stop, view] = getattr(block_BTD, kind)(1)
+    return {
+        pooling: np.concatenate([of_kinds[kind] for kind in pooling.split("+")], -1)
+        for pooling in poolings
+    }
 
 
 def _parts(store: Store, folds: Folds) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:

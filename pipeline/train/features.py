@@ -1,5 +1,7 @@
 """Where training gets its videos, labels and frame features from."""
 
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,9 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cache.lookup import FeatureLookup
 from cache.store import Store
 from pipeline.kernels.gather import gather
 from pipeline.model.text_tower import TextTower, load_text_tower
+from pipeline.train.residence import Residence
+
+Rows = NDArray[np.int64]
 
 
 class Features(Protocol):
@@ -56,6 +62,57 @@ class CachedFeatures:
         return {}
 
 
+class FetchedFeatures:
+    """Features that are fetched for each step, those of the next step while one computes.
+
+    ``fetch`` gives the features of N videos, each in its view, float16 [N, T, D].
+    """
+
+    def __init__(
+        self, views: int, fetch: Callable[[Rows, Rows], NDArray[np.float16]], device: torch.device
+    ) -> None:
+        self._views, self._fetch, self._device = views, fetch, device
+        self._thread = ThreadPoolExecutor(1, "features")
+        self._ahead: tuple[tuple[bytes, bytes], Future[Tensor]] | None = None
+
+    @property
+    def views(self) -> int:
+        return self._views
+
+    def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
+        asked, ahead = _on_host(video_RB, view_RB), self._ahead
+        self._ahead = None
+        if ahead and ahead[0] == _key(asked):
+            features_NTD = ahead[1].result()
+        else:
+            features_NTD = self._fetched(*asked)
+        moved_NTD = features_NTD.to(self._device, non_blocking=True)
+        return moved_NTD.float().unflatten(0, tuple(video_RB.shape))
+
+    def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
+        asked = _on_host(video_RB, view_RB)
+        self._ahead = _key(asked), self._thread.submit(self._fetched, *asked)
+
+    def parameters(self) -> list[Tensor]:
+        return []
+
+    def encoder_files(self) -> dict[str, bytes]:
+        return {}
+
+    def _fetched(self, videos: Rows, views: Rows) -> Tensor:
+        features_NTD = torch.from_numpy(self._fetch(videos, views))
+        # Only from pinned memory is a copy to a GPU made while the GPU computes.
+        return features_NTD.pin_memory() if self._device.type == "cuda" else features_NTD
+
+
+def _on_host(video_RB: Tensor, view_RB: Tensor) -> tuple[Rows, Rows]:
+    return video_RB.flatten().cpu().numpy(), view_RB.flatten().cpu().numpy()
+
+
+def _key(asked: tuple[Rows, Rows]) -> tuple[bytes, bytes]:
+    return asked[0].tobytes(), asked[1].tobytes()
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """The videos of a store, and the source of their features."""
@@ -72,15 +129,29 @@ class TrainingData:
         return self.targets_2NK.device
 
 
-def load_training_data(store: Store, device: torch.device) -> TrainingData:
-    """Load the whole store onto ``device``; it is not read again during training."""
+def load_training_data(
+    store: Store, device: torch.device, residence: Residence = "resident"
+) -> TrainingData:
+    """What training on ``device`` needs of a store; the features stay where ``residence`` says.
+
+    Raises RefusedError for features that are to stay in the files of a store elsewhere.
+    """
     return TrainingData(
         store,
-        CachedFeatures(torch.from_numpy(store.load_features()).to(device)),
+        _features_of(store, device, residence),
         torch.from_numpy(targets_of(store)).to(device),
         np.array([video_id not in store.missing for video_id in store.ids]),
         load_text_tower(store.text_weights, store.text_config).to(device),
     )
+
+
+def _features_of(store: Store, device: torch.device, residence: Residence) -> Features:
+    if residence == "stream":
+        return FetchedFeatures(store.views, FeatureLookup(store), device)
+    features_NVTD = store.load_features()
+    if residence == "resident" or device.type == "cpu":
+        return CachedFeatures(torch.from_numpy(features_NVTD).to(device))
+    return FetchedFeatures(store.views, lambda videos, views: features_NVTD[videos, views], device)
 
 
 def targets_of(store: Store) -> NDArray[np.float32]:

@@ -20,11 +20,12 @@ from pipeline.config import Run, stack_key
 from pipeline.datasets.texts import class_texts
 from pipeline.device import is_out_of_memory
 from pipeline.interrupt import StoppedError, stop_on_signal
-from pipeline.resources import available_bytes, check_writable, usable_cores
+from pipeline.resources import check_writable, usable_cores
 from pipeline.show import show
 from pipeline.train.code import code_files
 from pipeline.train.leaks import refuse_leaks
 from pipeline.train.records import Records
+from pipeline.train.residence import Residence, choose_residence, feature_bytes
 from pipeline.workers import Boss, work_in_processes
 
 if TYPE_CHECKING:
@@ -142,18 +143,6 @@ def _check_prompts(runs: Sequence[Run], store: Store) -> None:
                 )
 
 
-def check_memory(store: Store, processes: int) -> None:
-    """Refuse features that do not fit the memory; each of the training processes holds them all."""
-    size, free = _feature_bytes(store), available_bytes()
-    if processes * size > free:
-        fewer = free // size
-        raise RefusedError(
-            f"the features of {store.path} take {size / GIB:.1f} GiB in each of {processes} "
-            f"training processes, and {free / GIB:.1f} GiB of memory are available; use "
-            + (f"--workers {fewer}" if fewer else "more memory, or a store with fewer --views")
-        )
-
-
 def _check_identity(run: Run, store: Store) -> None:
     made = flatten(store.identity.model_dump(mode="json"))
     asked = run.method.store.requirements()
@@ -229,15 +218,17 @@ def train_runs(
     workers: int | None = None,
     keep_seconds: float = KEEP_SECONDS,
     on_wait: OnWait = lambda runs: None,
+    features: str = "auto",
 ) -> int:
     """Train those of ``runs`` that are not finished; returns how many this call has trained.
 
     On the CPU, several processes share the stacks: ``workers`` of them, by default one per core; 0
     trains in this process, and so does a store that only this process can read. ``device`` comes
-    from ``choose_device``. Runs that another process is training are waited for, after a call of
-    ``on_wait`` with their number, and taken over if that process dies. The first SIGINT, SIGTERM or
-    SIGHUP stops the work after the current epoch, saves its state and raises StoppedError. Raises
-    ProcessDeathError if a training process dies; finished runs and saved states are kept.
+    from ``choose_device``; ``features`` says where the features are kept, by default where they
+    fit. Runs that another process is training are waited for, after a call of ``on_wait`` with
+    their number, and taken over if that process dies. The first SIGINT, SIGTERM or SIGHUP stops the
+    work after the current epoch, saves its state and raises StoppedError. Raises ProcessDeathError
+    if a training process dies; finished runs and saved states are kept.
     """
     pending = records.pending(runs)
     if not pending:
@@ -248,16 +239,16 @@ def train_runs(
     wanted = len(set(runs))
     processes = 1 if here else min(workers or usable_cores(), wanted)
     size_max = min(STACK_ON_CPU, -(-wanted // processes)) if on_cpu else wanted
-    data = cache(lambda: _load_onto(device, records.store))
+    place = choose_residence(features, records.store, device, processes)
+    data = cache(lambda: _load_onto(device, records.store, place))
 
     def train(free: Sequence[Run]) -> None:
         stacks = stacks_of(free, size_max, records.store.frames, records.epochs_kept)
         if here:
             _train_here(stacks, data(), records, on_epochs, keep_seconds)
         else:
-            _train_on_cores(stacks, records, keep_seconds, processes, on_epochs)
+            _train_on_cores(stacks, records, keep_seconds, processes, place, on_epochs)
 
-    check_memory(records.store, processes)
     return _train_all(pending, records, train, on_epochs, on_wait)
 
 
@@ -326,26 +317,21 @@ def _train_here(
                 raise StoppedError(stop.signal)
 
 
-def _load_onto(device: str, store: Store) -> "TrainingData":
+def _load_onto(device: str, store: Store, residence: Residence) -> "TrainingData":
     import torch
 
     from pipeline.train.features import load_training_data
 
     try:
-        return load_training_data(store, torch.device(device))
+        return load_training_data(store, torch.device(device), residence)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         free, total = (size / GIB for size in torch.cuda.mem_get_info(device))
         raise RefusedError(
-            f"the features of {store.path} take {_feature_bytes(store) / GIB:.1f} GiB, {device} "
-            f"has {free:.1f} of {total:.1f} GiB free; use --device cpu, or a store with fewer "
-            "--views"
+            f"the features of {store.path} take {feature_bytes(store) / GIB:.1f} GiB, {device} "
+            f"has {free:.1f} of {total:.1f} GiB free; use --features host or --features stream"
         ) from error
-
-
-def _feature_bytes(store: Store) -> int:
-    return 2 * len(store.ids) * store.views * store.frames * store.dim  # float16
 
 
 class _StopNowError(Exception):
@@ -438,10 +424,11 @@ def _train_on_cores(
     records: Records,
     keep_seconds: float,
     processes: int,
+    residence: Residence,
     on_epochs: OnEpochs,
 ) -> None:
     threads = max(1, usable_cores() // processes)
-    begin = partial(_begin_training, records, keep_seconds, threads)
+    begin = partial(_begin_training, records, keep_seconds, threads, residence)
     os.environ.update(KEEP_MEMORY)
     try:
         work_in_processes(stacks, processes, begin, on_epochs, "the current epoch")
@@ -451,7 +438,7 @@ def _train_on_cores(
 
 
 def _begin_training(
-    records: Records, keep_seconds: float, threads: int, boss: Boss
+    records: Records, keep_seconds: float, threads: int, residence: Residence, boss: Boss
 ) -> Callable[[Sequence[Run]], None]:
     """What a worker does before its first stack; returns what trains a stack."""
     import torch
@@ -459,5 +446,5 @@ def _begin_training(
     torch.set_num_threads(threads)
     if code_files() != records.code_files:
         raise RefusedError("the source changed as training started; run the same command again")
-    data = _load_onto("cpu", records.store)
+    data = _load_onto("cpu", records.store, residence)
     return _Trainer(data, records, boss.tell, keep_seconds, boss.is_stopping).train

@@ -16,7 +16,7 @@ from cache.errors import DamagedError, RefusedError
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
 from pipeline.train.features import load_training_data
-from pipeline.train.grid import check_memory, check_runs, stacks_of, train_runs
+from pipeline.train.grid import check_runs, stacks_of, train_runs
 from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
 from pipeline.train.state import RunState
@@ -288,18 +288,6 @@ def test_what_a_store_cannot_train_is_refused_before_training(store: Store, tmp_
     with pytest.raises(RefusedError, match=r"2 of 20 videos .*00003: 0 bytes.*--allow-missing"):
         check_runs(runs(), broken)
     check_runs(runs(), broken, allow_missing=True)
-
-
-def test_features_larger_than_the_memory_are_refused_with_the_number_of_workers_that_fits(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.train.grid.available_bytes", lambda: 50_000)
-    check_memory(store, 2)  # 20 videos of 2 views of 16 frames of 16 float16 take 20 kB
-    with pytest.raises(RefusedError, match=r"in each of 3 training processes.*use --workers 2"):
-        check_memory(store, 3)
-    monkeypatch.setattr("pipeline.train.grid.available_bytes", lambda: 10_000)
-    with pytest.raises(RefusedError, match=r"use more memory, or a store with fewer --views"):
-        train_runs(runs(), Records(Path("nowhere"), store), "cpu", workers=0)
 
 
 def test_rule_that_needs_more_videos_than_there_are_is_refused_before_training(
