@@ -18,8 +18,8 @@ import pytest
 from hostile import inputs, media
 from hostile.catalogue import COMMANDS, MEDIA, ROWS, SHARED, MediaRow, Row
 from hostile.servers import hostile_servers
-from support.commands import tgdfer
-from support.forked import Forker
+from support import forked
+from support.commands import python
 
 LIMIT_SECONDS = 10.0
 MEDIA_SECONDS = 60.0  # for all bad videos together
@@ -28,13 +28,12 @@ HASHED_BYTES = 1 << 22  # of larger files, only size and time are compared
 
 
 @pytest.fixture(scope="session")
-def forker() -> Iterator[Forker]:
-    with Forker() as started:
-        yield started
+def forker() -> forked.Forker:
+    return forked.forker()
 
 
 @pytest.fixture(scope="session")
-def originals(forker: Forker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def originals(forker: forked.Forker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("originals")
     forker.call("hostile.inputs:make_originals", str(folder))
     return folder
@@ -48,7 +47,7 @@ def urls() -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)
 def test_row(
-    row: Row, forker: Forker, originals: Path, urls: dict[str, str], tmp_path: Path
+    row: Row, forker: forked.Forker, originals: Path, urls: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "victim").mkdir()
     (tmp_path / "victim/precious.txt").write_text("precious\n")
@@ -66,7 +65,7 @@ def test_row(
 
 @pytest.fixture(scope="session")
 def outcomes(
-    forker: Forker, originals: Path, tmp_path_factory: pytest.TempPathFactory
+    forker: forked.Forker, originals: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[str, str]]:
     """Name of a media row -> (status, reason or flags), from one extraction of all of them."""
     place = inputs.Place(tmp_path_factory.mktemp("media"), originals)
@@ -93,11 +92,15 @@ def test_media(row: MediaRow, outcomes: dict[str, tuple[str, str]]) -> None:
     assert_harmless(text)
 
 
-def test_forked_command_is_the_real_one(forker: Forker, originals: Path, tmp_path: Path) -> None:
+def test_forked_command_is_the_real_one(
+    forker: forked.Forker, originals: Path, tmp_path: Path
+) -> None:
     inputs.take(inputs.Place(tmp_path, originals), "s.zarr", "runs")
+    narrow = {"COLUMNS": "60"}
     for words in (["runs", "list"], ["store", "inspect", "none"], ["train", "--sedes"], ["--help"]):
-        real, forked = tgdfer(*words, cwd=tmp_path), forker.run(words, tmp_path, LIMIT_SECONDS)
-        assert (real.returncode, real.stdout + real.stderr) == (forked.code, forked.output)
+        real = python("-m", "tgdfer", *words, cwd=tmp_path, env=narrow)
+        own = forker.run(words, tmp_path, LIMIT_SECONDS, narrow)
+        assert (real.returncode, real.stdout, real.stderr) == (own.code, own.stdout, own.stderr)
 
 
 def test_catalogue_is_large_and_its_names_are_unique() -> None:

@@ -1,4 +1,4 @@
-"""Our commands and scripts in separate processes, as users start them."""
+"""Our commands and scripts in separate processes, from files to exit codes."""
 
 import os
 import subprocess
@@ -31,6 +31,19 @@ def python(
     )
 
 
-def tgdfer(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """The command line in the folder ``cwd``."""
-    return python("-m", "tgdfer", *arguments, cwd=cwd, timeout=300)
+def tgdfer(
+    *arguments: object,
+    cwd: Path,
+    timeout: float = 300,
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.CompletedProcess[str]:
+    """The command line in the folder ``cwd``, with ``env`` added.
+
+    Forked, and its workers too, from a process that has imported torch; ``python("-m", "tgdfer")``
+    is the same, afresh.
+    """
+    from support.forked import forker  # it imports this file
+
+    words = [str(word) for word in arguments]
+    done = forker().run(words, cwd, timeout, env, "fork")
+    return subprocess.CompletedProcess(words, done.code, done.stdout, done.stderr)

@@ -2,8 +2,9 @@
 
 Importing torch, open_clip and the decoders takes seven seconds of CPU, a hostile input is refused
 in a tenth of one. So one process imports them once and forks a child per command. A child runs
-``tgdfer.main()`` with the command's own arguments, folder, streams, process group and exit code, as
-``python -m tgdfer`` does; nothing is replaced. ``test_hostile`` compares the two.
+``tgdfer.main()`` with the command's own arguments, folder, variables, streams, process group and
+exit code, as ``python -m tgdfer`` does; ``test_hostile`` compares the two. Nothing is replaced,
+except that workers are forked as well where that is asked for.
 
 Run as ``python -m support.forked``: jobs and outcomes are lines of JSON on stdin and stdout.
 """
@@ -11,6 +12,7 @@ Run as ``python -m support.forked``: jobs and outcomes are lines of JSON on stdi
 import atexit
 import gc
 import json
+import multiprocessing
 import os
 import select
 import signal
@@ -19,11 +21,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from types import MappingProxyType
+from typing import Any, Literal, NoReturn
 
 from support.commands import environment
 
@@ -41,12 +45,18 @@ class Outcome:
     """How a command ended: its exit code (negative: the signal), what it printed, how long."""
 
     code: int
-    output: str  # stderr after stdout; bytes that are not UTF-8 as surrogates
+    stdout: str  # bytes that are not UTF-8 as surrogates, as in stderr
+    stderr: str
     seconds: float
+
+    @property
+    def output(self) -> str:
+        """Everything that it printed, stderr after stdout."""
+        return self.stdout + self.stderr
 
 
 class Forker:
-    """The process that forks commands."""
+    """The process that forks commands; it ends at the end of its stdin, so with this one."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -57,22 +67,22 @@ class Forker:
             text=True,
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def run(self, arguments: Sequence[str], cwd: Path, limit_seconds: float) -> Outcome:
+    def run(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        limit_seconds: float,
+        env: Mapping[str, str] = MappingProxyType({}),
+        workers: Literal["spawn", "fork"] = "spawn",
+    ) -> Outcome:
         """One command in the folder ``cwd``; it and its children are killed at the limit."""
-        return self._ask({"arguments": list(arguments), "cwd": str(cwd), "limit": limit_seconds})
+        job = {"arguments": arguments, "cwd": str(cwd), "limit": limit_seconds, "workers": workers}
+        return self._ask(job | {"env": environment(env)})
 
     def call(self, function: str, *arguments: str) -> None:
         """Call ``MODULE:FUNCTION`` with texts, in a child."""
         job = {"call": function, "arguments": arguments, "cwd": "/", "limit": 120}
-        outcome = self._ask(job)
+        outcome = self._ask(job | {"env": environment(), "workers": "spawn"})
         assert outcome.code == 0, outcome.output
 
     def _ask(self, job: dict[str, Any]) -> Outcome:
@@ -80,6 +90,12 @@ class Forker:
         assert self._process.stdout is not None
         print(json.dumps(job), file=self._process.stdin, flush=True)
         return Outcome(**json.loads(self._process.stdout.readline()))
+
+
+@cache
+def forker() -> Forker:
+    """The one of this process."""
+    return Forker()
 
 
 def main() -> None:
@@ -97,8 +113,8 @@ def main() -> None:
             _become(job, files)
         code = _wait(child, job["limit"])
         seconds = time.monotonic() - started
-        output = "".join(map(_take, files))
-        print(json.dumps(vars(Outcome(code, output, seconds))), file=replies, flush=True)
+        outcome = Outcome(code, *map(_take, files), seconds)
+        print(json.dumps(vars(outcome)), file=replies, flush=True)
     os._exit(0)
 
 
@@ -109,6 +125,11 @@ def _become(job: dict[str, Any], files: list[int]) -> NoReturn:
     for number, handle in enumerate((nothing, *files)):
         os.dup2(handle, number)
     os.chdir(job["cwd"])
+    os.environ.clear()
+    os.environ.update(job["env"])
+    if job["workers"] == "fork":
+        context = multiprocessing.get_context("fork")
+        vars(sys.modules["pipeline.workers"])["get_context"] = lambda _: context
     try:
         _execute(job)
         code = 0
