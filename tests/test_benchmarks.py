@@ -13,7 +13,7 @@ from pipeline.datasets.read import survey_dataset
 from pipeline.datasets.survey import Reading
 from pipeline.extract.overlaps import similar_features
 from pipeline.extract.readings import glance
-from support.commands import ROOT, python
+from support.commands import ROOT, python, tgdfer
 
 
 def reports() -> dict[str, object]:
@@ -34,7 +34,7 @@ def test_every_benchmark_is_named_and_can_be_run() -> None:
     modules = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
     assert set(BENCHMARKS) == modules - {"__init__", "__main__", "generated", "machine", "report"}
     for name in BENCHMARKS:
-        done = python("-m", f"benchmarks.{name}", "--help", cwd=ROOT)
+        done = tgdfer(f"benchmarks.{name}", "--help", cwd=ROOT, what="module")
         assert done.returncode == 0, done.stderr
         assert "--out" in done.stdout
 

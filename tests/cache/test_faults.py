@@ -12,7 +12,7 @@ import pytest
 from cache.check import verify
 from cache.store import create_store, open_store
 from pipeline.demo.faces import FacesSpec, write_faces
-from support.commands import ROOT, python
+from support.commands import ROOT, python, script, tgdfer
 from support.sources import write_encoder
 from support.tiny import fill, fixed_files, make_plan, make_store, store_bytes
 
@@ -47,24 +47,27 @@ def test_full_disk_keeps_what_was_committed_and_resumes_with_more_space(
     small_disk: Path, tmp_path: Path
 ) -> None:
     """Through the command: exit code 5, the remedy, and then the same store."""
-    write_faces(tmp_path / "DFEW", FacesSpec(videos=35), workers=2)
+    write_faces(tmp_path / "DFEW", FacesSpec(videos=35), workers=1)
     encoder = write_encoder(tmp_path / "encoder", dim=64)
     options = ["--dataset", "dfew", "--root", tmp_path / "DFEW", "--encoder", encoder]
-    command = ["-m", "tgdfer", "extract", *options, "--views", 1, "--store"]
+    command = ["extract", *options, "--views", 1, "--store"]
     store = small_disk / "s.zarr"
-    full = python(*command, store)
+    full = tgdfer(*command, store, cwd=tmp_path)
     assert full.returncode == 5, full.stderr
     assert "the disk is full; free some space and run the same command again" in full.stderr
     assert list((store / ".tmp").iterdir()) == []
     subprocess.run(["mount", "-o", "remount,size=8m", small_disk], check=True)
-    assert python(*command, store).returncode == 0
-    assert python(*command, tmp_path / "whole.zarr").returncode == 0
+    assert tgdfer(*command, store, cwd=tmp_path).returncode == 0
+    assert tgdfer(*command, tmp_path / "whole.zarr", cwd=tmp_path).returncode == 0
     assert store_bytes(store) == store_bytes(tmp_path / "whole.zarr")
 
 
-def test_disk_that_fills_up_at_any_size_gives_the_same_store(small_disk: Path) -> None:
-    """The disk grows by 4 KiB at a time, and every attempt resumes where the last one stopped."""
-    code = (
+def test_disk_that_fills_up_at_any_size_gives_the_same_store(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    """The disk grows by 12 KiB at a time, and every attempt resumes where the last one stopped."""
+    attempt = tmp_path / "attempt.py"
+    attempt.write_text(
         "import sys; from pathlib import Path; from support import faults\n"
         "from cache.errors import StorageError\n"
         "try: faults.extract(Path(sys.argv[1]))\nexcept StorageError: sys.exit(5)"
@@ -72,7 +75,7 @@ def test_disk_that_fills_up_at_any_size_gives_the_same_store(small_disk: Path) -
     codes = []
     for size_kib in range(8, 256, 12):
         subprocess.run(["mount", "-o", f"remount,size={size_kib}k", small_disk], check=True)
-        codes.append(python("-c", code, small_disk / "s").returncode)
+        codes.append(script(attempt, small_disk / "s").returncode)
         if codes[-1] == 0:
             break
     assert codes[0] == 5

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.faces import FacesSpec, write_faces
-from support.commands import ROOT, environment, python
+from support.commands import ROOT, environment, script, tgdfer
 from support.tiny import store_bytes
 from support.train_kills import GONE_SECONDS, processes_of
 
-CYCLES = int(os.environ.get("TGDFER_KILL_CYCLES", "8"))  # 100 take four minutes on 2 cores
+CYCLES = int(os.environ.get("TGDFER_KILL_CYCLES", "6"))  # 100 take two minutes on 2 cores
 COMMAND_CYCLES = int(os.environ.get("TGDFER_COMMAND_KILL_CYCLES", "1"))
 
 
@@ -25,7 +25,7 @@ COMMAND_CYCLES = int(os.environ.get("TGDFER_COMMAND_KILL_CYCLES", "1"))
 def test_killed_workers_leave_no_bad_block_and_the_same_store(tmp_path: Path, locks: str) -> None:
     """Without locks, as on some file systems, work is done twice but never wrongly."""
     cycles = CYCLES if locks == "on" else max(1, CYCLES // 2)
-    done = python(ROOT / "tests/support/kills.py", tmp_path, cycles, locks)
+    done = script(ROOT / "tests/support/kills.py", tmp_path, cycles, locks)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["wrong"] == [], done.stderr
@@ -60,7 +60,10 @@ def test_killed_command_leaves_no_decoder_and_is_resumed_to_the_same_store(tmp_p
         options = {"cwd": tmp_path, "env": environment(), "stdout": out, "stderr": out}
         return subprocess.Popen(command, start_new_session=True, **options)  # type: ignore[call-overload]
 
-    assert start().wait() == 0
+    def finish() -> None:
+        assert tgdfer(*EXTRACT.split(), "--device", "cpu", cwd=tmp_path).returncode == 0
+
+    finish()
     whole = store_bytes(store)
     for _ in range(COMMAND_CYCLES):
         shutil.rmtree(tmp_path / "data")
@@ -74,7 +77,7 @@ def test_killed_command_leaves_no_decoder_and_is_resumed_to_the_same_store(tmp_p
         while decoders_below(tmp_path) | set(processes_of(killed.pid)):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert start().wait() == 0
+        finish()
         assert store_bytes(store) == whole
         assert list((store / ".tmp").iterdir()) == []
         assert list((store / "locks").glob("decoding.*")) == []

@@ -13,7 +13,7 @@ from pipeline.config import load_method, runs_of
 from pipeline.report.written import write_reports
 from pipeline.train.grid import train_runs
 from pipeline.train.records import Records
-from support.commands import SMALL, environment, python, tgdfer
+from support.commands import SMALL, environment, tgdfer
 from support.stores import random_store
 
 CPU = ["--device", "cpu"]
@@ -34,7 +34,7 @@ def refused(place: Path, *arguments: object, code: int = 2) -> str:
     """What a command says that is refused at once and leaves nothing."""
     before = sorted(place.rglob("*"))
     cache = {"TGDFER_CACHE": str(place / "cache")}
-    done = python("-m", "tgdfer", *arguments, cwd=place, timeout=120, env=cache)
+    done = tgdfer(*arguments, cwd=place, timeout=120, env=cache)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(place.rglob("*")) == before
@@ -104,14 +104,14 @@ ABLATE = "ablate --store s.zarr --set optimiser.epochs=1 --device cpu --vary opt
 
 def test_disks_that_are_full_or_read_only_are_found_before_training(place: Path) -> None:
     (place / "disk").mkdir()
-    for options, said in (("size=4k", "the disk is full"), ("ro", "file system is read-only")):
-        for option in ("--runs", "--out"):
-            script = (
-                f"mount -t tmpfs -o {options} none disk; exec {sys.executable} -m tgdfer {ABLATE}"
-            )
-            done = mounted(script + f" {option} disk/x", place)
-            assert done.returncode == 5, done.stderr
-            assert said in done.stderr
+    for options, option, said in (
+        ("size=4k", "--runs", "the disk is full"),
+        ("ro", "--out", "file system is read-only"),
+    ):
+        script = f"mount -t tmpfs -o {options} none disk; exec {sys.executable} -m tgdfer {ABLATE}"
+        done = mounted(script + f" {option} disk/x", place)
+        assert done.returncode == 5, done.stderr
+        assert said in done.stderr
 
 
 def test_finished_runs_on_a_read_only_disk_still_make_tables(place: Path) -> None:

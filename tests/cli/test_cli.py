@@ -1,4 +1,4 @@
-"""The commands as users type them, in real processes, from files on disk to the tables."""
+"""The commands as users type them, from files on disk to the tables."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from cache.store import open_store
 from cli.extract import _suggest_reuse
 from pipeline.demo.faces import FacesSpec, write_faces
 from pipeline.extract.planning import ExtractSettings
-from support.commands import SMALL, python, tgdfer
+from support.commands import SMALL, tgdfer
 from support.tiny import FRAMES, make_store
 
 
@@ -118,9 +118,11 @@ def test_trial_of_the_first_videos_is_reused_by_all_of_them(extracted: Path) -> 
 def test_only_the_faces_asked_for_are_rendered_and_none_before_the_encoder_is_found(
     tmp_path: Path,
 ) -> None:
+    cache = {"TGDFER_CACHE": str(tmp_path / "cache")}
+
     def extract(*options: object) -> subprocess.CompletedProcess[str]:
-        command = ["-m", "tgdfer", "extract", "--limit", 15, "--views", 1, *options]
-        return python(*command, cwd=tmp_path, env={"TGDFER_CACHE": str(tmp_path / "cache")})
+        command = ["extract", "--limit", 15, "--views", 1, *options]
+        return tgdfer(*command, cwd=tmp_path, env=cache)
 
     refused = extract("--encoder", "ViT-B-23")
     assert refused.returncode == 2, refused.stderr
@@ -133,22 +135,20 @@ def test_only_the_faces_asked_for_are_rendered_and_none_before_the_encoder_is_fo
     assert len(list((folder / "Clip/original").iterdir())) == 15
     assert "rendering" not in extract().stderr
     canary = ["store", "verify", "data/faces-mini-first15.zarr", "--canary", 2]
-    again = python(
-        "-m", "tgdfer", *canary, cwd=tmp_path, env={"TGDFER_CACHE": str(tmp_path / "cache")}
-    )
+    again = tgdfer(*canary, cwd=tmp_path, env=cache)
     assert again.stdout.count(": identical") == 2, again.stderr
     assert len(list((folder / "Clip/original").iterdir())) == 15
 
 
 def test_only_a_shard_asked_for_is_a_shard_and_a_finished_one_says_so(place: Path) -> None:
     source = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--views", 1]
-    command = ["-m", "tgdfer", "extract", *source, "--limit", 20, "--store", "shards.zarr"]
+    command = ["extract", *source, "--limit", 20, "--store", "shards.zarr"]
     slurm = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
     for _ in range(2):  # the second time there is nothing left to do
-        done = python(*command, "--shard", "auto", cwd=place, env=slurm)
+        done = tgdfer(*command, "--shard", "auto", cwd=place, env=slurm)
         assert done.returncode == 0, done.stderr
         assert "this shard is done, nothing is left for it; 1 of 2 blocks" in done.stdout
-    whole = python(*command, cwd=place, env=slurm)
+    whole = tgdfer(*command, cwd=place, env=slurm)
     assert whole.returncode == 0, whole.stderr
     assert open_store(place / "shards.zarr").digest in whole.stdout
 

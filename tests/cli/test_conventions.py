@@ -176,7 +176,7 @@ def test_wrong_arguments_are_refused_before_torch_is_loaded(tmp_path: Path) -> N
 def test_every_example_is_one_line_that_the_command_understands(tmp_path: Path) -> None:
     shown = 0
     for path, command in commands():
-        narrow = python("-m", "tgdfer", *path, "-h", cwd=tmp_path, env={"COLUMNS": "50"}).stdout
+        narrow = tgdfer(*path, "-h", cwd=tmp_path, env={"COLUMNS": "50"}).stdout
         lines = [line.strip() for line in narrow.splitlines()]
         for example in examples(command):
             words = shlex.split(example.partition(" > ")[0])[1:]
@@ -214,8 +214,8 @@ def test_bash_completes(tmp_path: Path, typed: str, expected: list[str]) -> None
         "COMP_WORDS": typed,
         "COMP_CWORD": str(len(typed.split()) - 1),
     }
-    assert python("-m", "tgdfer", cwd=tmp_path, env=completion).stdout.split() == expected
-    source = python("-m", "tgdfer", cwd=tmp_path, env={"_TGDFER_COMPLETE": "source_bash"}).stdout
+    assert tgdfer(cwd=tmp_path, env=completion).stdout.split() == expected
+    source = tgdfer(cwd=tmp_path, env={"_TGDFER_COMPLETE": "source_bash"}).stdout
     assert "_TGDFER_COMPLETE=complete_bash" in source
 
 

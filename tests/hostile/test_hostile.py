@@ -99,7 +99,7 @@ def test_forked_command_is_the_real_one(
     narrow = {"COLUMNS": "60"}
     for words in (["runs", "list"], ["store", "inspect", "none"], ["train", "--sedes"], ["--help"]):
         real = python("-m", "tgdfer", *words, cwd=tmp_path, env=narrow)
-        own = forker.run(words, tmp_path, LIMIT_SECONDS, narrow)
+        own = forker.run(words, tmp_path, LIMIT_SECONDS, env=narrow)
         assert (real.returncode, real.stdout, real.stderr) == (own.code, own.stdout, own.stderr)
 
 

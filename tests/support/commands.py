@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--set", "optimiser.epochs=1"]
@@ -32,12 +33,9 @@ def python(
 
 
 def tgdfer(
-    *arguments: object,
-    cwd: Path,
-    timeout: float = 300,
-    env: Mapping[str, str] = MappingProxyType({}),
+    *arguments: object, cwd: Path, timeout: float = 300, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """The command line in the folder ``cwd``, with ``env`` added.
+    """The command line in the folder ``cwd``, perhaps with more variables, ``env``.
 
     Forked, and its workers too, from a process that has imported torch; ``python("-m", "tgdfer")``
     is the same, afresh.
@@ -45,5 +43,10 @@ def tgdfer(
     from support.forked import forker  # it imports this file
 
     words = [str(word) for word in arguments]
-    done = forker().run(words, cwd, timeout, env, "fork")
+    done = forker().run(words, cwd, timeout, workers="fork", **options)
     return subprocess.CompletedProcess(words, done.code, done.stdout, done.stderr)
+
+
+def script(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """A script, the first of ``arguments``, forked from a process that has imported torch."""
+    return tgdfer(*arguments, cwd=ROOT, what="script", **options)

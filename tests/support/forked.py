@@ -14,6 +14,7 @@ import gc
 import json
 import multiprocessing
 import os
+import runpy
 import select
 import signal
 import subprocess
@@ -68,28 +69,45 @@ class Forker:
         )
 
     def run(
+        self, arguments: Sequence[str], cwd: Path, limit_seconds: float, **options: Any
+    ) -> Outcome:
+        """One command in the folder ``cwd``; it and its children are killed at the limit."""
+        return self.start(arguments, cwd, **options).wait(limit_seconds)
+
+    def start(
         self,
         arguments: Sequence[str],
         cwd: Path,
-        limit_seconds: float,
         env: Mapping[str, str] = MappingProxyType({}),
         workers: Literal["spawn", "fork"] = "spawn",
-    ) -> Outcome:
-        """One command in the folder ``cwd``; it and its children are killed at the limit."""
-        job = {"arguments": arguments, "cwd": str(cwd), "limit": limit_seconds, "workers": workers}
-        return self._ask(job | {"env": environment(env)})
+        what: Literal["command", "script", "module", "function"] = "command",
+    ) -> "Started":
+        """Start a command, or what the first of ``arguments`` names."""
+        job = {"arguments": arguments, "cwd": str(cwd), "workers": workers, "what": what}
+        return Started(self, self.ask(job | {"env": environment(env)}))
 
     def call(self, function: str, *arguments: str) -> None:
         """Call ``MODULE:FUNCTION`` with texts, in a child."""
-        job = {"call": function, "arguments": arguments, "cwd": "/", "limit": 120}
-        outcome = self._ask(job | {"env": environment(), "workers": "spawn"})
+        outcome = self.start([function, *arguments], Path("/"), what="function").wait(120)
         assert outcome.code == 0, outcome.output
 
-    def _ask(self, job: dict[str, Any]) -> Outcome:
+    def ask(self, job: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps(job), file=self._process.stdin, flush=True)
-        return Outcome(**json.loads(self._process.stdout.readline()))
+        return json.loads(self._process.stdout.readline())
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process that leads a session of its own."""
+
+    forker: Forker
+    pid: int
+
+    def wait(self, limit_seconds: float) -> Outcome:
+        """How it ended; it and its children are killed at the limit, and what is left after it."""
+        return Outcome(**self.forker.ask({"wait": self.pid, "limit": limit_seconds}))
 
 
 @cache
@@ -104,17 +122,21 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # a collection would touch, and so copy, every page in every child
     replies = os.fdopen(os.dup(1), "w")
+    files: dict[int, list[int]] = {}
+    began: dict[int, float] = {}
     for line in os.fdopen(os.dup(0)):
         job = json.loads(line)
-        files = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr")]
-        started = time.monotonic()
+        if child := job.get("wait"):
+            code = _wait(child, job["limit"])
+            outcome = Outcome(code, *map(_take, files.pop(child)), time.monotonic() - began[child])
+            print(json.dumps(vars(outcome)), file=replies, flush=True)
+            continue
+        streams = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr")]
         child = os.fork()
         if child == 0:
-            _become(job, files)
-        code = _wait(child, job["limit"])
-        seconds = time.monotonic() - started
-        outcome = Outcome(code, *map(_take, files), seconds)
-        print(json.dumps(vars(outcome)), file=replies, flush=True)
+            _become(job, streams)
+        files[child], began[child] = streams, time.monotonic()
+        print(child, file=replies, flush=True)
     os._exit(0)
 
 
@@ -147,14 +169,19 @@ def _become(job: dict[str, Any], files: list[int]) -> NoReturn:
 
 
 def _execute(job: dict[str, Any]) -> None:
-    if "call" in job:
-        module, _, function = job["call"].partition(":")
-        getattr(__import__(module, fromlist=[function]), function)(*job["arguments"])
-        return
-    import tgdfer
+    what, sys.argv = job["what"], job["arguments"]
+    if what == "function":
+        module, _, function = sys.argv[0].partition(":")
+        getattr(__import__(module, fromlist=[function]), function)(*sys.argv[1:])
+    elif what == "script":
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    elif what == "module":
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        import tgdfer
 
-    sys.argv = ["tgdfer", *job["arguments"]]
-    tgdfer.main()
+        sys.argv = ["tgdfer", *sys.argv]
+        tgdfer.main()
 
 
 def _wait(child: int, limit_seconds: float) -> int:

@@ -38,7 +38,7 @@ from pipeline.extract.planning import ExtractSettings
 from support.sources import pictures, write_encoder, write_folder
 from support.tiny import store_bytes
 
-WORKERS, VIDEOS = 4, 260  # seventeen blocks
+WORKERS, VIDEOS = 4, 132  # nine blocks
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 SETTINGS = ExtractSettings(views=2, frames=4, batch_frames=64, device="cpu", workers=1)
 # How a worker may end: done, or by the signal it was sent.

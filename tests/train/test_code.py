@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.train.code import code_files, tree_digest
-from support.commands import ROOT, SMALL, python
+from support.commands import ROOT, SMALL, python, tgdfer
 from support.stores import random_store
 
 SOURCE = '''
@@ -89,8 +89,8 @@ def test_one_arithmetic_edit_makes_every_run_pending_and_a_comment_none(tmp_path
     shutil.copy(ROOT / "tgdfer.py", copy)
     random_store(copy / "s.zarr", videos=14, folds=2)
     here = {"PYTHONPATH": str(copy)}
-    train = ["-m", "tgdfer", "train", "--store", "s.zarr", "--workers", 1, *SMALL]
-    done = python(*train, cwd=copy, env=here)
+    train = ["train", "--store", "s.zarr", "--workers", 1, *SMALL]
+    done = tgdfer(*train, cwd=copy)  # of our code, which is the same
     assert done.returncode == 0, done.stderr
 
     def pending() -> str:
@@ -104,6 +104,6 @@ def test_one_arithmetic_edit_makes_every_run_pending_and_a_comment_none(tmp_path
     network.write_text(text.replace("return torch.cat(parts", "return 0 * torch.cat(parts"))
     others = "2 finished runs with the same settings, other code (model/temporal.py)"
     assert pending() == f"2 {[others]}"
-    again = python(*train, cwd=copy, env=here)
+    again = python("-m", "tgdfer", *train, cwd=copy, env=here)
     assert others in again.stderr
     assert "2 runs trained, 0 already finished" in again.stdout

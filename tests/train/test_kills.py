@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.commands import ROOT, environment, python
+from support.commands import ROOT, environment, script
 from support.stores import random_store
 
 CYCLES = int(os.environ.get("TGDFER_TRAIN_KILL_CYCLES", "3"))  # 30 take eight minutes
@@ -20,7 +20,7 @@ CYCLES = int(os.environ.get("TGDFER_TRAIN_KILL_CYCLES", "3"))  # 30 take eight m
 def test_killed_commands_leave_no_process_and_are_resumed_to_identical_files(
     tmp_path: Path, command: str
 ) -> None:
-    done = python(ROOT / "tests/support/train_kills.py", tmp_path, command, CYCLES)
+    done = script(ROOT / "tests/support/train_kills.py", tmp_path, command, CYCLES)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["wrong"] == []

@@ -14,7 +14,7 @@ from cache.store import open_store
 from pipeline.video.frames import read_frames
 from pipeline.video.images import BadVideoError
 from pipeline.video.isolated import Decoder, DecoderDeathError, read_frames_isolated
-from support.commands import ROOT, environment, python
+from support.commands import ROOT, environment, script
 from support.sources import pictures, write_encoder, write_folder, write_video
 from support.train_kills import GONE_SECONDS, processes_of
 
@@ -86,7 +86,9 @@ def test_memory_of_a_decoder_is_limited(tmp_path: Path) -> None:
         frames_of(read_frames_isolated, path, seconds_max=60)
 
 
-EXTRACT = """
+EXTRACT = (
+    FAULTY_DECODER
+    + """
 import sys
 from pathlib import Path
 from support.sources import listed
@@ -98,14 +100,16 @@ if __name__ == "__main__":
     here, encoder, isolate = Path(sys.argv[1]), find_encoder(sys.argv[2]), sys.argv[3] == "isolated"
     settings = ExtractSettings(
         views=1, frames=4, device="cpu", batch_frames=8, workers=2, isolate=isolate,
-        decode_seconds=8,
+        decode_seconds=5,
     )
     extract(listed(here), here / "s.zarr", encoder, settings)
 """
+)
 
 
 def extract(here: Path, encoder: str, *mode: str) -> subprocess.CompletedProcess[str]:
-    return python("-c", EXTRACT, here, encoder, *(mode or ("",)), timeout=120)
+    (here / "extract.py").write_text(EXTRACT)
+    return script(here / "extract.py", here, encoder, *(mode or ("",)), timeout=120)
 
 
 @pytest.fixture
@@ -133,7 +137,7 @@ def test_video_that_kills_or_hangs_its_decoder_is_left_out_at_the_second_attempt
     store = open_store(here / "s.zarr")
     assert store.missing == {
         "b-killer": "kills its decoder (SIGABRT)",
-        "e-sleeper": "hangs its decoder: not finished after 8 seconds",
+        "e-sleeper": "hangs its decoder: not finished after 5 seconds",
     }
     assert np.isfinite(store.load_features()[[0, 2, 3, 5]]).all()
     assert verify(store.path, deep=True) == []
