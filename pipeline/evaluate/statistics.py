@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm as normal
-from scipy.stats import t as student
+from scipy.special import ndtr, ndtri, stdtrit  # scipy.stats takes a second to import
 
 from pipeline.evaluate.metrics import Rows, uar, war
 
@@ -172,7 +171,7 @@ def _spread(
     of_people, of_seeds, of_both = (float(np.nanvar(own)) for own in (people, seeds, both))
     own = min(max(2 * of_seeds + of_people - of_both, 0), of_seeds)  # V_n
     known = freedom * max((of_people + own) / of_seeds, 1) ** 2
-    widened = student.ppf(0.975, known) / normal.ppf(0.975)
+    widened = stdtrit(known, 0.975) / ndtri(0.975)
     deviations = people - value + np.sqrt(own / of_seeds) * (seeds - value)
     return value, value + widened * deviations
 
@@ -257,5 +256,5 @@ def _difference(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> D
     beyond = int(min((finite <= 0).sum(), (finite >= 0).sum()))
     p = min(1.0, 2 * (beyond + 1) / (len(finite) + 1))
     if beyond < FEW * len(finite) and error:
-        p = min(p, 2 * float(normal.sf(abs(own.value) / error)))
+        p = min(p, 2 * float(ndtr(-abs(own.value) / error)))
     return Difference(own.value, own.low, own.high, error, p)
