@@ -31,10 +31,17 @@ def code_files(live: bool = False) -> dict[str, str]:
     while pending:
         name = pending.pop()
         if name not in files and name not in IGNORED:
-            tree = ast.parse((PIPELINE / name).read_bytes())
-            files[name] = tree_digest(tree)
-            pending += _imported(tree)
+            files[name], imported = _read(name)
+            pending += imported
     return dict(sorted(files.items()))
+
+
+@cache
+def _read(name: str) -> tuple[str, list[str]]:
+    """The digest of a file, and the files of this package that it imports."""
+    tree = ast.parse((PIPELINE / name).read_bytes())
+    digest = tree_digest(tree)  # which drops prose from the tree
+    return digest, list(_imported(tree))
 
 
 def tree_digest(tree: ast.AST) -> str:
