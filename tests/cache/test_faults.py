@@ -17,7 +17,7 @@ from support.sources import write_encoder
 from support.tiny import fill, fixed_files, make_plan, make_store, store_bytes
 
 # TGDFER_FAULT_STEP=1 tries every call of every scene with every failure, in five minutes.
-STEP = int(os.environ.get("TGDFER_FAULT_STEP", "12"))
+STEP = int(os.environ.get("TGDFER_FAULT_STEP", "18"))
 NOBODY = 65534
 
 

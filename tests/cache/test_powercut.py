@@ -9,7 +9,7 @@ import pytest
 from support.commands import ROOT, python
 
 # TGDFER_FAULT_STEP=1 tries every call of every scene with every kind of cut, in a minute.
-STEP = int(os.environ.get("TGDFER_FAULT_STEP", "12"))
+STEP = int(os.environ.get("TGDFER_FAULT_STEP", "18"))
 
 
 def test_after_a_power_cut_no_returned_commit_is_lost_and_one_restart_gives_the_same_store(

@@ -1,6 +1,7 @@
 """``tgdfer runs``: listing, showing and removing runs."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from support.commands import tgdfer
 from support.stores import random_store
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of this code, one of other code, and one that was interrupted."""
-    records = Records(tmp_path / "runs", random_store(tmp_path / "s.zarr", videos=14, folds=2))
+    folder = tmp_path_factory.mktemp("runs")
+    records = Records(folder / "runs", random_store(folder / "s.zarr", videos=14, folds=2))
     for window in (2, 4):
         method = load_method("paper", ["optimiser.epochs=1", f"temporal.window={window}"])
         train_runs(runs_of(method, ["1"], [0]), records, "cpu", workers=0)
@@ -25,7 +27,12 @@ def place(tmp_path: Path) -> Path:
     train_runs([other], edited, "cpu", workers=0)
     unfinished = next(path for path in records.root.iterdir() if path.name == _named(records, 4))
     (unfinished / "result.json").unlink()
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def place(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "place"))
 
 
 def _named(records: Records, window: int) -> str:

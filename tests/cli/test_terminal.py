@@ -65,9 +65,9 @@ def test_everything_printed_is_escaped_even_by_others() -> None:
         "warnings.warn(name)\n"
         "raise KeyError(name)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], env=environment(), capture_output=True)
-    assert done.stdout.decode() == f"{ESCAPED} two\nlines\n"
-    assert done.stderr.count(ESCAPED.encode()) == 2
+    done = python("-c", script)
+    assert done.stdout == f"{ESCAPED} two\nlines\n"
+    assert done.stderr.count(ESCAPED) == 2
     assert obeyed(done.stdout + done.stderr) == set()
 
 

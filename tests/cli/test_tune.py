@@ -1,17 +1,17 @@
 """``tgdfer tune``: a whole small search, killed and resumed, and what it refuses."""
 
 import json
+import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import load_method
-from support.commands import environment, tgdfer
+from support.commands import tgdfer
+from support.forked import forker
 from support.stores import random_store
 
 SPACE = "[optimiser]\nlr = {low = 0.001, high = 0.1, log = true}\n[label]\ntop_k = [1, 2, 3]\n"
@@ -35,13 +35,12 @@ def test_search_killed_and_resumed_finds_the_same_and_its_winner_can_be_trained(
         "next: tgdfer compare --store s.zarr --config paper --config whole/tuned.toml"
         in done.stderr
     )
-    command = [sys.executable, "-m", "tgdfer", "tune", *SMALL]
-    killed = subprocess.Popen(command, cwd=place, env=environment(), stderr=subprocess.DEVNULL)
-    runs = place / "runs"
-    while killed.poll() is None and len(list(runs.glob("*/result.json"))) < 2:
-        time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    killed = forker().start(["tune", *SMALL], place, workers="fork")
+    deadline = time.monotonic() + 120
+    while len(list(place.glob("runs/*/result.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait(60).code == -signal.SIGKILL
     again = tgdfer("tune", *SMALL, cwd=place)
     assert again.returncode == 0, again.stderr
     for name in ("tune.json", "tune.md", "tuned.toml"):

@@ -163,7 +163,7 @@ def simulated(
     return Sample(np.zeros(predicted.size, np.int64), predicted, people, names)
 
 
-SETS = 1000
+SETS = 500
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_one_test_in_twenty_finds_a_difference_where_there_is_none() -> None:
     for _ in range(SETS):
         easy_P = generator.normal(0, 0.08, PEOPLE)
         first, second = (simulated(generator, easy_P) for _ in range(2))
-        _, own = bootstrap_difference(first, second, 2, resamples=1000)
+        _, own = bootstrap_difference(first, second, 2, resamples=500)
         found += own.p < 0.05
         again += not own.low <= 0 <= own.high
     assert 0.035 <= found / SETS <= 0.065
@@ -200,11 +200,11 @@ def test_the_smallest_difference_that_is_named_is_found_in_about_four_of_five_ca
     generator = np.random.default_rng(2)
     easy_P = generator.normal(0, 0.08, PEOPLE)
     errors, found = [], []
-    for _ in range(50):
+    for _ in range(30):
         first, second = (simulated(generator, easy_P) for _ in range(2))
-        errors.append(bootstrap_difference(first, second, 2, resamples=1000)[1].detectable)
+        errors.append(bootstrap_difference(first, second, 2, resamples=500)[1].detectable)
     named = float(np.mean(errors))
-    for _ in range(200):
+    for _ in range(100):
         easy_P = generator.normal(0, 0.08, PEOPLE)
         better, base = simulated(generator, easy_P, gain=named), simulated(generator, easy_P)
         found.append(bootstrap_difference(better, base, 2, resamples=200)[1].p < 0.05)

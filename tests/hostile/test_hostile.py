@@ -23,7 +23,6 @@ from support.commands import python
 
 LIMIT_SECONDS = 10.0
 MEDIA_SECONDS = 60.0  # for all bad videos together
-TRAINING = "Found by a training process"  # which takes seven seconds of CPU to start
 HASHED_BYTES = 1 << 22  # of larger files, only size and time are compared
 
 
@@ -53,8 +52,7 @@ def test_row(
     (tmp_path / "victim/precious.txt").write_text("precious\n")
     prepare(row, inputs.Place(tmp_path, originals))
     before = snapshot(tmp_path)
-    limit = MEDIA_SECONDS if row.kind == TRAINING else LIMIT_SECONDS
-    outcome = forker.run(row.arguments(urls), tmp_path, limit)
+    outcome = forker.run(row.arguments(urls), tmp_path, LIMIT_SECONDS, workers="fork")
     assert outcome.code == row.code, outcome.output
     assert row.says in outcome.output
     assert_harmless(outcome.output)

@@ -30,6 +30,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
+from pipeline.train.code import code_files
 from support.commands import environment
 
 IMPORTS = [
@@ -119,6 +120,7 @@ def forker() -> Forker:
 def main() -> None:
     for name in IMPORTS:
         __import__(name)
+    code_files()  # takes every command that trains half a second
     gc.collect()
     gc.freeze()  # a collection would touch, and so copy, every page in every child
     replies = os.fdopen(os.dup(1), "w")

@@ -20,7 +20,8 @@ from pipeline.train.grid import check_runs, stacks_of, train_runs
 from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
 from pipeline.train.state import RunState
-from support.commands import environment
+from support.commands import environment, script
+from support.forked import forker
 from support.stores import random_store
 
 
@@ -41,16 +42,22 @@ def summary(records: Records, run: Run) -> dict[str, Any]:
     return record.result
 
 
-def test_runs_are_trained_once_in_several_processes(store: Store, tmp_path: Path) -> None:
+def test_runs_are_trained_once_in_several_processes_and_their_number_changes_no_result(
+    store: Store, tmp_path: Path
+) -> None:
     wanted = runs() + runs("temporal.fine_depth=0")
-    done: list[int] = []
-    records = Records(tmp_path, store)
-    train_runs(wanted, records, "cpu", done.append, workers=2)
-    assert sum(done) == 4 * 2
-    assert records.pending(wanted) == []
+    scores = []
+    for workers in (2, 1):
+        done: list[int] = []
+        records = Records(tmp_path / str(workers), store)
+        train_runs(wanted, records, "cpu", done.append, workers=workers)
+        assert sum(done) == 4 * 2
+        assert records.pending(wanted) == []
+        scores.append([summary(records, run)["war"] for run in wanted])
+    assert scores[0] == scores[1]
     more = [*wanted, *runs(folds="3"), *runs(folds="3")]
     assert records.pending(more) == runs(folds="3")
-    assert list((tmp_path / ".locks").iterdir()) == []
+    assert list((records.root / ".locks").iterdir()) == []
 
 
 CLAIMING = """
@@ -90,15 +97,6 @@ def test_runs_of_another_process_are_waited_for_and_taken_over_when_it_dies(
     assert records.pending([one, two]) == []
     with records.claim([one]) as mine:
         assert mine == []
-
-
-def test_number_of_processes_does_not_change_the_result(store: Store, tmp_path: Path) -> None:
-    digests = []
-    for workers in (1, 2):
-        records = Records(tmp_path / str(workers), store)
-        train_runs(runs(), records, "cpu", workers=workers)
-        digests.append([summary(records, run)["war"] for run in runs()])
-    assert digests[0] == digests[1]
 
 
 def test_same_seed_and_threads_leave_the_same_files_bit_for_bit(
@@ -181,57 +179,62 @@ def _doubled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 SCRIPT = """
 import sys
 from pathlib import Path
-if __name__ == "__main__":
-    from cache.store import open_store
-    from pipeline.config import Run, load_method
-    from pipeline.interrupt import StoppedError
-    from pipeline.train.grid import train_runs
-    from pipeline.train.records import Records
-    def runs(*settings, folds="12"):
-        method = load_method("paper", ["optimiser.epochs=2", *settings])
-        return [Run(method=method, fold=fold, seed=0) for fold in folds]
-    records = Records(Path(sys.argv[2]), open_store(sys.argv[1]))
-    wanted = runs(folds="1") + runs(*LONG, folds="23")
-    try:
-        train_runs(wanted, records, "cpu", workers=1, keep_seconds=0)
-    except StoppedError as error:
-        sys.exit(128 + error.signal)
+from cache.store import open_store
+from pipeline.config import Run, load_method
+from pipeline.interrupt import StoppedError
+from pipeline.train.grid import train_runs
+from pipeline.train.records import Records
+def runs(*settings, folds="12"):
+    method = load_method("paper", ["optimiser.epochs=2", *settings])
+    return [Run(method=method, fold=fold, seed=0) for fold in folds]
+records = Records(Path(sys.argv[2]), open_store(sys.argv[1]))
+wanted = runs(folds="1") + runs(*LONG, folds="23")
+try:
+    train_runs(wanted, records, "cpu", print, workers=1, keep_seconds=0)
+except StoppedError as error:
+    sys.exit(128 + error.signal)
 """
 LONG = ["optimiser.epochs=30", "selection.rule=best_on_test"]
 
 
+@pytest.fixture(scope="module")
+def training(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Records]:
+    """A script that trains a short run and two long ones, and what it leaves."""
+    main = tmp_path_factory.mktemp("training") / "main.py"
+    main.write_text(SCRIPT.replace("*LONG", f"*{LONG}"))
+    whole = Records(main.parent / "whole", store)
+    done = script(main, store.path, whole.root)
+    assert done.returncode == 0, done.stderr
+    return main, whole
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_training_is_resumed_and_leaves_the_same_files(
-    store: Store, tmp_path: Path, number: signal.Signals
+    store: Store, training: tuple[Path, Records], tmp_path: Path, number: signal.Signals
 ) -> None:
-    main, records = tmp_path / "main.py", Records(tmp_path / "runs", store)
-    main.write_text(SCRIPT.replace("*LONG", f"*{LONG}"))
-    command = [sys.executable, str(main), str(store.path), str(records.root)]
-    process = subprocess.Popen(
-        command, start_new_session=True, env=environment(), stderr=subprocess.PIPE, text=True
-    )
+    (main, whole), records = training, Records(tmp_path / "runs", store)
+    command = list(map(str, (main, store.path, records.root)))
+    started = forker().start(command, tmp_path, workers="fork", what="script")
     short, long = runs(folds="1"), runs(*LONG, folds="23")
     deadline = time.monotonic() + 120
     while records.epochs_done(long[1]) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, number)
-    said = process.communicate()[1]
+    os.killpg(started.pid, number)
+    ended = started.wait(60)
     if number == signal.SIGINT:
-        assert process.returncode == 130, said
-        assert "finishing the current epoch" in said
-        assert "Traceback" not in said
+        assert ended.code == 130, ended.stderr
+        assert "finishing the current epoch" in ended.stderr
+        assert "Traceback" not in ended.stderr
     begun = records.epochs_done(long[1])
     assert 5 <= begun < 30
     assert records.pending(short + long) == short + long
     # A kill between two runs' states leaves them an epoch apart; they then resume as two stacks.
     same = records.epochs_done(long[0]) == begun
     assert same or number == signal.SIGKILL
-    done: list[int] = []
-    train_runs(short + long, records, "cpu", done.append, workers=1)
-    assert done.count(2 * begun) == same
+    resumed = script(*command)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.split().count(str(2 * begun)) == same
     assert not list(records.root.glob("*/resume.safetensors"))
-    whole = Records(tmp_path / "whole", store)
-    train_runs(short + long, whole, "cpu", workers=1)
     for run in short + (long if same else []):
         assert summary(records, run)["sha256"] == summary(whole, run)["sha256"]
 
