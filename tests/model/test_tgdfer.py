@@ -1,7 +1,9 @@
 """The network against a slow float64 oracle written from the equations, outputs and gradients."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -132,23 +134,35 @@ def check_model(model: TGDFER, options: oracle.Options) -> None:
 
 
 def check_gradients(model: TGDFER, run: int, options: oracle.Options) -> None:
-    """Central differences of the oracle along one random direction of every parameter."""
+    """Central differences of the oracle along a random direction of every layer's parameters."""
     generator = np.random.default_rng(0)
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        direction = torch.from_numpy(generator.standard_normal(parameter.shape[1:]))
-        direction /= direction.norm()
+    learned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for layer, own in groupby(learned, key=lambda pair: layer_of(pair[0])):
+        directions = {}
+        for name, parameter in own:
+            direction = torch.from_numpy(generator.standard_normal(parameter.shape[1:]))
+            directions[name] = direction / direction.norm()
         losses = []
         for step in (1e-5, -1e-5):
             with torch.no_grad():
-                parameter[run] += step * direction
+                for name, direction in directions.items():
+                    model.get_parameter(name)[run] += step * direction
                 losses.append(oracle_loss(weights_of(model, run), model, run, options))
-                parameter[run] -= step * direction
-        assert parameter.grad is not None, name
-        got = float((parameter.grad[run] * direction).sum())
+                for name, direction in directions.items():
+                    model.get_parameter(name)[run] -= step * direction
+        got = 0.0
+        for name, direction in directions.items():
+            grad = model.get_parameter(name).grad
+            assert grad is not None, name
+            got += float((grad[run] * direction).sum())
         expected = (losses[0] - losses[1]) / 2e-5
-        assert got == pytest.approx(expected, rel=1e-5, abs=1e-7), name
+        assert got == pytest.approx(expected, rel=1e-5, abs=1e-7), layer
+
+
+def layer_of(parameter: str) -> str:
+    """A transformer layer as a whole, or the module that holds a parameter."""
+    layer = re.match(r".*layers\.\d+", parameter)
+    return layer[0] if layer else parameter.rpartition(".")[0]
 
 
 def test_the_papers_network_equals_the_oracle(tower: TextTower) -> None:
