@@ -16,6 +16,7 @@ from pydantic import (
     ValidationError,
     model_serializer,
 )
+from pydantic_core import PydanticSerializationError
 
 from cache.errors import RefusedError
 from cache.files import canonical_json, sha256
@@ -30,6 +31,15 @@ class FrozenModel(BaseModel):
     """Fields that never change; unknown ones are refused, and numbers that are not finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """As in pydantic, except that a Ctrl-C in a serializer of ours stays one."""
+        try:
+            return super().model_dump(**options)
+        except PydanticSerializationError as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):
+                raise error.__cause__ from None
+            raise
 
 
 @contextmanager

@@ -1,6 +1,10 @@
 """What a store was made from: one digest, and the fields that differ."""
 
+import signal
+from typing import Any
+
 import pytest
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from cache.identity import Identity, differences, side_by_side
 from support.tiny import make_plan
@@ -55,3 +59,15 @@ def test_open_fields_of_a_request_are_not_compared_and_have_no_digest() -> None:
     assert differences(stored, asked) == []
     with pytest.raises(ValueError, match="precision, device"):
         _ = asked.digest
+
+
+def test_ctrl_c_while_an_identity_is_written_stays_a_keyboard_interrupt() -> None:
+    class Interrupted(Identity):
+        @model_serializer(mode="wrap")
+        def _interrupted(self, _serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+            signal.raise_signal(signal.SIGINT)
+            return {}
+
+    interrupted = Interrupted.model_validate(make_plan().identity.model_dump())
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.model_dump(mode="json")
