@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.predict.prediction import VideoPrediction, WindowPrediction, scaled
+from pipeline.report.curves import plain_names
 from pipeline.show import show
 
 COLOURS = matplotlib.colormaps["viridis"]  # from purple, the lowest influence, to yellow
@@ -41,6 +42,7 @@ def strip(title: str, window: WindowPrediction, pictures_THWC: NDArray[np.uint8]
     return _png(image)
 
 
+@plain_names()
 def timeline(video: VideoPrediction) -> bytes:
     """The probability of each class over the windows of a video, and the doubt, as a PNG."""
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -48,12 +50,12 @@ def timeline(video: VideoPrediction) -> bytes:
     middles = [(window.start + window.end) / 2 for window in video.windows]
     for name in video.probabilities:
         shares = [window.probabilities[name] for window in video.windows]
-        axes.plot(middles, shares, label=_plain(name), marker=".", markersize=3)
+        axes.plot(middles, shares, label=_text(name), marker=".", markersize=3)
     if video.doubt is not None:
         doubts = [float(window.doubt or 0) for window in video.windows]
         axes.plot(middles, doubts, "k:", label="doubt")
     axes.set(xlabel="seconds (middle of the window)", ylabel="probability", ylim=(0, 1))
-    axes.set_title(_plain(video.name), loc="left")
+    axes.set_title(_text(video.name), loc="left")
     figure.legend(loc="outside right upper")
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=100)
@@ -85,10 +87,6 @@ def _describe(window: WindowPrediction) -> str:
 
 def _text(text: str) -> str:
     return show(text)[:_TITLE_LETTERS]
-
-
-def _plain(text: str) -> str:
-    return _text(text).replace("$", r"\$")  # which begins a formula
 
 
 @cache

@@ -2,7 +2,9 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +56,7 @@ def draw_curves(rows: Sequence[FilledRow], header: Mapping[str, str]) -> dict[st
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    # Names from outside are no formulas.
-    with rc_context({"text.parse_math": False, "svg.hashsalt": "tgdfer", "svg.fonttype": "none"}):
+    with plain_names(), rc_context({"svg.hashsalt": "tgdfer", "svg.fonttype": "none"}):
         panels = _panels([line.row.subset for line in rows])
         located = any(line.precisions for line in rows)
         width, height = PANEL_INCHES
@@ -74,6 +75,18 @@ def draw_curves(rows: Sequence[FilledRow], header: Mapping[str, str]) -> dict[st
         figure.suptitle("\n".join(title), fontsize="medium")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         return {name: _bytes(figure, name) for name in CURVES}
+
+
+@contextmanager
+def plain_names() -> Iterator[None]:
+    """Draw names from outside as they are: ``$`` begins no formula, letters that the font lacks are
+    boxes and no warnings.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def _panels(subsets: Sequence[str]) -> list[_Panel]:

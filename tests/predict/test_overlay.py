@@ -1,5 +1,6 @@
 """Overlays, decoded again: the same frames at the same times, the curve and where it is now."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from pipeline.predict.features import Encoded
 from pipeline.predict.overlay import FACE, WIDTH_MIN, overlay, panel_height
-from pipeline.predict.pictures import colour_of
+from pipeline.predict.pictures import colour_of, timeline
 from pipeline.predict.prediction import Moment, VideoPrediction, WindowPrediction
 from pipeline.predict.sources import Source
 from pipeline.predict.windows import Sliding, place_windows_within
@@ -152,6 +153,14 @@ def test_source_that_changed_leaves_no_overlay(tmp_path: Path) -> None:
     with pytest.raises(BadVideoError, match="0 of 20 frames are still there"):
         write_overlay(tmp_path / "out", 0, video, encoded)
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+
+
+def test_name_in_a_timeline_is_no_formula_and_needs_no_font(tmp_path: Path) -> None:
+    video, _ = predicted(tmp_path, np.arange(50) / 25, Sliding(0.4, 0.4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("$x^{$", "\N{CJK UNIFIED IDEOGRAPH-540D}.mp4"):
+            assert timeline(video.model_copy(update={"name": name})).startswith(b"\x89PNG")
 
 
 def test_video_whose_time_stamps_stand_still_keeps_its_frames(tmp_path: Path) -> None:
