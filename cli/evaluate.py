@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from cache.errors import RefusedError
 from cache.remote import StorePath, store_path
 from cli.options import DEFAULT_OUT, DeviceOption, OtherCodeOption, OutOption, RunOption
 from cli.progress import progress
@@ -28,7 +27,8 @@ def evaluate(
         typer.Option(
             "--map",
             metavar="FILE",
-            help='TOML file of lines CLASS = "LABEL OF THE STORE".',
+            help='TOML file of lines CLASS = "LABEL OF A STORE", or a list of labels if stores '
+            "differ.",
             show_default="equal names",
         ),
     ] = None,
@@ -54,8 +54,6 @@ def evaluate(
     from pipeline.predict.bundle import check_trained
     from pipeline.report.written import check_reports, write_reports
 
-    if map_file is not None and len(stores) > 1:
-        raise RefusedError("--map: read with one --store only, whose labels it names")
     for run in runs:
         check_trained(run)
     opened = [open_store(store) for store in stores]
@@ -69,8 +67,10 @@ def evaluate(
     )
     from pipeline.predict.predictor import read_trained
 
-    given = None if map_file is None else read_map(map_file)
     checkpoints = [own for run in runs for own in read_trained(run, other_code)]
+    classes = dict.fromkeys(name for own in checkpoints for name in own.classes)
+    labels = dict.fromkeys(name for store in opened for name in store.classes)
+    given = None if map_file is None else read_map(map_file, classes, labels)
     groups, place = by_data(checkpoints), choose_device(device)
     title = f"evaluating {count(len(checkpoints), 'network')}"
     with progress(title, len(groups) * len(opened), "pairs") as shown:

@@ -1,7 +1,7 @@
 """Trained networks and the features of another data set -> how they do there, as a table."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from pipeline.show import markdown_line, show
 from pipeline.train.split import scored_rows
 from pipeline.train.trained import Checkpoint, refuse_other_features
 
+Names = Mapping[str, Sequence[str]]  # class -> its names in stores
+
 
 @dataclass(frozen=True)
 class ClassMap:
@@ -28,21 +30,15 @@ class ClassMap:
     shared_L: NDArray[np.int64]  # of each label of the store; -1 if the network has none such
 
 
-def map_classes(
-    own: Sequence[str], theirs: Sequence[str], given: Mapping[str, str] | None = None
-) -> ClassMap:
-    """``given`` names the store's label for a class of the network; without it, equal names.
+def map_classes(own: Sequence[str], theirs: Sequence[str], given: Names | None = None) -> ClassMap:
+    """``given`` has the names that a class of the network may have in a store; else equal names.
 
-    Several classes may have one label. Raises RefusedError for an unknown name, and if fewer than
-    two labels are shared.
+    The first that this store has is its label. Several classes may have one label. Raises
+    RefusedError if fewer than two labels are shared.
     """
-    label_of = {name: name for name in own if name in theirs} if given is None else dict(given)
-    for names, known, side in ((label_of, own, "network"), (label_of.values(), theirs, "store")):
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise RefusedError(
-                f"class map: {unknown[0]} is no class of the {side}; it has {', '.join(known)}"
-            )
+    names_of = {name: (name,) for name in own} if given is None else given
+    pairs = [(name, label) for name in own for label in names_of.get(name, ()) if label in theirs]
+    label_of = dict(reversed(pairs))  # so that the first one stays
     shared = [name for name in theirs if name in label_of.values()]
     if len(shared) < 2:
         raise RefusedError(
@@ -57,15 +53,26 @@ def map_classes(
     )
 
 
-def read_map(path: Path) -> dict[str, str]:
-    """A class map from TOML: a class of the network = "a label of the store"."""
+def read_map(path: Path, own: Collection[str], theirs: Collection[str]) -> Names:
+    """A class map from TOML: a class = "label of a store", or a list of what stores call it.
+
+    ``own`` are the classes of all networks, ``theirs`` the labels of all stores. Raises
+    RefusedError for a name that is in neither.
+    """
     try:
         found = tomllib.loads(read_text(path, "a class map in TOML", MIB))
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RefusedError(f"{path} is not valid TOML: {error}") from error
-    if not all(isinstance(value, str) for value in found.values()):
+    names = {key: value if isinstance(value, list) else [value] for key, value in found.items()}
+    labels = [label for value in names.values() for label in value]
+    if not all(isinstance(label, str) for label in labels):
         raise RefusedError(f'{path}: expected lines such as happiness = "happy"')
-    return found
+    for given, known, side in ((names, own, "class of a network"), (labels, theirs, "label")):
+        if unknown := [name for name in given if name not in known]:
+            raise RefusedError(
+                f"{path}: {unknown[0]} is no {side}; expected one of {', '.join(known)}"
+            )
+    return {name: tuple(value) for name, value in names.items()}
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Evaluation:
 def evaluate_elsewhere(
     checkpoints: Sequence[Checkpoint],
     store: Store,
-    given: Mapping[str, str] | None = None,
+    given: Names | None = None,
     device: str = "cpu",
 ) -> Evaluation:
     """Networks of one data set on the evaluation view of a store.

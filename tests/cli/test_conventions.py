@@ -91,7 +91,6 @@ WRONG = {
     "demo --run none": "no finished run here",
     "export none new.tgdfer": "no finished run here",
     "evaluate --run none --store s.zarr": "no finished run here",
-    "evaluate --run none --store s.zarr --store s.zarr --map m.toml": "--map: read with one",
     "config lst": "Did you mean 'list'?",
     "store inspect none.zarr": "no store at none.zarr",
     "extract --views 1000000000": "views is 1000000000, expected 1 to 1000",
