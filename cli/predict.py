@@ -1,7 +1,7 @@
 """tgdfer predict: videos and trained networks -> labels, probabilities and influence of frames."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -131,8 +131,8 @@ def predict(
     videos = list(_predict(predictor, sources, settings, measure, pictures))
     print(columns(_table(videos, measure, len(predictor.networks) > 1)))
     failed = sum(video.status == "failed" for video in videos)
-    if out is not None:
-        _write(out, predictor, measure, videos)
+    if pictures is not None:
+        _write(pictures, videos)
     elif not failed:
         next_step("tgdfer", "predict", *inputs, *_given(runs), "--out", "predictions")
     if failed:
@@ -175,34 +175,33 @@ class _Pictures:
     predictor: "Predictor"
     influence: "Influence"
     overlay: bool
+    written: set[Path] = field(default_factory=set)
 
     def write(self, number: int, video: "VideoPrediction", encoded: "Encoded") -> None:
+        """Raises BadVideoError if the video is no longer as it was read."""
         from pipeline.predict.written import write_overlay, write_strip, write_timeline
 
         shown = self.predictor.pictures(video, encoded)
-        write_strip(self.out, number, video, shown, self.influence)
+        paths = write_strip(self.out, number, video, shown, self.influence)
         if len(video.windows) > 1:
-            write_timeline(self.out, number, video)
+            paths += write_timeline(self.out, number, video)
         if self.overlay:
-            write_overlay(self.out, number, video, encoded, self.influence)
+            paths += write_overlay(self.out, number, video, encoded, self.influence)
+        self.written.update(paths)
 
 
-def _write(
-    out: Path,
-    predictor: "Predictor",
-    influence: "Influence",
-    videos: "Sequence[VideoPrediction]",
-) -> None:
+def _write(pictures: _Pictures, videos: "Sequence[VideoPrediction]") -> None:
     from pipeline.predict.written import PredictionFile, write_predictions
 
+    predictor = pictures.predictor
     content = PredictionFile(
         networks=tuple(predictor.networks),
         classes=predictor.classes,
-        influence=influence,
+        influence=pictures.influence,
         features=predictor.data,
         videos=tuple(videos),
     )
-    for path in write_predictions(out, content):
+    for path in write_predictions(pictures.out, content, pictures.written):
         print(f"written: {show(path)}")
 
 
@@ -217,18 +216,21 @@ def _check_detector() -> None:
 
 def _table(videos: "Sequence[VideoPrediction]", influence: str, several: bool) -> list[list[str]]:
     measured = f"influence ({influence}) of frames, 0-9"
-    head = ["video", "faces", "label", "%", "doubt", "seconds", measured]
+    head = ["video", "faces", "label", "%", "doubt", "seconds", measured, "notes"]
     rows = [head, *map(_row, videos)]
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
     return rows if several else [[*row[:4], *row[5:]] for row in rows]
 
 
 def _row(video: "VideoPrediction") -> list[str]:
     if video.label is None:
-        return [show(video.name), "", "failed", "", "", "", show(video.reason)]
+        return [show(video.name), "", "failed", "", "", "", "", show(video.reason)]
     share = f"{100 * video.probabilities[video.label]:.1f}"
     doubt = "" if video.doubt is None else f"{video.doubt:.2f}"
     seconds = f"{video.seconds:.2f}"
-    return [show(video.name), video.faces or "", video.label, share, doubt, seconds, _digits(video)]
+    cells = [show(video.name), video.faces or "", video.label, share, doubt, seconds]
+    return [*cells, _digits(video), "; ".join(video.flags)]
 
 
 def _digits(video: "VideoPrediction") -> str:

@@ -3,6 +3,7 @@
 import os
 import re
 import uuid
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -42,8 +43,13 @@ class PredictionFile(FrozenModel):
     videos: tuple[VideoPrediction, ...]
 
 
-def write_predictions(out: Path, content: PredictionFile) -> list[Path]:
-    """Write predictions.csv and predictions.json; returns their paths."""
+def write_predictions(
+    out: Path, content: PredictionFile, pictures: Collection[Path] = ()
+) -> list[Path]:
+    """Write predictions.csv and predictions.json; returns their paths.
+
+    Of what other predictions left in the folders of pictures, only ``pictures`` stay.
+    """
     classes = content.classes
     head = ["name", "status", "reason", "faces", "label", *(f"p_{name}" for name in classes)]
     rows = [
@@ -55,6 +61,9 @@ def write_predictions(out: Path, content: PredictionFile) -> list[Path]:
     table = csv_bytes([*head, "doubt", "frames", "seconds", "windows", "flags"], rows)
     files = {out / CSV: table, out / JSON: content.model_dump_json(indent=1).encode() + b"\n"}
     _write(out, files)
+    with storage_errors(out):
+        for path in set(_pictures_in(out)).difference(pictures):
+            path.unlink(missing_ok=True)
     with suppress(OSError):
         sweep(out / SCRATCH)
         (out / SCRATCH).rmdir()
@@ -67,16 +76,16 @@ def write_strip(
     video: VideoPrediction,
     pictures_THWC: NDArray[np.uint8],
     influence: Influence = "logit",
-) -> None:
-    """Write the strip of the window that speaks most for the label of the video."""
+) -> list[Path]:
+    """Write the strip of the window that speaks most for the label of the video; its path."""
     window = best_window(video)
     of_many = f", {window.start:.1f} to {window.end:.1f} s" if len(video.windows) > 1 else ""
     data = strip(f"{video.name}{of_many}; influence: {influence}", window, pictures_THWC)
-    _write(out, {out / STRIPS / f"{_file_name(number, video.name)}.png": data})
+    return _write(out, {out / STRIPS / f"{_file_name(number, video.name)}.png": data})
 
 
-def write_timeline(out: Path, number: int, video: VideoPrediction) -> None:
-    """Write the windows of a video, one line each, and a plot of their probabilities."""
+def write_timeline(out: Path, number: int, video: VideoPrediction) -> list[Path]:
+    """Write the windows of a video, one line each, and a plot of their probabilities; the paths."""
     classes = list(video.probabilities)
     rows = [
         [own.start, own.end, own.label, *own.probabilities.values(), _known(own.doubt)]
@@ -85,7 +94,7 @@ def write_timeline(out: Path, number: int, video: VideoPrediction) -> None:
     table = csv_bytes(["start", "end", "label", *(f"p_{name}" for name in classes), "doubt"], rows)
     place = out / TIMELINES / _file_name(number, video.name)
     files = {".csv": table, ".png": timeline(video)}
-    _write(out, {place.with_name(f"{place.name}{end}"): data for end, data in files.items()})
+    return _write(out, {place.with_name(f"{place.name}{end}"): data for end, data in files.items()})
 
 
 def write_overlay(
@@ -94,8 +103,8 @@ def write_overlay(
     video: VideoPrediction,
     encoded: Encoded,
     influence: Influence = "logit",
-) -> None:
-    """Write the video once more, with what was predicted under its picture.
+) -> list[Path]:
+    """Write the video once more, with what was predicted under its picture; returns its path.
 
     Raises BadVideoError if it is no longer as it was read.
     """
@@ -111,6 +120,7 @@ def write_overlay(
             sync_directory(target.parent)
         finally:
             scratch.unlink(missing_ok=True)
+    return [target]
 
 
 def _file_name(number: int, name: str) -> str:
@@ -118,10 +128,17 @@ def _file_name(number: int, name: str) -> str:
     return f"{number + 1:04d}-{re.sub(r'[^A-Za-z0-9._]+', '-', name)[-_NAME_LETTERS:]}"
 
 
+def _pictures_in(out: Path) -> Iterator[Path]:
+    """What these functions wrote, now or earlier."""
+    for folder in (STRIPS, TIMELINES, OVERLAYS):
+        yield from (out / folder).glob("[0-9][0-9][0-9][0-9]*-*")
+
+
 def _known(value: float | None) -> float | str:
     return "" if value is None else value
 
 
-def _write(out: Path, files: dict[Path, bytes]) -> None:
+def _write(out: Path, files: dict[Path, bytes]) -> list[Path]:
     make_directories(*{path.parent for path in files}, out / SCRATCH)
     write_files(files, out / SCRATCH)
+    return list(files)

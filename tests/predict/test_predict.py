@@ -35,12 +35,17 @@ from support.trained import Trained
 
 pytestmark = pytest.mark.slow  # it renders and trains
 
+# It is killed by one video, and another is gone when a second process wants to decode it.
 FAULTY_DECODER = """
 import os, av
 sound = av.open
 def opened(path, *arguments, **options):
     if "killer" in path:
         os.abort()
+    if "leaving" in path:
+        if os.path.exists(path + ".first") and open(path + ".first").read() != str(os.getpid()):
+            os.remove(path)
+        open(path + ".first", "w").write(str(os.getpid()))
     return sound(path, *arguments, **options)
 av.open = opened
 """
@@ -160,24 +165,32 @@ def test_times_are_those_of_the_file(ensemble: Predictor, tmp_path: Path) -> Non
 
 
 def test_command_writes_tables_strips_and_timelines_and_a_line_for_what_fails(
-    trained: Trained, tmp_path: Path
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = trained.tested()[0]
     shutil.copytree(good, tmp_path / "good")
     (tmp_path / "bad.mp4").write_bytes(b"<html>")
+    write_video(tmp_path / "leaving.mp4", pictures(25, width=48))
+    spoil_decoder(tmp_path, monkeypatch)
+    for earlier in ("strips/0004-old.png", "overlays/0002-bad.mp4.mp4", "strips/mine.png"):
+        (tmp_path / "out" / earlier).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / earlier).touch()
     runs = [word for folder in trained.folders for word in ("--run", folder)]
-    words = ["predict", "good", "bad.mp4", *runs, "--device", "cpu", "--out", "out"]
+    words = ["predict", "good", "bad.mp4", "leaving.mp4", *runs, "--device", "cpu", "--out", "out"]
     words += ["--influence", "margin"]
     done = tgdfer(*words, "--window", "0.5", "--overlay", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     assert "not a video: begins with b'<html>'" in done.stdout
-    assert "1 video could not be predicted" in done.stdout
+    assert "times estimated; not cropped: a face fills the frames\n" in done.stdout
+    assert "2 videos could not be predicted" in done.stdout
     content = PredictionFile.model_validate_json((tmp_path / "out/predictions.json").read_bytes())
     assert content.influence == "margin"
-    video, failed = content.videos
+    video, failed, left = content.videos
     assert (failed.name, failed.status, failed.label) == ("bad.mp4", "failed", None)
+    assert (left.name, left.status, left.windows) == ("leaving.mp4", "failed", ())
+    assert left.reason.startswith("FileNotFoundError")
     rows = list(csv.DictReader((tmp_path / "out/predictions.csv").open()))
-    assert [row["status"] for row in rows] == ["ok", "failed"]
+    assert [row["status"] for row in rows] == ["ok", "failed", "failed"]
     assert float(rows[0][f"p_{video.label}"]) == max(video.probabilities.values())
     timeline = list(csv.DictReader((tmp_path / "out/timelines/0001-good.csv").open()))
     assert [row["label"] for row in timeline] == [window.label for window in video.windows]
@@ -185,7 +198,16 @@ def test_command_writes_tables_strips_and_timelines_and_a_line_for_what_fails(
     check_strip(video, tmp_path / "out/strips/0001-good.png", good)
     with av.open(str(tmp_path / "out/overlays/0001-good.mp4")) as overlay:
         assert len(list(overlay.decode(video=0))) == video.frames
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in tmp_path.glob("out/*/*"))
+    pictured = ["overlays/0001-good.mp4", "strips/0001-good.png", "strips/mine.png"]
+    assert found == [*pictured, "timelines/0001-good.csv", "timelines/0001-good.png"]
     assert not (tmp_path / "out/.tmp").exists()
+
+
+def spoil_decoder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "faulty").mkdir()
+    (here / "faulty/sitecustomize.py").write_text(FAULTY_DECODER)
+    monkeypatch.setenv("PYTHONPATH", f"{here / 'faulty'}:{ROOT}")
 
 
 def check_strip(video: VideoPrediction, path: Path, source: Path) -> None:
@@ -209,9 +231,7 @@ def check_strip(video: VideoPrediction, path: Path, source: Path) -> None:
 def test_video_that_kills_its_decoder_is_one_line_and_the_others_are_predicted(
     ensemble: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "faulty").mkdir()
-    (tmp_path / "faulty/sitecustomize.py").write_text(FAULTY_DECODER)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'faulty'}:{ROOT}")
+    spoil_decoder(tmp_path, monkeypatch)
     paths = [
         write_video(tmp_path / f"{name}.mp4", pictures(20)) for name in ("a", "killer", "b", "c")
     ]
