@@ -65,7 +65,7 @@ def faces(
     print(_describe(shown))
     for path in write_reports({CSV: shown.csv, SHEET: shown.sheet}, out):
         print(f"written: {show(path)}")
-    if not shown.people.tracks:
+    if shown.people.nobody:
         raise typer.Exit(NOBODY)
     next_step("tgdfer", "predict", video, "--run", "RUN", "--faces", cropping, "--out", out)
 
@@ -79,7 +79,7 @@ def _describe(shown: "Shown") -> str:
         found, score = count(len(track.seen), "look"), f"{track.faces_F[:, 14].mean():.2f}"
         cells = [f"#{person + 1}", f"{begin:.2f}-{end:.2f}", f"{frames}", found]
         rows.append([*cells, f"{track.side_px}", score])
-    table = columns(rows) if people.tracks else "no face found"
+    table = people.nobody or "\n".join((columns(rows), *people.flags))
     why = people.already_cropped
     auto = f"--faces auto would predict whole frames: {why}" if why else ""
-    return "\n".join(filter(None, (table, *people.flags, auto)))
+    return "\n".join(filter(None, (table, auto)))

@@ -200,12 +200,14 @@ class _Reader:
         self._local = threading.local()
         self._decoders: list[Decoder] = []
         self._wanted: dict[int, int] = {}  # source -> its pictures that some window shows
+        self._wanted_in_all = 0  # their sum
+        self._counting = threading.Lock()
         self._people: dict[int, list[Encoded]] = {}  # source -> who is in it
 
     def expected(self) -> int:
         """Frames to encode in all, if unread sources are like those read so far."""
-        known = list(self._wanted.copy().values())
-        return round(sum(known) * len(self._sources) / len(known)) if known else 0
+        known = len(self._wanted)
+        return round(self._wanted_in_all * len(self._sources) / known) if known else 0
 
     def stop(self) -> None:
         """Stop reading, also in the middle of a video."""
@@ -224,7 +226,7 @@ class _Reader:
         try:
             outcome = self._decode(number)
         except BadVideoError as error:
-            self._wanted.setdefault(number, 0)
+            self._expect(number, self._wanted.get(number, 0))
             rows = self._people.get(number, [Encoded(self._sources[number])])
             outcome = [replace(own, reason=str(error)) for own in rows]
         except _Stopped:
@@ -241,8 +243,8 @@ class _Reader:
         people, told = self._look(self._sources[number])
         if faces == AUTO and (why := people.already_cropped):
             return [self._decode_whole(number, f"not cropped: {why}")]
-        if not people.tracks:
-            raise BadVideoError("no face found; --faces whole predicts whole frames")
+        if people.nobody:
+            raise BadVideoError(f"{people.nobody}; --faces whole predicts whole frames")
         return self._decode_people(number, people, told)
 
     def _look(self, source: Source) -> tuple[People, list[NDArray[np.float64]]]:
@@ -264,7 +266,8 @@ class _Reader:
             for track in people.tracks
         ]
         wanted = [set(windows.frame_NT.flat) for windows in placed]
-        self._wanted[number], sent = sum(map(len, wanted)), set[int]()
+        self._expect(number, sum(map(len, wanted)))
+        sent = set[int]()
         rows = self._people[number] = _name_people(source, people, settings.faces)
         pictures = [_pictures(self._encoder, own.crop) for own in rows]
 
@@ -298,7 +301,7 @@ class _Reader:
             times_F = times_of(count, told, settings.fps)
             windows = place_windows(times_F, settings.frames, settings.sliding)
             wanted = set(windows.frame_NT.flat)
-            self._wanted[number] = len(wanted | sent)
+            self._expect(number, len(wanted | sent))
             return {int(index) for index in wanted - sent}
 
         def take(index: int, image: NDArray[np.uint8]) -> None:
@@ -311,6 +314,11 @@ class _Reader:
         short = _repeats(windows, settings.frames)
         flags = (*found.flags, *short, *_estimated(told, windows.times_F), *flags)
         return Encoded(source, flags=flags, windows=windows)
+
+    def _expect(self, number: int, pictures: int) -> None:
+        with self._counting:
+            self._wanted_in_all += pictures - self._wanted.get(number, 0)
+            self._wanted[number] = pictures
 
     def _read(
         self, source: Source, choose: Choose, take: Take, take_times: TakeTimes | None = None

@@ -27,7 +27,7 @@ def find_sources(inputs: Sequence[Path | str]) -> list[Source]:
     A folder that holds images is one video. Any other folder is searched for videos and for folders
     of images, in natural order; links to folders are not followed, hidden files are not looked at.
     A text file (.txt) lists paths, one a line, relative to itself. Raises RefusedError for a path
-    that does not exist, and for a folder without videos or with both videos and images.
+    that does not exist, for an image, and for a folder with no videos or with videos and images.
     """
     found: dict[str, Source] = {}
     for given in inputs:
@@ -41,21 +41,28 @@ def find_sources(inputs: Sequence[Path | str]) -> list[Source]:
 
 def _expand(path: Path) -> Iterator[Path]:
     if path.suffix.lower() != LIST_SUFFIX or path.is_dir():
-        yield from _named(path, f"{path}")
+        yield from _named(path)
         return
     lines = read_text(path, "a list of videos", _LIST_BYTES_MAX).splitlines()
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield from _named(path.parent / line.strip(), f"{path}:{number}")
+            yield from _named(path.parent / line.strip(), f"{path}:{number}: ")
 
 
-def _named(path: Path, where: str) -> list[Path]:
+def _named(path: Path, where: str = "") -> list[Path]:
     if not os.path.lexists(path):
-        raise RefusedError(f"{where}: no video at {path}; check the path")
-    found = list(_inside(path)) if path.is_dir() else [path]
-    if not found:
-        raise RefusedError(f"{where}: {path} holds neither videos nor folders of images")
-    return found
+        raise RefusedError(f"{where}no video at {path}; check the path")
+    if path.is_dir():
+        found = list(_inside(path))
+        if not found:
+            raise RefusedError(f"{where}{path} holds neither videos nor folders of images")
+        return found
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise RefusedError(
+            f"{where}{path} is an image; name a folder that holds the frames of one video, if only "
+            "this one"
+        )
+    return [path]
 
 
 def _inside(root: Path) -> Iterator[Path]:

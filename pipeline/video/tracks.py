@@ -66,13 +66,14 @@ class People:
     """The persons in a video, first the one who is shown largest and longest.
 
     ``dropped`` counts tracks that were too short or too weak to be a face; ``size_px`` is width and
-    height of the frames.
+    height of the last frame, and ``sizes`` counts how many different ones there are.
     """
 
     tracks: tuple[Track, ...]
     dropped: int
     found: Found
     size_px: tuple[int, int]
+    sizes: int = 1
 
     @property
     def already_cropped(self) -> str:
@@ -88,10 +89,17 @@ class People:
 
     @property
     def main(self) -> Track:
-        """The person who is shown largest and longest; raises BadVideoError if there is nobody."""
-        if not self.tracks:
-            raise BadVideoError("no face found")
+        """The person who is shown largest and longest; raises BadVideoError if ``nobody``."""
+        if self.nobody:
+            raise BadVideoError(self.nobody)
         return self.tracks[0]
+
+    @property
+    def nobody(self) -> str:
+        """Why nobody can be cropped out of the frames; empty if somebody can."""
+        if self.sizes > 1:
+            return f"frames of {self.sizes} sizes, through which no face can be followed"
+        return "" if self.tracks else "no face found" + "".join(f" ({own})" for own in self.flags)
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -118,21 +126,22 @@ def find_people(path: Path, read: Read) -> People:
     """
     check_detector()
     looks: dict[int, Faces] = {}
-    size_px = (0, 0)
+    sizes_px: dict[int, tuple[int, int]] = {}
 
     def choose(count: int) -> set[int]:
         looks.clear()
+        sizes_px.clear()
         return {*range(0, count, EVERY), count - 1}
 
     def take(index: int, image: NDArray[np.uint8]) -> None:
-        nonlocal size_px
         with decoder_errors():
             looks[index] = find_faces(image)
-        size_px = (image.shape[1], image.shape[0])
+        sizes_px[index] = image.shape[1], image.shape[0]
 
     found = read(path, choose, take)
     tracks, dropped = follow(looks)
-    return People(tuple(tracks), dropped, found, size_px)
+    last_px = sizes_px[max(sizes_px)]
+    return People(tuple(tracks), dropped, found, last_px, len(set(sizes_px.values())))
 
 
 def follow(looks: dict[int, Faces]) -> tuple[list[Track], int]:

@@ -89,6 +89,7 @@ def test_inputs_that_are_not_there_or_not_clear_are_refused(tmp_path: Path) -> N
     for given, message in (
         ("none.mp4", "no video at"),
         ("both", "both videos and images"),
+        ("both/1.jpg", "1.jpg is an image; name a folder"),
         ("empty", "holds neither videos nor folders of images"),
         ("list.txt", r"list\.txt:2: no video at"),
     ):
