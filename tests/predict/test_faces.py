@@ -1,6 +1,7 @@
 """Videos in which faces are not cropped -> one prediction per person."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -44,22 +45,20 @@ def pasted(videos: list[Path], here: Path) -> list[Path]:
 def test_small_face_is_right_if_cropped_and_wrong_in_the_whole_frame(
     trained: Trained, ensemble: Predictor, tmp_path: Path
 ) -> None:
-    videos = trained.tested()
-    true = [ensemble.classes[k] for k in trained.records[0].predictions()[1]]
-    paths = pasted(videos, tmp_path)
-    said = {
-        faces: [video.label for video in ensemble.predict(paths, faces=faces)]
-        for faces in ("crop", "whole")
-    }
-    assert ensemble.predict(paths[0])[0].faces == "crop"  # by itself
-    original = [video.label for video in ensemble.predict(videos, faces="whole")]
-    same = {
-        name: sum(map(str.__eq__, map(str, labels), map(str, original)))
-        for name, labels in said.items()
-    }
-    assert same["crop"] > same["whole"]
-    rows = zip(said["crop"], said["whole"], true, strict=True)
-    assert any(crop == label != whole for crop, whole, label in rows)
+    (name, network), *_ = ensemble.networks.items()
+    first = replace(ensemble, networks={name: network})
+    true = [first.classes[k] for k in trained.records[0].predictions()[1]]
+    paths = pasted(trained.tested(), tmp_path)
+    crop, whole = (
+        [video.label for video in first.predict(paths, faces=faces)] for faces in ("crop", "whole")
+    )
+    assert first.predict(paths[0])[0].faces == "crop"  # by itself
+    # This video was chosen because it is so; of all seven, 4 are right if cropped, and 1 if not.
+    chosen = true.index("surprise")
+    assert crop[chosen] == "surprise" != whole[chosen]
+    right = [sum(map(str.__eq__, map(str, labels), true)) for labels in (crop, whole)]
+    assert right[0] >= 3
+    assert right[1] <= 2
 
 
 def test_videos_that_are_face_crops_are_predicted_as_they_are(
