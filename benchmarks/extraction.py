@@ -1,52 +1,45 @@
-"""How close extraction comes to the bare encoder's speed, and how much memory it takes.
+"""How close extraction comes to what bounds it, beside a loader of peers; its growth and memory.
 
 Run as ``python -m benchmarks.extraction [--quick]``; writes ``benchmarks/extraction.json``.
 
-The bare rate is that of the encoder alone on random frames, with the batch, precision and threads
-of the extraction. Bare and whole measurements alternate in one process, so that both see the same
-machine. The weights are random: the rate does not depend on them.
+The floor of a frame is the slower of two: decoding on all cores, and the encoder alone on random
+frames, with the batch, precision and threads of the extraction. On a CPU the same cores do both, so
+that their sum bounds it as well. Measurements of one source alternate in one process, so that all
+see the same machine; a peer's loader decodes and makes views in one process per core, and encodes
+nothing. The weights of ViT-B/32 are random: rates do not depend on them.
 """
 
 import argparse
-import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-import av
-import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.machine import best_device, machine, write
+from benchmarks.machine import best_device, machine, seconds, write
+from benchmarks.views import FRAMES, SOURCES, VIEWS, decode_shown, peer_views, write_source
 from pipeline.datasets.videos import Video, VideoList
-from pipeline.encoders.clip import MINI, Encoder, EncoderFiles, find_encoder
-from pipeline.extract.loop import extract
+from pipeline.encoders.clip import Encoder, EncoderFiles, find_encoder
+from pipeline.extract.loop import STAGES, extract
 from pipeline.extract.planning import ExtractSettings, suited_batch
+from pipeline.resources import usable_cores
+from pipeline.video.views import decode_views
 
 OUT = Path(__file__).with_suffix(".json")
-SIZE_PX, FRAMES = 256, 60
+VIT = "ViT-B-32-quickgelu"
 BARE_FRAMES = 1024
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Frames per second of one encoder, medians over the rounds."""
-
-    encoder: str
-    device: str
-    precision: str
-    batch_frames: int
-    workers: int
-    rounds: int
-    bare_torch_threads: float  # one call at a time, torch's own threads
-    bare_per_core: float  # one call per core at a time, one thread each
-    whole: float
-    ratio: float  # whole over the better bare rate, median of the rounds' ratios
+COPIES = 4  # different files of each source
+VIDEOS = {VIT: 16, "mini": 64}
+GROWTH = (200, 2000)  # videos
+ROUNDS = 3
 
 
 def main() -> None:
@@ -54,124 +47,175 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one small round, for a smoke test")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--memory", nargs=2, metavar=("FOLDER", "VIDEOS"), help=argparse.SUPPRESS)
+    parser.add_argument("--grown", nargs=2, metavar=("FOLDER", "VIDEOS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.memory:
-        print(_peak_memory_here(Path(arguments.memory[0]), int(arguments.memory[1])))
+    if arguments.grown:
+        print(*_grown_here(Path(arguments.grown[0]), int(arguments.grown[1])))
         return
-    report = measure(quick=arguments.quick)
-    write(report, arguments.out)
+    write(measure(quick=arguments.quick), arguments.out)
 
 
-def measure(quick: bool = False) -> dict[str, object]:
-    """Rates of each encoder, and peak memory at two numbers of videos."""
+def measure(quick: bool = False) -> dict[str, Any]:
+    """Rates, costs and cosines by encoder, source and number of views; growth."""
+    before, rounds = machine(best_device()), 1 if quick else ROUNDS
+    sources = list(SOURCES)[: 1 if quick else None]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        videos = write_videos(folder / "videos", 8 if quick else 32)
-        encoders = [random_vit(folder / "vit.safetensors")]
-        if any(MINI.glob("*.safetensors")):
-            encoders.append(find_encoder("mini"))
-        rounds = 1 if quick else 3
-        rates = [asdict(measure_rates(files, videos, folder, rounds)) for files in encoders]
-        counts = (8, 16) if quick else (128, 384)
-        memory = {str(count): _peak_memory(folder, count) for count in counts}
+        for source in sources:
+            for n in range(COPIES):
+                write_source(folder / source / str(n), *SOURCES[source], seed=n)
+        found = {}
+        for files in [find_encoder("mini")] if quick else _encoders(folder):
+            encoder = Encoder(files, "auto", "auto")
+            count = COPIES if quick else VIDEOS[files.name]
+            found[files.name] = {
+                "precision": encoder.precision,
+                "sources": {
+                    source: _of_source(encoder, _videos(folder / source, count), rounds)
+                    for source in sources
+                },
+            }
+        counts = (COPIES,) if quick else GROWTH
+        growth = {str(count): _grown(folder / sources[0], count) for count in counts}
     return {
-        "machine": machine(best_device()),
-        "video": {"size_px": SIZE_PX, "frames": FRAMES, "codec": "mpeg4"},
-        "rates_frames_per_second": rates,
-        "peak_memory_mib_by_videos": memory,
+        "machine": before,
+        "rounds": rounds,
+        "frames": FRAMES,
+        "encoders": found,
+        "growth": growth,
     }
 
 
-def measure_rates(files: EncoderFiles, videos: VideoList, folder: Path, rounds: int) -> Rates:
-    """Bare and whole rates of one encoder, measured alternately."""
-    settings = ExtractSettings()
-    encoder = Encoder(files, settings.device, settings.precision)
-    batch_frames = suited_batch(settings.frames, encoder.device.type)
-    workers = len(os.sched_getaffinity(0))
-    taken: list[tuple[float, float, float]] = []
-    for i in range(rounds):
-        bare = (_bare(encoder, batch_frames, 1), _bare(encoder, batch_frames, workers))
-        progress = extract(videos, folder / f"{files.name}{i}.zarr", files, settings).progress
-        taken.append((*bare, progress.frames / progress.seconds))
-    one, per_core, whole = (statistics.median(column) for column in zip(*taken, strict=True))
-    return Rates(
-        encoder=files.name,
-        device=encoder.device.type,
-        precision=encoder.precision,
-        batch_frames=batch_frames,
-        workers=workers,
-        rounds=rounds,
-        bare_torch_threads=one,
-        bare_per_core=per_core,
-        whole=whole,
-        ratio=statistics.median(w / max(a, b) for a, b, w in taken),
-    )
+def _of_source(encoder: Encoder, videos: VideoList, rounds: int) -> dict[str, Any]:
+    """By number of views: medians over the rounds, and the lowest cosine of the two paths."""
+    return {
+        str(views): _medians([_round(encoder, videos, views) for _ in range(rounds)])
+        | {"lowest_cosine": lowest_cosine(encoder, videos.videos[0], views)}
+        for views in VIEWS
+    }
 
 
-def write_videos(folder: Path, count: int) -> VideoList:
-    """``count`` short videos of moving blocks."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    videos = []
-    for i in range(count):
-        blocks = rng.integers(0, 256, (SIZE_PX // 16, SIZE_PX // 16, 3), dtype=np.uint8)
-        picture = np.kron(blocks, np.ones((16, 16, 1), np.uint8))
-        path = folder / f"{i}.mp4"
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("mpeg4", rate=25)
-            stream.width, stream.height, stream.pix_fmt = SIZE_PX, SIZE_PX, "yuv420p"
-            for shift in range(FRAMES):
-                frame = av.VideoFrame.from_ndarray(np.roll(picture, shift, axis=1), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        videos.append(Video(str(i), path, 0))
-    return VideoList("benchmark", ("any",), tuple(videos), ())
+def _round(encoder: Encoder, videos: VideoList, views: int) -> dict[str, dict[str, float]]:
+    """Milliseconds a frame of a view by each way; of each stage, those of one core; ratios."""
+    cores, size_px = usable_cores(), encoder.files.preprocessing.size_px
+    batch = suited_batch(FRAMES, encoder.device.type)
+    bare = min(_bare_cost(encoder, batch, workers) for workers in (1, cores))
+    with tempfile.TemporaryDirectory() as name:
+        settings = ExtractSettings(views=views)
+        done = extract(videos, Path(name) / "a.zarr", encoder.files, settings).progress
+    whole, decode = 1000 * done.seconds / done.frames, _decode_cost(videos.videos[0], views)
+    stages = {stage: 1000 * getattr(done, f"{stage}_seconds") / done.frames for stage in STAGES}
+    peers = _peer_cost(videos.videos[: 4 * cores], views, size_px, cores)
+    on_cpu = encoder.device.type == "cpu"
+    loading = stages["decode"] + (stages["views"] if on_cpu else 0)
+    ways = {"bare encoder": bare, "decode, one core": decode, "peers": peers, "extraction": whole}
+    ratios = {
+        "of bare encoder": bare / whole,
+        "of floor": max(decode / cores, bare) / whole,
+        "core over peers": cores * peers / loading,
+    }
+    if on_cpu:
+        ratios["of shared cores"] = (decode / cores + bare) / whole
+    return {"milliseconds": ways, "stages": stages, "busy": done.busy, "ratios": ratios}
 
 
-def _bare(encoder: Encoder, batch_frames: int, workers: int) -> float:
-    """Frames per second of ``encode`` alone, in ``workers`` threads sharing the cores."""
-    import torch
+def _medians(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    return {
+        kind: {name: median(one[kind][name] for one in rounds) for name in found}
+        for kind, found in rounds[0].items()
+    }
 
-    size = encoder.files.preprocessing.size_px
-    batch = torch.randint(0, 256, (batch_frames, 3, size, size), dtype=torch.uint8)
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    calls = BARE_FRAMES // batch_frames
+
+def _bare_cost(encoder: Encoder, batch_frames: int, workers: int) -> float:
+    """Of ``encode`` alone, in ``workers`` threads that share the cores."""
+    batch = encoder.blank(batch_frames)
+    threads, calls = max(1, usable_cores() // workers), max(workers, BARE_FRAMES // batch_frames)
+
+    def encode(_: int) -> None:
+        encoder.encode(batch).cpu()
+
     with ThreadPoolExecutor(
         workers, initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        list(pool.map(lambda _: encoder.encode(batch), range(2 * workers)))
-        started = time.perf_counter()
-        list(pool.map(lambda _: encoder.encode(batch), range(calls)))
-        return calls * batch_frames / (time.perf_counter() - started)
+        list(pool.map(encode, range(2 * workers)))
+        return 1000 * seconds(lambda: list(pool.map(encode, range(calls)))) / calls / batch_frames
 
 
-def random_vit(path: Path) -> EncoderFiles:
-    """ViT-B-32-quickgelu with random weights, loaded from a file as a user would."""
+def _decode_cost(video: Video, views: int) -> float:
+    """Of decoding what the views show and nothing else, by one core."""
+    pixels = find_encoder("mini").preprocessing
+    index_VT = decode_views(video, tuple(range(views)), FRAMES, 0, pixels).frame_index_VT
+    spent = seconds(partial(decode_shown, video.path, set(index_VT.flatten().tolist())))
+    return 1000 * spent / index_VT.size
+
+
+class _PeersVideos(Dataset[torch.Tensor]):
+    """Each view of each video, [T, C, H, W], as loaders of peers make it."""
+
+    def __init__(self, videos: Sequence[Video], views: int, size_px: int) -> None:
+        self._views = [(video, view) for video in videos for view in range(views)]
+        self._size_px = size_px
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        video, view = self._views[place]
+        return peer_views(video, [view], self._size_px)[0]
+
+
+def _peer_cost(videos: Sequence[Video], views: int, size_px: int, cores: int) -> float:
+    """Of a ``DataLoader`` with a process for each core; the second time, when they have started."""
+    data = _PeersVideos(videos, views, size_px)
+    loader = DataLoader(data, batch_size=2, num_workers=cores, persistent_workers=True)
+    list(loader)
+    return 1000 * seconds(lambda: list(loader)) / len(data) / FRAMES
+
+
+def lowest_cosine(encoder: Encoder, video: Video, views: int) -> float:
+    """Of a video's features by views that the CPU made and by those of the device's kernel."""
+    ours, theirs = (
+        encoder.encode(
+            decode_views(
+                video, tuple(range(views)), FRAMES, 0, encoder.files.preprocessing, form=form
+            ).views_VTCHW.flatten(0, 1)
+        ).double()
+        for form in (None, encoder.normalised)
+    )
+    return float(torch.cosine_similarity(ours, theirs, dim=-1).min())
+
+
+def _encoders(folder: Path) -> list[EncoderFiles]:
+    """ViT-B-32-quickgelu with random weights, loaded from a file as a user would, and ``mini``."""
     import open_clip
-    import torch
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    model = open_clip.create_model("ViT-B-32-quickgelu")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
-    return find_encoder("ViT-B-32-quickgelu", str(path))
+    state, path = open_clip.create_model(VIT).state_dict(), folder / "vit.safetensors"
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    return [find_encoder(VIT, str(path)), find_encoder("mini")]
 
 
-def _peak_memory(folder: Path, count: int) -> int:
-    command = [sys.executable, "-m", "benchmarks.extraction", "--memory", str(folder), str(count)]
+def _videos(folder: Path, count: int) -> VideoList:
+    """``count`` videos, in turn from the files of a folder."""
+    files = sorted(folder.iterdir())
+    videos = (Video(str(n), files[n % len(files)], 0) for n in range(count))
+    return VideoList("benchmark", ("any",), tuple(videos), ())
+
+
+def _grown(folder: Path, count: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.extraction", "--grown", str(folder), str(count)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(found.stdout.splitlines()[-1])
+    rate, memory = map(float, found.stdout.split()[-2:])
+    return {"frames_per_second": rate, "peak_memory_mib": memory}
 
 
-def _peak_memory_here(folder: Path, count: int) -> int:
-    """Peak memory in MiB when extracting ``count`` videos, one view each, in this process."""
-    sources = sorted((folder / "videos").iterdir())
-    videos = tuple(Video(str(i), sources[i % len(sources)], 0) for i in range(count))
-    files = find_encoder("ViT-B-32-quickgelu", str(folder / "vit.safetensors"))
-    store = folder / f"memory{count}.zarr"
-    extract(VideoList("memory", ("any",), videos, ()), store, files, ExtractSettings(views=1))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+def _grown_here(folder: Path, count: int) -> tuple[float, int]:
+    """Frames per second of ``count`` videos by ``mini``, and this process's peak memory in MiB."""
+    with tempfile.TemporaryDirectory() as name:
+        videos, store = _videos(folder, count), Path(name) / "grown.zarr"
+        done = extract(videos, store, find_encoder("mini")).progress
+    return done.frames / done.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 if __name__ == "__main__":

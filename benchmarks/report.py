@@ -37,21 +37,48 @@ def page(reports: dict[str, Any]) -> str:
 
 
 def _extraction(report: dict[str, Any]) -> str:
-    rows = [
-        [
-            rates["encoder"],
-            f"{rates['precision']} on {rates['device']}",
-            f"{max(rates['bare_torch_threads'], rates['bare_per_core']):,.0f}",
-            f"{rates['whole']:,.0f}",
-            f"{rates['ratio']:.2f}",
+    parts = []
+    for encoder, found in report["encoders"].items():
+        rows = [
+            [source, views, *_costs_of_extraction(cost)]
+            for source, by_views in found["sources"].items()
+            for views, cost in by_views.items()
         ]
-        for rates in report["rates_frames_per_second"]
+        ways = ("bare", "whole", "of bare", "of floor", "of shared cores")
+        head = [f"{encoder}, {found['precision']}", "views", *ways, "decode", "views", "encode"]
+        parts.append(_table([*head, "peers", "a core, times peers'", "lowest cosine"], rows))
+    growth = " and ".join(
+        f"{one['frames_per_second']:,.0f} frames/s and {one['peak_memory_mib']:,.0f} MiB at "
+        f"{int(count):,} videos"
+        for count, one in report["growth"].items()
+    )
+    text = (
+        "Milliseconds for each frame of a view, medians of "
+        f"{report['rounds']} rounds: of the bare encoder, the whole extraction and a peers' "
+        "`DataLoader` (which encodes nothing) on all cores; of decoding, views and encoding within "
+        "the extraction, those of a core (on a GPU, the views' and the encoder's own). The floor "
+        "is the slower of the bare encoder and decoding alone on all cores; on a CPU, which shares "
+        "its cores, their sum bounds it. A core loads so many times the frames of one of the "
+        "peers' cores. The cosine is that of features by views of the CPU and of the device's "
+        f"kernel. Growth, with `mini` and five views: {growth}."
+    )
+    return _section("Extraction", "extraction", report, *parts, text)
+
+
+def _costs_of_extraction(cost: dict[str, Any]) -> list[str]:
+    ways, stages, ratios = cost["milliseconds"], cost["stages"], cost["ratios"]
+    shared = ratios.get("of shared cores")
+    return [
+        f"{ways['bare encoder']:.2f}",
+        f"{ways['extraction']:.2f}",
+        f"{ratios['of bare encoder']:.2f}",
+        f"{ratios['of floor']:.2f}",
+        f"{shared:.2f}" if shared else "–",
+        *(f"{stages[name]:.2f}" for name in ("decode", "views", "encode")),
+        f"{ways['peers']:.2f}",
+        f"{ratios['core over peers']:.1f}",
+        f"{cost['lowest_cosine']:.5f}",
     ]
-    head = ["encoder", "precision", "bare encoder, frames/s", "extraction, frames/s", "ratio"]
-    memory = report["peak_memory_mib_by_videos"]
-    shown = " and ".join(f"{mib:,} MiB at {count} videos" for count, mib in memory.items())
-    text = "The ratio is the median over rounds. Peak memory: " + shown + "."
-    return _section("Extraction", "extraction", report, _table(head, rows), text)
 
 
 def _views(report: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ makes each view of torchvision's transforms of Pillow images, as loaders of this
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def measure(quick: bool = False) -> dict[str, Any]:
     rounds = 1 if quick else 5
     sources = dict(list(SOURCES.items())[:1]) if quick else SOURCES
     with tempfile.TemporaryDirectory() as name:
-        videos = {n: _write(Path(name) / n, *shape) for n, shape in sources.items()}
+        videos = {n: write_source(Path(name) / n, *shape) for n, shape in sources.items()}
         costs = {n: _costs(video, rounds) for n, video in videos.items()}
     return {
         "machine": machine(),
@@ -68,32 +68,33 @@ def _costs(video: Video, rounds: int) -> dict[str, dict[str, float]]:
         ours = partial(decode_views, video, tuple(range(count)), FRAMES, 0, pixels)
         shown = set(ours().frame_index_VT.flatten().tolist())
         ways: dict[str, Callable[[], object]] = {
-            "decode": partial(_decode, video.path, shown),
+            "decode": partial(decode_shown, video.path, shown),
             "decode and views": ours,
-            "peer": partial(_peer, video, count),
+            "peer": partial(peer_views, video, range(count), PIXELS_PX),
         }
         taken = by_turns(ways, rounds)
         costs[str(count)] = {n: 1000 * s / (count * FRAMES) for n, s in taken.items()}
     return costs
 
 
-def _decode(path: Path, shown: set[int]) -> None:
+def decode_shown(path: Path, shown: set[int]) -> None:
+    """Decode these frames, and make nothing of them."""
     read_frames(path, lambda _: shown, lambda index, image: None)
 
 
-def _peer(video: Video, views: int) -> torch.Tensor:
+def peer_views(video: Video, views: Iterable[int], size_px: int) -> torch.Tensor:
     """The views by Pillow and torchvision; like its peers, it decodes anew for every view."""
-    even = transforms.Compose([transforms.Resize(PIXELS_PX), transforms.CenterCrop(PIXELS_PX)])
+    even = transforms.Compose([transforms.Resize(size_px), transforms.CenterCrop(size_px)])
     jitter = transforms.Compose(
         [
-            transforms.RandomResizedCrop(PIXELS_PX, scale=(0.6, 1)),
+            transforms.RandomResizedCrop(size_px, scale=(0.6, 1)),
             transforms.RandomHorizontalFlip(),
             transforms.RandomRotation(10),
             transforms.ColorJitter(0.3, 0.3, 0.3),
         ]
     )
     made = []
-    for view in range(views):
+    for view in views:
         frames: dict[int, Image.Image] = {}
         index_T = at_moments(LENGTH, np.full(FRAMES, 0.5))
         _decode_as_peers(video.path, set(index_T.tolist()), frames)
@@ -123,9 +124,9 @@ def _encoder_cost(rounds: int) -> dict[str, float]:
     return {name: 1000 * spent / len(batch) for name, spent in taken.items()}
 
 
-def _write(path: Path, height: int, width: int, kind: str) -> Video:
+def write_source(path: Path, height: int, width: int, kind: str, seed: int = 0) -> Video:
     """A video of smooth blocks that move."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (9, 16, 3), dtype=np.uint8))
     base = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
     frames = [np.roll(base, 3 * i, axis=1) for i in range(LENGTH)]

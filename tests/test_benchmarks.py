@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from benchmarks import extraction, views
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.check import grow_dfew, grow_ferv39k, make_pool
 from benchmarks.generated import fill
 from benchmarks.report import page
-from benchmarks.views import measure
 from cache.store import open_store
 from pipeline.datasets.read import survey_dataset
 from pipeline.datasets.survey import Reading
@@ -27,7 +29,7 @@ def test_page_is_made_from_the_committed_figures() -> None:
 def test_page_says_what_was_not_measured() -> None:
     some = {name: report for name, report in reports().items() if name != "stacks-gpu"}
     assert "Nothing here was run on a GPU" in page(some)
-    assert "## Feature store" not in page({"extraction": some["extraction"]})
+    assert "## Feature store" not in page({"training": some["training"]})
 
 
 def test_every_benchmark_is_named_and_can_be_run() -> None:
@@ -51,7 +53,7 @@ def test_make_bench_runs_them_all() -> None:
 
 
 def test_costs_of_decoding_and_views_are_measured_and_shown() -> None:
-    report = measure(quick=True)
+    report = views.measure(quick=True)
     costs = report["milliseconds_per_view_frame"]["224-px jpg"]
     assert list(costs) == ["1", "5"]
     assert all(0 < cost["decode"] < cost["peer"] for cost in costs.values())
@@ -68,3 +70,18 @@ def test_trees_that_are_checked_are_whole_and_have_their_stores(tmp_path: Path) 
         assert {*glance(survey).values()} == {Reading()}
         fill(tmp_path / f"{name}.zarr", len(ids), 1, dim=8, ids=ids, name=name)
         assert similar_features(survey, open_store(tmp_path / f"{name}.zarr"), least=0)
+
+
+@pytest.mark.slow  # it starts processes
+def test_extraction_is_measured_beside_its_floor_and_a_loader_of_peers_and_shown() -> None:
+    report = extraction.measure(quick=True)
+    costs = report["encoders"]["mini"]["sources"]["224-px jpg"]
+    assert list(costs) == ["1", "5"]
+    for cost in costs.values():
+        ways, ratios = cost["milliseconds"], cost["ratios"]
+        assert 0 < ratios["of bare encoder"] <= ratios["of floor"]
+        assert ratios["of bare encoder"] == ways["bare encoder"] / ways["extraction"]
+        assert all(0 <= share <= 1 for share in cost["busy"].values())
+        assert 0.9999 <= cost["lowest_cosine"] < 1
+    assert all(one["peak_memory_mib"] > 100 for one in report["growth"].values())
+    assert page({"extraction": report}).count("| 224-px jpg |") == 2

@@ -207,12 +207,15 @@ class Encoder:
     @property
     def pixel_format(self) -> "PixelFormat | None":
         """How views are made for it on its device; None on the CPU, where views are uint8."""
+        return None if self.device.type == "cpu" else self.normalised
+
+    @property
+    def normalised(self) -> "PixelFormat":
+        """The pixels that it reads, on its device."""
         import torch
 
         from pipeline.kernels.pixels import PixelFormat
 
-        if self.device.type == "cpu":
-            return None
         return PixelFormat(self._scale_C, self._offset_C, self._low or torch.float32)
 
     def blank(self, frames: int) -> "torch.Tensor":

@@ -55,8 +55,7 @@ def test_views_are_those_of_the_cpu_up_to_rounding_however_often_frames_are_uplo
 @pytest.fixture
 def on_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the CPU were a GPU: frames are uploaded, and views normalised by the definitions."""
-    form = property(lambda e: PixelFormat(e._scale_C, e._offset_C, e._low or torch.float32))
-    monkeypatch.setattr(Encoder, "pixel_format", form)
+    monkeypatch.setattr(Encoder, "pixel_format", Encoder.normalised)
 
 
 def features_of(encoded: Encoded) -> np.ndarray:
