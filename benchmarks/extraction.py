@@ -65,7 +65,8 @@ def measure(quick: bool = False) -> dict[str, Any]:
             for n in range(COPIES):
                 write_source(folder / source / str(n), *SOURCES[source], seed=n)
         found = {}
-        for files in [find_encoder("mini")] if quick else _encoders(folder):
+        large = [] if quick else [random_vit(folder / "vit.safetensors")]
+        for files in [*large, find_encoder("mini")]:
             encoder = Encoder(files, "auto", "auto")
             count = COPIES if quick else VIDEOS[files.name]
             found[files.name] = {
@@ -185,15 +186,15 @@ def lowest_cosine(encoder: Encoder, video: Video, views: int) -> float:
     return float(torch.cosine_similarity(ours, theirs, dim=-1).min())
 
 
-def _encoders(folder: Path) -> list[EncoderFiles]:
-    """ViT-B-32-quickgelu with random weights, loaded from a file as a user would, and ``mini``."""
+def random_vit(path: Path) -> EncoderFiles:
+    """ViT-B-32-quickgelu with random weights, loaded from a file as a user would."""
     import open_clip
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    state, path = open_clip.create_model(VIT).state_dict(), folder / "vit.safetensors"
+    state = open_clip.create_model(VIT).state_dict()
     save_file({name: value.contiguous() for name, value in state.items()}, path)
-    return [find_encoder(VIT, str(path)), find_encoder("mini")]
+    return find_encoder(VIT, str(path))
 
 
 def _videos(folder: Path, count: int) -> VideoList:

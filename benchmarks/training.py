@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from open_clip.transformer import text_global_pool
 
-from benchmarks.extraction import random_vit, write_videos
+from benchmarks.extraction import random_vit
 from benchmarks.generated import CLASSES
 from benchmarks.machine import arguments, by_turns, machine, write
+from benchmarks.views import SOURCES, write_source
 from cache.store import open_store
 from pipeline.config import PromptConfig, Run, load_method
 from pipeline.datasets.texts import class_texts
@@ -56,9 +57,11 @@ def main() -> None:
 
 def _measure_steps(folder: Path, files: Any) -> dict[str, Any]:
     """Seconds of a step of 48 videos, including the evaluation of one test video."""
-    listed = write_videos(folder / "videos", VIDEOS + 1)
-    ids = tuple(video.id for video in listed.videos)
-    videos = tuple(replace(video, label=n % 7) for n, video in enumerate(listed.videos))
+    ids = tuple(str(n) for n in range(VIDEOS + 1))
+    written = (write_source(folder / i, *SOURCES["256-px mp4"], seed=int(i)) for i in ids)
+    videos = tuple(
+        replace(video, id=i, label=int(i) % 7) for i, video in zip(ids, written, strict=True)
+    )
     source = VideoList("benchmark", CLASSES, videos, (Fold("1", ids[:VIDEOS], ids[VIDEOS:]),))
     settings = ExtractSettings(views=2)
     extract(source, folder / "s.zarr", files, settings)

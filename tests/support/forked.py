@@ -130,7 +130,8 @@ def main() -> None:
         job = json.loads(line)
         if child := job.get("wait"):
             code = _wait(child, job["limit"])
-            outcome = Outcome(code, *map(_take, files.pop(child)), time.monotonic() - began[child])
+            stdout, stderr = map(_take, files.pop(child))
+            outcome = Outcome(code, stdout, stderr, time.monotonic() - began[child])
             print(json.dumps(vars(outcome)), file=replies, flush=True)
             continue
         streams = [os.memfd_create(name, os.MFD_CLOEXEC) for name in ("stdout", "stderr")]
