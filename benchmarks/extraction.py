@@ -72,11 +72,16 @@ def measure(quick: bool = False) -> dict[str, Any]:
             found[files.name] = {
                 "precision": encoder.precision,
                 "sources": {
-                    source: _of_source(encoder, _videos(folder / source, count), rounds)
+                    source: _of_source(
+                        encoder,
+                        _videos(folder / source, count),
+                        rounds,
+                        64 if quick else BARE_FRAMES,
+                    )
                     for source in sources
                 },
             }
-        counts = (COPIES,) if quick else GROWTH
+        counts = () if quick else GROWTH
         growth = {str(count): _grown(folder / sources[0], count) for count in counts}
     return {
         "machine": before,
@@ -87,20 +92,24 @@ def measure(quick: bool = False) -> dict[str, Any]:
     }
 
 
-def _of_source(encoder: Encoder, videos: VideoList, rounds: int) -> dict[str, Any]:
+def _of_source(
+    encoder: Encoder, videos: VideoList, rounds: int, bare_frames: int
+) -> dict[str, Any]:
     """By number of views: medians over the rounds, and the lowest cosine of the two paths."""
     return {
-        str(views): _medians([_round(encoder, videos, views) for _ in range(rounds)])
+        str(views): _medians([_round(encoder, videos, views, bare_frames) for _ in range(rounds)])
         | {"lowest_cosine": lowest_cosine(encoder, videos.videos[0], views)}
         for views in VIEWS
     }
 
 
-def _round(encoder: Encoder, videos: VideoList, views: int) -> dict[str, dict[str, float]]:
+def _round(
+    encoder: Encoder, videos: VideoList, views: int, bare_frames: int
+) -> dict[str, dict[str, float]]:
     """Milliseconds a frame of a view by each way; of each stage, those of one core; ratios."""
     cores, size_px = usable_cores(), encoder.files.preprocessing.size_px
     batch = suited_batch(FRAMES, encoder.device.type)
-    bare = min(_bare_cost(encoder, batch, workers) for workers in (1, cores))
+    bare = min(_bare_cost(encoder, batch, bare_frames, workers) for workers in (1, cores))
     with tempfile.TemporaryDirectory() as name:
         settings = ExtractSettings(views=views)
         done = extract(videos, Path(name) / "a.zarr", encoder.files, settings).progress
@@ -127,10 +136,10 @@ def _medians(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, Any]:
     }
 
 
-def _bare_cost(encoder: Encoder, batch_frames: int, workers: int) -> float:
+def _bare_cost(encoder: Encoder, batch_frames: int, frames: int, workers: int) -> float:
     """Of ``encode`` alone, in ``workers`` threads that share the cores."""
     batch = encoder.blank(batch_frames)
-    threads, calls = max(1, usable_cores() // workers), max(workers, BARE_FRAMES // batch_frames)
+    threads, calls = max(1, usable_cores() // workers), max(workers, frames // batch_frames)
 
     def encode(_: int) -> None:
         encoder.encode(batch).cpu()

@@ -16,7 +16,6 @@ from pydantic import (
     ValidationError,
     model_serializer,
 )
-from pydantic_core import PydanticSerializationError
 
 from cache.errors import RefusedError
 from cache.files import canonical_json, sha256
@@ -36,7 +35,7 @@ class FrozenModel(BaseModel):
         """As in pydantic, except that a Ctrl-C in a serializer of ours stays one."""
         try:
             return super().model_dump(**options)
-        except PydanticSerializationError as error:
+        except ValueError as error:
             if isinstance(error.__cause__, KeyboardInterrupt):
                 raise error.__cause__ from None
             raise

@@ -83,5 +83,4 @@ def test_extraction_is_measured_beside_its_floor_and_a_loader_of_peers_and_shown
         assert ratios["of bare encoder"] == ways["bare encoder"] / ways["extraction"]
         assert all(0 <= share <= 1 for share in cost["busy"].values())
         assert 0.9999 <= cost["lowest_cosine"] < 1
-    assert all(one["peak_memory_mib"] > 100 for one in report["growth"].values())
     assert page({"extraction": report}).count("| 224-px jpg |") == 2
