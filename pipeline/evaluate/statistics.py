@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri, stdtrit  # scipy.stats takes a second to import
+from scipy.special import bdtr, ndtr, ndtri, stdtrit  # scipy.stats takes a second to import
 
 from pipeline.evaluate.metrics import Rows, uar, war
 
@@ -108,6 +108,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p_values))
     corrected[order] = np.maximum.accumulate(np.asarray(p_values, np.float64)[order] * left)
     return np.minimum(corrected, 1).tolist()
+
+
+def mcnemar(right: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
+    """Exact two-sided p-value that two networks are right equally often (McNemar 1947).
+
+    ``right`` and ``other`` say of the same videos who was right, [video]. Videos count as
+    independent and the networks as given, so for videos of few people p is too small.
+
+    >>> mcnemar(np.array([True] * 6), np.array([False] * 6))
+    0.03125
+    """
+    ours, theirs = int((right & ~other).sum()), int((other & ~right).sum())
+    return min(1.0, 2 * float(bdtr(min(ours, theirs), ours + theirs, 0.5)))
 
 
 def bootstrap_mean(

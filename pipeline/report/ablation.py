@@ -28,6 +28,7 @@ from pipeline.evaluate.statistics import (
     bootstrap,
     bootstrap_difference,
     holm,
+    mcnemar,
 )
 from pipeline.report.tables import FrameChoice, Table, TableRow
 from pipeline.report.written import write_reports
@@ -36,6 +37,7 @@ from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
 
+Test = tuple[str, str]  # a row's name, and the metric in which it is compared
 Guess = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # rows, labels, predicted
 
 REPORTED = "as reported in the paper for DFEW"
@@ -77,6 +79,7 @@ class FilledRow:
     recalls: Mapping[str, Cell]  # of the table's classes that the store has
     differences: Mapping[str, Difference | None]  # to its reference; None if runs are missing
     behind: Difference | None  # in WAR, the best row minus this one; None without a best row
+    mcnemar: float | None  # p-value of no difference in WAR to its reference; None for more seeds
     pooled: Interval | None  # WAR over the videos of all runs, in a table by subset
     precisions: Mapping[str, Interval | None]  # of the table's rankings, if the truth is known
 
@@ -239,8 +242,15 @@ class _Said:
 
     def war(self) -> float:
         """Over the videos of all runs."""
-        right = [labels == predicted for _, labels, predicted in self.guesses]
-        return float(np.concatenate(right).mean())
+        return float(self.right().mean())
+
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each video of each run was predicted right."""
+        return np.concatenate([labels == predicted for _, labels, predicted in self.guesses])
+
+    def rows(self) -> NDArray[np.int64]:
+        """The videos of each run."""
+        return np.concatenate([rows for rows, _, _ in self.guesses])
 
     def sample(self, store: Store) -> Sample:
         """Folds and seeds concatenated."""
@@ -294,6 +304,7 @@ def _fill(
         recalls={name: scores[name] for name in table.recalls if name in named},
         differences=_differences(own, reference, compared, store),
         behind=None,
+        mcnemar=_mcnemar(own, reference),
         pooled=bootstrap(own.sample(store), len(store.classes))[1]
         if table.by_subset and own.good
         else None,
@@ -377,6 +388,16 @@ def _differences(
     return dict.fromkeys(metrics) | dict(zip(tested, found, strict=True))
 
 
+def _mcnemar(own: _Said, reference: _Said) -> float | None:
+    """None unless both were asked about the same videos, each of them once."""
+    if not (own.complete and reference.complete):
+        return None
+    rows, theirs = own.rows(), reference.rows()
+    if not np.array_equal(rows, theirs) or len({*rows.tolist()}) < len(rows):
+        return None
+    return mcnemar(own.right(), reference.right())
+
+
 def _show(difference: Interval | None) -> str:
     return "–" if difference is None else difference.text("+.2f", 100)
 
@@ -426,39 +447,48 @@ def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[s
 
 def _reading(rows: Sequence[FilledRow]) -> list[str]:
     """What the differences of a table allow to say, with all of its tests counted."""
-    tests = [
-        (f"{show(line.row.name)} ({metric})", own)
-        for line in rows
-        for metric, own in line.differences.items()
-        if own is not None and own.error
-    ]
+    tests = _tests(rows)
     if not tests:
         return []
-    smallest = 100 * statistics.median(own.detectable for _, own in tests)
+    smallest = 100 * statistics.median(own.detectable for own in tests.values())
+    clear = [f"{show(row)} ({metric})" for row, metric in _significant(tests)]
     return [
         f"- Clear of zero at 5 % with all {len(tests)} tests of this table counted (Holm): "
-        + _listed(_significant(tests)),
+        + _listed(clear),
         "- Smallest true difference that one test finds in about 80 % of all cases, median over "
         f"the tests: {smallest:.1f}",
         *_near_the_best(rows),
     ]
 
 
+def _tests(rows: Sequence[FilledRow]) -> dict[Test, Difference]:
+    """The differences of a table but those of a row to itself."""
+    return {
+        (line.row.name, metric): own
+        for line in rows
+        for metric, own in line.differences.items()
+        if own is not None and own.error
+    }
+
+
 def _near_the_best(rows: Sequence[FilledRow]) -> list[str]:
-    behind = [(show(line.row.name), line.behind) for line in rows if line.behind is not None]
-    best = [name for name, own in behind if not own.error]
-    tests = [(name, own) for name, own in behind if own.error]
+    behind = {(line.row.name, "WAR"): line.behind for line in rows if line.behind is not None}
+    best = [show(name) for (name, _), own in behind.items() if not own.error]
+    tests = {test: own for test, own in behind.items() if own.error}
     if not best or not tests:
         return []
     worse = _significant(tests)
-    near = [name for name, _ in tests if name not in worse]
+    near = [show(test[0]) for test in tests if test not in worse]
     return [f"- Not clearly worse in WAR than {' and '.join(best)} (Holm): {_listed(near)}"]
 
 
-def _significant(tests: Sequence[tuple[str, Difference]]) -> list[str]:
+def _significant(tests: Mapping[Test, Difference]) -> list[Test]:
     """The names of the tests that reject at 5 %, all of them counted."""
-    corrected = holm([own.p for _, own in tests])
-    return [name for (name, _), p in zip(tests, corrected, strict=True) if p < LEVEL]
+    return [name for name, p in _corrected(tests).items() if p < LEVEL]
+
+
+def _corrected(tests: Mapping[Test, Difference]) -> dict[Test, float]:
+    return dict(zip(tests, holm([own.p for own in tests.values()]), strict=True))
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -500,6 +530,7 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str,
 
     records = []
     for table, rows in tables:
+        corrected = _corrected(_tests(rows))
         for line in rows:
             record: dict[str, Any] = {"table": table.name, "row": show(line.row.name)}
             record |= dict(zip(table.columns, map(show, line.row.cells), strict=True))
@@ -517,7 +548,10 @@ def _frame(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str,
             for name, own in line.differences.items():
                 metric = name.lower() if name in ("UAR", "WAR") else f"recall_{name}"
                 record |= _bounds(f"{metric}_difference", own, 100)
-                record |= {} if own is None else {f"{metric}_difference_p": own.p}
+                if own is not None:
+                    record[f"{metric}_difference_p"] = own.p
+                    record[f"{metric}_difference_p_holm"] = corrected.get((line.row.name, name))
+            record |= {} if line.mcnemar is None else {"war_mcnemar_p": line.mcnemar}
             record |= _bounds("war_behind_best", line.behind, 100)
             record |= {"n": line.done, "diverged": line.diverged}
             record |= {"damaged": line.damaged, "expected": line.expected}

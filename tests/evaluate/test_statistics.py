@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from pipeline.evaluate.metrics import confusion, recalls, uar
 from pipeline.evaluate.statistics import (
@@ -14,6 +15,7 @@ from pipeline.evaluate.statistics import (
     bootstrap_difference,
     bootstrap_mean,
     holm,
+    mcnemar,
 )
 
 
@@ -244,6 +246,17 @@ def test_holm_counts_all_tests_and_keeps_the_order() -> None:
     generator = np.random.default_rng(5)
     families = [min(holm(generator.random(11).tolist())) < 0.05 for _ in range(4000)]
     assert 0.035 < np.mean(families) < 0.058
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(0, 0), (1, 0), (6, 0), (5, 5), (3, 14), (90, 61)])
+def test_mcnemar_is_the_exact_binomial_test_of_those_on_which_two_disagree(
+    ours: int, theirs: int
+) -> None:
+    right = np.repeat([True, False, True, False], [ours, theirs, 40, 30])
+    other = np.repeat([False, True, True, False], [ours, theirs, 40, 30])
+    expected = binomtest(ours, ours + theirs).pvalue if ours + theirs else 1
+    assert mcnemar(right, other) == pytest.approx(expected)
+    assert mcnemar(other, right) == pytest.approx(expected)
 
 
 def test_a_clear_difference_survives_hundreds_of_tests() -> None:

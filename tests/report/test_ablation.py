@@ -9,6 +9,7 @@ import pytest
 from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import PRESETS, MethodConfig, Run, load_method, runs_of, stack_key
+from pipeline.evaluate.statistics import holm
 from pipeline.report.ablation import collect, header_of, write_tables
 from pipeline.report.tables import TABLE3, Table, find_tables, vary
 from pipeline.train.records import Records
@@ -130,6 +131,13 @@ def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
         ends = [f"{metric}_difference{end}" for end in ("_low", "", "_high")]
         shown = [float(lines["b"][end]) for end in ends]
         assert shown == pytest.approx([100 * found.low, 100 * found.value, 100 * found.high])
+    uar, war = (rows[1].differences[name] for name in ("UAR", "WAR"))
+    assert uar is not None
+    assert war is not None
+    found_p = [float(lines["b"][f"{metric}_difference_p_holm"]) for metric in ("uar", "war")]
+    assert found_p == pytest.approx(holm([uar.p, war.p]))
+    assert lines["a"]["uar_difference_p_holm"] == ""
+    assert float(lines["b"]["war_mcnemar_p"]) == 1  # as many videos gained as lost
     assert lines["c"]["uar_difference"] == lines["b"]["recall_fear_mean"] == ""
     assert "UAR $-$ main setting & WAR $-$ main setting & disgust $-$" in tex.read_text()
 
