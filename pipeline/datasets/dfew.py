@@ -10,11 +10,10 @@ Beside the lists there may be ground truth that DFEW itself lacks; see ``truth.p
 """
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from pipeline.datasets.known import known_datasets
-from pipeline.datasets.labels import check_votes, label_base, read_numbers
+from pipeline.datasets.labels import check_votes, read_labels
 from pipeline.datasets.rows import (
     ListFormat,
     find_lists,
@@ -59,17 +58,16 @@ def survey_dfew(
     lists = find_lists(tree, annotation, "dfew", ("EmoLabel_DataSplit",), files)
     form = ListFormat(
         number_of,
-        r"-?[0-9]{1,9}",
+        r"[A-Za-z]+|-?[0-9]{1,9}",
         len(classes),
         "'video_name,label' or 'path/to/02522 frames label'",
     )
     rows = {key: read_rows(path, form) for key, path in lists.files.items()}
-    base = label_base(list(chain.from_iterable(rows.values())), lists.folder, len(classes))
     first = first_rows(rows)
     known = known_datasets()["dfew"]
     if tuple(classes) != known.classes:
         known = known.model_copy(update={"classes": tuple(classes), "counts": {}})
-    labels = read_numbers(first, base, lists.folder, known)
+    labels = read_labels(rows, first, lists.folder, known)
     check_votes(first, labels)
     folds = make_folds(rows)
     truth = read_truth(lists.folder, labels)

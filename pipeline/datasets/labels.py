@@ -4,21 +4,51 @@ Public copies of one list count from 0 or from 1, and number the classes in seve
 is shifted or swapped unless the list itself proves how it counts.
 """
 
+import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from cache.errors import RefusedError
 from cache.plan import VOTES_MAX
 from pipeline.datasets.known import Known, class_of_word
-from pipeline.datasets.rows import Row
+from pipeline.datasets.rows import Key, Row
 
-# Of the videos that would have to be in other classes: above, an order is not the published one.
-SHARE_MAX = 0.1
-# Of lists that are nearly as long as the published ones: classes may differ little in size.
-SHARE_MAX_OF_WHOLE = 0.005
-WHOLE = 0.98
-TELLING_VIDEOS = 300  # fewer say nothing about the order of their classes
+# How much better, in log-likelihood, another order must explain the counts to rule one out.
+BEYOND_DOUBT = 10.0
+# Of the published videos a list lacks; that it lacks none does not mean that none was relabelled.
+LACKING_MIN = 1e-3
+WHOLE = 0.98  # of a published part, for its counts to be those of the list's own part
+
+
+def read_labels(
+    parts: Mapping[Key, Sequence[Row]], rows: Mapping[str, Row], lists: Path, known: Known
+) -> dict[str, int]:
+    """Labels that are words or numbers, from 0; ``rows`` are the first ones of every video.
+
+    Numbers are in the order of classes that their counts prove. Raises RefusedError, with both
+    tables, if they are in an order that no published one explains.
+    """
+    every = list(chain.from_iterable(parts.values()))
+    words = [row for row in every if not re.fullmatch(r"-?[0-9]+", row.label)]
+    if len(words) == len(every):
+        return read_words(rows, known.classes)
+    if words:
+        raise RefusedError(
+            f"{words[0].where}: label {words[0].label!r} is a word, and others are numbers; write "
+            "either in all lists"
+        )
+    base = label_base(every, lists, len(known.classes))
+    numbers = {video_id: int(row.label) - base for video_id, row in rows.items()}
+    of_part = [numbers[row.id] for row in _part_counted(parts, known)]
+    of_all, published = known.counts_of == "all", sum(known.counts.values())
+    if of_part and WHOLE <= len(of_part) / published <= 1 / WHOLE:
+        order = find_order(Counter(of_part), lists, known)
+    else:
+        order = find_order(Counter(numbers.values()), lists, known, is_same=of_all)
+    return {video_id: order[number] for video_id, number in numbers.items()}
 
 
 def read_words(rows: Mapping[str, Row], classes: Sequence[str]) -> dict[str, int]:
@@ -32,16 +62,6 @@ def read_words(rows: Mapping[str, Row], classes: Sequence[str]) -> dict[str, int
             )
         labels[video_id] = classes.index(name)
     return labels
-
-
-def read_numbers(rows: Mapping[str, Row], base: int, lists: Path, known: Known) -> dict[str, int]:
-    """Labels that are numbers from ``base``, in the order of classes that their counts prove.
-
-    Raises RefusedError, with both tables, if they are in an order that no published one explains.
-    """
-    numbers = {video_id: int(row.label) - base for video_id, row in rows.items()}
-    order = find_order(Counter(numbers.values()), lists, known)
-    return {video_id: order[number] for video_id, number in numbers.items()}
 
 
 def label_base(rows: Sequence[Row], lists: Path, classes: int) -> int:
@@ -60,31 +80,34 @@ def label_base(rows: Sequence[Row], lists: Path, classes: int) -> int:
     )
 
 
-def find_order(counts: Mapping[int, int], lists: Path, known: Known) -> tuple[int, ...]:
+def find_order(
+    counts: Mapping[int, int], lists: Path, known: Known, is_same: bool = True
+) -> tuple[int, ...]:
     """For each number from 0, the index of its class in ``known.classes``.
 
-    ``counts`` are videos per number. Lists of a few hundred videos cannot tell; of a data set with
-    several known orders they are refused.
+    ``counts`` are videos per number; ``is_same`` if the published counts are of the same videos,
+    all of them, and not of a part. An order is refused if the published shares in another one
+    explain the counts beyond doubt, as of a sample without replacement (multinomial likelihood with
+    the finite population correction, and quasi-likelihood where no order explains them: a list in
+    which somebody chose how many of each there are proves nothing). Short lists cannot tell; of a
+    data set with several known orders they are refused.
     """
     orders = (known.classes, *known.orders)
     found = [counts.get(k, 0) for k in range(len(known.classes))]
-    if sum(found) < TELLING_VIDEOS or not known.counts:
-        if len(orders) == 1:
-            return tuple(range(len(known.classes)))
+    scores = {order: 0.0 for order in orders}
+    if known.counts:
+        published = {order: [known.counts[name] for name in order] for order in orders}
+        doubts = _doubts(found, [*published.values()], is_same)
+        scores = dict(zip(orders, doubts, strict=True))
+    best, *others = sorted(orders, key=lambda order: scores[order])
+    if scores[best] > BEYOND_DOUBT:
+        raise RefusedError(_side_by_side(found, lists, known))
+    if any(scores[other] - scores[best] <= BEYOND_DOUBT for other in others):
         raise RefusedError(
             f"{lists}: the labels are numbers, and public lists of {known.title} number its "
             f"classes in {len(orders)} orders; {sum(found)} videos are too few to tell which one "
             "this is: use lists with the names of the classes"
         )
-    moved = {order: _moved(found, [known.counts[name] for name in order]) for order in orders}
-    best = min(orders, key=lambda order: moved[order])
-    published = [known.counts[name] for name in best]
-    least = _moved(sorted(found), sorted(published))
-    exact = sorted(found) == sorted(published)
-    whole = WHOLE <= sum(found) / sum(published) <= 1 / WHOLE
-    most = 0.0 if exact else least + (SHARE_MAX_OF_WHOLE if whole else SHARE_MAX)
-    if moved[best] > most:
-        raise RefusedError(_side_by_side(found, lists, known))
     return tuple(known.classes.index(name) for name in best)
 
 
@@ -132,10 +155,25 @@ def check_votes(rows: Mapping[str, Row], labels: Mapping[str, int]) -> None:
         )
 
 
-def _moved(found: Sequence[int], published: Sequence[int]) -> float:
-    """The share of videos that would have to change class to give the published shares."""
-    total, of_all = sum(found), sum(published)
-    return sum(abs(a / total - b / of_all) for a, b in zip(found, published, strict=True)) / 2
+def _part_counted(parts: Mapping[Key, Sequence[Row]], known: Known) -> Sequence[Row]:
+    """The rows of the part that the published counts are of, "3 test"; none if they are of all."""
+    fold, _, part = known.counts_of.rpartition(" ")
+    return parts.get((int(fold or 1), part), ()) if part != "all" else ()
+
+
+def _doubts(found: Sequence[int], published: Sequence[Sequence[int]], is_same: bool) -> list[float]:
+    """By how much log-likelihood the best of all orders beats each of ``published``."""
+    total, of_all = sum(found), sum(published[0])
+    lacking = max(1 - total / of_all, LACKING_MIN) if is_same else 1.0
+
+    def unlikely(of_found: Sequence[int], shares: Sequence[int]) -> float:
+        both = zip(of_found, shares, strict=True)
+        return sum(n * math.log(n * of_all / (total * p)) for n, p in both if n) / lacking
+
+    # Whatever the order, the most frequent number is best explained by the most frequent class.
+    least = unlikely(sorted(found), sorted(published[0]))
+    dispersion = max(1.0, 2 * least / (len(found) - 1))
+    return [(unlikely(found, shares) - least) / dispersion for shares in published]
 
 
 def _side_by_side(found: Sequence[int], lists: Path, known: Known) -> str:

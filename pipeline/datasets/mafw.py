@@ -7,11 +7,10 @@ Lists with captions are read too (tab-separated, often in GBK). Public lists num
 three orders, which only the counts of the classes tell apart.
 """
 
-from itertools import chain
 from pathlib import Path
 
 from pipeline.datasets.known import known_datasets
-from pipeline.datasets.labels import check_votes, label_base, read_numbers, read_words
+from pipeline.datasets.labels import check_votes, read_labels
 from pipeline.datasets.rows import (
     ListFormat,
     find_lists,
@@ -47,12 +46,7 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
     )
     rows = {key: read_rows(path, form) for key, path in lists.files.items()}
     first = first_rows(rows)
-    every = list(chain.from_iterable(rows.values()))
-    if all(row.label.isdigit() for row in every):
-        base = label_base(every, lists.folder, len(known.classes))
-        labels = read_numbers(first, base, lists.folder, known)
-    else:
-        labels = read_words(first, known.classes)
+    labels = read_labels(rows, first, lists.folder, known)
     check_votes(first, labels)
     return Survey(
         name="mafw",

@@ -249,7 +249,11 @@ REFUSED_LISTS: dict[str, tuple[str, str | bytes, str]] = {
     ),
     "labels that disagree": ("test", "8,2\n", r"set_9.csv:1: video 00008 has label 2, but label 1"),
     "a row that is none": ("train", "1,1\nhello\n", r"set_9.csv:2: 'hello' is not a row"),
-    "a label that is a word": ("train", "1,happy\n", r"set_9.csv:1: '1,happy' is not a row"),
+    "a label that is a word": (
+        "train",
+        "77,happy\n",
+        r"set_9.csv:1: label 'happy' is a word, and others are numbers",
+    ),
     "an empty list": ("train", "video_name,label\n", r"has no videos"),
     "a second header": (
         "train",
@@ -266,8 +270,8 @@ REFUSED_LISTS: dict[str, tuple[str, str | bytes, str]] = {
     "an id of 5000 digits": ("train", "1,1\n" + "2" * 5000 + ",1\n", r"set_9.csv:2: '2222"),
     "a label of 4000 digits": ("train", "1," + "1" * 4000 + "\n", r"set_9.csv:1: '1,1111"),
     "digits of another script": ("train", "1,1\n٢,1\n", r"set_9.csv:2: '٢,1' is not a row"),
-    "nan": ("train", "1,1\n2,nan\n", r"set_9.csv:2: '2,nan' is not a row"),
-    "a negative label": ("train", "1,-1\n", r"labels run from -1 \(.*set_9.csv:1\) to 7"),
+    "nan": ("train", "1,1\n77,nan\n", r"set_9.csv:2: label 'nan' is a word, and"),
+    "a negative label": ("train", "77,-1\n", r"labels run from -1 \(.*set_9.csv:1\) to 7"),
     "a long line": ("train", "x" * 5000 + "\n1,1\n", r"set_9.csv:1: 'xxx"),
 }
 

@@ -103,6 +103,35 @@ def test_three_orders_of_numbers_are_told_apart_by_the_counts(
     assert [KNOWN.classes[label] for label in labels.values()] == names
 
 
+EXCHANGED = (("anger", "sadness"), ("disgust", "fear"), ("happiness", "neutral"))
+
+
+@pytest.mark.parametrize(("fold", "pairs"), [(3, EXCHANGED[1:2]), (1, EXCHANGED)])
+def test_classes_of_like_size_exchanged_in_all_videos_are_refused(
+    tmp_path: Path, fold: int, pairs: Iterable[tuple[str, str]]
+) -> None:
+    """The test part of fold 3 has published counts; of other folds the shares are compared."""
+    order = [*KNOWN.classes]
+    for a, b in pairs:
+        i, j = order.index(a), order.index(b)
+        order[i], order[j] = b, a
+
+    def lines(numbered: list[str], times: int) -> list[str]:
+        names = [name for name in KNOWN.classes for _ in range(KNOWN.counts[name])]
+        part = "test" if times == 1 else "train"
+        rows = [f"{n}{part == 'test':d} {numbered.index(k)}\n" for n, k in enumerate(names * times)]
+        write(tmp_path / f"MAFW_set_{fold}_{part}.txt", "".join(rows))
+        return rows
+
+    add_frames(tmp_path / "faces/00000", count=1)
+    for numbered in ([*KNOWN.classes], order):
+        rows = lines(numbered, 4) + lines(numbered, 1)
+        if numbered is not order:
+            assert len(survey_mafw(tmp_path).labels) == len(rows)
+    with pytest.raises(RefusedError, match=r"in another order than MAFW"):
+        survey_mafw(tmp_path)
+
+
 def test_numbers_in_no_known_order_and_few_numbers_are_refused(tmp_path: Path) -> None:
     names = [name for name in KNOWN.classes for _ in range(KNOWN.counts[name])]
     order = KNOWN.classes[::-1]
@@ -112,6 +141,6 @@ def test_numbers_in_no_known_order_and_few_numbers_are_refused(tmp_path: Path) -
     add_frames(tmp_path / "faces/00000", count=1)
     with pytest.raises(RefusedError, match=r"in another order than MAFW: .*\nnumber +class"):
         survey_mafw(tmp_path)
-    write(tmp_path / "MAFW_set_1_train.txt", "".join(lines[1:-1:40]) + lines[-1])
+    write(tmp_path / "MAFW_set_1_train.txt", "".join(lines[1:-1:300]) + lines[-1])
     with pytest.raises(RefusedError, match=r"in 3 orders; \d+ videos are too few"):
         survey_mafw(tmp_path)

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cache.errors import RefusedError
 from pipeline.datasets.dfew import CLASSES, read_dfew, survey_dfew
@@ -257,6 +260,43 @@ def test_two_classes_exchanged_are_found_though_some_videos_were_removed() -> No
             exchanged = kept | {a: kept[b], b: kept[a]}
             with pytest.raises(RefusedError, match="in another order"):
                 find_order(exchanged, Path("lists"), known)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.integers(7, 11697),
+    taken=st.sampled_from(["at random", "in proportion", "as many of each"]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_some_of_the_videos_are_read_however_many_they_are(
+    size: int, taken: str, seed: int
+) -> None:
+    known = known_datasets()["dfew"]
+    published = np.array([known.counts[name] for name in known.classes])
+    kept = np.minimum(published, size // 7)
+    if taken == "at random":
+        kept = np.random.default_rng(seed).multivariate_hypergeometric(published, size)
+    elif taken == "in proportion":
+        kept = published * size // published.sum()
+    assert find_order(dict(enumerate(kept.tolist())), Path("lists"), known) == tuple(range(7))
+
+
+@pytest.mark.parametrize("share", [0.97, 0.9, 0.5])
+def test_two_classes_of_like_size_exchanged_are_found_in_half_of_the_videos(share: float) -> None:
+    known = known_datasets()["dfew"]
+    kept = [round(share * known.counts[name]) for name in known.classes]
+    kept[0], kept[2] = kept[2], kept[0]
+    with pytest.raises(RefusedError, match="in another order"):
+        find_order(dict(enumerate(kept)), Path("lists"), known)
+
+
+def test_names_of_the_classes_are_read_in_place_of_numbers(tmp_path: Path) -> None:
+    add_lists(
+        tmp_path,
+        rows=lambda ids: "video_name,label\n" + "".join(f"{i},{CLASSES[LABELS[i]]}\n" for i in ids),
+    )
+    add_clips(tmp_path, "Clip/clip_224x224")
+    expect_the_known_set(tmp_path)
 
 
 def test_counts_that_fit_no_order_are_the_users_own_choice(tmp_path: Path) -> None:
