@@ -222,7 +222,7 @@ def _print_report(report: "Report", deep: bool) -> None:
     rows |= {"note": "; ".join(report.notes)} if report.notes else {}
     rows |= {f"subset {name}": f"{number} videos" for name, number in report.subsets.items()}
     print(columns([(name, show(value)) for name, value in rows.items()]))
-    print("\n" + tally_table("class", report.classes))
+    print("\n" + tally_table("class", report.classes + report.classes_of_part))
     print("\n" + tally_table("part", report.parts))
     print("\n" + count_table(report.counts))
     _print_videos("missing", dict.fromkeys(report.missing, ""))

@@ -37,6 +37,7 @@ class Report:
     other_sources: tuple[str, ...]
     ignored: tuple[str, ...]  # video files whose names are of no video of the set
     classes: tuple[Tally, ...]
+    classes_of_part: tuple[Tally, ...]  # of the only part whose classes are published, if it is one
     parts: tuple[Tally, ...]
     counts: tuple[Count, ...]
     subsets: dict[str, int]
@@ -58,6 +59,8 @@ def check_survey(survey: Survey, readings: Mapping[str, Reading] | None = None) 
     frames = [*filter(None, survey.frame_counts(readings).values())]
     faults = {i: reading.fault for i, reading in (readings or {}).items() if reading.fault}
     parts = _parts(counts, published)
+    classes = _classes(survey, readings, known)
+    of_part = _classes_of_part(counts, published)
     missing = survey.missing(survey.labels)
     return Report(
         dataset=survey.name,
@@ -66,7 +69,8 @@ def check_survey(survey: Survey, readings: Mapping[str, Reading] | None = None) 
         source=survey.found.name,
         other_sources=survey.found.others,
         ignored=survey.found.ignored,
-        classes=_classes(survey, readings, known),
+        classes=classes,
+        classes_of_part=of_part,
         parts=parts,
         counts=counts,
         subsets={name: len(ids) for name, ids in survey.subsets.items()},
@@ -77,7 +81,7 @@ def check_survey(survey: Survey, readings: Mapping[str, Reading] | None = None) 
         unreadable=None if readings is None else faults,
         unpack=survey.found.unpack,
         notes=survey.notes,
-        protocol=_protocol(survey, known, parts, len(missing), len(faults)),
+        protocol=_protocol(survey, known, (*parts, *classes, *of_part), len(missing), len(faults)),
     )
 
 
@@ -87,6 +91,16 @@ def _classes(
     published = known.counts if known and known.counts_of == "all" else {}
     counts = replace(survey, folds=()).account(readings).counts
     return tuple(_tally(one.label, [one], published.get(one.label)) for one in counts)
+
+
+def _classes_of_part(counts: Sequence[Count], known: Known | None) -> tuple[Tally, ...]:
+    """The classes of the part whose counts are published, if it is here."""
+    fold, _, part = known.counts_of.rpartition(" ") if known else ("", "", "")
+    return tuple(
+        _tally(f"{one.label}, {part_name(one.fold, one.part)}", [one], known.counts[one.label])
+        for one in counts
+        if known and (one.fold, one.part) == (fold or "1", part) and one.label in known.counts
+    )
 
 
 def _tally(name: str, counts: Sequence[Count], published: int | None) -> Tally:
@@ -133,7 +147,7 @@ def _shared_subjects(survey: Survey) -> dict[str, int]:
 
 
 def _protocol(
-    survey: Survey, known: Known | None, parts: tuple[Tally, ...], missing: int, faulty: int
+    survey: Survey, known: Known | None, tallies: Sequence[Tally], missing: int, faulty: int
 ) -> str:
     """One sentence on which published numbers this copy may be compared with."""
     if missing:
@@ -146,11 +160,14 @@ def _protocol(
         return "none: 16 frames a video, interpolated in time, are other data"
     if known is None or (not known.folds and known.videos is None):
         return f"no published counts to compare with: {known.protocol if known else 'unknown'}"
-    if known.folds and len(survey.folds) != len(known.folds):
-        return f"in part: {len(survey.folds)} of the {len(known.folds)} published folds are here"
-    for part in parts:
-        if part.published not in (None, part.listed):
-            return f"none: {part.name} has {part.listed} videos, published are {part.published}"
+    unknown = [fold.name for fold in survey.folds if known.folds and fold.name not in known.folds]
+    if unknown:
+        return f"none: there is no published fold {unknown[0]}"
+    for tally in tallies:
+        if tally.published not in (None, tally.listed):
+            return f"none: {tally.name} has {tally.listed} videos, published are {tally.published}"
     if known.videos not in (None, len(survey.labels)):
         return f"none: there are {len(survey.labels)} videos, published are {known.videos}"
+    if len(survey.folds) < len(known.folds):
+        return f"in part: {len(survey.folds)} of the {len(known.folds)} published folds are here"
     return f"as published: {known.protocol}"

@@ -1,18 +1,22 @@
 """MAFW trees: five folds, captions in GBK, and labels numbered in three orders."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cache.errors import RefusedError
+from pipeline.datasets.check import check_survey
 from pipeline.datasets.known import known_datasets
 from pipeline.datasets.mafw import survey_mafw
+from pipeline.datasets.tree import Place
 from support.trees import add_frames, add_video, write
 
 KNOWN = known_datasets()["mafw"]
 LABELS = {3700 + n: name for n, name in enumerate(KNOWN.classes)} | {9999: "anger"}
 TEST = (3700, 3705)
+HERE = Place(Path("here"))
 
 Rows = Callable[[Iterable[int]], str | bytes]
 
@@ -144,3 +148,30 @@ def test_numbers_in_no_known_order_and_few_numbers_are_refused(tmp_path: Path) -
     write(tmp_path / "MAFW_set_1_train.txt", "".join(lines[1:-1:300]) + lines[-1])
     with pytest.raises(RefusedError, match=r"in 3 orders; \d+ videos are too few"):
         survey_mafw(tmp_path)
+
+
+def test_a_fold_is_a_published_one_if_its_parts_and_classes_are_as_large(tmp_path: Path) -> None:
+    known = KNOWN.folds["3"]
+    names = [name for name in KNOWN.classes for _ in range(KNOWN.counts[name])]
+    names += ["anger"] * known[0]
+    rows = [f"{n:05d}.mp4 {name}\n" for n, name in enumerate(names)]
+    write(tmp_path / "set_3/test.txt", "".join(rows[: known[1]]))
+    write(tmp_path / "set_3/train.txt", "".join(rows[known[1] :]))
+    add_frames(tmp_path / "faces/00000", count=1)
+    survey = survey_mafw(tmp_path)
+    complete = replace(
+        survey, found=replace(survey.found, places=dict.fromkeys(survey.labels, HERE))
+    )
+    report = check_survey(complete)
+    assert report.protocol == "in part: 1 of the 5 published folds are here"
+    assert report.classes_of_part[0].name == "anger, fold 3, test"
+    assert report.classes_of_part[0].published == report.classes_of_part[0].listed == 278
+    labels = {video_id: 0 for video_id in survey.labels}
+    assert check_survey(replace(complete, labels=labels)).protocol == (
+        "none: anger, fold 3, test has 1833 videos, published are 278"
+    )
+    add_lists(tmp_path / "other")
+    add_clips(tmp_path / "other")
+    assert check_survey(survey_mafw(tmp_path / "other")).protocol == (
+        "none: fold 1, train has 10 videos, published are 7333"
+    )
