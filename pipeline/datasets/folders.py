@@ -1,46 +1,110 @@
-"""Folders of one's own: ROOT/CLASS/VIDEO or ROOT/{train,test}/CLASS/VIDEO -> Survey.
+"""Folders of one's own: ROOT/CLASS/VIDEO, or with {train,test} above or below the class -> Survey.
 
 A video is a video file, or a folder that holds images; it may lie deeper below the folder of its
 class. Folders that spell one of the known classes ("Happy") are taken for it.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 
 from cache.errors import RefusedError
-from pipeline.datasets.known import full_class_name
+from pipeline.datasets.known import WORDS, full_class_name
 from pipeline.datasets.named import part_of, refuse_spellings, split_fold
 from pipeline.datasets.survey import Survey
-from pipeline.datasets.tree import Layout, find_videos, scan
+from pipeline.datasets.tree import Found, Layout, find_videos, scan, some
 from pipeline.datasets.videos import natural_key
 
 LAYOUT = Layout(None, "/".join, levels=99)
 
 
+Below = Mapping[str, list[str]]  # id -> its parts below the folders that all videos are in
+
+
 def survey_folders(root: Path, source: str = "auto") -> Survey:
     """All videos under ``root``; without folders for parts they have no folds.
 
-    Raises RefusedError for a video that is in no folder, and for two folders of one class.
+    Raises RefusedError for a video that is in no folder, for two folders of one class, and where
+    the folders at the top are parts, people or folds rather than classes.
     """
     found = find_videos(scan(root, holds="one folder for each class"), LAYOUT, source)
     ids = sorted(found.places, key=natural_key)
-    parts = _below_wrappers(ids)
-    is_split = all(len(below) > 2 and part_of(below[0]) for below in parts.values())
-    word = {video_id: below[1 if is_split else 0] for video_id, below in parts.items()}
-    shallow = [video_id for video_id, below in parts.items() if len(below) < 2]
-    if shallow:
-        raise RefusedError(f"{root}: {shallow[0]} is in no folder that says its class")
+    below = _below_wrappers(ids)
+    _refuse_both(found, root)
+    _refuse_shallow(below, root)
+    level = _level_of_parts(below)
+    _refuse_parts_as_classes(below, level, root)
+    word = {video_id: parts[1 if level == 0 else 0] for video_id, parts in below.items()}
     refuse_spellings(word, root)
     names = _class_names({*word.values()}, root)
     classes = tuple(dict.fromkeys(names[w] for w in sorted(names, key=natural_key)))
     labels = {video_id: classes.index(names[word[video_id]]) for video_id in ids}
-    if not is_split:
-        return Survey("folders", root, classes, labels, (), found)
-    part = {video_id: str(part_of(below[0])) for video_id, below in parts.items()}
+    if level is None:
+        return Survey("folders", root, classes, labels, (), found, notes=_unread_parts(below))
+    part = {video_id: str(part_of(parts[level])) for video_id, parts in below.items()}
     test = "test" if "test" in part.values() else "validation"
     folds, subsets = split_fold(part, test, root)
     return Survey("folders", root, classes, labels, folds, found, subsets=subsets)
+
+
+def _level_of_parts(below: Below) -> int | None:
+    """Which folder of all videos says the part: 0 for the top, 1 for the one in that of the class.
+
+    In the second place there must be more than one part, as ``test_1`` may also be a session.
+    """
+    if all(len(parts) > 2 and part_of(parts[0]) for parts in below.values()):
+        return 0
+    second = {part_of(parts[1]) if len(parts) > 2 else None for parts in below.values()}
+    return 1 if None not in second and "train" in second and len(second) > 1 else None
+
+
+def _refuse_both(found: Found, root: Path) -> None:
+    """Refuse a folder that would be a video for its images and hold videos as well."""
+    for video_id in found.places:
+        for folder in accumulate(video_id.split("/")[:-1], "{}/{}".format):
+            if folder in found.places:
+                raise RefusedError(
+                    f"{root}: {folder} holds images, and there is a video {video_id} in it; "
+                    "move one of them away, to say which is the video"
+                )
+
+
+def _refuse_shallow(below: Below, root: Path) -> None:
+    split = all(part_of(parts[0]) for parts in below.values())
+    for video_id, parts in below.items():
+        if len(parts) < (3 if split else 2):
+            raise RefusedError(f"{root}: {video_id} is in no folder that says its class")
+
+
+def _refuse_parts_as_classes(below: Below, level: int | None, root: Path) -> None:
+    """Refuse folders at the top that are no classes: parts beside others, people, or folds."""
+    tops = sorted({parts[0] for parts in below.values()}, key=natural_key)
+    named = [top for top in tops if part_of(top)]
+    if level != 0 and named:
+        others = some([top for top in tops if top not in named])
+        raise RefusedError(
+            f"{root}: {some(named)} are parts of a split, but beside them there are {others}: move "
+            "these into a part, or away; if all are classes, rename the former"
+        )
+    second = {parts[1] for parts in below.values() if len(parts) > 2}
+    inside = all(len(parts) > 2 and _is_known(parts[1]) for parts in below.values())
+    if level is None and inside and not any(map(_is_known, tops)):
+        raise RefusedError(
+            f"{root}: {some(sorted(second))} are classes, and lie below {some(tops)}, which would "
+            "be taken for them: put them at the top (CLASS/PERSON/VIDEO), take one folder with "
+            f"--source {tops[0]}, or say class and subject or fold in a list (tgdfer data init "
+            f"{root} writes one to fill in)"
+        )
+
+
+def _is_known(word: str) -> bool:
+    return full_class_name(word) in WORDS
+
+
+def _unread_parts(below: Below) -> tuple[str, ...]:
+    named = sorted({"/".join(p[:2]) for p in below.values() if len(p) > 2 and part_of(p[1])})
+    return (f"{some(named)}: not read as parts, since not all videos are in one",) if named else ()
 
 
 def _below_wrappers(ids: Sequence[str]) -> dict[str, list[str]]:

@@ -167,6 +167,44 @@ def test_folders_may_be_split_and_lie_in_a_wrapper(tmp_path: Path) -> None:
     assert len(survey.subsets["validation"]) == 3
 
 
+def test_parts_may_lie_in_the_folders_of_the_classes(tmp_path: Path) -> None:
+    for word in ("bored", "Happy"):
+        add_video(tmp_path / word / "train" / "a.mp4")
+        add_video(tmp_path / word / "test" / "b.mp4")
+    survey = survey_folders(tmp_path)
+    assert survey.classes == ("happiness", "bored")
+    assert survey.folds[0].test == ("Happy/test/b", "bored/test/b")
+    add_video(tmp_path / "bored" / "c.mp4")
+    survey = survey_folders(tmp_path)
+    assert survey.folds == ()
+    assert survey.notes[0].startswith("Happy/test, Happy/train, bored/test, bored/train: not read")
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ("train/Sad/a test/Sad/b extra/Sad/c", r"test, train are parts .* there are extra: move"),
+        ("train/a test/b", r"test/b is in no folder that says its class"),
+        ("anna/Sad/a ben/Happy/b", r"Happy, Sad are classes, and lie below anna, ben, .*data init"),
+        ("fold1/Sad/a fold2/Sad/b", r"Sad are classes, and lie below fold1, fold2, .*--source fo"),
+    ],
+)
+def test_folders_at_the_top_that_are_no_classes_are_refused(
+    tmp_path: Path, paths: str, message: str
+) -> None:
+    for path in paths.split():
+        add_video(tmp_path / f"{path}.mp4")
+    with pytest.raises(RefusedError, match=message):
+        survey_folders(tmp_path)
+
+
+def test_a_folder_of_images_with_a_video_in_it_is_a_question(tmp_path: Path) -> None:
+    add_frames(tmp_path / "bored" / "a")
+    add_video(tmp_path / "bored" / "a" / "clip.mp4")
+    with pytest.raises(RefusedError, match=r"bored/a holds images, .* video bored/a/clip in it"):
+        survey_folders(tmp_path)
+
+
 def test_links_out_of_the_root_are_refused_and_links_in_a_circle_end(tmp_path: Path) -> None:
     root = tmp_path / "root"
     add_frames(root / "bored" / "a")
