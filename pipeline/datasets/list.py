@@ -93,6 +93,8 @@ def survey_list(
     votes = {i: _votes(c["votes"], known, rows[i]) for i, c in cells_of.items() if "votes" in c}
     check_votes({i: Row(i, "", rows[i].where, votes.get(i)) for i in rows}, labels)
     folds, subsets = _folds(cells_of, rows, file)
+    subjects = {i: c["subject"] for i, c in cells_of.items() if "subject" in c}
+    refuse_spellings(subjects, file, "subject")
     return Survey(
         name="list",
         root=root,
@@ -102,7 +104,7 @@ def survey_list(
         found=Found("." if base == root else str(base), places),
         lists=file,
         files=(file,),
-        subjects={i: c["subject"] for i, c in cells_of.items() if "subject" in c},
+        subjects=subjects,
         subsets=subsets,
         frames={
             i: (_frame_labels(c["frame_labels"], known, rows[i]), None)
@@ -155,10 +157,22 @@ def _cells(row: Sequence[str], where: str, header: Sequence[str]) -> Cells:
             f"{where}: {len(row)} cells, expected {len(header)} ({', '.join(header)}); if there "
             f"are others, {NAME_THEM}"
         )
-    cells = {name: cell for name, cell in zip(header, row, strict=True) if cell}
+    both = zip(header, row, strict=True)
+    cells = {name: cell if name == "path" else _bare(cell) for name, cell in both}
+    cells = {name: cell for name, cell in cells.items() if cell}
     if "path" not in cells or "label" not in cells:
         raise RefusedError(f"{where}: a row without a path or a label")
     return cells
+
+
+def _bare(cell: str) -> str:
+    """A cell without the quotes of other formats, and whole numbers without a point.
+
+    >>> _bare("'bored'"), _bare("3.0"), _bare("2.5")
+    ('bored', '3', '2.5')
+    """
+    cell = re.sub(r"^'(.*)'$", r"\1", cell)
+    return re.sub(r"^(-?[0-9]{1,9})\.0+$", r"\1", cell)
 
 
 def _header(first: Sequence[str], where: str) -> list[str] | None:
@@ -289,7 +303,13 @@ def _refuse_strange_labels(rows: Sequence[Row], places: Mapping[str, Place]) -> 
 
 
 def _classes(rows: Sequence[Row], file: Path, given: Sequence[str] | None) -> _Classes:
-    numbers = all(re.fullmatch(r"-?[0-9]{1,9}", row.label) for row in rows)
+    numbered = [row for row in rows if re.fullmatch(r"-?[0-9]{1,9}", row.label)]
+    numbers = len(numbered) == len(rows)
+    if numbered and not numbers and given is None:
+        raise RefusedError(
+            f"{numbered[0].where}: the label {numbered[0].label} is a number, and others are "
+            "words; write the name of its class"
+        )
     if numbers and given is None:
         raise RefusedError(
             f"{file}: the labels are numbers; say which classes they are, in their order, with "
@@ -305,7 +325,9 @@ def _classes(rows: Sequence[Row], file: Path, given: Sequence[str] | None) -> _C
 def _frame_labels(cell: str, classes: _Classes, row: Row) -> NDArray[np.int8]:
     """Labels of the frames of a video, from 0; -1 for a frame that shows none of the classes."""
     last = len(classes.names) - 1
-    labels = [-1 if c == "-" else classes.index(c, row) for c in re.split(r"[\s;]+", cell)]
+    labels = [
+        -1 if c == "-" else classes.index(c, row) for c in map(_bare, re.split(r"[\s;]+", cell))
+    ]
     if not -1 <= min(labels) <= max(labels) <= last:
         raise RefusedError(f"{row.where}: a frame label is none of the {last + 1} classes")
     return np.array(labels, np.int8)
@@ -336,7 +358,8 @@ def _folds(
             row = rows[next(i for i in cells_of if i not in cells)]
             raise RefusedError(f"{row.where}: video {row.id} has no {name}, others have one")
     if found["fold"]:
-        folds = folds_of_tests(found["fold"])
+        _refuse_parts(found["fold"], rows)
+        folds = folds_of_tests({i: _number(fold) for i, fold in found["fold"].items()})
         if not folds:
             raise RefusedError(
                 f"{file}: all videos are tested in one fold, {min(found['fold'].values())}, so "
@@ -354,6 +377,20 @@ def _folds(
         )
     test = "test" if "test" in parts.values() else "validation"
     return split_fold({i: str(part) for i, part in parts.items()}, test, file)
+
+
+def _refuse_parts(fold_of: Mapping[str, str], rows: Mapping[str, Row]) -> None:
+    for video_id, fold in fold_of.items():
+        if part_of(fold) == "train":
+            raise RefusedError(
+                f"{rows[video_id].where}: fold {fold!r} is a part and no fold; call the "
+                "column split"
+            )
+
+
+def _number(fold: str) -> str:
+    """Folds 1 and 01 are one."""
+    return str(int(fold)) if re.fullmatch(r"[0-9]{1,9}", fold) else fold
 
 
 def _locate(rows: Iterable[Row], base: Path) -> dict[str, Place]:

@@ -84,24 +84,25 @@ def survey_classes(name: str, root: Path, source: str, classes: Sequence[str], t
     return replace(survey, folds=folds, subsets=subsets)
 
 
-def refuse_spellings(classes: Mapping[str, str], where: Path) -> None:
-    """Refuse classes, by id, whose names differ only in case or in how their letters are encoded.
+def refuse_spellings(named: Mapping[str, str], where: Path, what: str = "class") -> None:
+    """Refuse names, by id, that differ only in case or in how their letters are encoded.
 
-    Nothing says that ``Bored`` and ``bored`` are one class, or that they are two.
+    Nothing says that ``Bored`` and ``bored`` are one class, or that they are two; ``what`` they
+    are is said in the message.
     """
     first: dict[str, str] = {}
-    counts = Counter(classes.values())
+    counts = Counter(named.values())
     for name in counts:
         other = first.setdefault(_without_case(name), name)
         if other != name:
-            ids = [next(i for i, own in classes.items() if own == n) for n in (other, name)]
+            ids = [next(i for i, own in named.items() if own == n) for n in (other, name)]
             both = (
                 f"{n!a} ({counts[n]} videos, such as {i})"
                 for n, i in zip((other, name), ids, strict=True)
             )
             raise RefusedError(
-                f"{where}: {' and '.join(both)} are one class spelled in two ways: spell it "
-                "in one, or rename one if they are two classes"
+                f"{where}: {' and '.join(both)} are one {what} spelled in two ways: spell it "
+                "in one, or rename one if they are two"
             )
 
 

@@ -135,6 +135,21 @@ def test_a_column_of_folds_says_where_each_video_is_tested(tmp_path: Path) -> No
     assert folds[0].test == folds[1].train == ("c", "clips/a 1")
 
 
+def test_numbers_and_quotes_of_other_programs_are_read(tmp_path: Path) -> None:
+    add_files(tmp_path)
+    folds = ("1", "01", "2.0", "2")
+    rows = [
+        f"{path},{n % 2}.0,{folds[n]},{n % 2}.0 1.00" for n, path in enumerate(sorted(VIDEOS), 0)
+    ]
+    write(tmp_path / "list.csv", "\n".join(["path,label,fold,frame_labels", *rows]))
+    survey = survey_list(tmp_path, classes=("happiness", "bored"))
+    assert [*survey.labels.values()] == [0, 1, 0, 1]
+    assert [fold.test for fold in survey.folds] == [("c", "clips/a 1"), ("frames/b2", "frames/d/e")]
+    np.testing.assert_array_equal(survey.frames["c"][0], [0, 1])
+    write(tmp_path / "list.csv", "path,label\nc.avi,'bored'\nframes/b2,proud\n")
+    assert survey_list(tmp_path).classes == ("bored", "proud")
+
+
 @pytest.mark.parametrize("base", [0, 1])
 def test_numbers_are_classes_in_the_order_given(tmp_path: Path, base: int) -> None:
     add_files(tmp_path)
@@ -172,6 +187,15 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "two encodings": (
         "c.avi,\u00e9t\u00e9\nclips/a 1.mp4,e\u0301te\u0301\nframes/b2,\u00e9t\u00e9\n",
         r"'\\xe9t\\xe9' \(2 .*'e\\u0301te\\u0301' \(1 videos, .*one class spelled in two ways",
+    ),
+    "two spellings of a person": (
+        "path,label,subject\nc.avi,x,Anna\nframes/b2,y,anna\n",
+        r"'Anna' \(1 .* and 'anna' \(1 .* are one subject spelled in two ways",
+    ),
+    "a number among words": (CSV + "x,1\n", r"list.csv:6: the label 1 is a number, and others"),
+    "parts called folds": (
+        "path,label,fold\nc.avi,x,train\nframes/b2,y,test\n",
+        r"list.csv:2: fold 'train' is a part and no fold; call the column split",
     ),
     "one fold": (
         "path,label,fold\nc.avi,x,1\nframes/b2,y,1\n",

@@ -88,6 +88,7 @@ def test_sets_whose_names_say_the_subject_are_re_split_without_a_list(tmp_path: 
         ("0,anna", r"csv:3: video 0 is listed twice"),
         ("00001", r"csv:3: \['00001'\]; expected video,subject"),
         ("1,", r"csv:3: .*; expected video,subject"),
+        ("1,Anna", r"'anna' \(1 .*'Anna' \(1 .*one subject spelled in two ways"),
         ('1,"anna', r"csv:3: unexpected end of data"),
     ],
 )
@@ -95,6 +96,6 @@ def test_a_list_of_subjects_that_cannot_be_meant_is_refused(
     tmp_path: Path, line: str, message: str
 ) -> None:
     add_mafw(tmp_path)
-    file = write(tmp_path / "subjects.csv", f"video,subject\n00000.mp4,anna\n{line}\n")
+    file = write(tmp_path / "subjects.csv", f"Video,Subject\n00000.mp4,anna\n{line}\n")
     with pytest.raises(RefusedError, match=message):
         survey_dataset("mafw", tmp_path, subjects=file)
