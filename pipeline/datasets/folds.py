@@ -34,21 +34,27 @@ def folds_of_tests(tested: Mapping[str, int | str]) -> tuple[Fold, ...]:
 
 
 def draw_folds(
-    labels: Mapping[str, int], subjects: Mapping[str, str], folds: int, seed: int = 0
+    labels: Mapping[str, int],
+    subjects: Mapping[str, str],
+    folds: int,
+    seed: int = 0,
+    classes: Sequence[str] | None = None,
 ) -> tuple[Fold, ...]:
     """Random folds in which classes have about the same shares, and no subject is in two.
 
-    A video of an unknown subject counts as a subject of its own. Raises RefusedError if there are
-    fewer subjects, or videos of a class, than folds.
+    A video of an unknown subject counts as a subject of its own. Raises RefusedError, with the name
+    of the class if they are given, if there are fewer subjects, or videos of a class, than folds.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     people = [subjects.get(video_id, f"video {video_id}") for video_id in labels]
     rarest, count = min(Counter(labels.values()).items(), key=lambda item: item[1])
     if len({*people}) < folds or count < folds:
+        who = f"{len({*people})} {'subjects' if subjects else 'videos'}"
+        name = classes[rarest] if classes else rarest
         raise RefusedError(
-            f"--folds {folds}: there are {len({*people})} subjects, and {count} videos of class "
-            f"{rarest}; both must be at least as many as the folds"
+            f"--folds {folds}: there are {who}, and {count} videos of class {name}; both must be at "
+            "least as many as the folds"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     tested: dict[str, int] = {}

@@ -112,7 +112,7 @@ def _with_folds(survey: Survey, folds: int | None, by: str | None) -> Survey:
             f"--folds {folds}: {survey.name} has a split already ({len(survey.folds)} folds); "
             f"--by {BY_SUBJECT} replaces it by one in which nobody is on both sides"
         )
-    drawn = draw_folds(survey.labels, survey.subjects, folds)
+    drawn = draw_folds(survey.labels, survey.subjects, folds, classes=survey.classes)
     return replace(survey, folds=drawn, resplit=f"by {by}" if by and survey.folds else None)
 
 

@@ -47,6 +47,9 @@ def test_more_folds_than_subjects_or_videos_of_a_class_are_refused(
 ) -> None:
     with pytest.raises(RefusedError, match="both must be at least as many as the folds"):
         draw_folds(labels, subjects, 3)
+    who = "1 subjects" if subjects else "3 videos"
+    with pytest.raises(RefusedError, match=rf"there are {who}, and \d videos of class fear; both"):
+        draw_folds(labels, subjects, 3, classes=("anger", "fear"))
 
 
 def test_folds_are_in_natural_order() -> None:
