@@ -53,8 +53,8 @@ def draw_folds(
         who = f"{len({*people})} {'subjects' if subjects else 'videos'}"
         name = classes[rarest] if classes else rarest
         raise RefusedError(
-            f"--folds {folds}: there are {who}, and {count} videos of class {name}; both must be at "
-            "least as many as the folds"
+            f"--folds {folds}: there are {who}, and {count} videos of class {name}; both must "
+            "be at least as many as the folds"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     tested: dict[str, int] = {}

@@ -110,8 +110,9 @@ def test_ravdess_takes_speech_once_and_has_folds_of_four_actors(
     survey = survey_ravdess(tmp_path)
     assert survey.found.ignored == ("Actor_01/02-02-03-01-01-01-01.mp4",)
     assert len(survey.labels) == 64
-    assert {i[:2] for i in survey.labels} == {"02"}
-    assert by_class(survey)["02-01-02-01-01-01-05"] == "calm"
+    assert {i[:2] for i in survey.labels} == {"01"}
+    assert survey.notes[0].startswith("64 videos without sound are left out")
+    assert by_class(survey)["01-01-02-01-01-01-05"] == "calm"
     tests = [{survey.subjects[i] for i in fold.test} for fold in survey.folds]
     assert tests == [{"01", "02", "03", "04"}, {"05", "06", "07", "08"}]
 
@@ -119,6 +120,15 @@ def test_ravdess_takes_speech_once_and_has_folds_of_four_actors(
 def test_ravdess_with_sound_only_is_read_too(tmp_path: Path) -> None:
     add_ravdess(tmp_path, "01")
     assert len(survey_ravdess(tmp_path).labels) == 64
+    stray = tmp_path / "Actor_03/02-01-03-01-01-01-03.mp4"
+    add_video(stray)
+    survey = survey_ravdess(tmp_path)
+    assert len(survey.labels) == len(survey.video_list().videos) == 64
+    assert survey.notes[0].startswith("1 videos without sound are left out")
+    (stray.parent / stray.name.replace("02", "01", 1)).unlink()
+    survey = survey_ravdess(tmp_path)
+    assert [i for i in survey.labels if i.startswith("02")] == [stray.stem]
+    assert survey.notes == ("1 of 64 performances are there without sound only",)
 
 
 def test_enterface_is_read_by_the_names_of_its_files(tmp_path: Path) -> None:
