@@ -61,6 +61,7 @@ def survey_dfew(
         r"[A-Za-z]+|-?[0-9]{1,9}",
         len(classes),
         "'video_name,label' or 'path/to/02522 frames label'",
+        "dfew",
     )
     rows = {key: read_rows(path, form) for key, path in lists.files.items()}
     first = first_rows(rows)

@@ -45,6 +45,7 @@ def survey_ferv39k(root: Path, annotation: Path | None = None, source: str = "au
         r"[A-Za-z]+|[0-9]{1,9}",
         len(classes),
         "'Crime/Angry/0063 Angry' or 'path/to/Crime/Angry/0063 frames label'",
+        "ferv39k",
     )
     rows = {key: read_rows(path, form) for key, path in lists.files.items()}
     first = first_rows(rows)

@@ -42,6 +42,7 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
         r"[A-Za-z_]+|[0-9]{1,9}",
         len(known.classes),
         "'03747.mp4 anger' or 'path/to/03747 frames label'",
+        "mafw",
         "gb18030",
     )
     rows = {key: read_rows(path, form) for key, path in lists.files.items()}

@@ -48,6 +48,7 @@ class ListFormat:
     label: str
     classes: int
     expected: str
+    name: str  # of the data set
     encoding: str = ""  # of lists that are not UTF-8, if that is known
 
 
@@ -109,10 +110,12 @@ def read_rows(path: Path, form: ListFormat) -> list[Row]:
         row = parse_row(line, form, f"{path}:{number}")
         if row is None:
             if number == numbered[0][0] and not re.search(r"\d", line) and len(line) < LINE_MAX:
+                _refuse_label_first(line, form, path)
                 continue
             raise RefusedError(
                 f"{path}:{number}: {line[:SHOWN_LETTERS]!r} is not a row; expected {form.expected}"
             )
+        _refuse_path_of_another(row, form.name)
         if row.id in lines:
             raise RefusedError(
                 f"{path}:{number}: video {row.id} is listed twice, first in line {lines[row.id]}"
@@ -122,6 +125,24 @@ def read_rows(path: Path, form: ListFormat) -> list[Row]:
     if not rows:
         raise RefusedError(f"{path}: the list has no videos")
     return rows
+
+
+def _refuse_label_first(header: str, form: ListFormat, path: Path) -> None:
+    """Two numbers may be read either way round."""
+    first = re.split(r"[\s,;]", header.strip("\"' "))[0].strip('"').lower()
+    if first in ("label", "labels", "class", "emotion", "expression"):
+        raise RefusedError(f"{path}: the first column is {first}; expected {form.expected}")
+
+
+def _refuse_path_of_another(row: Row, name: str) -> None:
+    if "/" in row.path or "\\" in row.path:
+        named = re.findall(rf"(?<![a-z])({'|'.join(NAMES)})(?![a-z])", row.path.lower())
+        own = {name, "mfaw"} if name == "mafw" else {name}
+        if named and own.isdisjoint(named):
+            raise RefusedError(
+                f"{row.where}: {row.path[:SHOWN_LETTERS]!r} is a video of another data set, "
+                f"{named[0]}, by its path; expected those of {name}"
+            )
 
 
 def parse_row(line: str, form: ListFormat, where: str) -> Row | None:
@@ -200,7 +221,10 @@ def _key(parts: Sequence[str]) -> Key | None:
     part = own_part or next(
         filter(None, (re.search(r"train|test", f) for f in folders[::-1])), None
     )
-    numbers = (re.search(r"(?:set|split|fold)_?(\d+)", text) for text in (stem, *folders[::-1]))
+    numbers = (
+        re.search(r"(?<!data)(?<!sub)(?:set|split|fold)_?(\d+)", text)
+        for text in (stem, *folders[::-1])
+    )
     number = next(filter(None, numbers), None)
     if part is None or (number is None and not re.match(r"\W*(\w+_)?(train|test|val)", stem)):
         return None

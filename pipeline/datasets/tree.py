@@ -120,7 +120,7 @@ def scan(
     if not any(root.iterdir()):
         raise RefusedError(f"{root}: the folder is empty; unpack {holds} into it")
     tree = Tree(root)
-    pending: list[Parts] = [()]
+    pending: list[Parts] = [() if is_video is None else _below_wrappers(root)]
     while pending:
         parts = pending.pop()
         folder, images = os.path.join(root, *parts), list[str]()
@@ -138,6 +138,19 @@ def scan(
         if images and parts and is_video is None:
             tree.videos.append(Entry(parts, folder, True, images=Images(len(images), images[0])))
     return tree
+
+
+def _below_wrappers(root: Path) -> Parts:
+    """The folders that hold all there is, which may have a number for a name as a video has."""
+    parts: Parts = ()
+    while True:
+        there = [name for name in os.listdir(os.path.join(root, *parts)) if name[0] != "."]
+        inner = os.path.join(root, *parts, *there[:1])
+        if len(there) != 1 or os.path.islink(inner) or not os.path.isdir(inner):
+            return parts
+        if any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in os.listdir(inner)):
+            return parts
+        parts = (*parts, there[0])
 
 
 def _place(

@@ -290,6 +290,34 @@ def test_two_classes_of_like_size_exchanged_are_found_in_half_of_the_videos(shar
         find_order(dict(enumerate(kept)), Path("lists"), known)
 
 
+@pytest.mark.parametrize("wrapper", ["2023", "1/DFEW", "dataset_2024"])
+def test_wrappers_with_numbers_are_neither_videos_nor_folds(tmp_path: Path, wrapper: str) -> None:
+    add_lists(tmp_path / wrapper, "{part}.csv")
+    add_clips(tmp_path / wrapper, "Clip/clip_224x224")
+    expect_the_known_set(tmp_path)
+    assert [fold.name for fold in survey_dfew(tmp_path).folds] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("label,video_name\n1,7\n", r"set_2.csv: the first column is label; expected 'video_name"),
+        (
+            "/data/MAFW/faces/00009 20 1\n",
+            r"set_2.csv:1: .* of another data set, mafw, by its path",
+        ),
+    ],
+)
+def test_rows_of_another_order_or_data_set_are_refused(
+    tmp_path: Path, row: str, message: str
+) -> None:
+    add_lists(tmp_path)
+    add_lists(tmp_path, OFFICIAL.replace("1.csv", "2.csv"), lambda ids: row)
+    add_clips(tmp_path, "Clip/clip_224x224")
+    with pytest.raises(RefusedError, match=message):
+        survey_dfew(tmp_path)
+
+
 def test_names_of_the_classes_are_read_in_place_of_numbers(tmp_path: Path) -> None:
     add_lists(
         tmp_path,
