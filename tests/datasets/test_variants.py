@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cache.errors import RefusedError
 from pipeline.datasets.dfew import CLASSES, read_dfew, survey_dfew
 from pipeline.datasets.known import known_datasets
-from pipeline.datasets.labels import find_order
+from pipeline.datasets.labels import _doubts, find_order
 from support.trees import add_frames, write
 
 # id -> label from 0: happiness, sadness, neutral, anger, surprise, disgust, fear.
@@ -260,6 +260,23 @@ def test_two_classes_exchanged_are_found_though_some_videos_were_removed() -> No
             exchanged = kept | {a: kept[b], b: kept[a]}
             with pytest.raises(RefusedError, match="in another order"):
                 find_order(exchanged, Path("lists"), known)
+
+
+def test_doubts_are_the_likelihood_ratio_to_the_best_of_all_orders() -> None:
+    published = np.array([244, 189, 267, 14, 90], np.float64)
+    found = np.array([20, 25, 31, 4, 9], np.float64)
+
+    def logarithm(order: tuple[int, ...]) -> float:
+        shares = published[[*order]] / published.sum()
+        return float(found @ np.log(shares / (found / found.sum())))
+
+    lacking = 1 - found.sum() / published.sum()
+    best = max(map(logarithm, permutations(range(5)))) / lacking
+    spread = max(1.0, -2 * best / 4)
+    for order in ((0, 1, 2, 3, 4), (3, 1, 2, 0, 4)):
+        shown = [int(count) for count in published[[*order]]]
+        doubt = _doubts([*map(int, found)], [shown], is_same=True)
+        np.testing.assert_allclose(doubt, (best - logarithm(order) / lacking) / spread, rtol=1e-12)
 
 
 @settings(max_examples=25, deadline=None)
