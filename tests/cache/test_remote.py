@@ -1,7 +1,6 @@
 """Stores at a URL, in memory, in an archive, on a web server: the same checks and runs."""
 
 import contextlib
-import functools
 import json
 import pickle
 import shutil
@@ -11,6 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from cache.store import create_store, open_store, status
 from pipeline.config import Run, load_method
 from pipeline.train.grid import train_runs
 from pipeline.train.records import Records
-from support.commands import SMALL, tgdfer
+from support.commands import SMALL, python, tgdfer
 from support.stores import random_store
 from support.tiny import TEXT, LocalStore, fill, fixed_files, flip, kinds, make_plan, make_store
 
@@ -37,7 +37,7 @@ class WebServer(ThreadingHTTPServer):
     request_queue_size = 64
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(("127.0.0.1", 0), functools.partial(_Handler, directory=str(folder)))
+        super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
         self.asked: list[tuple[str, str]] = []
         self.before_chunk: Callable[[], object] = lambda: None
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -342,10 +342,11 @@ def test_training_from_an_archive_or_a_web_server_leaves_the_same_files(
     local = random_store(tmp_path / "local.zarr", videos=14)
     urls = [copy_of(local.path, kind, web, tmp_path / kind) for kind in ("zip", "http")]
     urls[1] = urls[1].replace("/s.zarr", "/http/s.zarr")
+    started = partial(python, "-m", "tgdfer")  # fsspec's thread ends in forked workers
     results = []
     for number, store in enumerate([local.path, *urls]):
         options = ["--store", store, "--runs", f"runs{number}", "--workers", 1, *SMALL]
-        done = tgdfer("train", "--fold", 1, *options, cwd=tmp_path)
+        done = started("train", "--fold", 1, *options, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         (result,) = (tmp_path / f"runs{number}").glob("*/result.json")
         results.append((result.parent.name, json.loads(result.read_text())["sha256"]))
@@ -354,7 +355,7 @@ def test_training_from_an_archive_or_a_web_server_leaves_the_same_files(
 
     command = ["train", "--store", urls[1], "--runs", "again", *SMALL]
     flip(tmp_path / "http/s.zarr/features/c.0.0.0.0")
-    done = tgdfer(*command, cwd=tmp_path)
+    done = started(*command, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert f"error: {urls[1]}/features/c.0.0.0.0 is damaged (crc32c)" in done.stderr
     shutil.rmtree(tmp_path / "http")

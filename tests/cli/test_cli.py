@@ -211,7 +211,7 @@ def test_damaged_neighbour_is_not_suggested_for_reuse_and_stops_nothing(
     whole = make_store(tmp_path / "x-first3.zarr").path
     settings = ExtractSettings(frames=FRAMES)
     _suggest_reuse(tmp_path / "x.zarr", settings)
-    assert "x-first3.zarr has the features of the first 150 videos" in capsys.readouterr().err
+    assert "x-first3.zarr has the features of 150 of the videos" in capsys.readouterr().err
     (whole / "plan.json").write_text("{")
     _suggest_reuse(tmp_path / "x.zarr", settings)
     assert capsys.readouterr().err == ""
