@@ -265,8 +265,8 @@ def test_check_says_what_is_there_and_what_is_not(tmp_path: Path) -> None:
     pair = ["1", "Crime/Sad/0002", "sadness", "Crime/Happy/0001", "happiness", "1.000"]
     assert [line.split() for line in done.stdout.splitlines()].count(pair) == 2
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["fear", "2", "1", "1", "0", "1"] in lines
-    assert ["anger", "2", "2", "0", "1", "2"] in lines
+    assert ["fear", "2", "1", "1", "0", "1", "-"] in lines
+    assert ["anger", "2", "2", "0", "1", "2", "-"] in lines
     assert ["fold", "1,", "test", "7", "6", "1", "0", "6", "7847"] in lines
     assert ["fold", "1,", "train", "anger", "1", "1", "0", "1", "1"] in lines
     assert "missing Crime/Fear/0002" in done.stdout
