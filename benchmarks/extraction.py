@@ -35,10 +35,10 @@ from pipeline.video.views import decode_views
 
 OUT = Path(__file__).with_suffix(".json")
 VIT = "ViT-B-32-quickgelu"
-BARE_FRAMES = 1024
+BARE_FRAMES = 256
 COPIES = 4  # different files of each source
 VIDEOS = {VIT: 16, "mini": 64}
-GROWTH = (200, 2000)  # videos
+GROWTH = (100, 1000)  # videos
 ROUNDS = 3
 
 

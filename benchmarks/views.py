@@ -135,6 +135,7 @@ def write_source(path: Path, height: int, width: int, kind: str, seed: int = 0) 
         for i, frame in enumerate(frames):
             Image.fromarray(frame).save(path / f"{i:03d}.jpg", quality=90)
         return Video("video", path, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path.with_suffix(".mp4")), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
