@@ -6,7 +6,6 @@ in the page cache or were dropped from it. Then a store of 12 GiB (``--quick``: 
 trained from in a process that may allocate 4 GiB. Needs 20 GB of disk.
 """
 
-import os
 import resource
 import tempfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import torch
 
 from benchmarks.generated import FOLDS, VIT_B_32, fill
 from benchmarks.machine import arguments, by_turns, machine, seconds, write
+from benchmarks.store import drop
 from cache.store import Store, open_store
 from pipeline.config import Run, load_method
 from pipeline.resources import STATUS
@@ -119,12 +119,7 @@ def _runs() -> list[Run]:
 
 
 def _drop_cache(path: Path) -> None:
-    """Make the kernel forget the contents of the store's files."""
-    for chunk in (path / "features").iterdir():
-        file = os.open(chunk, os.O_RDONLY)
-        os.fsync(file)
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(file)
+    drop(list((path / "features").iterdir()))
 
 
 if __name__ == "__main__":
