@@ -95,11 +95,10 @@ def _classes(
 
 def _classes_of_part(counts: Sequence[Count], known: Known | None) -> tuple[Tally, ...]:
     """The classes of the part whose counts are published, if it is here."""
-    fold, _, part = known.counts_of.rpartition(" ") if known else ("", "", "")
     return tuple(
         _tally(f"{one.label}, {part_name(one.fold, one.part)}", [one], known.counts[one.label])
         for one in counts
-        if known and (one.fold, one.part) == (fold or "1", part) and one.label in known.counts
+        if known and (one.fold, one.part) == known.counted_part and one.label in known.counts
     )
 
 

@@ -41,6 +41,12 @@ class Known(FrozenModel):
     counts_of: str = "all"
     folds: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
+    @property
+    def counted_part(self) -> tuple[str, str]:
+        """The fold, and its part or ``all``, whose classes the published counts are of."""
+        fold, _, part = self.counts_of.rpartition(" ")
+        return fold or "1", part
+
 
 @cache
 def known_datasets() -> dict[str, Known]:

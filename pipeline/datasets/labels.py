@@ -157,8 +157,8 @@ def check_votes(rows: Mapping[str, Row], labels: Mapping[str, int]) -> None:
 
 def _part_counted(parts: Mapping[Key, Sequence[Row]], known: Known) -> Sequence[Row]:
     """The rows of the part that the published counts are of, "3 test"; none if they are of all."""
-    fold, _, part = known.counts_of.rpartition(" ")
-    return parts.get((int(fold or 1), part), ()) if part != "all" else ()
+    fold, part = known.counted_part
+    return parts.get((int(fold), part), ()) if part != "all" else ()
 
 
 def _doubts(found: Sequence[int], published: Sequence[Sequence[int]], is_same: bool) -> list[float]:
