@@ -1,8 +1,8 @@
 """What it costs to read features from the store in every step, and a store larger than the memory.
 
-Run as ``python -m benchmarks.residence``; writes ``benchmarks/residence.json``. Five stacked runs
-train at the sizes of ViT-B/32, on one core, with features in memory, and read from files that are
-in the page cache or were dropped from it. Then a store of 12 GiB (``--quick``: a small one) is
+Run as ``python -m benchmarks.residence``; writes ``benchmarks/residence.json``. A run trains at the
+sizes of ViT-B/32, on one core, with features in memory, and read from files that are in the page
+cache or were dropped from it. Then a store of 12 GiB (``--quick``: a small one) is
 trained from in a process that may allocate 4 GiB. Needs 20 GB of disk.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.generated import FOLDS, VIT_B_32, fill
+from benchmarks.generated import VIT_B_32, fill
 from benchmarks.machine import arguments, by_turns, machine, seconds, write
 from benchmarks.store import drop
 from cache.store import Store, open_store
@@ -29,7 +29,7 @@ from pipeline.train.stack import Stack
 OUT = Path(__file__).with_suffix(".json")
 VIDEOS, VIEWS, ROUNDS = 11_697, 5, 5  # DFEW's
 LARGE_GIB, LIMIT_GIB, LARGE_ROUNDS = 12, 4, 5
-STEPS = 4  # in each measurement
+STEPS = 2  # in each measurement
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def _measure_steps(path: Path, videos: int, rounds: int) -> dict[str, Any]:
-    """Seconds of a step of five runs of 48 videos."""
+    """Seconds of a step of 48 videos."""
     fill(path, videos, VIEWS, text=VIT_B_32)
     store = open_store(path)
     resident, warm, cold = (_steps(store, where) for where in ("resident", "stream", "stream"))
@@ -71,7 +71,8 @@ def _measure_steps(path: Path, videos: int, rounds: int) -> dict[str, Any]:
 
 def _steps(store: Store, residence: Residence) -> Callable[[], None]:
     """What makes some steps in the data order of training, as often as it is called."""
-    stack = Stack(load_training_data(store, torch.device("cpu"), residence), _runs())
+    run = Run(method=load_method(), fold="1", seed=0)
+    stack = Stack(load_training_data(store, torch.device("cpu"), residence), [run])
     batches = stack.steps()
     turn = count()
 
@@ -112,10 +113,6 @@ def _train_under_limit(path: Path) -> None:
     data = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmData:"))
     lines = [int(data.split()[1]) / 1024, *taken]
     path.with_name("done").write_text("\n".join(map(str, lines)))
-
-
-def _runs() -> list[Run]:
-    return [Run(method=load_method(), fold=str(n + 1), seed=0) for n in range(FOLDS)]
 
 
 def _drop_cache(path: Path) -> None:
