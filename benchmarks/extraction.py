@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,11 +36,21 @@ from pipeline.video.views import decode_views
 
 OUT = Path(__file__).with_suffix(".json")
 VIT = "ViT-B-32-quickgelu"
-BARE_FRAMES = 256
 COPIES = 4  # different files of each source
-VIDEOS = {VIT: 16, "mini": 64}
-GROWTH = (100, 1000)  # videos
-ROUNDS = 3
+GROWTH = (60, 600)  # videos
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is measured of an encoder."""
+
+    videos: int
+    bare_frames: int
+    rounds: int
+
+
+AMOUNTS = {VIT: Amount(8, 128, 1), "mini": Amount(64, 256, 3)}
+QUICK = Amount(COPIES, 64, 1)
 
 
 def main() -> None:
@@ -57,7 +68,7 @@ def main() -> None:
 
 def measure(quick: bool = False) -> dict[str, Any]:
     """Rates, costs and cosines by encoder, source and number of views; growth."""
-    before, rounds = machine(best_device()), 1 if quick else ROUNDS
+    before = machine(best_device())
     sources = list(SOURCES)[: 1 if quick else None]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,39 +79,33 @@ def measure(quick: bool = False) -> dict[str, Any]:
         large = [] if quick else [random_vit(folder / "vit.safetensors")]
         for files in [*large, find_encoder("mini")]:
             encoder = Encoder(files, "auto", "auto")
-            count = COPIES if quick else VIDEOS[files.name]
+            amount = QUICK if quick else AMOUNTS[files.name]
             found[files.name] = {
                 "precision": encoder.precision,
+                "rounds": amount.rounds,
                 "sources": {
-                    source: _of_source(
-                        encoder,
-                        _videos(folder / source, count),
-                        rounds,
-                        64 if quick else BARE_FRAMES,
-                    )
-                    for source in sources
+                    source: _of_source(encoder, folder / source, amount) for source in sources
                 },
             }
         counts = () if quick else GROWTH
         growth = {str(count): _grown(folder / sources[0], count) for count in counts}
     return {
         "machine": before,
-        "rounds": rounds,
         "frames": FRAMES,
         "encoders": found,
         "growth": growth,
     }
 
 
-def _of_source(
-    encoder: Encoder, videos: VideoList, rounds: int, bare_frames: int
-) -> dict[str, Any]:
+def _of_source(encoder: Encoder, folder: Path, amount: Amount) -> dict[str, Any]:
     """By number of views: medians over the rounds, and the lowest cosine of the two paths."""
-    return {
-        str(views): _medians([_round(encoder, videos, views, bare_frames) for _ in range(rounds)])
-        | {"lowest_cosine": lowest_cosine(encoder, videos.videos[0], views)}
-        for views in VIEWS
-    }
+    videos, found = _videos(folder, amount.videos), {}
+    for views in VIEWS:
+        print(f"{encoder.files.name}, {folder.name}, views: {views}", file=sys.stderr)
+        rounds = [_round(encoder, videos, views, amount.bare_frames) for _ in range(amount.rounds)]
+        cosine = lowest_cosine(encoder, videos.videos[0], views)
+        found[str(views)] = _medians(rounds) | {"lowest_cosine": cosine}
+    return found
 
 
 def _round(

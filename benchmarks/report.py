@@ -45,7 +45,9 @@ def _extraction(report: dict[str, Any]) -> str:
             for views, cost in by_views.items()
         ]
         ways = ("bare", "whole", "of bare", "of floor", "of shared cores")
-        head = [f"{encoder}, {found['precision']}", "views", *ways, "decode", "views", "encode"]
+        rounds = f"{found['rounds']} round{'s' if found['rounds'] > 1 else ''}"
+        title = f"{encoder}, {found['precision']}, {rounds}"
+        head = [title, "views", *ways, "decode", "views", "encode"]
         parts.append(_table([*head, "peers", "a core, times peers'", "lowest cosine"], rows))
     growth = " and ".join(
         f"{one['frames_per_second']:,.0f} frames/s and {one['peak_memory_mib']:,.0f} MiB at "
@@ -53,13 +55,13 @@ def _extraction(report: dict[str, Any]) -> str:
         for count, one in report["growth"].items()
     )
     text = (
-        "Milliseconds for each frame of a view, medians of "
-        f"{report['rounds']} rounds: of the bare encoder, the whole extraction and a peers' "
-        "`DataLoader` (which encodes nothing) on all cores; of decoding, views and encoding within "
-        "the extraction, those of a core (on a GPU, the views' and the encoder's own). The floor "
-        "is the slower of the bare encoder and decoding alone on all cores; on a CPU, which shares "
-        "its cores, their sum bounds it. A core loads so many times the frames of one of the "
-        "peers' cores. The cosine is that of features by views of the CPU and of the device's "
+        "Milliseconds for each frame of a view, medians of the rounds: of the bare encoder, the "
+        "whole extraction and a peers' `DataLoader` (which encodes nothing) on all cores; of "
+        "decoding, views and encoding within the extraction, those of a core (on a GPU, the views' "
+        "and the encoder's own). The floor is the slower of the bare encoder and decoding alone on "
+        "all cores; on a CPU, which shares its cores, their sum bounds it. A core loads so many "
+        "times the frames of one of the peers' cores. The cosine is that of features by views of "
+        "the CPU and of the device's "
         f"kernel. Growth, with `mini` and five views: {growth}."
     )
     return _section("Extraction", "extraction", report, *parts, text)
