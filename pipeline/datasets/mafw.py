@@ -3,8 +3,8 @@
     ROOT/no_caption/set_1/{train,test}.txt     03747.mp4 anger
     ROOT/data/faces/03747/*.png                or clips/03747.mp4
 
-Lists with captions are read too (tab-separated, often in GBK). Public lists number the classes in
-three orders, which only the counts of the classes tell apart.
+Lists with captions behind tabs or commas are read too (often in GBK). Public lists number the
+classes in three orders, which only the counts of the classes tell apart.
 """
 
 from pathlib import Path
@@ -41,9 +41,10 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
         number_of,
         r"[A-Za-z_]+|[0-9]{1,9}",
         len(known.classes),
-        "'03747.mp4 anger' or 'path/to/03747 frames label'",
+        "'03747.mp4 anger', 'path/to/03747 frames label' or '03747.mp4,anger,a caption of words'",
         "mafw",
         "gb18030",
+        captions=True,
     )
     rows = {key: read_rows(path, form) for key, path in lists.files.items()}
     first = first_rows(rows)

@@ -12,6 +12,7 @@ from typing import Any
 
 from cache.errors import RefusedError
 from cache.outside import MIB, read_outside, read_text
+from pipeline.datasets.known import class_of_word
 from pipeline.datasets.tree import Tree, refuse_outside
 from pipeline.datasets.videos import Fold
 
@@ -41,7 +42,8 @@ class ListFormat:
     """How a data set's lists name videos and labels.
 
     ``id_of`` gets a path as written and gives the video's id, or None if it is none; ``label`` is
-    the pattern of a label. Rows may end in one vote per class.
+    the pattern of a label. Rows may end in one vote per class or, with ``captions``, in prose that
+    is not read.
     """
 
     id_of: Callable[[str], str | None]
@@ -50,6 +52,7 @@ class ListFormat:
     expected: str
     name: str  # of the data set
     encoding: str = ""  # of lists that are not UTF-8, if that is known
+    captions: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ def parse_row(line: str, form: ListFormat, where: str) -> Row | None:
         raise RefusedError(f"{where}: a quote is not closed in {line[:SHOWN_LETTERS]!r}")
     for cells in _splits(line):
         votes = _votes(cells, form)
-        path, label = _path_and_label(cells[: len(cells) - len(votes or ())], line)
+        path, label = _path_and_label(cells[: len(cells) - len(votes or ())], line, form)
         video_id = form.id_of(path) if re.fullmatch(form.label, label) else None
         if video_id is not None:
             return Row(video_id, label, where, votes, path)
@@ -295,11 +298,10 @@ def _decode(path: Path, form: ListFormat) -> str:
 
 
 def _splits(line: str) -> Iterable[list[str]]:
-    """The cells of a line at commas, at tabs, or at spaces; the first that make a row count."""
-    if "," in line:
-        yield [cell.strip().strip('"') for cell in line.split(",")]
-    if "\t" in line:
-        yield [cell.strip() for cell in line.split("\t")][:2]  # captions may follow
+    """The cells of a line at tabs, at commas, or at spaces; the first that make a row count."""
+    for separator in "\t,":
+        if separator in line:
+            yield [cell.strip().strip('"') for cell in line.split(separator)]
     if "," not in line:
         yield line.split()
 
@@ -314,16 +316,27 @@ def _votes(cells: Sequence[str], form: ListFormat) -> tuple[float, ...] | None:
     return tuple(map(float, ends)) if re.fullmatch(form.label, cells[-form.classes - 1]) else None
 
 
-def _path_and_label(cells: Sequence[str], line: str) -> tuple[str, str]:
+def _path_and_label(cells: Sequence[str], line: str, form: ListFormat) -> tuple[str, str]:
     """The path and the label of a row without votes; a frame count may come between them."""
     if len(cells) < 2:
         return "", ""
-    *rest, label = cells
     if "," in line or "\t" in line:
-        return (rest[0] if len(rest) == 1 else ""), label
+        path, label, *more = cells
+        return ("" if more and not _are_captions(more, form) else path), label
+    *rest, label = cells
     if len(rest) > 1 and re.fullmatch(r"\d+", rest[-1]):
         rest = rest[:-1]
     return " ".join(rest), label
+
+
+def _are_captions(cells: Sequence[str], form: ListFormat) -> bool:
+    """Whether cells behind a label are prose: no other label comes first, and none is a path.
+
+    A comma in a sentence may leave a number as a cell of its own.
+    """
+    is_label = cells[0].isdecimal() or any(map(class_of_word, cells[0].split("_")))
+    is_path = any(not cell.isdecimal() and form.id_of(cell) is not None for cell in cells)
+    return form.captions and not is_label and not is_path
 
 
 def cell_text(value: Any) -> str:

@@ -31,6 +31,16 @@ def captioned(ids: Iterable[int]) -> bytes:
     ).encode("gbk")
 
 
+def with_commas(caption: str) -> Rows:
+    return lambda ids: (
+        "name,label,caption\n" + "".join(f"{i:05d}.mp4,{LABELS[i]},{caption}\n" for i in ids)
+    )
+
+
+UNQUOTED = with_commas("一个男人, 眉头紧蹙,A man, 2 of them, sad, ")
+QUOTED = with_commas('"一个男人, 眉头紧蹙","A man says ""no"", 3, sad"')
+
+
 def add_lists(
     root: Path, layout: str = "no_caption/set_1/{part}.txt", rows: Rows = official
 ) -> None:
@@ -56,6 +66,8 @@ def expect_the_known_set(root: Path) -> str:
         ("no_caption/set_1/{part}.txt", official),
         ("split/single/no_caption/set_1/{part}.txt", official),
         ("with_caption/set_1/{part}.txt", captioned),
+        ("with_caption/set_1/{part}.csv", UNQUOTED),
+        ("with_caption/set_1/{part}.csv", QUOTED),
         ("annotation/MAFW_set_1_{part}_faces.txt", official),
     ],
 )
@@ -63,6 +75,25 @@ def test_lists_with_and_without_captions_are_read(tmp_path: Path, layout: str, r
     add_lists(tmp_path, layout, rows)
     add_clips(tmp_path)
     assert expect_the_known_set(tmp_path) == "data/faces"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "03700.mp4,anger,disgust",
+        "03700.mp4,anger,anger_disgust,A man",
+        "03700.mp4,20,3",
+        "1,anger,03700.mp4,A man",
+        "A man,03700.mp4,anger",
+        "03700.mp4\t20\t3",
+    ],
+)
+def test_columns_that_are_no_captions_are_refused(tmp_path: Path, row: str) -> None:
+    add_lists(tmp_path)
+    write(tmp_path / "no_caption/set_1/test.txt", row)
+    add_clips(tmp_path)
+    with pytest.raises(RefusedError, match=r"test.txt:1: .* is not a row; expected .*a caption of"):
+        survey_mafw(tmp_path)
 
 
 def test_lists_without_captions_come_first_and_faces_before_whole_frames(tmp_path: Path) -> None:

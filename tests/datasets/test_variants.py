@@ -203,8 +203,15 @@ def voted(shift: int) -> Rows:
     return rows
 
 
-def test_votes_at_the_end_of_rows_are_kept(tmp_path: Path) -> None:
-    add_lists(tmp_path, rows=voted(0))
+@pytest.mark.parametrize("separator", ["\t", ",", " "])
+def test_votes_at_the_end_of_rows_are_kept(tmp_path: Path, separator: str) -> None:
+    frames = " 66 " if separator == " " else separator
+
+    def rows(ids: Iterable[int]) -> str:
+        starts = (line.split(" 66 ") for line in voted(0)(ids).splitlines(keepends=True))
+        return "".join(path + frames + rest.replace(" ", separator) for path, rest in starts)
+
+    add_lists(tmp_path, rows=rows)
     add_clips(tmp_path, "jpg_256")
     expect_the_known_set(tmp_path)
     assert read_dfew(tmp_path).videos[0].votes == (8, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
