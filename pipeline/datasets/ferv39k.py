@@ -3,18 +3,22 @@
     ROOT/4_setups/All_scenes/{train,test}_All.csv            Crime/Angry/0063 Angry, no header
     ROOT/2_ClipsforFaceCrop/Crime/Angry/0063/*.jpg
 
-Numbers repeat in every folder, so an id is Crime/Angry/0063. Public lists number the classes in two
-orders; the word in the path decides, and every label must agree with it.
+Numbers repeat in every folder, so an id is Crime/Angry/0063, in the case in which the lists spell
+it. Public lists number the classes in two orders; the word in the path decides, and every label
+must agree with it.
 """
 
 import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.datasets.known import class_of_word, known_datasets
 from pipeline.datasets.labels import check_votes, read_against_paths
+from pipeline.datasets.named import refuse_spellings
 from pipeline.datasets.rows import ListFormat, find_lists, first_rows, make_folds, read_rows
 from pipeline.datasets.survey import Survey
-from pipeline.datasets.tree import Layout, Parts, find_videos, scan
+from pipeline.datasets.tree import Found, Layout, Parts, find_videos, scan
 
 
 def id_of(parts: Parts) -> str | None:
@@ -35,7 +39,10 @@ LAYOUT = Layout(
 
 
 def survey_ferv39k(root: Path, annotation: Path | None = None, source: str = "auto") -> Survey:
-    """Read the split under ``root`` or ``annotation``, and find its videos."""
+    """Read the split under ``root`` or ``annotation``, and find its videos.
+
+    Folders may be spelled in another case than in the lists, which a note says.
+    """
     classes = known_datasets()["ferv39k"].classes
     tree = scan(root, LAYOUT.video, "4_setups and 2_ClipsforFaceCrop")
     files = "All_scenes/train_All.csv and similar files"
@@ -51,14 +58,35 @@ def survey_ferv39k(root: Path, annotation: Path | None = None, source: str = "au
     first = first_rows(rows)
     labels = read_against_paths(first, classes, lambda row: row.id.split("/")[1])
     check_votes(first, labels)
+    refuse_spellings({video_id: video_id for video_id in labels}, lists.folder, "video")
+    found = find_videos(tree, replace(LAYOUT, id_of=_listed_id(labels)), source, labels)
     return Survey(
         name="ferv39k",
         root=root,
         classes=classes,
         labels=labels,
         folds=make_folds(rows),
-        found=find_videos(tree, LAYOUT, source, labels),
+        found=found,
         lists=lists.folder,
         files=tuple(lists.files.values()),
         votes={video_id: row.votes for video_id, row in first.items() if row.votes},
+        notes=_other_case(found),
     )
+
+
+def _listed_id(ids: Iterable[str]) -> Callable[[Parts], str | None]:
+    """``id_of``, in the case of ``ids``."""
+    listed = {video_id.casefold(): video_id for video_id in ids}
+
+    def listed_id(parts: Parts) -> str | None:
+        video_id = id_of(parts)
+        return video_id and listed.get(video_id.casefold(), video_id)
+
+    return listed_id
+
+
+def _other_case(found: Found) -> tuple[str, ...]:
+    there = {video_id: id_of(place.path.parts) for video_id, place in found.places.items()}
+    other = [f"{own} for {video_id}" for video_id, own in there.items() if own != video_id]
+    note = f"{len(other)} videos are spelled in another case than in the lists, such as "
+    return (note + other[0],) if other else ()

@@ -125,7 +125,9 @@ def read_against_paths(
     for (label, name), _ in pairs.most_common():
         meant.setdefault(label, class_of_word(label) or name)
     wrong = [row for video_id, row in rows.items() if paths[video_id] != meant[row.label]]
-    if wrong or len({*meant.values()}) < len(meant) or not {*meant.values()} <= {*classes}:
+    numbered = [name for label, name in meant.items() if label.isdecimal()]
+    repeated = len({*numbered}) < len(numbered)
+    if wrong or repeated or not {*meant.values()} <= {*classes}:
         shown = "; ".join(f"{row.where}: {row.path} has label {row.label}" for row in wrong[:3])
         said = ", ".join(f"{label} for {name}" for label, name in sorted(meant.items()))
         raise RefusedError(

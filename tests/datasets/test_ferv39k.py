@@ -92,6 +92,24 @@ def test_doubled_packed_and_wrapped_folders_are_found(
     expect_the_known_set(tmp_path)
 
 
+def test_folders_in_another_case_than_the_lists_are_found_and_noted(tmp_path: Path) -> None:
+    add_set(tmp_path)
+    add_clips(tmp_path, ids=[video_id.lower() for video_id in IDS])
+    survey = survey_ferv39k(tmp_path)
+    assert [*survey.labels] == sorted(IDS)
+    sources = {video.id: video.source for video in survey.video_list().videos}
+    assert sources == {i: f"2_ClipsforFaceCrop/{i.lower()}/" for i in sorted(IDS)}
+    assert re.search(r"^14 videos .* such as [a-z /]+/0063 for [A-Z]", survey.notes[0])
+    add_clips(tmp_path, ids=IDS[:1])
+    with pytest.raises(RefusedError, match=r"(?i)/crime/happy/0063 share an id, (?-i:Crime/Happy)"):
+        survey_ferv39k(tmp_path)
+    write(tmp_path / OFFICIAL.format(part="test"), official([IDS[-1].lower(), *TEST]))
+    with pytest.raises(
+        RefusedError, match=r"'Daily Life/Fear/0063' .* 'daily .* one video spelled"
+    ):
+        survey_ferv39k(tmp_path)
+
+
 def test_a_label_that_disagrees_with_its_path_is_refused_with_three_examples(
     tmp_path: Path,
 ) -> None:
