@@ -5,7 +5,9 @@ class. Folders that spell one of the known classes ("Happy") are taken for it.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -22,11 +24,14 @@ LAYOUT = Layout(None, "/".join, levels=99)
 Below = Mapping[str, list[str]]  # id -> its parts below the folders that all videos are in
 
 
-def survey_folders(root: Path, source: str = "auto") -> Survey:
+def survey_folders(
+    root: Path, source: str = "auto", classes: Collection[str] | None = None
+) -> Survey:
     """All videos under ``root``; without folders for parts they have no folds.
 
-    Raises RefusedError for a video that is in no folder, for two folders of one class, and where
-    the folders at the top are parts, people or folds rather than classes.
+    ``classes`` are known to be some; others are refused if they may be people or folds. Raises
+    RefusedError also for a video that is in no folder, for two folders of one class, for numbers
+    beside words, and for parts beside other folders.
     """
     found = find_videos(scan(root, holds="one folder for each class"), LAYOUT, source)
     ids = sorted(found.places, key=natural_key)
@@ -35,17 +40,20 @@ def survey_folders(root: Path, source: str = "auto") -> Survey:
     _refuse_shallow(below, root)
     level = _level_of_parts(below)
     _refuse_parts_as_classes(below, level, root)
-    word = {video_id: parts[1 if level == 0 else 0] for video_id, parts in below.items()}
+    own = {i: parts[1:] if level == 0 else parts for i, parts in below.items()}
+    word = {video_id: parts[0] for video_id, parts in own.items()}
     refuse_spellings(word, root)
     names = _class_names({*word.values()}, root)
-    classes = tuple(dict.fromkeys(names[w] for w in sorted(names, key=natural_key)))
-    labels = {video_id: classes.index(names[word[video_id]]) for video_id in ids}
+    if level != 1 and not {*names.values()} <= {*(classes or ())}:
+        _refuse_people_as_classes(own, root)
+    ordered = tuple(dict.fromkeys(names[w] for w in sorted(names, key=natural_key)))
+    labels = {video_id: ordered.index(names[word[video_id]]) for video_id in ids}
     if level is None:
-        return Survey("folders", root, classes, labels, (), found, notes=_unread_parts(below))
+        return Survey("folders", root, ordered, labels, (), found, notes=_unread_parts(below))
     part = {video_id: str(part_of(parts[level])) for video_id, parts in below.items()}
     test = "test" if "test" in part.values() else "validation"
     folds, subsets = split_fold(part, test, root)
-    return Survey("folders", root, classes, labels, folds, found, subsets=subsets)
+    return Survey("folders", root, ordered, labels, folds, found, subsets=subsets)
 
 
 def _level_of_parts(below: Below) -> int | None:
@@ -78,7 +86,6 @@ def _refuse_shallow(below: Below, root: Path) -> None:
 
 
 def _refuse_parts_as_classes(below: Below, level: int | None, root: Path) -> None:
-    """Refuse folders at the top that are no classes: parts beside others, people, or folds."""
     tops = sorted({parts[0] for parts in below.values()}, key=natural_key)
     named = [top for top in tops if part_of(top)]
     if level != 0 and named:
@@ -87,14 +94,24 @@ def _refuse_parts_as_classes(below: Below, level: int | None, root: Path) -> Non
             f"{root}: {some(named)} are parts of a split, but beside them there are {others}: move "
             "these into a part, or away; if all are classes, rename the former"
         )
-    second = {parts[1] for parts in below.values() if len(parts) > 2}
-    inside = all(len(parts) > 2 and _is_known(parts[1]) for parts in below.values())
-    if level is None and inside and not any(map(_is_known, tops)):
+
+
+def _refuse_people_as_classes(own: Below, root: Path) -> None:
+    """Refuse folders that may be people or folds, as what is in them may be the classes.
+
+    It may if it has the names of known classes, which the folders have not, or if everything in
+    them is in several by the same name, and not all of it is numbered as clips or sessions are.
+    """
+    tops = sorted({parts[0] for parts in own.values()}, key=natural_key)
+    inside = Counter(name for _, name in {(parts[0], parts[1]) for parts in own.values()})
+    numbered = all(re.search(r"\d", name) for name in inside)
+    shared = len(inside) > 1 < min(inside.values()) and not numbered
+    if (shared or all(map(_is_known, inside))) and not any(map(_is_known, tops)):
         raise RefusedError(
-            f"{root}: {some(sorted(second))} are classes, and lie below {some(tops)}, which would "
-            "be taken for them: put them at the top (CLASS/PERSON/VIDEO), take one folder with "
-            f"--source {tops[0]}, or say class and subject or fold in a list (tgdfer data init "
-            f"{root} writes one to fill in)"
+            f"{root}: nothing says whether {some(tops)} are the classes, or what is in them, "
+            f"{some(sorted(inside))}: if it is the latter, say class and subject or fold in a list "
+            f"(tgdfer data init {root} writes one to fill in), or take one of the folders with "
+            "--source; if it is the former, name them in a file for --texts"
         )
 
 
@@ -117,8 +134,15 @@ def _below_wrappers(ids: Sequence[str]) -> dict[str, list[str]]:
     return parts
 
 
-def _class_names(words: Iterable[str], root: Path) -> dict[str, str]:
-    """The class that each folder stands for."""
+def _class_names(words: Collection[str], root: Path) -> dict[str, str]:
+    """The class that each folder stands for; numbers stand for none that words name."""
+    numbers = sorted(filter(str.isdecimal, words), key=natural_key)
+    others = sorted({*words} - {*numbers})
+    if numbers and others:
+        raise RefusedError(
+            f"{root}: the folders {some(numbers)} are numbers, and {some(others)} are words: call "
+            "the former by the names of their classes, or move away what is no class"
+        )
     names: dict[str, str] = {}
     for word in sorted(words):
         name = full_class_name(word)

@@ -34,7 +34,6 @@ WITH_NAMES: dict[str, Callable[[Path, str], Survey]] = {
     "ravdess": survey_ravdess,
     "afew": survey_afew,
     "enterface": survey_enterface,
-    "folders": survey_folders,
 }
 
 
@@ -57,12 +56,14 @@ def survey_dataset(
     the data set does not read.
     """
     own = None if texts is None else read_texts(texts)
-    if annotation is not None and name in WITH_NAMES:
-        raise RefusedError(f"--annotation: not read with --dataset {name}, which has no lists")
     if name == "list":
         survey = survey_list(root, annotation, source, None if own is None else tuple(own))
     elif name in WITH_LISTS:
         survey = WITH_LISTS[name](root, annotation, source)
+    elif annotation is not None:
+        raise RefusedError(f"--annotation: not read with --dataset {name}, which has no lists")
+    elif name == "folders":
+        survey = survey_folders(root, source, own)
     else:
         survey = WITH_NAMES[name](root, source)
     unknown = [cls for cls in own or () if cls not in survey.classes]

@@ -33,7 +33,7 @@ def test_the_test_folds_of_dfew_and_mafw_cover_them() -> None:
 
 
 def test_every_data_set_has_an_adapter_and_is_an_option() -> None:
-    assert {*KNOWN} == {"faces", *WITH_LISTS, *WITH_NAMES, "list"}
+    assert {*KNOWN} == {"faces", *WITH_LISTS, *WITH_NAMES, "folders", "list"}
     assert tuple(KNOWN) == DATASETS
 
 

@@ -168,10 +168,10 @@ def test_folders_of_ones_own_are_classes(tmp_path: Path) -> None:
 
 def test_folders_may_be_split_and_lie_in_a_wrapper(tmp_path: Path) -> None:
     for part in ("training", "val", "test"):
-        for word in ("bored", "10", "9"):
+        for word in ("bored", "a 10", "a 9"):
             add_frames(tmp_path / "data" / part / word / "x")
     survey = survey_folders(tmp_path)
-    assert survey.classes == ("9", "10", "bored")
+    assert survey.classes == ("a 9", "a 10", "bored")
     assert {i.split("/")[1] for i in survey.folds[0].train} == {"training"}
     assert {i.split("/")[1] for i in survey.folds[0].test} == {"test"}
     assert len(survey.subsets["validation"]) == 3
@@ -195,8 +195,18 @@ def test_parts_may_lie_in_the_folders_of_the_classes(tmp_path: Path) -> None:
     [
         ("train/Sad/a test/Sad/b extra/Sad/c", r"test, train are parts .* there are extra: move"),
         ("train/a test/b", r"test/b is in no folder that says its class"),
-        ("anna/Sad/a ben/Happy/b", r"Happy, Sad are classes, and lie below anna, ben, .*data init"),
-        ("fold1/Sad/a fold2/Sad/b", r"Sad are classes, and lie below fold1, fold2, .*--source fo"),
+        (
+            "anna/Sad/a ben/Happy/b",
+            r"whether anna, ben are the classes, .*, Happy, Sad: .*data init",
+        ),
+        ("fold1/Sad/a fold2/Sad/b", r"whether fold1, fold2 are the .*, Sad: .*with --source"),
+        ("anna/Sad ben/Happy", r"whether anna, ben are the classes, .*, Happy, Sad: "),
+        (
+            "anna/bored/a anna/shy/1 ben/bored/b ben/shy/2",
+            r"anna, ben are .*, bored, shy: .*--texts",
+        ),
+        ("train/anna/Sad/a train/ben/Sad/b test/anna/Sad/c", r"whether anna, ben are .*, Sad: "),
+        ("1/a 2/b Happy/c", r"folders 1, 2 are numbers, and Happy are words: call the former"),
     ],
 )
 def test_folders_at_the_top_that_are_no_classes_are_refused(
@@ -206,6 +216,26 @@ def test_folders_at_the_top_that_are_no_classes_are_refused(
         add_video(tmp_path / f"{path}.mp4")
     with pytest.raises(RefusedError, match=message):
         survey_folders(tmp_path)
+
+
+@pytest.mark.parametrize("paths", ["bored/s1/a bored/s2/b shy/s1/c shy/s2/d", "1/a/x 2/b/x"])
+def test_folders_in_which_nothing_may_be_the_classes_are_the_classes(
+    tmp_path: Path, paths: str
+) -> None:
+    for path in paths.split():
+        add_video(tmp_path / f"{path}.mp4")
+    assert survey_folders(tmp_path).classes == tuple(
+        dict.fromkeys(path.split("/")[0] for path in paths.split())
+    )
+
+
+def test_folders_that_texts_name_are_the_classes(tmp_path: Path) -> None:
+    for path in ("bored/anna", "bored/ben", "shy/anna", "shy/ben"):
+        add_video(tmp_path / path / "a.mp4")
+    texts = write(tmp_path / "texts.toml", "[shy]\n[bored]\n")
+    assert survey_dataset("folders", tmp_path, texts=texts).classes == ("bored", "shy")
+    with pytest.raises(RefusedError, match="whether bored, shy are the classes"):
+        survey_dataset("folders", tmp_path)
 
 
 def test_a_folder_of_images_with_a_video_in_it_is_a_question(tmp_path: Path) -> None:
