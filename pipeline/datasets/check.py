@@ -1,7 +1,7 @@
 """A survey -> what to know before hours of work: counts beside published ones, overlaps, frames."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -55,13 +55,12 @@ def check_survey(survey: Survey, readings: Mapping[str, Reading] | None = None) 
     """Everything that can be said of a data set; ``readings`` as in ``Survey.account``."""
     known = known_datasets().get(survey.name)
     published = None if survey.resplit else known
-    counts = survey.account(readings).counts
+    account = survey.account(readings)
     frames = [*filter(None, survey.frame_counts(readings).values())]
     faults = {i: reading.fault for i, reading in (readings or {}).items() if reading.fault}
-    parts = _parts(counts, published)
-    classes = _classes(survey, readings, known)
-    of_part = _classes_of_part(counts, published)
-    missing = survey.missing(survey.labels)
+    parts = _parts(account.counts, published)
+    classes = _classes(account.classes, known)
+    of_part = _classes_of_part(account.counts, published)
     return Report(
         dataset=survey.name,
         root=str(survey.root),
@@ -72,24 +71,23 @@ def check_survey(survey: Survey, readings: Mapping[str, Reading] | None = None) 
         classes=classes,
         classes_of_part=of_part,
         parts=parts,
-        counts=counts,
+        counts=account.counts,
         subsets={name: len(ids) for name, ids in survey.subsets.items()},
         frames=(min(frames), float(np.mean(frames)), max(frames)) if frames else None,
         subjects=len({*survey.subjects.values()}),
         shared_subjects=_shared_subjects(survey),
-        missing=missing,
+        missing=account.missing,
         unreadable=None if readings is None else faults,
         unpack=survey.found.unpack,
         notes=survey.notes,
-        protocol=_protocol(survey, known, (*parts, *classes, *of_part), len(missing), len(faults)),
+        protocol=_protocol(
+            survey, known, (*parts, *classes, *of_part), len(account.missing), len(faults)
+        ),
     )
 
 
-def _classes(
-    survey: Survey, readings: Mapping[str, Reading] | None, known: Known | None
-) -> tuple[Tally, ...]:
+def _classes(counts: Sequence[Count], known: Known | None) -> tuple[Tally, ...]:
     published = known.counts if known and known.counts_of == "all" else {}
-    counts = replace(survey, folds=()).account(readings).counts
     return tuple(_tally(one.label, [one], published.get(one.label)) for one in counts)
 
 

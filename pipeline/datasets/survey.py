@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,7 +54,8 @@ class Accounting:
     """Every listed video accounted for; ``used`` is 0 throughout while anything is missing."""
 
     source: str
-    counts: tuple[Count, ...]
+    counts: tuple[Count, ...]  # of every part of every fold, or of all videos without folds
+    classes: tuple[Count, ...]  # of all videos
     missing: tuple[str, ...]
 
 
@@ -135,30 +136,31 @@ class Survey:
 
         ``readings`` are what was seen of the videos that were found, if anybody looked.
         """
-        missing, frames = set(self.missing(self.labels)), self.frame_counts(readings)
+        missing, frames = self.missing(self.labels), self.frame_counts(readings)
         faulty = {i for i, reading in (readings or {}).items() if reading.fault}
         short = {i for i, count in frames.items() if count and count < SHORT_FRAMES}
         unknown = {i for i, count in frames.items() if count is None} - faulty
-        counts = []
-        for fold, part, ids in self._parts():
+
+        def counted(fold: str, part: str, ids: Collection[str]) -> Iterator[Count]:
             listed, lost, bad, few, dark = (
                 Counter(self.labels[i] for i in ids if i in of)
-                for of in (self.labels, missing, faulty, short, unknown)
+                for of in (self.labels, {*missing}, faulty, short, unknown)
             )
             for k, name in enumerate(self.classes):
                 found = listed[k] - lost[k]
                 unreadable = None if readings is None else bad[k]
                 shorter = None if dark[k] else few[k]
                 numbers = (listed[k], found, lost[k], unreadable, shorter, 0 if missing else found)
-                counts.append(Count(fold, part, name, *numbers))
-        return Accounting(self.found.name, tuple(counts), self.missing(self.labels))
+                yield Count(fold, part, name, *numbers)
 
-    def _parts(self) -> Iterable[tuple[str, str, Iterable[str]]]:
-        if not self.folds:
-            yield "", "all", self.labels
-        for fold in self.folds:
-            yield fold.name, "train", fold.train
-            yield fold.name, "test", fold.test
+        of_all = tuple(counted("", "all", self.labels))
+        of_parts = tuple(
+            count
+            for fold in self.folds
+            for part, ids in (("train", fold.train), ("test", fold.test))
+            for count in counted(fold.name, part, ids)
+        )
+        return Accounting(self.found.name, of_parts or of_all, of_all, missing)
 
 
 def _name_below(root: Path, path: Path, elsewhere: Path) -> str:
