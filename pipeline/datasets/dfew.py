@@ -9,6 +9,7 @@ What is read (the names vary between copies; each part is required):
 Beside the lists there may be ground truth that DFEW itself lacks; see ``truth.py``.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def survey_dfew(
     lists = find_lists(tree, annotation, "dfew", ("EmoLabel_DataSplit",), files)
     form = ListFormat(
         number_of,
-        r"[A-Za-z]+|-?[0-9]{1,9}",
+        re.compile(r"[A-Za-z]+|-?[0-9]{1,9}"),
         len(classes),
         "'video_name,label' or 'path/to/02522 frames label'",
         "dfew",

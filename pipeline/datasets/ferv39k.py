@@ -49,7 +49,7 @@ def survey_ferv39k(root: Path, annotation: Path | None = None, source: str = "au
     lists = find_lists(tree, annotation, "ferv39k", ("All_scenes",), files)
     form = ListFormat(
         lambda path: id_of(tuple(re.split(r"[/\\]", path.rstrip("/\\")))),
-        r"[A-Za-z]+|[0-9]{1,9}",
+        re.compile(r"[A-Za-z]+|[0-9]{1,9}"),
         len(classes),
         "'Crime/Angry/0063 Angry' or 'path/to/Crime/Angry/0063 frames label'",
         "ferv39k",

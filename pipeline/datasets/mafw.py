@@ -7,6 +7,7 @@ Lists with captions behind tabs or commas are read too (often in GBK). Public li
 classes in three orders, which only the counts of the classes tell apart.
 """
 
+import re
 from pathlib import Path
 
 from pipeline.datasets.known import known_datasets
@@ -39,7 +40,7 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
     )
     form = ListFormat(
         number_of,
-        r"[A-Za-z_]+|[0-9]{1,9}",
+        re.compile(r"[A-Za-z_]+|[0-9]{1,9}"),
         len(known.classes),
         "'03747.mp4 anger', 'path/to/03747 frames label' or '03747.mp4,anger,a caption of words'",
         "mafw",

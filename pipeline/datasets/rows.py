@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cache.errors import RefusedError
 from cache.outside import MIB, read_outside, read_text
@@ -23,11 +23,12 @@ PARTS = ("train", "test")
 # How public repositories spell the data sets in the names of lists.
 NAMES = ("dfew", "ferv39k", "mafw", "mfaw", "afew", "caer", "crema", "ravdess", "enterface")
 
+_NUMBER_AT_END = re.compile(r"(?:.*[/\\])?([0-9]{1,9})(?:\.\w+)?[/\\]*", re.DOTALL)
+
 Key = tuple[int, str]  # the number of a fold, and "train" or "test"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One row of a list; ``where`` is its file and line."""
 
     id: str
@@ -47,7 +48,7 @@ class ListFormat:
     """
 
     id_of: Callable[[str], str | None]
-    label: str
+    label: re.Pattern[str]
     classes: int
     expected: str
     name: str  # of the data set
@@ -106,11 +107,11 @@ def read_rows(path: Path, form: ListFormat) -> list[Row]:
     """
     rows: list[Row] = []
     lines: dict[str, int] = {}
-    text = _decode(path, form)
+    text, name = _decode(path, form), str(path)
     # splitlines handles CRLF and a missing final newline.
     numbered = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     for number, line in numbered:
-        row = parse_row(line, form, f"{path}:{number}")
+        row = parse_row(line, form, f"{name}:{number}")
         if row is None:
             if number == numbered[0][0] and not re.search(r"\d", line) and len(line) < LINE_MAX:
                 _refuse_label_first(line, form, path)
@@ -157,7 +158,7 @@ def parse_row(line: str, form: ListFormat, where: str) -> Row | None:
     for cells in _splits(line):
         votes = _votes(cells, form)
         path, label = _path_and_label(cells[: len(cells) - len(votes or ())], line, form)
-        video_id = form.id_of(path) if re.fullmatch(form.label, label) else None
+        video_id = form.id_of(path) if form.label.fullmatch(label) else None
         if video_id is not None:
             return Row(video_id, label, where, votes, path)
     return None
@@ -201,8 +202,7 @@ def first_rows(rows: Mapping[Key, Sequence[Row]]) -> dict[str, Row]:
 
 def number_of(path: str) -> str | None:
     """The five-digit id at the end of a path, ``D:/faces/2522.mp4`` -> ``02522``."""
-    stem = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-    digits = re.fullmatch(r"([0-9]{1,9})(\.\w+)?", stem)
+    digits = _NUMBER_AT_END.fullmatch(path)
     return None if digits is None else f"{int(digits[1]):05d}"
 
 
@@ -313,7 +313,7 @@ def _votes(cells: Sequence[str], form: ListFormat) -> tuple[float, ...] | None:
     ends = cells[-form.classes :]
     if not all(re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,20})?(e-?[0-9]{1,2})?", end) for end in ends):
         return None
-    return tuple(map(float, ends)) if re.fullmatch(form.label, cells[-form.classes - 1]) else None
+    return tuple(map(float, ends)) if form.label.fullmatch(cells[-form.classes - 1]) else None
 
 
 def _path_and_label(cells: Sequence[str], line: str, form: ListFormat) -> tuple[str, str]:

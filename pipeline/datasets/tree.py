@@ -9,7 +9,9 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from cache.errors import RefusedError
 from pipeline.datasets.videos import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -23,13 +25,12 @@ _PART = re.compile(r"((^|[-_ ])part[-_ ]?\d+|-\d{3})$", re.IGNORECASE)
 # Sixteen frames interpolated in time: different data, so never chosen unless asked for.
 _INTERPOLATED = re.compile(r"(^|[_x-])16f$", re.IGNORECASE)
 
-_IMAGE_ENDINGS = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
+_IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)
 
 Parts = tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A video in a tree: ``parts`` is its path below the root, without the suffix of a file."""
 
     parts: Parts
@@ -41,10 +42,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """How many images a folder holds, and the name that comes first."""
+    """How many images a folder holds, and the names that come first and last."""
 
     count: int
     first: str
+    last: str
 
 
 @dataclass
@@ -77,6 +79,16 @@ class Place:
     def frames(self) -> int | None:
         """How many images a folder holds; None for a file."""
         return None if self.images is None else self.images.count
+
+    @property
+    def first(self) -> Path:
+        """The image of a folder whose name comes first; a file is its own."""
+        return self.path / self.images.first if self.images else self.path
+
+    @property
+    def last(self) -> Path:
+        """The image of a folder whose name comes last; a file is its own."""
+        return self.path / self.images.last if self.images else self.path
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,8 @@ def scan(
                     below = _place(tree, entry, parts, stem, suffix, is_video)
                     pending += [below] if below else []
         if images and parts and is_video is None:
-            tree.videos.append(Entry(parts, folder, True, images=Images(len(images), images[0])))
+            found = Images(len(images), images[0], images[-1])
+            tree.videos.append(Entry(parts, folder, True, images=found))
     return tree
 
 
@@ -275,7 +288,8 @@ def _shown(entry: Entry, beside: Entry) -> str:
     return os.path.basename(entry.path) if here else entry.path
 
 
-def copy_name(parts: Sequence[str]) -> str:
+@cache
+def copy_name(parts: Parts) -> str:
     """What parts and doubled folders are called together.
 
     >>> copy_name(("Clip", "clip_224x224_part_2")), copy_name(("jpg_256", "jpg_256")), copy_name(())
@@ -354,16 +368,15 @@ def place_at(path: str, is_folder: bool, root: Path, images: Images | None = Non
 
 def count_images(folder: str, root: Path) -> Images | None:
     """The images of a folder, if it has any; refuses those behind a link that leaves the root."""
-    names, links = [], []
     with os.scandir(folder) as entries:
-        for entry in entries:  # a million times for some sets
-            names.append(entry.name)
-            if entry.is_symlink():
-                links.append(entry.name)
-    names = [n for n in names if n.rpartition(".")[2].lower() in _IMAGE_ENDINGS and n[0] != "."]
-    for name in {*links}.intersection(names):
+        found = list(entries)  # a million for some sets, so each is asked as little as possible
+    names = [entry.name for entry in found]
+    names = [n for n in names if n.lower().endswith(_IMAGE_ENDINGS) and n[0] != "."]
+    names.sort()
+    links = {entry.name for entry in filter(os.DirEntry.is_symlink, found)}
+    for name in links.intersection(names):
         refuse_outside(root, os.path.join(folder, name))
-    return Images(len(names), min(names)) if names else None
+    return Images(len(names), names[0], names[-1]) if names else None
 
 
 def _no_videos(

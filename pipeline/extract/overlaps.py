@@ -57,7 +57,7 @@ def same_bytes(survey: Survey) -> tuple[Overlap, ...]:
     """
     places = {i: survey.found.places[i] for i in survey.labels if i in survey.found.places}
     groups = [[*places]]
-    for key in (_count, _first_size, _sizes, _sha256):
+    for key in (_count, _first_size, _last_size, _sizes, _sha256):
         groups = [part for group in groups for part in _split(group, places, key)]
     group_of = {video_id: n for n, group in enumerate(groups) for video_id in group}
     found = []
@@ -123,8 +123,11 @@ def _count(place: Place) -> int | None:
 
 
 def _first_size(place: Place) -> int:
-    """The size of a video file, or of the image whose name comes first."""
-    return (place.path / place.images.first if place.images else place.path).stat().st_size
+    return place.first.stat().st_size
+
+
+def _last_size(place: Place) -> int:
+    return place.last.stat().st_size
 
 
 def _sizes(place: Place) -> tuple[int, ...]:

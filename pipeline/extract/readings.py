@@ -81,7 +81,7 @@ def _places(survey: Survey) -> dict[str, Place]:
 def _glance(place: Place) -> Reading:
     images = place.images
     try:
-        check_beginning_of(place.path / images.first if images else place.path, bool(images))
+        check_beginning_of(place.first, bool(images))
     except BadVideoError as error:
         return Reading(f"{images.first}: {error}" if images else str(error))
     return Reading()
