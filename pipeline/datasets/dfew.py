@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.datasets.known import known_datasets
-from pipeline.datasets.labels import check_votes, read_labels
+from pipeline.datasets.labels import read_labels, votes_of
 from pipeline.datasets.rows import (
     ListFormat,
     find_lists,
@@ -23,8 +23,8 @@ from pipeline.datasets.rows import (
     number_of,
     read_rows,
 )
-from pipeline.datasets.sheet import Votes, read_sheet
-from pipeline.datasets.survey import Accounting, Survey
+from pipeline.datasets.sheet import read_sheet
+from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Layout, find_videos, refuse_outside, scan
 from pipeline.datasets.truth import read_frame_truth, read_truth
 from pipeline.datasets.videos import VideoList
@@ -70,10 +70,9 @@ def survey_dfew(
     if tuple(classes) != known.classes:
         known = known.model_copy(update={"classes": tuple(classes), "counts": {}})
     labels = read_labels(rows, first, lists.folder, known)
-    check_votes(first, labels)
+    votes = votes_of(first, labels)
     folds = make_folds(rows)
     truth = read_truth(lists.folder, labels)
-    votes: Votes = {video_id: row.votes for video_id, row in first.items() if row.votes}
     read, notes = tuple(lists.files.values()), tuple[str, ...]()
     if not votes and lists.sheets:
         refuse_outside(annotation or root, lists.sheets[0])
@@ -106,11 +105,3 @@ def read_dfew(
     """The first ``limit`` listed videos, or all, as in ``survey_dfew``; none may be missing."""
     survey = survey_dfew(root, annotation, source, classes)
     return survey.video_list([*survey.labels][:limit])
-
-
-def account_dfew(root: Path, annotation: Path | None = None, source: str = "auto") -> Accounting:
-    """Count listed, found, missing and used videos per fold, part and class.
-
-    Unlike ``read_dfew`` it does not refuse a tree with missing videos: it shows them.
-    """
-    return survey_dfew(root, annotation, source).account()

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.datasets.known import class_of_word, known_datasets
-from pipeline.datasets.labels import check_votes, read_against_paths
+from pipeline.datasets.labels import read_against_paths, votes_of
 from pipeline.datasets.named import refuse_spellings
 from pipeline.datasets.rows import ListFormat, find_lists, first_rows, make_folds, read_rows
 from pipeline.datasets.survey import Survey
@@ -57,7 +57,7 @@ def survey_ferv39k(root: Path, annotation: Path | None = None, source: str = "au
     rows = {key: read_rows(path, form) for key, path in lists.files.items()}
     first = first_rows(rows)
     labels = read_against_paths(first, classes, lambda row: row.id.split("/")[1])
-    check_votes(first, labels)
+    votes = votes_of(first, labels)
     refuse_spellings({video_id: video_id for video_id in labels}, lists.folder, "video")
     found = find_videos(tree, replace(LAYOUT, id_of=_listed_id(labels)), source, labels)
     return Survey(
@@ -69,7 +69,7 @@ def survey_ferv39k(root: Path, annotation: Path | None = None, source: str = "au
         found=found,
         lists=lists.folder,
         files=tuple(lists.files.values()),
-        votes={video_id: row.votes for video_id, row in first.items() if row.votes},
+        votes=votes,
         notes=_other_case(found),
     )
 

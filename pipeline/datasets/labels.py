@@ -13,7 +13,7 @@ from pathlib import Path
 from cache.errors import RefusedError
 from cache.plan import VOTES_MAX
 from pipeline.datasets.known import Known, class_of_word
-from pipeline.datasets.rows import Key, Row
+from pipeline.datasets.rows import Key, Row, Votes
 
 # How much better, in log-likelihood, another order must explain the counts to rule one out.
 BEYOND_DOUBT = 10.0
@@ -136,8 +136,8 @@ def read_against_paths(
     return {video_id: classes.index(name) for video_id, name in paths.items() if name is not None}
 
 
-def check_votes(rows: Mapping[str, Row], labels: Mapping[str, int]) -> None:
-    """Refuse votes for no class, and votes in another order than the classes.
+def votes_of(rows: Mapping[str, Row], labels: Mapping[str, int]) -> dict[str, Votes]:
+    """The votes of the rows that have some; refuses those for no class, or in another order.
 
     They are in another order if the largest entry is not the label for most videos.
     """
@@ -154,6 +154,7 @@ def check_votes(rows: Mapping[str, Row], labels: Mapping[str, int]) -> None:
             f"{rows[wrong[0]].where}: the largest vote of {len(wrong)} of {len(voted)} videos is "
             "not for their label, so the votes are in another order than the classes"
         )
+    return voted
 
 
 def _part_counted(parts: Mapping[Key, Sequence[Row]], known: Known) -> Sequence[Row]:

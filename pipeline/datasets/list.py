@@ -27,9 +27,9 @@ from cache.errors import RefusedError
 from cache.outside import read_outside, read_text
 from pipeline.datasets.folds import folds_of_tests
 from pipeline.datasets.known import full_class_name
-from pipeline.datasets.labels import check_votes, label_base
+from pipeline.datasets.labels import label_base, votes_of
 from pipeline.datasets.named import part_of, refuse_spellings, split_fold
-from pipeline.datasets.rows import LINE_MAX, LIST_BYTES_MAX, SHOWN_LETTERS, Row, cell_text
+from pipeline.datasets.rows import LINE_MAX, LIST_BYTES_MAX, SHOWN_LETTERS, Row, Votes, cell_text
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Found, Place, place_at, refuse_outside
 from pipeline.datasets.videos import VIDEO_SUFFIXES, Fold, natural_key
@@ -90,8 +90,11 @@ def survey_list(
     cells_of = {row.id: cells for row, cells in read}
     known = _classes([*rows.values()], file, classes)
     labels = {video_id: known.index(row.label, row) for video_id, row in rows.items()}
-    votes = {i: _votes(c["votes"], known, rows[i]) for i, c in cells_of.items() if "votes" in c}
-    check_votes({i: Row(i, "", rows[i].where, votes.get(i)) for i in rows}, labels)
+    voted = {
+        i: rows[i]._replace(votes=_votes(c["votes"], known, rows[i]))
+        for i, c in cells_of.items()
+        if "votes" in c
+    }
     folds, subsets = _folds(cells_of, rows, file)
     subjects = {i: c["subject"] for i, c in cells_of.items() if "subject" in c}
     refuse_spellings(subjects, file, "subject")
@@ -111,7 +114,7 @@ def survey_list(
             for i, c in cells_of.items()
             if "frame_labels" in c
         },
-        votes=votes,
+        votes=votes_of(voted, labels),
     )
 
 
@@ -333,7 +336,7 @@ def _frame_labels(cell: str, classes: _Classes, row: Row) -> NDArray[np.int8]:
     return np.array(labels, np.int8)
 
 
-def _votes(cell: str, classes: _Classes, row: Row) -> tuple[float, ...]:
+def _votes(cell: str, classes: _Classes, row: Row) -> Votes:
     try:
         votes = tuple(map(float, re.split(r"[\s;]+", cell)))
     except ValueError:

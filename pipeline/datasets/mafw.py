@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from pipeline.datasets.known import known_datasets
-from pipeline.datasets.labels import check_votes, read_labels
+from pipeline.datasets.labels import read_labels, votes_of
 from pipeline.datasets.rows import (
     ListFormat,
     find_lists,
@@ -50,7 +50,7 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
     rows = {key: read_rows(path, form) for key, path in lists.files.items()}
     first = first_rows(rows)
     labels = read_labels(rows, first, lists.folder, known)
-    check_votes(first, labels)
+    votes = votes_of(first, labels)
     return Survey(
         name="mafw",
         root=root,
@@ -60,5 +60,5 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
         found=find_videos(tree, LAYOUT, source, labels),
         lists=lists.folder,
         files=tuple(lists.files.values()),
-        votes={video_id: row.votes for video_id, row in first.items() if row.votes},
+        votes=votes,
     )

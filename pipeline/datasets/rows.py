@@ -26,6 +26,7 @@ NAMES = ("dfew", "ferv39k", "mafw", "mfaw", "afew", "caer", "crema", "ravdess", 
 _NUMBER_AT_END = re.compile(r"(?:.*[/\\])?([0-9]{1,9})(?:\.\w+)?[/\\]*", re.DOTALL)
 
 Key = tuple[int, str]  # the number of a fold, and "train" or "test"
+Votes = tuple[float, ...]  # one number per class
 
 
 class Row(NamedTuple):
@@ -34,7 +35,7 @@ class Row(NamedTuple):
     id: str
     label: str  # as written
     where: str
-    votes: tuple[float, ...] | None = None
+    votes: Votes | None = None
     path: str = ""  # as written
 
 
@@ -306,7 +307,7 @@ def _splits(line: str) -> Iterable[list[str]]:
         yield line.split()
 
 
-def _votes(cells: Sequence[str], form: ListFormat) -> tuple[float, ...] | None:
+def _votes(cells: Sequence[str], form: ListFormat) -> Votes | None:
     """One number per class at the end of a row, if a path and a label come before them."""
     if len(cells) < form.classes + 2:
         return None

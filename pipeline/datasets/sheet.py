@@ -12,13 +12,11 @@ from pathlib import Path
 
 from cache.outside import MIB, read_outside
 from pipeline.datasets.known import class_of_word
-from pipeline.datasets.rows import cell_text
+from pipeline.datasets.rows import Votes, cell_text
 
 SHEET_BYTES_MAX = 64 * MIB
 UNPACKED_BYTES_MAX = 512 * MIB
 ID_COLUMNS = ("order", "video_name", "video", "name", "id", "clip")
-
-Votes = Mapping[str, tuple[float, ...]]
 
 
 def read_sheet(
@@ -26,7 +24,7 @@ def read_sheet(
     classes: Sequence[str],
     id_of: Callable[[str], str | None],
     labels: Mapping[str, int],
-) -> tuple[Votes, str]:
+) -> tuple[dict[str, Votes], str]:
     """(votes by id of the videos that have a label, what a user should know about the sheet).
 
     There are none if the sheet cannot be read, or does not fit the labels: a split can be used
@@ -38,7 +36,7 @@ def read_sheet(
         columns = _columns(rows[0] if rows else [], classes)
     except ValueError as error:
         return {}, f"{path.name} is not read: {error}"
-    found: dict[str, tuple[float, ...]] = {}
+    found: dict[str, Votes] = {}
     strange = []
     for number, row in enumerate(rows[1:], 2):
         video_id, own = id_of(row[columns[0]]), _votes([row[column] for column in columns[1:]])
@@ -87,7 +85,7 @@ def _columns(header: Sequence[str], classes: Sequence[str]) -> list[int]:
     return ids + [names.index(name) for name in classes]
 
 
-def _votes(cells: Sequence[str]) -> tuple[float, ...] | None:
+def _votes(cells: Sequence[str]) -> Votes | None:
     if not all(re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,20})?", cell) for cell in cells):
         return None
     votes = tuple(map(float, cells))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cache.errors import RefusedError
 from cache.files import sha256
 from cache.outside import read_outside
-from pipeline.datasets.rows import LIST_BYTES_MAX
+from pipeline.datasets.rows import LIST_BYTES_MAX, Votes
 from pipeline.datasets.tree import Found, some
 from pipeline.datasets.videos import Fold, Video, VideoList, cut_folds
 
@@ -53,7 +53,6 @@ class Reading:
 class Accounting:
     """Every listed video accounted for; ``used`` is 0 throughout while anything is missing."""
 
-    source: str
     counts: tuple[Count, ...]  # of every part of every fold, or of all videos without folds
     classes: tuple[Count, ...]  # of all videos
     missing: tuple[str, ...]
@@ -74,7 +73,7 @@ class Survey:
     subjects: Mapping[str, str] = field(default_factory=dict)
     subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
     frames: Mapping[str, FrameTruth] = field(default_factory=dict)
-    votes: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    votes: Mapping[str, Votes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what a user should know about how it was read
     texts: tuple[tuple[str, str], ...] | None = None  # name and sentence per class, if its own
     resplit: str | None = None  # how the folds were drawn, if they replace the data set's own
@@ -160,7 +159,7 @@ class Survey:
             for part, ids in (("train", fold.train), ("test", fold.test))
             for count in counted(fold.name, part, ids)
         )
-        return Accounting(self.found.name, of_parts or of_all, of_all, missing)
+        return Accounting(of_parts or of_all, of_all, missing)
 
 
 def _name_below(root: Path, path: Path, elsewhere: Path) -> str:

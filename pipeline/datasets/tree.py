@@ -221,7 +221,7 @@ def find_videos(
     best = sorted(name for name in chosen if ranks[name] == min(ranks.values()))
     names, index = _merged(best, copies, tree)
     others = tuple(name for name in copies if name not in best)
-    places = _count_frames(index, tree.root)
+    places = _places(index, tree.root)
     name = _joined(names) if folder is None else str(folder)
     unpack = _unpack(tree.archives) if tree.archives else ""
     return Found(name, places, others, tuple(index), tuple(tree.ignored), unpack)
@@ -346,7 +346,7 @@ def _joined(names: Sequence[str]) -> str:
     return " and ".join(names)
 
 
-def _count_frames(index: Mapping[str, Entry], root: Path) -> dict[str, Place]:
+def _places(index: Mapping[str, Entry], root: Path) -> dict[str, Place]:
     """The places of videos; a folder without images is none."""
     places = {}
     for video_id, entry in index.items():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cache.errors import RefusedError
-from pipeline.datasets.dfew import CLASSES, account_dfew, read_dfew
+from pipeline.datasets.dfew import CLASSES, read_dfew, survey_dfew
 
 # id -> official label, 1 to 7: happy, sad, neutral, angry, surprise, disgust, fear.
 LABELS = {1: 1, 2: 2, 3: 3, 14: 4, 205: 5, 2522: 6, 16372: 7, 8: 1}
@@ -189,7 +189,7 @@ def test_every_missing_video_is_counted_and_the_first_ten_are_named(tmp_path: Pa
     (tmp_path / "Clip/clip_224x224/00001").mkdir()  # a folder without a frame is missing too
     with pytest.raises(RefusedError, match=r"12 of 30 listed .*00001, .*00010 and 2 more"):
         read_dfew(tmp_path)
-    accounting = account_dfew(tmp_path)
+    accounting = survey_dfew(tmp_path).account()
     assert len(accounting.missing) == 12
     assert sum(count.listed for count in accounting.counts) == 30
     assert sum(count.missing for count in accounting.counts) == 12
@@ -210,7 +210,7 @@ def test_limit_keeps_the_first_videos_and_asks_only_for_their_frames(tmp_path: P
 def test_accounting_of_a_complete_tree_adds_up(tmp_path: Path) -> None:
     write_lists(tmp_path)
     write_frames(tmp_path)
-    counts = account_dfew(tmp_path).counts
+    counts = survey_dfew(tmp_path).account().counts
     assert len(counts) == 2 * 2 * len(CLASSES)
     assert all(c.listed == c.found == c.used and c.missing == 0 for c in counts)
     happy = [c for c in counts if (c.fold, c.part, c.label) == ("1", "test", "happiness")]
