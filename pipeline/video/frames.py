@@ -9,6 +9,7 @@ import importlib.metadata
 import os
 import re
 import stat
+import struct
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x47", "mpegts"),
 )
 _TS_PACKET_BYTES = 188
+_BOXES_MAX = 10_000  # that are looked at in an mp4
 # Their headers give a duration; the others' is estimated from what there is.
 _GIVE_DURATION = ("mp4", "matroska", "flv", "asf")
 
@@ -245,7 +247,31 @@ def _demuxer(path: Path) -> tuple[str, set[str]]:
 
 def _open(path: Path, demuxer: str) -> Any:
     options = {"protocol_whitelist": "file"}
-    return av.open(str(path.resolve()), format=demuxer, container_options=options)
+    try:
+        return av.open(str(path.resolve()), format=demuxer, container_options=options)
+    except av.error.InvalidDataError:
+        if demuxer == "mp4" and _lacks_index(path):
+            raise BadVideoError(
+                "its index (moov) is missing: the recording or the copy was not finished; copy it "
+                "again, finish it with the program that recorded it, or repair it with untrunc"
+            ) from None
+        raise
+
+
+def _lacks_index(path: Path) -> bool:
+    """Whether an mp4 has media data (mdat), but not all of the index that says what is where."""
+    found, at = set[bytes](), 0
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        for _ in range(_BOXES_MAX):
+            if at >= end:
+                break
+            file.seek(at)
+            size, kind, large = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+            at += {0: end, 1: large}.get(size, size)
+            if at <= end or kind == b"mdat":
+                found.add(kind)
+    return b"mdat" in found and b"moov" not in found
 
 
 def _promised_frames(path: Path, demuxer: str) -> int:

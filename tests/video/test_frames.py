@@ -189,7 +189,11 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str]] = {
     "hls": (lambda d: written(d / "v.mp4", b"#EXTM3U\n/etc/passwd"), "not a video"),
     "mp4 without its end": (
         lambda d: cut(write_video(d / "v.mp4", pictures(60)), 0.9),
-        "Invalid",
+        r"its index \(moov\) is missing: the recording or the copy was not finished; .* untrunc",
+    ),
+    "mp4 without any of its index": (
+        lambda d: cut(write_video(d / "v.mp4", pictures(60)), 0.5),
+        r"its index \(moov\) is missing",
     ),
     "mp4 cut behind its index": (lambda d: cut(faststart(d / "v.mp4"), 0.5), "its header promises"),
     "avi cut in half": (lambda d: cut(write_video(d / "v.avi", pictures(60)), 0.5), "promises"),
