@@ -1,5 +1,6 @@
 """Videos that kill or hang their decoder: found, left out with their reason, and nothing else."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from cache.check import plan_repair, verify
 from cache.store import open_store
+from pipeline.video import isolated
 from pipeline.video.frames import read_frames
 from pipeline.video.images import BadVideoError
 from pipeline.video.isolated import Decoder, DecoderDeathError, read_frames_isolated
@@ -39,6 +41,7 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "faulty").mkdir()
     (tmp_path / "faulty" / "sitecustomize.py").write_text(FAULTY_DECODER)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'faulty'}:{ROOT}")
+    monkeypatch.setattr(isolated, "_servers", {})  # decoders are forked from a faulty one
 
 
 def frames_of(read: object, path: Path, **options: float) -> tuple[object, list[np.ndarray]]:
@@ -172,15 +175,17 @@ def test_decoder_that_hangs_ends_with_the_process_that_started_it(
     deadline = time.monotonic() + 60
     while not (found := children.read_text().split()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    decoder = int(found[0])
-    time.sleep(1)  # until it hangs; before that, it would notice by itself
-    assert processes_of(decoder) == [decoder]  # it leads a session
+    server = int(found[0])  # it leads the decoder's session
+    while len(processes_of(server)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(1)  # until the decoder hangs; before that, it would notice by itself
+    assert len(processes_of(server)) == 2
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + GONE_SECONDS
-    while processes_of(decoder) and time.monotonic() < deadline:
+    while processes_of(server) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert processes_of(decoder) == []
+    assert processes_of(server) == []
 
 
 def begin_repair(path: Path) -> None:
@@ -212,3 +217,29 @@ def test_decoder_goes_on_after_a_bad_video_and_is_replaced_after_a_death(tmp_pat
     assert [len(found) for found in times] == [9, 0, 9, 9]
     with pytest.raises(DecoderDeathError, match="closed"):
         read(paths[0])
+
+
+def test_decoders_are_forked_from_one_process_that_survives_their_deaths(
+    tmp_path: Path, faulty: None
+) -> None:
+    good, killer = (write_video(tmp_path / f"{name}.mp4", pictures(3)) for name in ("a", "killer"))
+    frames_of(read_frames_isolated, good, seconds_max=60)
+    server = vars(isolated)["_servers"][os.getpid()]
+    with Decoder() as one, Decoder() as other:
+        for decoder in (one, other):
+            with pytest.raises(DecoderDeathError, match="SIGABRT"):
+                frames_of(decoder.read_frames, killer, seconds_max=60)
+            frames_of(decoder.read_frames, good, seconds_max=60)
+    assert list(vars(isolated)["_servers"].values()) == [server]
+    assert server.is_alive
+
+
+@pytest.mark.usefixtures("faulty")
+def test_decoder_imports_nothing_from_the_present_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "v.mp4", pictures(3))
+    (tmp_path / "json.py").write_text("open('executed', 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert len(frames_of(read_frames_isolated, path, seconds_max=60)[1]) == 2
+    assert not (tmp_path / "executed").exists()
