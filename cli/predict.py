@@ -1,7 +1,7 @@
 """tgdfer predict: videos and trained networks -> labels, probabilities and influence of frames."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -21,10 +21,12 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.show import columns, count, next_step, show
+from pipeline.interrupt import StoppedError, stop_on_signal
 
 if TYPE_CHECKING:
     from pipeline.evaluate.influence import Influence
-    from pipeline.predict.features import Encoded, ReadSettings
+    from pipeline.predict.features import ReadSettings
+    from pipeline.predict.output import Output
     from pipeline.predict.prediction import VideoPrediction
     from pipeline.predict.predictor import Predictor
     from pipeline.predict.sources import Source
@@ -127,17 +129,27 @@ def predict(
         runs, encoder, pretrained, device, parse_precision(precision), other_code
     )
     settings = predictor.settings(sliding, fps, decode_seconds, workers, faces)
-    pictures = None if out is None else _Pictures(out, predictor, measure, overlay)
-    videos = list(_predict(predictor, sources, settings, measure, pictures))
+    output = None
+    if out is not None:
+        from pipeline.predict.output import Output
+
+        output = Output(out, predictor, sources, settings, measure, overlay)
+    found, stopped = _predict(predictor, sources, settings, measure, output)
+    videos = [video for number in sorted(found) for video in found[number]]
     print(columns(_table(videos, measure, len(predictor.networks) > 1)))
+    if output is not None:
+        for path in output.finish(found):
+            print(f"written: {show(path)}")
     failed = sum(video.status == "failed" for video in videos)
-    if pictures is not None:
-        _write(pictures, videos)
-    elif not failed:
-        next_step("tgdfer", "predict", *inputs, *_given(runs), "--out", "predictions")
     if failed:
         print(f"{count(failed, 'video')} could not be predicted")
+    if stopped and (left := len(sources) - len(found)):
+        print(f"stopped with {count(left, 'video')} left. {_remedy(output)}", file=sys.stderr)
+        raise StoppedError(stopped)
+    if failed:
         raise typer.Exit(DONE_WITH_FAILURES)
+    if output is None:
+        next_step("tgdfer", "predict", *inputs, *_given(runs), "--out", "predictions")
 
 
 def _predict(
@@ -145,64 +157,36 @@ def _predict(
     sources: "Sequence[Source]",
     settings: "ReadSettings",
     influence: "Influence",
-    pictures: "_Pictures | None",
-) -> "Iterator[VideoPrediction]":
-    """Predictions in the order of the sources and persons; pictures are written as they come."""
-    from pipeline.predict.prediction import failed
-    from pipeline.video.images import BadVideoError
-
-    found: dict[tuple[int, int], VideoPrediction] = {}
-    with progress(f"predicting {count(len(sources), 'video')}", None, "frames") as shown:
-        stream = predictor.stream(
-            sources, settings, influence, lambda done, all: shown.update(done, all)
-        )
-        for number, video, encoded in stream:
-            row = number, encoded.person
-            found[row] = video
-            if pictures is not None and video.status == "ok":
-                try:
-                    pictures.write(number, video, encoded)
-                except BadVideoError as error:  # it was changed since, or removed
-                    found[row] = failed(video.name, str(error))
-    yield from (found[row] for row in sorted(found))
+    output: "Output | None",
+) -> "tuple[dict[int, Sequence[VideoPrediction]], int | None]":
+    """The predictions of each source by its number, and the signal that stopped the work."""
+    found: dict[int, Sequence[VideoPrediction]] = {}
+    if output is not None:
+        found |= output.done
+        _say_what_is_there(output, len(sources))
+    left = [number for number in range(len(sources)) if number not in found]
+    with (
+        stop_on_signal("what was read", after=_remedy(output)) as stop,
+        progress(f"predicting {count(len(left), 'video')}", None, "frames") as shown,
+    ):
+        rest = [sources[number] for number in left]
+        for place, rows in predictor.stream(rest, settings, influence, shown.update, stop):
+            number, videos = left[place], [video for video, _ in rows]
+            found[number] = videos if output is None else output.add(number, rows)
+    return found, stop.signal
 
 
-@dataclass(frozen=True)
-class _Pictures:
-    """Writes what can be seen of a prediction."""
-
-    out: Path
-    predictor: "Predictor"
-    influence: "Influence"
-    overlay: bool
-    written: set[Path] = field(default_factory=set)
-
-    def write(self, number: int, video: "VideoPrediction", encoded: "Encoded") -> None:
-        """Raises BadVideoError if the video is no longer as it was read."""
-        from pipeline.predict.written import write_overlay, write_strip, write_timeline
-
-        shown = self.predictor.pictures(video, encoded)
-        paths = write_strip(self.out, number, video, shown, self.influence)
-        if len(video.windows) > 1:
-            paths += write_timeline(self.out, number, video)
-        if self.overlay:
-            paths += write_overlay(self.out, number, video, encoded, self.influence)
-        self.written.update(paths)
+def _say_what_is_there(output: "Output", sources: int) -> None:
+    if output.other:
+        print("what another command left unfinished in --out is begun again", file=sys.stderr)
+    if output.done:
+        done = f"{len(output.done)} of {count(sources, 'video')}"
+        print(f"{done} predicted by a command that was interrupted", file=sys.stderr)
 
 
-def _write(pictures: _Pictures, videos: "Sequence[VideoPrediction]") -> None:
-    from pipeline.predict.written import PredictionFile, write_predictions
-
-    predictor = pictures.predictor
-    content = PredictionFile(
-        networks=tuple(predictor.networks),
-        classes=predictor.classes,
-        influence=pictures.influence,
-        features=predictor.data,
-        videos=tuple(videos),
-    )
-    for path in write_predictions(pictures.out, content, pictures.written):
-        print(f"written: {show(path)}")
+def _remedy(output: "Output | None") -> str:
+    begin = "Without --out, the same command begins again."
+    return begin if output is None else "Run the same command again to go on."
 
 
 def _check_detector() -> None:
@@ -225,7 +209,7 @@ def _table(videos: "Sequence[VideoPrediction]", influence: str, several: bool) -
 
 def _row(video: "VideoPrediction") -> list[str]:
     if video.label is None:
-        return [show(video.name), "", "failed", "", "", "", "", show(video.reason)]
+        return [show(video.name), "", video.status, "", "", "", "", show(video.reason)]
     share = f"{100 * video.probabilities[video.label]:.1f}"
     doubt = "" if video.doubt is None else f"{video.doubt:.2f}"
     seconds = f"{video.seconds:.2f}"

@@ -162,6 +162,7 @@ ORDER = [
     "pipeline/predict/pictures.py",
     "pipeline/predict/overlay.py",
     "pipeline/predict/written.py",
+    "pipeline/predict/output.py",
     "pipeline/predict/graph.py",
     "pipeline/predict/card.py",
     "pipeline/predict/export.py",

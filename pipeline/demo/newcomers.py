@@ -91,7 +91,7 @@ def meet(predictor: Predictor, folder: Path) -> list[Newcomer]:
     planned = plan_newcomers()
     paths = [_write(folder, video) for video in planned]
     found, settings = {}, predictor.settings(faces=WHOLE_FRAMES)
-    for number, video, encoded in predictor.stream(find_sources(paths), settings):
+    for number, ((video, encoded),) in predictor.stream(find_sources(paths), settings):
         picture = strip(paths[number].name, best_window(video), predictor.pictures(video, encoded))
         label = CLASSES[planned[number].label]
         found[number] = Newcomer(paths[number], label, video, picture)

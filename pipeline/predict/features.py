@@ -17,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from cache.errors import RefusedError
 from cache.identity import WHOLE_FRAMES
 from pipeline.encoders.clip import Encoder
 from pipeline.extract.planning import CROPPINGS, cropping_of
+from pipeline.interrupt import Stop
 from pipeline.predict.sources import Source
 from pipeline.predict.windows import (
     Sliding,
@@ -80,10 +81,10 @@ class Encoded:
     """
 
     source: Source  # of several persons, each has a name of its own
-    person: int = 0
     crop: Crop | None = None  # None: whole frames
     reason: str = ""
     flags: tuple[str, ...] = ()
+    sha256: str = ""  # of the source, as in ``source_sha256``
     windows: Windows | None = None
     features_NTD: NDArray[np.float16] | None = None
     pictures_TCHW: torch.Tensor | None = None
@@ -91,7 +92,8 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _Frame:
-    row: tuple[int, int]  # source and person
+    number: int  # of its source
+    person: int
     index: int  # in the video
     picture_CHW: torch.Tensor
 
@@ -101,6 +103,12 @@ class _End:
     number: int
     outcome: list[Encoded] | BaseException
 
+    def rows(self) -> list[Encoded]:
+        """One for each person; raises what ended the reading."""
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
 
 class _Stopped(Exception):
     """Nobody wants the frames any more."""
@@ -108,23 +116,49 @@ class _Stopped(Exception):
 
 @dataclass
 class _Partial:
-    """A source, or a person in it, of which some frames may still be on their way."""
+    """A source of which some frames may still be on their way."""
 
-    features: dict[int, NDArray[np.float16]] = field(default_factory=dict)
-    pictures: dict[int, torch.Tensor] = field(default_factory=dict)
+    features: dict[tuple[int, int], NDArray[np.float16]] = field(default_factory=dict)
+    pictures: defaultdict[int, dict[int, torch.Tensor]] = field(
+        default_factory=lambda: defaultdict(dict)
+    )
     sent: int = 0  # frames to the encoder
-    end: Encoded | None = None
+    rows: list[Encoded] | None = None  # once it is read
 
     @property
     def is_whole(self) -> bool:
         """Whether no frame of it is on its way any more."""
-        return self.end is not None and len(self.features) == self.sent
+        return self.rows is not None and len(self.features) == self.sent
 
-    def expect(self, frame: _Frame, pictures: int) -> None:
-        """Note that a frame is on its way; ``pictures`` of them are kept."""
+    def expect(self, frame: _Frame, most: int) -> None:
+        """Note that a frame is on its way; of a person, ``most`` pictures are kept."""
         self.sent += 1
-        if len(self.pictures) < pictures:  # those of many windows would fill the memory
-            self.pictures[frame.index] = frame.picture_CHW
+        pictures = self.pictures[frame.person]
+        if len(pictures) < most:  # those of many windows would fill the memory
+            pictures[frame.index] = frame.picture_CHW
+
+    def finish(self) -> list[Encoded]:
+        """Each person with the features of the windows."""
+        assert self.rows is not None
+        return [self._finish(person, own) for person, own in enumerate(self.rows)]
+
+    def _finish(self, person: int, own: Encoded) -> Encoded:
+        if own.windows is None:
+            return own
+        frame_NT = own.windows.frame_NT
+        order = np.unique(frame_NT)
+        features_UD = np.stack([self.features[person, index] for index in order.tolist()])
+        if not np.isfinite(features_UD).all():
+            reason = "the encoder's features overflow float16; use --precision fp32"
+            return replace(own, windows=None, reason=reason)
+        pictures = self.pictures[person]
+        one = len(frame_NT) == 1 and pictures.keys() >= set(order.tolist())
+        shown = [pictures[index] for index in frame_NT[0].tolist()] if one else None
+        return replace(
+            own,
+            features_NTD=features_UD[np.searchsorted(order, frame_NT)],
+            pictures_TCHW=torch.stack(shown).cpu() if shown else None,
+        )
 
 
 def encode_sources(
@@ -132,15 +166,17 @@ def encode_sources(
     encoder: Encoder,
     settings: ReadSettings,
     on_frames: OnFrames = lambda done, total: None,
-) -> Iterator[tuple[int, Encoded]]:
+    stop: Stop | None = None,
+) -> Iterator[tuple[int, list[Encoded]]]:
     """(number, what was found) of each source, as soon as it is done, in any order.
 
-    A source with several persons is found once for each of them. A video that cannot be decoded, or
-    that kills or hangs its decoder, is found with its reason.
+    In a source with several persons each of them is found. A video that cannot be decoded, or that
+    kills or hangs its decoder, is found with its reason. After a signal, ``stop``, only what has
+    been read is finished.
     """
-    reader = _Reader(sources, encoder, settings)
+    reader, stop = _Reader(sources, encoder, settings), stop or Stop()
     batches = _Batches(encoder, settings.batch_frames)
-    begun: defaultdict[tuple[int, int], _Partial] = defaultdict(_Partial)
+    begun: defaultdict[int, _Partial] = defaultdict(_Partial)
     with ExitStack() as stack:
         on_cpu = encoder.device.type == "cpu"
         decoders, encoders = _pool(reader.workers), _pool(reader.workers if on_cpu else 2)
@@ -151,24 +187,24 @@ def encode_sources(
         for number in range(len(sources)):
             decoders.submit(reader.read, number)
         ended = encoded = 0
-        while ended < len(sources) or begun:
-            if ended < len(sources):
-                item = reader.queue.get()
-                if isinstance(item, _Frame):
-                    begun[item.row].expect(item, settings.frames)
-                    batches.add(item, encoders)
-                else:
-                    ended += 1
-                    for own in _rows(item):
-                        begun[item.number, own.person].end = own
-            else:
+        is_reading = True
+        while is_reading:
+            is_reading = ended < len(sources) and not stop.signal
+            item = reader.next() if is_reading else None
+            if isinstance(item, _Frame):
+                begun[item.number].expect(item, settings.frames)
+                batches.add(item, encoders)
+            elif item is not None:
+                ended += 1
+                begun[item.number].rows = item.rows()
+            if not is_reading:
                 batches.flush(encoders)
-            for row, index, features_D in batches.done(wait=ended == len(sources)):
-                begun[row].features[index] = features_D
+            for frame, features_D in batches.done(wait=not is_reading):
+                begun[frame.number].features[frame.person, frame.index] = features_D
                 encoded += 1
             on_frames(encoded, reader.expected())
-            for row in [row for row, partial in begun.items() if partial.is_whole]:
-                yield row[0], _finish(begun.pop(row))
+            for number in [number for number, partial in begun.items() if partial.is_whole]:
+                yield number, begun.pop(number).finish()
 
 
 def read_pictures(encoded: Encoded, index_T: NDArray[np.int32], encoder: Encoder) -> torch.Tensor:
@@ -202,12 +238,19 @@ class _Reader:
         self._wanted: dict[int, int] = {}  # source -> its pictures that some window shows
         self._wanted_in_all = 0  # their sum
         self._counting = threading.Lock()
-        self._people: dict[int, list[Encoded]] = {}  # source -> who is in it
+        self._rows: dict[int, list[Encoded]] = {}  # source -> who is in it
 
     def expected(self) -> int:
         """Frames to encode in all, if unread sources are like those read so far."""
         known = len(self._wanted)
         return round(self._wanted_in_all * len(self._sources) / known) if known else 0
+
+    def next(self) -> _Frame | _End | None:
+        """What was read next; None if that was nothing for a while."""
+        try:
+            return self.queue.get(timeout=_POLL_SECONDS)
+        except Empty:
+            return None
 
     def stop(self) -> None:
         """Stop reading, also in the middle of a video."""
@@ -227,22 +270,23 @@ class _Reader:
             outcome = self._decode(number)
         except BadVideoError as error:
             self._expect(number, self._wanted.get(number, 0))
-            rows = self._people.get(number, [Encoded(self._sources[number])])
+            rows = self._rows.get(number, [Encoded(self._sources[number])])
             outcome = [replace(own, reason=str(error)) for own in rows]
         except _Stopped:
             return
         except Exception as error:
             error.add_note(f"while reading {self._sources[number].name!r}")
             outcome = error
+        self._rows.pop(number, None)
         self._put(_End(number, outcome))
 
     def _decode(self, number: int) -> list[Encoded]:
         faces = self._settings.faces
         if faces == WHOLE_FRAMES:
-            return [self._decode_whole(number)]
+            return self._decode_whole(number)
         people, told = self._look(self._sources[number])
         if faces == AUTO and (why := people.already_cropped):
-            return [self._decode_whole(number, f"not cropped: {why}")]
+            return self._decode_whole(number, f"not cropped: {why}")
         if people.nobody:
             raise BadVideoError(f"{people.nobody}; --faces whole predicts whole frames")
         return self._decode_people(number, people, told)
@@ -265,55 +309,63 @@ class _Reader:
             place_windows_within(times_F, track.span, settings.frames, settings.sliding)
             for track in people.tracks
         ]
-        wanted = [set(windows.frame_NT.flat) for windows in placed]
-        self._expect(number, sum(map(len, wanted)))
-        sent = set[int]()
-        rows = self._people[number] = _name_people(source, people, settings.faces)
+        rows = self._rows[number] = _name_people(source, people, settings.faces)
+        found, _ = self._decode_windows(number, rows, lambda _: placed)
+        people.check_same(found)
+        flags = (*found.flags, *people.flags, *_estimated(told, times_F))
+        return [
+            replace(
+                own,
+                flags=(*flags, *_repeats(windows, settings.frames)),
+                sha256=found.sha256,
+                windows=windows,
+            )
+            for own, windows in zip(rows, placed, strict=True)
+        ]
+
+    def _decode_whole(self, number: int, *why: str) -> list[Encoded]:
+        source, settings = self._sources[number], self._settings
+        told = list[NDArray[np.float64]]()
+
+        def place(count: int) -> list[Windows]:
+            times_F = times_of(count, told, settings.fps)
+            return [place_windows(times_F, settings.frames, settings.sliding)]
+
+        found, (windows,) = self._decode_windows(number, [Encoded(source)], place, told.append)
+        short = _repeats(windows, settings.frames)
+        flags = (*found.flags, *short, *_estimated(told, windows.times_F), *why)
+        return [Encoded(source, flags=flags, sha256=found.sha256, windows=windows)]
+
+    def _decode_windows(
+        self,
+        number: int,
+        rows: list[Encoded],
+        place: Callable[[int], list[Windows]],
+        take_times: TakeTimes | None = None,
+    ) -> tuple[Found, list[Windows]]:
+        """Put each frame that a window shows into the queue; ``place`` gives each row its windows.
+
+        ``place`` gets the number of frames; again, if the header gave a wrong one.
+        """
         pictures = [_pictures(self._encoder, own.crop) for own in rows]
+        placed, wanted, sent = list[Windows](), list[set[int]](), set[int]()
+
+        def choose(count: int) -> set[int]:
+            placed[:] = place(count)
+            wanted[:] = [set(windows.frame_NT.ravel().tolist()) for windows in placed]
+            self._expect(number, sum(map(len, wanted)))
+            return set().union(*wanted) - sent
 
         def take(index: int, image: NDArray[np.uint8]) -> None:
             sent.add(index)
             for person, frames in enumerate(wanted):
                 if index in frames:
-                    self._put_ready((number, person), pictures[person].add(index, image))
+                    self._put_ready(number, person, pictures[person].add(index, image))
 
-        found = self._read(
-            source, lambda _: {int(index) for index in set().union(*wanted) - sent}, take
-        )
-        people.check_same(found)
+        found = self._read(self._sources[number], choose, take, take_times)
         for person, waiting in enumerate(pictures):
-            self._put_ready((number, person), waiting.rest())
-        flags = (*found.flags, *people.flags, *_estimated(told, times_F))
-        return [
-            replace(own, windows=windows, flags=(*flags, *_repeats(windows, settings.frames)))
-            for own, windows in zip(rows, placed, strict=True)
-        ]
-
-    def _decode_whole(self, number: int, *flags: str) -> Encoded:
-        source, settings = self._sources[number], self._settings
-        told, sent = list[NDArray[np.float64]](), set[int]()
-        pictures = _pictures(self._encoder)
-        windows: Windows | None = None
-
-        def choose(count: int) -> set[int]:
-            """May be called again, if the header gave a wrong number of frames."""
-            nonlocal windows
-            times_F = times_of(count, told, settings.fps)
-            windows = place_windows(times_F, settings.frames, settings.sliding)
-            wanted = set(windows.frame_NT.flat)
-            self._expect(number, len(wanted | sent))
-            return {int(index) for index in wanted - sent}
-
-        def take(index: int, image: NDArray[np.uint8]) -> None:
-            sent.add(index)
-            self._put_ready((number, 0), pictures.add(index, image))
-
-        found = self._read(source, choose, take, told.append)
-        self._put_ready((number, 0), pictures.rest())
-        assert windows is not None
-        short = _repeats(windows, settings.frames)
-        flags = (*found.flags, *short, *_estimated(told, windows.times_F), *flags)
-        return Encoded(source, flags=flags, windows=windows)
+            self._put_ready(number, person, waiting.rest())
+        return found, placed
 
     def _expect(self, number: int, pictures: int) -> None:
         with self._counting:
@@ -341,9 +393,9 @@ class _Reader:
         decoder: Decoder = self._local.decoder
         return decoder
 
-    def _put_ready(self, row: tuple[int, int], ready: Mapping[int, torch.Tensor]) -> None:
+    def _put_ready(self, number: int, person: int, ready: Mapping[int, torch.Tensor]) -> None:
         for index, picture_CHW in ready.items():
-            self._put(_Frame(row, index, picture_CHW))
+            self._put(_Frame(number, person, index, picture_CHW))
 
     def _put(self, item: _Frame | _End) -> None:
         while not self._stopped.is_set():
@@ -375,8 +427,8 @@ class _Batches:
             batch, self._filling = self._filling, []
             self._running.append((batch, pool.submit(_encode, self._encoder, batch, self._size)))
 
-    def done(self, wait: bool) -> Iterator[tuple[tuple[int, int], int, NDArray[np.float16]]]:
-        """((source, person), frame, features) of batches that are done, or all if ``wait``.
+    def done(self, wait: bool) -> Iterator[tuple[_Frame, NDArray[np.float16]]]:
+        """Frames and features of batches that are done, or of all if ``wait``.
 
         So that frames do not pile up, it also waits while more than four batches are running.
         """
@@ -385,8 +437,7 @@ class _Batches:
             if not (wait or result.done() or len(self._running) > 4):
                 return
             self._running.popleft()
-            for frame, features_D in zip(batch, result.result(), strict=False):
-                yield frame.row, frame.index, features_D
+            yield from zip(batch, result.result(), strict=False)
 
 
 def _encode(encoder: Encoder, batch: list[_Frame], size: int) -> NDArray[np.float16]:
@@ -401,15 +452,12 @@ def _name_people(source: Source, people: People, faces: str) -> list[Encoded]:
     """A row for each person, called ``video.mp4#1`` and so on if there are several."""
     cropping = cropping_of(CROPPINGS[0] if faces == AUTO else faces)
     assert cropping is not None
+    names = [source.name]
+    if len(people.tracks) > 1:
+        names = [f"{source.name}#{person + 1}" for person in range(len(people.tracks))]
     return [
-        Encoded(
-            replace(source, name=f"{source.name}#{person + 1}")
-            if len(people.tracks) > 1
-            else source,
-            person,
-            Crop(track, cropping),
-        )
-        for person, track in enumerate(people.tracks)
+        Encoded(replace(source, name=name), Crop(track, cropping))
+        for name, track in zip(names, people.tracks, strict=True)
     ]
 
 
@@ -424,35 +472,6 @@ def _estimated(told: list[NDArray[np.float64]], times_F: NDArray[np.float64]) ->
 
 def _pictures(encoder: Encoder, crop: Crop | None = None) -> Pictures:
     return Pictures(encoder.files.preprocessing, encoder.pixel_format, crop)
-
-
-def _rows(end: _End) -> list[Encoded]:
-    if isinstance(end.outcome, BaseException):
-        raise end.outcome
-    return end.outcome
-
-
-def _finish(partial: _Partial) -> Encoded:
-    end = partial.end
-    assert end is not None
-    if end.windows is None:
-        return end
-    frame_NT = end.windows.frame_NT
-    order = np.unique(frame_NT)
-    features_UD = np.stack([partial.features[index] for index in order.tolist()])
-    if not np.isfinite(features_UD).all():
-        return replace(
-            end,
-            windows=None,
-            reason="the encoder's features overflow float16; use --precision fp32",
-        )
-    one = len(frame_NT) == 1 and partial.pictures.keys() >= set(order.tolist())
-    pictures = [partial.pictures[index] for index in frame_NT[0].tolist()] if one else None
-    return replace(
-        end,
-        features_NTD=features_UD[np.searchsorted(order, frame_NT)],
-        pictures_TCHW=torch.stack(pictures).cpu() if pictures else None,
-    )
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:

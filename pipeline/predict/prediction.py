@@ -41,12 +41,13 @@ class WindowPrediction(FrozenModel):
 class VideoPrediction(FrozenModel):
     """What was predicted for a video: the mean of its windows, or why there is nothing.
 
+    Of an ``unfinished`` one, the command was stopped before.
     ``frames`` and ``seconds`` are those of the video, or of the part with the person.
     ``doubt`` is 0 if all networks say the same, 1 if each is sure of another class, None for one.
     """
 
     name: str
-    status: Literal["ok", "failed"]
+    status: Literal["ok", "failed", "unfinished"]
     reason: str = ""
     faces: str | None = None  # "whole" frames, or how one person was cut out of them
     label: str | None = None
@@ -186,6 +187,12 @@ def predict_video(
 def failed(name: str, reason: str) -> VideoPrediction:
     """What is said of a video that cannot be read."""
     return VideoPrediction(name=name, status="failed", reason=reason)
+
+
+def unfinished(name: str) -> VideoPrediction:
+    """What is said of a video that a signal kept from being predicted."""
+    reason = "not predicted yet, since the command was stopped; run it again to go on"
+    return VideoPrediction(name=name, status="unfinished", reason=reason)
 
 
 def best_window(video: VideoPrediction) -> WindowPrediction:

@@ -15,6 +15,7 @@ from pipeline.device import device_kind
 from pipeline.encoders.clip import LOCAL_DIR, Encoder, EncoderFiles, Precision, find_encoder
 from pipeline.evaluate.influence import Influence
 from pipeline.extract.planning import cropping_of, parse_precision, suited_batch
+from pipeline.interrupt import Stop
 from pipeline.predict.bundle import read_bundle
 from pipeline.predict.features import (
     AUTO,
@@ -40,6 +41,8 @@ from pipeline.video.sampling import EVALUATION_RULE
 
 _TOGETHER = 32  # windows that the networks predict in one call
 _BATCH_FRAMES_MAX = 4096
+
+Row = tuple[VideoPrediction, Encoded]  # of a source, or of a person in it
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class Predictor:
         sources = find_sources(given)
         settings = self.settings(Sliding.of(window, stride), fps, faces=faces)
         stream = self.stream(sources, settings, influence)
-        found = {(number, read.person): said for number, said, read in stream}
-        return [found[row] for row in sorted(found)]
+        found = {number: [video for video, _ in rows] for number, rows in stream}
+        return [video for number in sorted(found) for video in found[number]]
 
     def settings(
         self,
@@ -108,13 +111,15 @@ class Predictor:
         settings: ReadSettings,
         influence: Influence = "logit",
         on_frames: OnFrames = lambda done, total: None,
-    ) -> Iterator[tuple[int, VideoPrediction, Encoded]]:
-        """(number, prediction, what was read) of each source, or person in it, as soon as done.
+        stop: Stop | None = None,
+    ) -> Iterator[tuple[int, list[Row]]]:
+        """(number, its rows) of each source as soon as it is done, in any order.
 
-        Raises RefusedError for a measure of influence that a network does not have.
+        After a signal, ``stop``, only what has been read is predicted. Raises RefusedError for a
+        measure of influence that a network does not have.
         """
         refuse_unmeasured(self.networks, influence)
-        encoded = encode_sources(sources, self.encoder, settings, on_frames)
+        encoded = encode_sources(sources, self.encoder, settings, on_frames, stop)
         while group := list(_group(encoded)):
             yield from self._predict(group, influence)
 
@@ -132,19 +137,21 @@ class Predictor:
         return pictures_THWC
 
     def _predict(
-        self, group: list[tuple[int, Encoded]], influence: Influence
-    ) -> Iterator[tuple[int, VideoPrediction, Encoded]]:
-        read = [(own.windows, own.features_NTD) for _, own in group]
+        self, group: list[tuple[int, list[Encoded]]], influence: Influence
+    ) -> Iterator[tuple[int, list[Row]]]:
+        read = [(own.windows, own.features_NTD) for _, rows in group for own in rows]
         whole = [(w, f) for w, f in read if w is not None and f is not None]
         predicted = iter(predict_windows(self.networks, whole, influence) if whole else ())
-        for number, own in group:
-            name = own.source.name
+
+        def say(own: Encoded) -> VideoPrediction:
             if own.windows is None:
-                yield number, failed(name, own.reason), own
-            else:
-                faces = WHOLE_FRAMES if own.crop is None else own.crop.cropping
-                said = predict_video(name, own.flags, own.windows, next(predicted), faces)
-                yield number, said, own
+                return failed(own.source.name, own.reason)
+            faces = WHOLE_FRAMES if own.crop is None else own.crop.cropping
+            said = next(predicted)
+            return predict_video(own.source.name, own.flags, own.windows, said, faces)
+
+        for number, rows in group:
+            yield number, [(say(own), own) for own in rows]
 
 
 def load_predictor(
@@ -268,11 +275,13 @@ def _precision(data: Identity, asked: Precision, device: str) -> Precision:
     return parse_precision(known) if asked == "auto" and known else asked
 
 
-def _group(encoded: Iterator[tuple[int, Encoded]]) -> Iterator[tuple[int, Encoded]]:
+def _group(
+    encoded: Iterator[tuple[int, list[Encoded]]],
+) -> Iterator[tuple[int, list[Encoded]]]:
     """Sources until they have enough windows to be predicted together."""
     windows = 0
-    for number, own in encoded:
-        yield number, own
-        windows += 1 if own.windows is None else len(own.windows.start_N)
+    for number, rows in encoded:
+        yield number, rows
+        windows += sum(1 if own.windows is None else len(own.windows.start_N) for own in rows)
         if windows >= _TOGETHER:
             return

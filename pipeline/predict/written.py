@@ -70,22 +70,32 @@ def write_predictions(
     return list(files)
 
 
+def pictures_of(out: Path, number: int, video: VideoPrediction, overlay: bool) -> list[Path]:
+    """Where the functions below write what can be seen of a prediction."""
+    strip, plot, movie = (
+        out / folder / f"{_file_name(number, video.name)}{end}"
+        for folder, end in ((STRIPS, ".png"), (TIMELINES, ".png"), (OVERLAYS, ".mp4"))
+    )
+    plots = [plot.with_suffix(".csv"), plot] if len(video.windows) > 1 else []
+    return [strip, *plots, *([movie] if overlay else [])]
+
+
 def write_strip(
     out: Path,
     number: int,
     video: VideoPrediction,
     pictures_THWC: NDArray[np.uint8],
     influence: Influence = "logit",
-) -> list[Path]:
-    """Write the strip of the window that speaks most for the label of the video; its path."""
+) -> None:
+    """Write the strip of the window that speaks most for the label of the video."""
     window = best_window(video)
     of_many = f", {window.start:.1f} to {window.end:.1f} s" if len(video.windows) > 1 else ""
     data = strip(f"{video.name}{of_many}; influence: {influence}", window, pictures_THWC)
-    return _write(out, {out / STRIPS / f"{_file_name(number, video.name)}.png": data})
+    _write(out, {out / STRIPS / f"{_file_name(number, video.name)}.png": data})
 
 
-def write_timeline(out: Path, number: int, video: VideoPrediction) -> list[Path]:
-    """Write the windows of a video, one line each, and a plot of their probabilities; the paths."""
+def write_timeline(out: Path, number: int, video: VideoPrediction) -> None:
+    """Write the windows of a video, one line each, and a plot of their probabilities."""
     classes = list(video.probabilities)
     rows = [
         [own.start, own.end, own.label, *own.probabilities.values(), _known(own.doubt)]
@@ -94,7 +104,7 @@ def write_timeline(out: Path, number: int, video: VideoPrediction) -> list[Path]
     table = csv_bytes(["start", "end", "label", *(f"p_{name}" for name in classes), "doubt"], rows)
     place = out / TIMELINES / _file_name(number, video.name)
     files = {".csv": table, ".png": timeline(video)}
-    return _write(out, {place.with_name(f"{place.name}{end}"): data for end, data in files.items()})
+    _write(out, {place.with_name(f"{place.name}{end}"): data for end, data in files.items()})
 
 
 def write_overlay(
@@ -103,8 +113,8 @@ def write_overlay(
     video: VideoPrediction,
     encoded: Encoded,
     influence: Influence = "logit",
-) -> list[Path]:
-    """Write the video once more, with what was predicted under its picture; returns its path.
+) -> None:
+    """Write the video once more, with what was predicted under its picture.
 
     Raises BadVideoError if it is no longer as it was read.
     """
@@ -120,7 +130,6 @@ def write_overlay(
             sync_directory(target.parent)
         finally:
             scratch.unlink(missing_ok=True)
-    return [target]
 
 
 def _file_name(number: int, name: str) -> str:
@@ -138,7 +147,6 @@ def _known(value: float | None) -> float | str:
     return "" if value is None else value
 
 
-def _write(out: Path, files: dict[Path, bytes]) -> list[Path]:
+def _write(out: Path, files: dict[Path, bytes]) -> None:
     make_directories(*{path.parent for path in files}, out / SCRATCH)
     write_files(files, out / SCRATCH)
-    return list(files)

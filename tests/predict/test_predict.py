@@ -28,6 +28,7 @@ from pipeline.predict.predictor import Predictor, load_predictor
 from pipeline.predict.sources import find_sources
 from pipeline.predict.windows import Sliding
 from pipeline.predict.written import PredictionFile
+from pipeline.video import isolated
 from support.commands import ROOT, tgdfer
 from support.records import forge
 from support.sources import pictures, write_encoder, write_folder, write_video
@@ -143,7 +144,7 @@ def test_window_of_a_long_video_is_predicted_as_if_it_were_a_video(
     part = write_folder(tmp_path / "part", frames[25:45], ".png")
     sources, settings = find_sources([path]), ensemble.settings(Sliding(0.8, 0.2), faces="whole")
     counted: list[int] = []
-    ((_, video, _),) = ensemble.stream(
+    ((_, ((video, _),)),) = ensemble.stream(
         sources, settings, on_frames=lambda done, _: counted.append(done)
     )
     assert [window.start for window in video.windows] == [0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
@@ -208,6 +209,7 @@ def spoil_decoder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (here / "faulty").mkdir()
     (here / "faulty/sitecustomize.py").write_text(FAULTY_DECODER)
     monkeypatch.setenv("PYTHONPATH", f"{here / 'faulty'}:{ROOT}")
+    monkeypatch.setattr(isolated, "_servers", {})  # decoders are forked from a faulty one
 
 
 def check_strip(video: VideoPrediction, path: Path, source: Path) -> None:

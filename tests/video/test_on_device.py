@@ -82,7 +82,7 @@ def test_features_by_the_two_ways_have_a_cosine_of_9999(
     sources = find_sources([str(videos.videos[0].path)])
     settings = ReadSettings(frames=4, batch_frames=8, faces="whole")
     encoder = Encoder(FILES, "cpu", "auto")
-    ((_, predicted),) = encode_sources(sources, encoder, settings)
+    ((_, (predicted,)),) = encode_sources(sources, encoder, settings)
     request.getfixturevalue("on_device")
     busy = extract(videos, tmp_path / "device.zarr", FILES, SETTINGS).progress.busy
     assert 0 < min(busy.values()) <= max(busy.values()) <= 1
@@ -95,7 +95,7 @@ def test_features_by_the_two_ways_have_a_cosine_of_9999(
     assert lowest_cosine(ours, theirs) >= 0.9999
     again = compare_reencoded(device, videos, Encoder(FILES, "cpu", "auto"), 3)
     assert all(one.identical for one in again)
-    ((_, uploaded),) = encode_sources(sources, Encoder(FILES, "cpu", "auto"), settings)
+    ((_, (uploaded,)),) = encode_sources(sources, Encoder(FILES, "cpu", "auto"), settings)
     assert lowest_cosine(features_of(uploaded), features_of(predicted)) >= 0.9999
     assert np.array_equal(features_of(uploaded)[0], ours[0, 0])
 
@@ -132,9 +132,11 @@ def test_faces_are_cut_out_before_the_upload_and_views_follow_the_named_rules(
     sources = find_sources([str(path)])
     settings = ReadSettings(frames=4, batch_frames=8, workers=1)
     encoder = Encoder(FILES, "cpu", "auto")
-    theirs = {own.source.name: own for _, own in encode_sources(sources, encoder, settings)}
+    ((_, rows),) = encode_sources(sources, encoder, settings)
+    theirs = {own.source.name: own for own in rows}
     request.getfixturevalue("on_device")
-    ours = {own.source.name: own for _, own in encode_sources(sources, encoder, settings)}
+    ((_, rows),) = encode_sources(sources, encoder, settings)
+    ours = {own.source.name: own for own in rows}
     assert ours.keys() == theirs.keys() == {f"{path}#1", f"{path}#2"}
     for name, one in ours.items():
         assert lowest_cosine(features_of(one), features_of(theirs[name])) >= 0.9999

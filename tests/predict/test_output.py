@@ -1,0 +1,122 @@
+"""What an interrupted command leaves, and that the same command goes on from there."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from cache.errors import DamagedError
+from cache.files import append_record
+from pipeline.predict.output import JOURNAL, Output
+from pipeline.predict.predictor import Predictor
+from pipeline.predict.sources import find_sources
+from pipeline.predict.written import PredictionFile
+from support.commands import ROOT, tgdfer
+from support.forked import forker
+from support.sources import pictures, write_folder, write_video
+from support.trained import Trained
+
+pytestmark = pytest.mark.slow  # it renders and trains
+
+# Hangs when it decodes a sleeper for the first time.
+SLEEPY_DECODER = """
+import os, time, av
+sound = av.open
+def opened(path, *arguments, **options):
+    if "sleeper" in path and not os.path.exists(path + ".seen"):
+        open(path + ".seen", "w").close()
+        time.sleep(3600)
+    return sound(path, *arguments, **options)
+av.open = opened
+"""
+
+
+def test_signal_keeps_what_is_done_and_the_same_command_goes_on(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLEEPY_DECODER)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+    names = ["a.mp4", "sleeper.mp4", "b.mp4"]
+    for seed, name in enumerate(names):
+        write_video(tmp_path / name, pictures(20, seed=seed))
+    options = ["--faces", "whole", "--device", "cpu", "--workers", "1"]
+    words = ["predict", *names, "--run", str(trained.folders[0]), *options, "--out"]
+
+    at_work = forker().start([*words, "out"], tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "sleeper.mp4.seen").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)  # until it waits for frames of the sleeper
+    os.kill(at_work.pid, signal.SIGTERM)
+    stopped = at_work.wait(60)
+    assert stopped.code == 128 + signal.SIGTERM, stopped.stderr
+    assert stopped.stderr.endswith(
+        "stopped with 2 videos left. Run the same command again to go on.\n"
+    )
+    content = PredictionFile.model_validate_json((tmp_path / "out/predictions.json").read_bytes())
+    assert [video.name for video in content.videos] == names
+    assert [video.status for video in content.videos] == ["ok", "unfinished", "unfinished"]
+
+    again = tgdfer(*words, "out", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "1 of 3 videos predicted by a command that was interrupted" in again.stderr
+    assert tgdfer(*words, "whole", cwd=tmp_path).returncode == 0
+    ours, theirs = (
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*")}
+        for out in (tmp_path / "out", tmp_path / "whole")
+    )
+    assert len(ours) == 2 + len(names)
+    assert ours == theirs
+
+
+def test_predictions_are_kept_while_nothing_changes_that_they_depend_on(
+    ensemble: Predictor, tmp_path: Path
+) -> None:
+    paths = [write_folder(tmp_path / name, pictures(5, seed=n)) for n, name in enumerate("ab")]
+    sources, settings = find_sources(paths), ensemble.settings(faces="whole")
+    out = tmp_path / "out"
+
+    def opened(sources: list = sources, **options: str) -> Output:  # type: ignore[type-arg]
+        return Output(out, ensemble, sources, settings, **options)  # type: ignore[arg-type]
+
+    output = opened()
+    said = {n: tuple(output.add(n, rows)) for n, rows in ensemble.stream(sources, settings)}
+    assert said.keys() == {0, 1}
+    assert opened().done == said
+    whole = (out / JOURNAL).read_bytes()
+    first = int(whole.splitlines()[1].split(b'number\\":')[1][:1])  # that was done first
+
+    (out / JOURNAL).write_bytes(whole[:-9])  # a kill
+    assert opened().done == {first: said[first]}
+    (out / JOURNAL).write_bytes(whole)
+    strip = next((out / "strips").glob("0001-*"))
+    strip.rename(out / "away")
+    assert opened().done == {1: said[1]}
+    (out / "away").rename(strip)
+    (tmp_path / "b/0.jpg").write_bytes((tmp_path / "b/1.jpg").read_bytes())
+    assert opened().done == {0: said[0]}
+    shutil.rmtree(tmp_path / "b")
+    assert opened().done == {0: said[0]}
+
+    opened().finish({0: said[0]})
+    assert opened().done == {0: said[0]}  # one is left
+    other = opened(influence="margin")
+    assert (other.other, other.done) == (True, {})
+    assert (opened().other, opened().other) == (True, False)
+    opened().finish(said)
+    assert not (out / JOURNAL).exists()
+
+
+@pytest.mark.parametrize(
+    "row", ['{"number": 0}', '{"number": 0, "sha256": "", "rows": [{"name": "a", "status": "ok"}]}']
+)
+def test_journal_that_is_not_ours_is_refused(ensemble: Predictor, tmp_path: Path, row: str) -> None:
+    sources = find_sources([write_folder(tmp_path / "a", pictures(3))])
+    settings = ensemble.settings(faces="whole")
+    Output(tmp_path, ensemble, sources, settings)
+    append_record(tmp_path / JOURNAL, {"done": row})
+    with pytest.raises(DamagedError, match=r"predictions.journal is damaged .*: remove it to"):
+        Output(tmp_path, ensemble, sources, settings)
