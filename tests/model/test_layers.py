@@ -1,5 +1,8 @@
 """Layers with a run axis equal torch's own layers, run by run."""
 
+from typing import Literal
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,7 @@ from pipeline.model.layers import (
     hashed,
     segment_means,
 )
+from support import oracle
 
 
 def generators(runs: int) -> list[torch.Generator]:
@@ -114,3 +118,21 @@ def test_gradients_flow_through_what_was_kept() -> None:
     out.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, out.detach())  # twice what is kept, nothing of what is not
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_layer_drops_from_the_outputs_of_attention_and_mlp(norm: Literal["pre", "post"]) -> None:
+    layer = TransformerLayer(generators(2), 6, 2, 2.0, norm, [0.3, 0.6]).double()
+    x = torch.randn(2, 3, 5, 6, dtype=torch.float64)
+    kept = []
+    for site, drop in enumerate((layer.drop_attention, layer.drop_mlp)):
+        drop.site, drop.keys_R = site, torch.tensor([7, 4_000_000_000])
+        kept.append(drop(torch.ones_like(x)).numpy())
+    assert 0.4 < (kept[0] == 0).mean() < 0.55
+    out = layer(x).detach()
+    for r in range(2):
+        weights = {name: p.detach()[r].numpy() for name, p in layer.named_parameters()}
+        for s in range(3):
+            own = tuple(mask[r, s] for mask in kept)
+            expected = oracle.encoder_layer(x[r, s].numpy(), weights, 2, norm, kept=own)
+            np.testing.assert_allclose(out[r, s], expected, atol=1e-9)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cache.errors import RefusedError
-from pipeline.config import InputConfig, LabelConfig, MethodConfig, TemporalConfig, load_method
+from pipeline.config import MethodConfig, load_method
 from pipeline.datasets.texts import class_texts
 from pipeline.model.scaling import InputScale, Scale
 from pipeline.model.text_tower import TextTower, load_text_tower
@@ -61,16 +61,22 @@ def test_training_features_have_mean_zero_and_their_large_variances_become_one()
         assert np.median(variances) > 0.8
 
 
-@pytest.mark.parametrize("kind", ["layer_norm", "standardise", "whiten"])
-def test_the_network_sees_scaled_features_in_outputs_and_gradients(
-    tower: TextTower, kind: Scale
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["input.scale=layer_norm"],
+        ["input.scale=standardise"],
+        ["input.scale=whiten"],
+        ["input.centre_text=true"],
+        ["temporal.init=identity", "label.init=identity", "temporal.positions_std=0.5"],
+    ],
+)
+def test_conditioned_networks_equal_the_oracle_in_outputs_and_gradients(
+    tower: TextTower, settings: list[str]
 ) -> None:
-    method = MethodConfig(
-        input=InputConfig(scale=kind),
-        temporal=TemporalConfig(head_size=4),
-        label=LabelConfig(temperature=0.1),
-    )
-    model = model_of(tower, [method])
+    common = ["temporal.head_size=4", "label.temperature=0.1"]
+    method = load_method("paper", [*common, *settings])
+    model, kind = model_of(tower, [method]), method.input.scale
     if model.input.needs_statistics:
         model.input.fit(0, [features(1)])
     x_TD = features(2, videos=1)[0]
@@ -125,6 +131,13 @@ def test_centred_texts_have_mean_zero_and_keep_their_differences(
     for ours, theirs in ((centred.fine, plain.fine), (centred.coarse, plain.coarse)):
         texts_KD = theirs()[0].detach()
         np.testing.assert_allclose(ours()[0].detach(), texts_KD - texts_KD.mean(0), atol=1e-12)
+    weight_KD = torch.randn(len(CLASSES), D, dtype=torch.float64)
+    for model, weights in ((centred, weight_KD), (plain, weight_KD - weight_KD.mean(0))):
+        (model.fine()[0] * weights).sum().backward()
+    context, same_context = centred.fine.context_RCW, plain.fine.context_RCW
+    assert context is not None
+    assert same_context is not None
+    torch.testing.assert_close(context.grad, same_context.grad)
     if visual == "prepend":
         seen_RBKD = torch.randn(1, 2, len(CLASSES), D, dtype=torch.float64)
         texts_BKD = plain.fine.with_visual(seen_RBKD)[0].detach()
@@ -163,15 +176,32 @@ def test_identity_starts_at_the_zero_shot_model_and_leaves_the_other_run_alone(
     np.testing.assert_allclose(out.logits_RBK[1], alone.logits_RBK[1], atol=1e-9)
 
 
-def test_positions_begin_with_the_standard_deviation_of_their_run(tower: TextTower) -> None:
-    small, large = (
-        load_method("paper", [f"temporal.positions_std={std}", "temporal.head_size=4"])
-        for std in (0.5, 2.0)
+def test_identity_beside_the_residual_connection_begins_with_twice_the_input(
+    tower: TextTower,
+) -> None:
+    settings = ["temporal.init=identity", "temporal.positions_std=0", "temporal.residual=true"]
+    model = model_of(tower, [load_method("paper", [*settings, "temporal.head_size=4"])])
+    x_BTD = features(5)
+    np.testing.assert_allclose(model.temporal(x_BTD[None])[0].detach(), 2 * x_BTD, atol=1e-9)
+
+
+@pytest.mark.parametrize("std", [0.02, 0.5, 2.0])
+def test_positions_begin_with_the_standard_deviation_of_their_run(
+    tower: TextTower, std: float
+) -> None:
+    settings = ["temporal.head_size=4"]
+    one, other = (
+        load_method("paper", [*settings, f"temporal.positions_std={value}"]) for value in (1, std)
     )
-    for branch in model_of(tower, [small, large]).temporal.branches:
-        (positions,) = (p for name, p in branch.named_parameters() if name.startswith("positions"))
-        ratio = positions[1].std() / positions[0].std()
-        assert 3 < ratio < 5.5  # other random numbers, four times the deviation
+    ours, units = (model_of(tower, runs).temporal for runs in ([one, other], [one, one]))
+    for branch, same in zip(ours.branches, units.branches, strict=True):
+        drawn, unit = (
+            next(p.detach() for name, p in module.named_parameters() if name.startswith("pos"))
+            for module in (branch, same)
+        )
+        torch.testing.assert_close(drawn[0], unit[0])
+        torch.testing.assert_close(drawn[1], std * unit[1])
+        assert float(unit.std()) == pytest.approx(1, abs=0.2)
 
 
 def test_identity_is_refused_where_no_layer_can_be_the_identity() -> None:

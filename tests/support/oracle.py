@@ -63,12 +63,20 @@ def mlp(x: Array, weights: Weights) -> Array:
     return linear(hidden * 0.5 * (1 + erf(hidden / math.sqrt(2))), weights, "down")
 
 
-def encoder_layer(x: Array, weights: Weights, heads: int, norm: str, keys: int = 0) -> Array:
+def encoder_layer(
+    x: Array,
+    weights: Weights,
+    heads: int,
+    norm: str,
+    keys: int = 0,
+    kept: tuple[Array, Array] | tuple[float, float] = (1.0, 1.0),
+) -> Array:
+    """``kept`` multiplies the outputs of attention and MLP: 0 where dropped, else 1 / (1 - p)."""
     if norm == "pre":
-        x = x + attention(layer_norm(x, weights, "norm_attention"), weights, heads, keys)
-        return x + mlp(layer_norm(x, weights, "norm_mlp"), weights)
-    x = layer_norm(x + attention(x, weights, heads, keys), weights, "norm_attention")
-    return layer_norm(x + mlp(x, weights), weights, "norm_mlp")
+        x = x + kept[0] * attention(layer_norm(x, weights, "norm_attention"), weights, heads, keys)
+        return x + kept[1] * mlp(layer_norm(x, weights, "norm_mlp"), weights)
+    x = layer_norm(x + kept[0] * attention(x, weights, heads, keys), weights, "norm_attention")
+    return layer_norm(x + kept[1] * mlp(x, weights), weights, "norm_mlp")
 
 
 def encoder(x: Array, weights: Weights, depth: int, o: "Options", keys: int = 0) -> Array:
