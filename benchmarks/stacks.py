@@ -22,9 +22,9 @@ from benchmarks.generated import FOLDS, FRAMES, MINI, VIT_B_32, fill
 from benchmarks.machine import arguments, best_device, by_turns, machine, peaks, write
 from cache.store import open_store
 from pipeline.config import Run, load_method
+from pipeline.engines.local import KEEP_MEMORY
 from pipeline.profile import profiled
 from pipeline.train.features import CachedFeatures, TrainingData, load_training_data
-from pipeline.train.grid import KEEP_MEMORY
 from pipeline.train.stack import Stack
 from pipeline.train.step import ReplayedStep
 

@@ -13,7 +13,10 @@ from cli.options import (
     ConfigOption,
     DeviceOption,
     DuplicatesOption,
+    EngineOption,
+    EngineSetOption,
     FeaturesOption,
+    GpusOption,
     MissingOption,
     OutOption,
     RetrainOption,
@@ -52,6 +55,9 @@ def ablate(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     features: FeaturesOption = "auto",
+    engine: EngineOption = "local",
+    gpus: GpusOption = None,
+    engine_set: EngineSetOption = [],  # noqa: B006  (typer copies it)
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
@@ -67,11 +73,14 @@ def ablate(
       tgdfer ablate table3
     On DFEW with three seeds:
       tgdfer ablate table3 --store data/dfew-ViT-B-32-quickgelu.zarr --seeds 3
+    As jobs of a SLURM cluster, eight at a time:
+      tgdfer ablate table3 --engine slurm --device cuda --gpus 8 --engine-set partition=gpu
     Every combination of some values:
       tgdfer ablate --vary optimiser.lr=[0.003,0.01] --vary label.temperature=[0.01,0.07]
     """
     from cache.store import open_store
     from pipeline.config import load_method
+    from pipeline.engines.choose import choose_engine
     from pipeline.report.ablation import collect, header_of, runs_of_table, write_tables
     from pipeline.report.curves import CURVES, draw_curves
     from pipeline.report.tables import ROBUSTNESS, find_tables, fit, vary
@@ -81,6 +90,7 @@ def ablate(
     if not chosen:
         raise RefusedError("no table given: name one, such as table3, or use --vary KEY=[V1,V2]")
     base = load_method(config, settings)
+    where = choose_engine(engine, gpus, engine_set, device, workers)
     opened = open_store(store)
     chosen = [fit(table, opened, base) for table in chosen]
     folds = [name for name, _, _ in opened.folds]
@@ -89,7 +99,7 @@ def ablate(
     check_reports(out, "ablation.md", "ablation.csv", "ablation.tex", *pictures)
     records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(wanted, records, retrain_damaged)
-    trained = train_pending(wanted, records, device, workers, features)
+    trained = train_pending(wanted, records, device, workers, features, where)
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
     header = header_of(opened, base, len(folds), seeds, chosen)
     drawn = next((rows for table, rows in filled if table.name == ROBUSTNESS.name), None)

@@ -13,7 +13,10 @@ from cli.options import (
     DEFAULT_STORE,
     DeviceOption,
     DuplicatesOption,
+    EngineOption,
+    EngineSetOption,
     FeaturesOption,
+    GpusOption,
     MissingOption,
     OutOption,
     RetrainOption,
@@ -63,6 +66,9 @@ def compare(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     features: FeaturesOption = "auto",
+    engine: EngineOption = "local",
+    gpus: GpusOption = None,
+    engine_set: EngineSetOption = [],  # noqa: B006  (typer copies it)
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
@@ -103,10 +109,11 @@ def compare(
     """
     from cache.store import open_store
     from pipeline.config import load_method, runs_of
-    from pipeline.device import choose_device
+    from pipeline.engines.choose import choose_engine
     from pipeline.report.ablation import header_of
     from pipeline.report.written import check_reports
 
+    where = choose_engine(engine, gpus, engine_set, device, workers)
     named = {Path(config).stem: load_method(config, settings) for config in configs}
     opened = open_store(store)
     if fold == "all":
@@ -120,7 +127,7 @@ def compare(
     check_reports(out, "comparison.md")
     records = open_records(every, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(every, records, retrain_damaged)
-    train_pending(every, records, device, workers, features)
+    train_pending(every, records, device, workers, features, where)
     # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.baselines import logistic_regression, zero_shot
     from pipeline.evaluate.localisation import localisation_table, localise
@@ -150,7 +157,8 @@ def compare(
     if len(ours) > 1:
         references[next(iter(named))] = ours[0]
     text = comparison_table(opened, [*zero_shots, *baselines, *ours], header, references)
-    more = [_leaving_out(opened, records, choose_device(device))] if leave_one_out else []
+    here = device if where.is_local else "auto"
+    more = [_leaving_out(opened, records, here)] if leave_one_out else []
     for name, records_of_one in good.items():
         if located := localise(records_of_one, opened, *more):
             text += localisation_table(located, opened.classes, name if len(good) > 1 else "")
@@ -173,13 +181,15 @@ def _leaving_out(
     store: "Store", records: "Records", device: str
 ) -> "Callable[[TestedRun], dict[str, Array]]":
     """A run -> the ranking of the frames of its test videos by leaving each of them out."""
+    from pipeline.device import choose_device
     from pipeline.train.trained import load_run
 
+    place = choose_device(device)
     features_NTD = store.load_features([0])[:, 0]
 
     def rank(tested: "TestedRun") -> "dict[str, Array]":
         ids, _, predicted = tested.predictions()
-        trained = load_run(records.folder(tested.run), store, device)
+        trained = load_run(records.folder(tested.run), store, place)
         found = trained.leave_one_out(features_NTD[store.rows_of(ids)], predicted)
         return {"leave_one_out": found}
 

@@ -27,10 +27,10 @@ from cli.store import store_app
 from cli.train import train
 from cli.tune import tune
 from pipeline.device import is_out_of_memory
+from pipeline.engines.task import TaskError
 from pipeline.interrupt import StoppedError, explain_interrupt
-from pipeline.workers import ProcessDeathError
 
-DIED, REFUSED, STORAGE_FAILED = 1, 2, 5
+FAILED, REFUSED, STORAGE_FAILED = 1, 2, 5
 # What a disk says of a path that cannot be meant.
 _OF_THE_PATH = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL}
 
@@ -92,8 +92,8 @@ def run() -> None:
         _fail(str(error), REFUSED)
     except StorageError as error:
         _fail(error.strerror or str(error), STORAGE_FAILED)
-    except ProcessDeathError as error:
-        _fail(str(error), DIED)
+    except TaskError as error:
+        _fail(str(error), FAILED)
     except OSError as error:
         if error.filename is None:
             raise
@@ -102,7 +102,7 @@ def run() -> None:
     except RuntimeError as error:
         if "torch" not in sys.modules or not is_out_of_memory(error):
             raise
-        _fail("the GPU's memory is too small; use smaller batches, or --device cpu", DIED)
+        _fail("the GPU's memory is too small; use smaller batches, or --device cpu", FAILED)
     except StoppedError as error:
         raise SystemExit(128 + error.signal) from None
     except ClosedOutputError as error:

@@ -20,6 +20,7 @@ DEVICES = ("auto", "cpu", "cuda")
 FACES = ("auto", "whole", "crop", "aligned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 RESIDENCES = ("auto", "resident", "host", "stream")
+ENGINES = ("local", "slurm")
 INFLUENCES = ("logit", "margin", "probability", "attention", "attention_value")
 DEFAULT_CONFIG = "paper"
 DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
@@ -452,6 +453,35 @@ FeaturesOption = Annotated[
         help="Where training keeps them: resident on the device, on the host, or stream, which "
         "reads them from the store in every step; auto takes the first that fits.",
         **_one_of("--features", RESIDENCES),
+    ),
+]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="Where the work is done: local, on this machine, or slurm, as jobs.",
+        **_one_of("--engine", ENGINES),
+    ),
+]
+GpusOption = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="GPUs to use at a time.",
+        show_default="all of this machine",
+    ),
+]
+EngineSetOption = Annotated[
+    list[str],
+    typer.Option(
+        "--engine-set",
+        metavar="KEY=VALUE",
+        help="For slurm: an option of sbatch, such as partition=gpu, or tasks=N, jobs at a time; "
+        "repeatable.",
     ),
 ]
 ProfileOption = Annotated[

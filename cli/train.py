@@ -21,8 +21,11 @@ from cli.options import (
     DeviceOption,
     DuplicatesOption,
     EncoderOption,
+    EngineOption,
+    EngineSetOption,
     FeaturesOption,
     FoldsOption,
+    GpusOption,
     LimitOption,
     MissingOption,
     PrecisionOption,
@@ -62,7 +65,8 @@ if TYPE_CHECKING:
     from pipeline.train.records import Records
 
 PROFILED_STEPS = 8
-OF_A_STORE = ("store", "workers", "features", "allow_missing", "allow_duplicates", "profile")
+OF_TRAINING = ("workers", "features", "engine", "gpus", "engine_set")
+OF_A_STORE = ("store", *OF_TRAINING, "allow_missing", "allow_duplicates", "profile")
 OF_VIDEOS = (
     *("dataset", "root", "annotation", "source", "texts", "folds", "subjects", "by"),
     *("encoder", "pretrained", "precision", "limit"),
@@ -82,6 +86,9 @@ def train(
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
     features: FeaturesOption = "auto",
+    engine: EngineOption = "local",
+    gpus: GpusOption = None,
+    engine_set: EngineSetOption = [],  # noqa: B006  (typer copies it)
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
@@ -124,6 +131,7 @@ def train(
     from cache.store import open_store
     from pipeline.config import load_method, runs_of
     from pipeline.device import device_kind
+    from pipeline.engines.choose import choose_engine
     from pipeline.train.code import code_files
     from pipeline.train.grid import check_runs
     from pipeline.train.records import Records
@@ -131,6 +139,7 @@ def train(
     _refuse_unread(context, cached, profile)
     if profile is not None:
         check_trace(profile)
+    where = choose_engine(engine, gpus, engine_set, device, workers)
     method = load_method(config, settings)
     if cached:
         opened = open_store(store)
@@ -142,7 +151,7 @@ def train(
             return
         records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
         damaged = report_damaged(wanted, records, retrain_damaged)
-        trained = train_pending(wanted, records, device, workers, features)
+        trained = train_pending(wanted, records, device, workers, features, where)
     else:
         check_writable(runs, "--runs")
         check = partial(_check_live, method, fold)
@@ -171,7 +180,7 @@ def _refuse_unread(context: typer.Context, cached: bool, profile: Path | None) -
     )
     if profile is not None:
         refuse_unread(
-            context, ("runs", "workers", "features"), "not used with --profile, which keeps no runs"
+            context, ("runs", *OF_TRAINING), "not used with --profile, which keeps no runs"
         )
 
 

@@ -11,6 +11,7 @@ from cache.errors import RefusedError
 from cli.options import DEFAULT_CONFIG, DEFAULT_RUNS
 from cli.progress import progress
 from cli.show import count, next_step, show
+from pipeline.engines.choose import EngineChoice
 from pipeline.resources import check_folder, check_writable
 
 if TYPE_CHECKING:
@@ -47,16 +48,16 @@ def train_pending(
     device: str,
     workers: int | None,
     features: str,
+    engine: EngineChoice,
 ) -> int:
     """Train the runs that have no record, with a progress bar; returns how many it trained.
 
     Runs that another process is training are waited for.
     """
-    from pipeline.device import choose_device
     from pipeline.train.grid import train_runs
 
     pending = records.pending(runs)
-    place = choose_device(device) if pending else ""
+    place = engine.place(device) if pending else ""
     prepare_folder(runs, pending, records)
     if not pending:
         return 0
@@ -69,6 +70,7 @@ def train_pending(
             workers,
             on_wait=print_waiting,
             features=features,
+            engine=engine,
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from support.slurm import Cluster
     from support.trained import Trained
 
 if not torch.cuda.is_available():
@@ -70,6 +71,26 @@ def gpu() -> torch.device:
     if os.environ.get("TGDFER_REQUIRE_GPU") == "1":
         pytest.fail("TGDFER_REQUIRE_GPU=1, but PyTorch finds no GPU")
     pytest.skip("no GPU")
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Cluster"]:
+    """A SLURM on this machine; without its programs the test is skipped, or fails where
+    TGDFER_REQUIRE_SLURM=1 promises them.
+    """
+    from support.commands import environment
+    from support.slurm import missing, running
+
+    if names := missing():
+        if os.environ.get("TGDFER_REQUIRE_SLURM") == "1":
+            pytest.fail(f"TGDFER_REQUIRE_SLURM=1, but there is no {', '.join(names)}")
+        pytest.skip(f"no {', '.join(names)}; Debian has them in slurm-wlm and munge")
+    folder = tmp_path_factory.mktemp("slurm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # of the jobs
+        with running(folder) as cluster:
+            yield cluster
 
 
 @pytest.fixture

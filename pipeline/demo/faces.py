@@ -48,7 +48,8 @@ from pipeline.demo.face import (
     render_face,
 )
 from pipeline.demo.people import ATTRIBUTES, GROUPS, HALVES, draw_member
-from pipeline.workers import Boss, work_in_processes
+from pipeline.engines.local import Local
+from pipeline.engines.task import Boss, Task, results
 
 # Increase it whenever the same specification gives other pixels, lists or ground truth.
 FORMAT = 5
@@ -568,18 +569,14 @@ def _write_videos(
             _write_video(root, spec, video)
             on_video(next(done), len(plan))
         return
-    begin = partial(_begin_rendering, root, spec)
-    work_in_processes(
-        plan, processes, begin, lambda _: on_video(next(done), len(plan)), "the current videos"
-    )
+    tasks = [Task(video.id, partial(_write_for, root, spec, video)) for video in plan]
+    engine = Local(processes, "the current videos")
+    results(engine, tasks, lambda _: on_video(next(done), len(plan)))
 
 
-def _begin_rendering(root: Path, spec: FacesSpec, boss: Boss) -> Callable[[PlannedVideo], None]:
-    def write(video: PlannedVideo) -> None:
-        _write_video(root, spec, video)
-        boss.tell(None)
-
-    return write
+def _write_for(root: Path, spec: FacesSpec, video: PlannedVideo, boss: Boss) -> None:
+    _write_video(root, spec, video)
+    boss.report(1)
 
 
 def _write_video(root: Path, spec: FacesSpec, video: PlannedVideo) -> None:

@@ -1,13 +1,13 @@
-"""Runs -> stacks -> their records, on one GPU or all CPU cores; finished runs are not repeated."""
+"""Runs -> stacks -> their records, by an engine or here; finished runs are not repeated."""
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,18 +15,18 @@ import numpy as np
 from cache.errors import RefusedError
 from cache.identity import flatten, side_by_side
 from cache.remote import RemotePath
-from cache.store import Store
+from cache.store import Store, open_store
 from pipeline.config import Run, stack_key
 from pipeline.datasets.texts import class_texts
-from pipeline.device import is_out_of_memory
+from pipeline.device import device_kind, is_out_of_memory
+from pipeline.engines.choose import LOCAL, EngineChoice
+from pipeline.engines.task import Boss, Resources, Task, results
 from pipeline.interrupt import StoppedError, stop_on_signal
 from pipeline.resources import check_writable, usable_cores
 from pipeline.show import show
-from pipeline.train.code import code_files
 from pipeline.train.leaks import refuse_leaks
 from pipeline.train.records import Records
-from pipeline.train.residence import Residence, choose_residence, feature_bytes
-from pipeline.workers import Boss, work_in_processes
+from pipeline.train.residence import choose_residence, feature_bytes
 
 if TYPE_CHECKING:
     from pipeline.train.features import TrainingData
@@ -41,10 +41,8 @@ KEEP_SECONDS = 60.0  # between saves of an unfinished stack's state
 POLL_SECONDS = 1.0  # between looks at the runs that other processes are training
 GIB = 2**30
 SHORT_CONTEXT = 8  # learnable tokens that leave room for every text of ours
-
-# glibc returns large blocks to the system after each use and gets them back page by page. Keeping
-# them made a training step on the CPU 1.7 times faster.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+CORES_OF_GPU = 4  # reserved for each
+MEMORY_GIB = 8  # reserved for each task, beside twice the features
 
 
 def check_runs(
@@ -219,37 +217,76 @@ def train_runs(
     keep_seconds: float = KEEP_SECONDS,
     on_wait: OnWait = lambda runs: None,
     features: str = "auto",
+    engine: EngineChoice = LOCAL,
 ) -> int:
     """Train those of ``runs`` that are not finished; returns how many this call has trained.
 
-    On the CPU, several processes share the stacks: ``workers`` of them, by default one per core; 0
-    trains in this process, and so does a store that only this process can read. ``device`` comes
-    from ``choose_device``; ``features`` says where the features are kept, by default where they
-    fit. Runs that another process is training are waited for, after a call of ``on_wait`` with
-    their number, and taken over if that process dies. The first SIGINT, SIGTERM or SIGHUP stops the
-    work after the current epoch, saves its state and raises StoppedError. Raises ProcessDeathError
-    if a training process dies; finished runs and saved states are kept.
+    ``engine`` says where. On this machine several processes share the stacks: one per GPU, or on
+    the CPU ``workers`` of them, by default one per core. With 0 ``workers``, one GPU, or a store
+    that only this process can read, this one trains. ``device`` comes from ``engine.place``;
+    ``features`` says where the features are kept, by default where they fit. Runs that another
+    process is training are waited for, after a call of ``on_wait`` with their number, and taken
+    over if that process dies. The first SIGINT, SIGTERM or SIGHUP stops the work after the current
+    epoch, saves its state and raises StoppedError. Raises TaskError if the training of a stack
+    fails; finished runs and saved states are kept.
     """
     pending = records.pending(runs)
     if not pending:
         return 0
-    on_cpu = device == "cpu"
-    here = workers == 0 or not on_cpu or _is_private(records.store)
-    # Threads and the size of stacks change bits, so they do not depend on what is left to do.
-    wanted = len(set(runs))
-    processes = 1 if here else min(workers or usable_cores(), wanted)
-    size_max = min(STACK_ON_CPU, -(-wanted // processes)) if on_cpu else wanted
-    place = choose_residence(features, records.store, device, processes)
-    data = cache(lambda: _load_onto(device, records.store, place))
+    store = records.store
+    crew = _choose_crew(len(set(runs)), store, device, workers, engine)
+    if engine.is_local:
+        features = choose_residence(features, store, device, crew.sharing)
+    grid = _Grid(
+        *(records.root, str(store.path), store.digest, records.code),
+        *(device, features, crew.needs.cores, keep_seconds),
+    )
+    data = cache(lambda: _load_onto(device, store, features))
 
-    def train(free: Sequence[Run]) -> None:
-        stacks = stacks_of(free, size_max, records.store.frames, records.epochs_kept)
-        if here:
-            _train_here(stacks, data(), records, on_epochs, keep_seconds)
-        else:
-            _train_on_cores(stacks, records, keep_seconds, processes, place, on_epochs)
+    def train(free: Sequence[Run]) -> list[Run]:
+        stacks = stacks_of(free, crew.size_max, store.frames, records.epochs_kept)
+        if crew.is_here:
+            return _train_here(stacks, data(), records, on_epochs, keep_seconds)
+        tasks = grid.tasks(stacks, crew.needs)
+        places = crew.at_once or len(tasks), records.root / ".slurm"
+        made = engine.make(device, *places, "the current epoch")
+        return [run for trained in results(made, tasks, on_epochs) for run in trained]
 
     return _train_all(pending, records, train, on_epochs, on_wait)
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """How the stacks of a grid are shared out; where they are trained changes nothing."""
+
+    is_here: bool  # by this process
+    at_once: int | None  # None: all of them
+    sharing: int  # processes that share the memory of this machine
+    size_max: int  # runs in a stack
+    needs: Resources
+
+
+def _choose_crew(
+    wanted: int, store: Store, device: str, workers: int | None, engine: EngineChoice
+) -> _Crew:
+    # The size of stacks and threads change bits, so they do not depend on what is left to do.
+    on_cpu, private = device == "cpu", _is_private(store)
+    if private and not engine.is_local:
+        raise RefusedError(f"{store.path}: only this process can read it; use --engine local")
+    at_once, cores = engine.at_once(device), 1 if on_cpu else CORES_OF_GPU
+    if on_cpu and engine.is_local:
+        at_once = min(workers or usable_cores(), wanted)
+        cores = max(1, usable_cores() // at_once)
+    has_one_gpu = engine.is_local and not on_cpu and at_once == 1
+    is_here = workers == 0 or private or has_one_gpu
+    share = -(-wanted // (1 if is_here or at_once is None else min(at_once, wanted)))
+    return _Crew(
+        is_here,
+        at_once,
+        sharing=at_once if on_cpu and at_once and not is_here else 1,
+        size_max=min(STACK_ON_CPU, share) if on_cpu else share,
+        needs=Resources(int(not on_cpu), cores, MEMORY_GIB + 2 * feature_bytes(store) // GIB),
+    )
 
 
 def train_live(
@@ -266,8 +303,8 @@ def train_live(
     """
     after = "Finished runs are kept; the current one starts again."
 
-    def train(free: Sequence[Run]) -> None:
-        _train_here([[run] for run in free], data, records, on_epochs, None, after)
+    def train(free: Sequence[Run]) -> list[Run]:
+        return _train_here([[run] for run in free], data, records, on_epochs, None, after)
 
     return _train_all(records.pending(runs), records, train, on_epochs, on_wait)
 
@@ -275,7 +312,7 @@ def train_live(
 def _train_all(
     pending: Sequence[Run],
     records: Records,
-    train: Callable[[Sequence[Run]], None],
+    train: Callable[[Sequence[Run]], list[Run]],
     on_epochs: OnEpochs,
     on_wait: OnWait,
 ) -> int:
@@ -285,15 +322,13 @@ def _train_all(
         check_writable(records.root, "--runs")
     while pending:
         free = [run for run in pending if records.is_free(run)]
-        if free:
-            train(free)
-        elif not waiting:
+        here = set(train(free)) if free else set()
+        if not free and not waiting:
             on_wait(len(pending))
         waiting = not free
         if waiting:
             time.sleep(POLL_SECONDS)
         left = records.pending(pending)
-        here = set(free).difference(left)
         there = set(pending).difference(left, here)
         if there:
             on_epochs(sum(run.method.optimiser.epochs for run in there))
@@ -308,22 +343,25 @@ def _train_here(
     on_epochs: OnEpochs,
     keep_seconds: float | None,
     after: str = "Run the same command again to resume.",
-) -> None:
+) -> list[Run]:
+    trained = []
     with stop_on_signal("the current epoch", after=after) as stop:
         trainer = _Trainer(data, records, on_epochs, keep_seconds, lambda: bool(stop.signal))
         for stack in stacks:
-            trainer.train_what_fits(stack)
+            trained += trainer.train_what_fits(stack)
             if stop.signal:
                 raise StoppedError(stop.signal)
+    return trained
 
 
-def _load_onto(device: str, store: Store, residence: Residence) -> "TrainingData":
+def _load_onto(device: str, store: Store, features: str) -> "TrainingData":
     import torch
 
     from pipeline.train.features import load_training_data
 
+    place = choose_residence(features, store, device, 1)
     try:
-        return load_training_data(store, torch.device(device), residence)
+        return load_training_data(store, torch.device(device), place)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -352,13 +390,12 @@ class _Trainer:
     keep_seconds: float | None
     stopped: Callable[[], bool]
 
-    def train_what_fits(self, stack: Sequence[Run]) -> None:
+    def train_what_fits(self, stack: Sequence[Run]) -> list[Run]:
         """Train a stack, or its two halves in turn if the GPU's memory is too small."""
         import torch
 
         try:
-            self.train(stack)
-            return
+            return self.train(stack)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -370,14 +407,18 @@ class _Trainer:
         # Only now, when the error no longer keeps the failed stack alive.
         torch.cuda.empty_cache()
         half = len(stack) // 2
-        self.train_what_fits(stack[:half])
-        self.train_what_fits(stack[half:])
+        return self.train_what_fits(stack[:half]) + self.train_what_fits(stack[half:])
 
-    def train(self, stack: Sequence[Run]) -> None:
-        """Train the runs of a stack that no other process is training, from any saved states."""
+    def train(self, stack: Sequence[Run]) -> list[Run]:
+        """Train the runs of a stack that no other process is training, from any saved states.
+
+        Returns those that it has finished.
+        """
         with self.records.claim(stack) as runs, suppress(_StopNowError):
             if runs and not self.stopped():
                 self._train(runs)
+                return runs
+        return []
 
     def _train(self, runs: Sequence[Run]) -> None:
         from pipeline.train.stack import train_stack
@@ -419,32 +460,55 @@ def _is_private(store: Store) -> bool:
     return isinstance(store.path, RemotePath) and store.path.is_private
 
 
-def _train_on_cores(
-    stacks: Sequence[Sequence[Run]],
-    records: Records,
-    keep_seconds: float,
-    processes: int,
-    residence: Residence,
-    on_epochs: OnEpochs,
-) -> None:
-    threads = max(1, usable_cores() // processes)
-    begin = partial(_begin_training, records, keep_seconds, threads, residence)
-    os.environ.update(KEEP_MEMORY)
-    try:
-        work_in_processes(stacks, processes, begin, on_epochs, "the current epoch")
-    finally:
-        for name in KEEP_MEMORY:
-            os.environ.pop(name, None)
+@dataclass(frozen=True)
+class _Grid:
+    """What a process anywhere needs to train a stack of some grid, in a few bytes."""
+
+    root: Path
+    store: str
+    digest: str  # of the store
+    code: str
+    device: str
+    features: str
+    threads: int
+    keep_seconds: float
+
+    def tasks(self, stacks: Sequence[Sequence[Run]], needs: Resources) -> list[Task]:
+        """One task for each stack."""
+        return [
+            Task(
+                f"stack {number} of {len(stacks)} (fold {stack[0].fold}, seed {stack[0].seed}"
+                f"{f' and {len(stack) - 1} more' * (len(stack) > 1)})",
+                partial(self.train, stack),
+                needs,
+            )
+            for number, stack in enumerate(stacks, start=1)
+        ]
+
+    def train(self, stack: Sequence[Run], boss: Boss) -> list[Run]:
+        """Train what is left of a stack, and return it; the units are epochs of its runs."""
+        records, data = _open_grid(self)
+        done = 0
+
+        def advance(epochs: int) -> None:
+            nonlocal done
+            done += epochs
+            boss.report(done)
+
+        trainer = _Trainer(data, records, advance, self.keep_seconds, boss.is_stopping)
+        return trainer.train_what_fits(stack)
 
 
-def _begin_training(
-    records: Records, keep_seconds: float, threads: int, residence: Residence, boss: Boss
-) -> Callable[[Sequence[Run]], None]:
-    """What a worker does before its first stack; returns what trains a stack."""
+@lru_cache(maxsize=1)
+def _open_grid(grid: _Grid) -> "tuple[Records, TrainingData]":
+    """The records and the features of a grid, once in a process."""
     import torch
 
-    torch.set_num_threads(threads)
-    if code_files() != records.code_files:
-        raise RefusedError("the source changed as training started; run the same command again")
-    data = _load_onto("cpu", records.store, residence)
-    return _Trainer(data, records, boss.tell, keep_seconds, boss.is_stopping).train
+    torch.set_num_threads(grid.threads)
+    store = open_store(grid.store)
+    records = Records(grid.root, store, device_kind(grid.device))
+    if (store.digest, records.code) != (grid.digest, grid.code):
+        raise RefusedError(
+            "the source or the store changed as training started; run the same command again"
+        )
+    return records, _load_onto(grid.device, store, grid.features)

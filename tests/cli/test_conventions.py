@@ -31,6 +31,15 @@ WRONG = {
     "train --no-cached --profile t.json": "--profile: not used with --no-cached",
     "train --store s.zarr --profile t.json --workers 2": "--workers: not used with --profile",
     "train --no-cached --precision fp61": "did you mean fp16?",
+    "train --store s.zarr --engine slrum": "expected local or slurm; did you mean slurm?",
+    "train --store s.zarr --engine-set partition=gpu": "--engine-set: not read with --engine local",
+    "train --store s.zarr --device cpu --gpus 2": "--gpus: not read with --device cpu",
+    "train --no-cached --engine slurm": "--engine: not used with --no-cached",
+    "compare --store s.zarr --engine slurm": "--device auto is of this machine; say what the nodes",
+    "ablate table3 --engine slurm --device cpu --workers 2": "use --engine-set tasks=N",
+    "ablate table3 --engine slurm --device cpu --engine-set gpu": "expected KEY=VALUE, such as "
+    "partition=gpu",
+    "train --engine slurm --device cpu --engine-set tasks=0": "expected a number of tasks",
     "ablate table33": "table table33: expected table3, table4, table5, table6, views, "
     "influence, input, without, imbalance, long, text, robustness or population; did you mean "
     "table3?",

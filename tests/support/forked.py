@@ -154,7 +154,7 @@ def _become(job: dict[str, Any], files: list[int]) -> NoReturn:
     os.environ.update(job["env"])
     if job["workers"] == "fork":
         context = multiprocessing.get_context("fork")
-        vars(sys.modules["pipeline.workers"])["get_context"] = lambda _: context
+        vars(sys.modules["pipeline.engines.local"])["get_context"] = lambda _: context
     try:
         _execute(job)
         code = 0

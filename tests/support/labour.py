@@ -1,59 +1,92 @@
-"""Work in processes that costs nothing, for ``test_workers``.
+"""Tasks that cost nothing, for ``tests/engines``.
 
-Run as ``python -m support.labour FOLDER``: two workers that each note their id and then work until
-they are told to stop; the exit code is 128 + the signal.
+Run as ``python -m support.labour FOLDER ENGINE``: two tasks that each note that they have begun and
+then work until they are told to stop; the exit code is 128 + the signal.
 """
 
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from cache.errors import RefusedError
+from pipeline.engines.local import Local
+from pipeline.engines.task import Boss, Engine, Task, results
 from pipeline.interrupt import StoppedError
-from pipeline.workers import Boss, work_in_processes
 
 
-def begin(boss: Boss) -> Callable[[str], None]:
-    """Tasks that say what they are, fail, or kill their process."""
-
-    def do(task: str) -> None:
-        boss.tell((os.getpid(), task))
-        if task == "refuse":
-            raise RefusedError("nothing to be done")
-        if task == "fail":
-            raise KeyError("lost")
-        if task == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        while task == "wait" and not boss.is_stopping():
-            time.sleep(0.01)
-
-    return do
+def do(word: str, boss: Boss) -> tuple[int, str]:
+    """Say who has done what; or fail, or kill this process."""
+    boss.report(1)
+    if word == "refuse":
+        raise RefusedError("nothing to be done")
+    if word == "fail":
+        raise KeyError("lost")
+    if word == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    while word == "wait" and not boss.is_stopping():
+        time.sleep(0.01)
+    return os.getpid(), word
 
 
-def show(message: str) -> None:
-    """Print to the terminal."""
-    print(message, file=sys.stderr, flush=True)
+def tasks(*words: str) -> list[Task]:
+    """A task for each word."""
+    return [Task(word, partial(do, word)) for word in words]
 
 
-def begin_waiting(folder: Path, boss: Boss) -> Callable[[int], None]:
-    """A task that ends only when it is told to."""
+def die_once(folder: Path, boss: Boss) -> str:
+    """Kill the first process that does this."""
+    boss.report(1)
+    if begun(folder) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    boss.report(2)
+    return "done"
 
-    def do(task: int) -> None:
-        (folder / str(os.getpid())).touch()
-        while not boss.is_stopping():
-            time.sleep(0.01)
-        boss.tell("stopped")
 
-    return do
+def wait_once(folder: Path, boss: Boss) -> str:
+    """Wait to be begun again, or for the file ``end``."""
+    boss.report(1)
+    if begun(folder) == 1:
+        while not boss.is_stopping() and not (folder / "end").exists():
+            time.sleep(0.05)
+    return "done"
+
+
+def environment_of(name: str, boss: Boss) -> str | None:
+    """A variable of the environment, once another process has begun as well."""
+    time.sleep(0.5)
+    return os.environ.get(name)
+
+
+def begun(folder: Path) -> int:
+    """How many processes have begun a task, with this one."""
+    (folder / f"{os.uname().nodename}.{os.getpid()}").touch()
+    return len(list(folder.glob("*.*")))
+
+
+def wait(folder: Path, boss: Boss) -> None:
+    """End only when told to."""
+    (folder / str(os.getpid())).touch()
+    while not boss.is_stopping():
+        time.sleep(0.01)
+    print("stopped", file=sys.stderr, flush=True)
+
+
+def named(engine: str, folder: Path) -> Engine:
+    """An engine, with a folder for its files."""
+    if engine == "local":
+        return Local(2, "the current task")
+    from pipeline.engines.slurm import Slurm
+
+    return Slurm(folder, {}, late_seconds=1)
 
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    waiting = [Task(name, partial(wait, folder)) for name in ("one", "other")]
     try:
-        begin_here = partial(begin_waiting, Path(sys.argv[1]))
-        work_in_processes([0, 1], 2, begin_here, show, "the current task")
+        results(named(sys.argv[2], folder.with_name("slurm")), waiting)
     except StoppedError as error:
         sys.exit(128 + error.signal)

@@ -23,9 +23,9 @@ from pathlib import Path
 import torch
 
 import cli.main
+import pipeline.engines.local
 import pipeline.train.grid
 import pipeline.train.stack
-import pipeline.workers
 from support.kills import ended, forked
 from support.stores import random_store
 
@@ -54,7 +54,7 @@ def command(folder: Path, arguments: list[str]) -> int:
     os.chdir(folder)
     for stream in (1, 2):
         os.dup2(os.open("output", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
-    vars(pipeline.workers)["get_context"] = lambda _: multiprocessing.get_context("fork")
+    vars(pipeline.engines.local)["get_context"] = lambda _: multiprocessing.get_context("fork")
     train_runs = partial(pipeline.train.grid.train_runs, keep_seconds=0.2)
     pipeline.train.grid.train_runs = train_runs
     sys.argv = ["tgdfer", *arguments]

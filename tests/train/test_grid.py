@@ -15,6 +15,7 @@ import torch
 from cache.errors import DamagedError, RefusedError
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
+from pipeline.engines.task import TaskError
 from pipeline.train.features import load_training_data
 from pipeline.train.grid import check_runs, stacks_of, train_runs
 from pipeline.train.records import Records
@@ -251,7 +252,8 @@ def test_death_of_a_training_process_is_reported_with_the_remedy(
                 os.kill(int(child), signal.SIGKILL)
 
     long = runs("optimiser.epochs=500")
-    with pytest.raises(RuntimeError, match=r"a worker process died.*run the same command again"):
+    died = r"stack 1 of 1 \(fold 1, seed 0 and 1 more\): a worker process died .* again"
+    with pytest.raises(TaskError, match=died):
         train_runs(long, Records(tmp_path, store), "cpu", kill, workers=1)
 
 

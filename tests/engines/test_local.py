@@ -6,42 +6,50 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from cache.errors import RefusedError
-from pipeline.workers import ProcessDeathError, work_in_processes
+from pipeline.engines.local import Local
+from pipeline.engines.task import Task, TaskError, results
 from support.commands import environment
-from support.labour import begin
+from support.labour import environment_of, tasks
 from support.train_kills import GONE_SECONDS, processes_of
 
 
-def work(*tasks: str) -> list[tuple[int, str]]:
-    told: list[tuple[int, str]] = []
-    work_in_processes(tasks, 2, begin, told.append, "the current task")
-    return told
-
-
 def test_every_task_is_done_once_by_two_processes() -> None:
-    told = work(*"abcde")
-    assert sorted(task for _, task in told) == list("abcde")
+    done: list[int] = []
+    told = results(Local(2, "the current task"), tasks(*"abcde"), done.append)
+    assert [task for _, task in told] == list("abcde")
     assert os.getpid() not in {process for process, _ in told}
+    assert done == [1] * 5
 
 
-def test_failure_of_a_task_is_raised_once_the_others_have_stopped() -> None:
+def test_reason_that_is_not_of_one_task_ends_the_others() -> None:
     with pytest.raises(RefusedError, match=r"^nothing to be done$"):
-        work("wait", "refuse", "a")
-    with pytest.raises(RuntimeError, match=r"(?s)a worker process failed:.*KeyError: 'lost'"):
-        work("wait", "fail", "a")
-    with pytest.raises(ProcessDeathError, match=r"died \(SIGKILL\), perhaps out of memory"):
-        work("wait", "die", "a")
+        results(Local(2, "the current task"), tasks("wait", "refuse", "a"))
+
+
+def test_task_that_kills_its_processes_is_given_up_and_the_others_are_done() -> None:
+    done: list[int] = []
+    with pytest.raises(TaskError, match=r"^1 of 3 tasks .*; die: .*\(SIGKILL\), 3 times in turn"):
+        results(Local(2, "the current task"), tasks("die", "a", "b"), done.append)
+    assert done == [1] * 3
+
+
+def test_every_process_sees_one_gpu() -> None:
+    work = partial(environment_of, "CUDA_VISIBLE_DEVICES")
+    engine = Local(2, "the current task", gpus=("3", "5"))
+    assert {*results(engine, [Task(name, work) for name in "ab"])} == {"3", "5"}
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != "5"
 
 
 @pytest.fixture
 def at_work(tmp_path: Path) -> "subprocess.Popen[str]":
     """A process whose two workers are at work; ``tmp_path`` holds their ids."""
-    command = [sys.executable, "-m", "support.labour", str(tmp_path)]
+    command = [sys.executable, "-m", "support.labour", str(tmp_path), "local"]
     parent = subprocess.Popen(
         command, start_new_session=True, stderr=subprocess.PIPE, text=True, env=environment()
     )
@@ -84,7 +92,7 @@ def test_first_signal_stops_the_workers_wherever_it_is_sent(
 def test_closed_terminal_stops_the_work_and_is_no_error(tmp_path: Path) -> None:
     process, terminal = pty.fork()
     if process == 0:
-        command = [sys.executable, "-m", "support.labour", str(tmp_path)]
+        command = [sys.executable, "-m", "support.labour", str(tmp_path), "local"]
         os.execve(sys.executable, command, environment())
     deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:

@@ -1,0 +1,143 @@
+"""What every engine promises, on real processes and a real SLURM."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import Run, load_method
+from pipeline.engines.choose import EngineChoice
+from pipeline.engines.task import Engine, Task, TaskError, results
+from pipeline.train.grid import train_runs
+from pipeline.train.records import Records
+from support.commands import environment
+from support.labour import die_once, named, tasks, wait_once
+from support.slurm import Cluster
+from support.stores import random_store
+
+pytestmark = pytest.mark.slow
+METHOD = load_method("paper", ["optimiser.epochs=2"])
+RUNS = [Run(method=METHOD, fold=fold, seed=0) for fold in "12"]
+
+
+class TwoAtOnce(EngineChoice):
+    """Two processes also for what one would do, as if this machine had two GPUs."""
+
+    def at_once(self, place: str) -> int:
+        return 2
+
+
+@pytest.fixture(params=["local", "slurm"])
+def name(request: pytest.FixtureRequest) -> str:
+    """The name of an engine, which is running."""
+    if request.param == "slurm":
+        request.getfixturevalue("slurm")
+    return str(request.param)
+
+
+@pytest.fixture
+def choice(name: str) -> EngineChoice:
+    return TwoAtOnce("local") if name == "local" else EngineChoice("slurm", None, {"tasks": "2"})
+
+
+@pytest.fixture
+def engine(name: str, tmp_path: Path) -> Engine:
+    return named(name, tmp_path / "slurm")
+
+
+def until(holds: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """Two runs, trained one after the other in this process."""
+    folder = tmp_path_factory.mktemp("one")
+    records = Records(folder / "runs", random_store(folder / "s.zarr", videos=20))
+    for run in RUNS:
+        train_runs([run], records, "cpu", workers=0)
+    return records
+
+
+def test_networks_and_predictions_are_those_of_one_process(
+    choice: EngineChoice, one_by_one: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.train.grid.usable_cores", lambda: 2)
+    records = Records(tmp_path, one_by_one.store)
+    done: list[int] = []
+    assert train_runs(RUNS, records, "cpu", done.append, engine=choice) == 2
+    assert sum(done) == 4
+    for run in RUNS:
+        for file in ("checkpoint.safetensors", "predictions.csv", "metrics.csv"):
+            ours, theirs = records.folder(run) / file, one_by_one.folder(run) / file
+            assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_task_whose_process_is_killed_is_begun_again(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "begun").mkdir()
+    done: list[int] = []
+    task = Task("killed", partial(die_once, tmp_path / "begun"))
+    assert results(engine, [task], done.append) == ["done"]
+    assert sum(done) == 2
+
+
+def test_task_that_fails_is_named_and_the_others_are_done(
+    engine: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done: list[int] = []
+    with pytest.raises(TaskError, match=r"^1 of 3 tasks failed, .*; fail: KeyError: 'lost'; run"):
+        results(engine, tasks("fail", "a", "b"), done.append)
+    assert sum(done) == 3
+    assert "failed: fail: Traceback" in capfd.readouterr().err
+
+
+def test_interrupt_leaves_nothing_at_work(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "begun").mkdir()
+    command = [sys.executable, "-m", "support.labour", str(tmp_path / "begun"), name]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+    until(lambda: len(list((tmp_path / "begun").iterdir())) == 2)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    workers = [int(path.name) for path in (tmp_path / "begun").iterdir()]
+    until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    if name == "slurm":
+        cluster: Cluster = request.getfixturevalue("slurm")
+        until(lambda: cluster.queue() == [])
+
+
+@pytest.mark.parametrize("ended_by", ["lost node", "time-out"])
+def test_job_that_a_cluster_ends_is_begun_again(
+    slurm: Cluster, tmp_path: Path, ended_by: str
+) -> None:
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    task = Task("ended", partial(wait_once, folder))
+    nodes: list[str] = []
+
+    def end(_: int) -> None:
+        node, job = slurm.queue()[0].split()[1:]
+        nodes.append(node)
+        if ended_by == "lost node":
+            slurm.lose(node)
+        else:  # the signal that SLURM sends before the time is over
+            slurm.ask("scancel", "--signal=USR2", job)
+
+    try:
+        assert results(named("slurm", tmp_path / "slurm"), [task], end) == ["done"]
+    finally:
+        (folder / "end").touch()
+        if ended_by == "lost node":
+            slurm.revive(nodes[0])
