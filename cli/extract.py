@@ -23,8 +23,11 @@ from cli.options import (
     DatasetOption,
     DeviceOption,
     EncoderOption,
+    EngineOption,
+    EngineSetOption,
     ExtractFacesOption,
     FoldsOption,
+    GpusOption,
     LimitOption,
     NewStoreOption,
     PrecisionOption,
@@ -47,6 +50,7 @@ from cli.show import columns, next_step, show
 if TYPE_CHECKING:
     from pipeline.datasets.videos import VideoList
     from pipeline.encoders.clip import EncoderFiles
+    from pipeline.engines.choose import EngineChoice
     from pipeline.extract.loop import ExtractProgress, Summary
     from pipeline.extract.planning import ExtractSettings
 
@@ -129,6 +133,9 @@ def extract(
             "torchrun numbers this process.",
         ),
     ] = "0/1",
+    engine: EngineOption = "local",
+    gpus: GpusOption = None,
+    engine_set: EngineSetOption = [],  # noqa: B006  (typer copies it)
     limit: LimitOption = None,
     reuse: Annotated[
         StorePath | None,
@@ -163,6 +170,8 @@ def extract(
       tgdfer extract --dataset dfew --root /data/DFEW --pretrained clip.safetensors
     The first of two machines that share one store:
       tgdfer extract --shard 0/2
+    On eight GPUs of a SLURM cluster:
+      tgdfer extract --engine slurm --device cuda --gpus 8 --engine-set partition=gpu
     A trial on the first 100 videos:
       tgdfer extract --limit 100
     All of them, reusing what the trial has done:
@@ -172,8 +181,6 @@ def extract(
     """
     from cache.store import open_store
     from cache.writer import refuse_foreign
-    from pipeline.device import choose_device
-    from pipeline.extract.loop import extract as extract_videos
     from pipeline.extract.planning import (
         ExtractSettings,
         check_place,
@@ -183,7 +190,9 @@ def extract(
         parse_shard,
     )
     from pipeline.extract.reuse import refuse_other
+    from pipeline.extract.shards import extract_by
 
+    where = _choose_engine(context, engine, gpus, engine_set, device)
     if profile is not None:
         check_trace(profile)
         refuse_unread(context, ("store", "reuse"), "not read with --profile, which keeps no store")
@@ -211,7 +220,7 @@ def extract(
     if reuse is None and profile is None:
         _suggest_reuse(path, settings)
     if device.startswith("cuda"):
-        choose_device(device)
+        where.place(device)
 
     def check(videos: "VideoList", files: "EncoderFiles") -> None:
         _check_fold(fold, videos)
@@ -226,8 +235,18 @@ def extract(
         _profile(videos, files, settings, profile)
         return
     with shown_progress() as on_progress:
-        summary = extract_videos(videos, path, files, settings, on_progress, reused)
+        summary = extract_by(where, videos, path, files, settings, on_progress, reused)
     finish(summary, fold)
+
+
+def _choose_engine(
+    context: typer.Context, name: str, gpus: int | None, settings: list[str], device: str
+) -> "EngineChoice":
+    from pipeline.engines.choose import choose_engine
+
+    if name != "local" or gpus is not None:
+        refuse_unread(context, ("shard", "profile"), "not read with --engine slurm or --gpus")
+    return choose_engine(name, gpus, settings, device)
 
 
 def _check_fold(name: str, videos: "VideoList") -> None:

@@ -109,6 +109,7 @@ ORDER = [
     "pipeline/extract/reuse.py",
     "pipeline/extract/block.py",
     "pipeline/extract/loop.py",
+    "pipeline/extract/shards.py",
     "pipeline/extract/live.py",
     "pipeline/extract/repair.py",
     "pipeline/extract/reencode.py",

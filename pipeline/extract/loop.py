@@ -20,10 +20,10 @@ import platform
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,7 +44,7 @@ from pipeline.extract.planning import (
     suited_block,
 )
 from pipeline.extract.reuse import refuse_other, reuse_features
-from pipeline.interrupt import Stop, stop_on_signal
+from pipeline.interrupt import stop_on_signal
 from pipeline.profile import stage
 from pipeline.resources import usable_cores
 from pipeline.video.frames import Found, read_frames
@@ -68,6 +68,7 @@ class ExtractProgress:
 
     videos: int = 0  # finished in this run
     total: int = 0  # to do in this run
+    earlier: int = 0  # of this shard, done by earlier runs
     failed: int = 0
     frames: int = 0  # encoded
     seconds: float = 0.0
@@ -136,6 +137,19 @@ def extract(
     cannot be written.
     """
     settings = settings or ExtractSettings()
+    asked = ask(video_list, store_path, encoder, settings)
+    if isinstance(asked, Summary):
+        return asked
+    return extract_here(asked, settings, on_progress, reuse)
+
+
+def ask(
+    video_list: VideoList, store_path: Path, encoder: EncoderFiles, settings: ExtractSettings
+) -> "Asked | Summary":
+    """What is to be extracted; the summary of a store that holds all of it already.
+
+    Imports no torch. Raises RefusedError if the store was made from something else.
+    """
     stored = read_plan(store_path) if (store_path / "plan.json").is_file() else None
     if stored is not None:
         encoder = encoder.hashed_like(stored.identity.encoder)
@@ -145,33 +159,75 @@ def extract(
         check_same(store_path, stored, plan)
         if (store_path / "manifest.json").is_file() and stored.views >= plan.views:
             return _finished_summary(store_path)
+    return Asked(store_path, video_list.videos, encoder, plan, truth)
 
+
+def extract_here(
+    asked: "Asked", settings: ExtractSettings, on_progress: OnProgress, reuse: Store | None
+) -> Summary:
+    """Fill the store in this process, and finish it if no block is left for others."""
+    begun = begin(asked, settings, reuse)
+    with stop_on_signal("the current block") as stop:
+        summary = fill(begun, on_progress, lambda: bool(stop.signal))
+    return replace(summary, stopped_by=stop.signal)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be extracted, as the store knows it."""
+
+    store_path: Path
+    videos: Sequence[Video]
+    encoder: EncoderFiles
+    plan: Plan
+    truth: bytes | None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An extraction whose encoder is loaded and whose store is open."""
+
+    videos: Sequence[Video]
+    settings: ExtractSettings
+    encoder: "Encoder"
+    writer: StoreWriter
+    reuse: Store | None
+
+
+def begin(asked: Asked, settings: ExtractSettings, reuse: Store | None) -> Begun:
+    """Load the encoder and create or open the store; raises RefusedError if they do not fit."""
     from pipeline.encoders.clip import Encoder
 
-    loaded = Encoder(encoder, settings.device, settings.precision)
-    plan = completed_plan(plan, loaded, settings)
+    encoder = Encoder(asked.encoder, settings.device, settings.precision)
+    plan = completed_plan(asked.plan, encoder, settings)
     if reuse is not None:
-        refuse_other(reuse, plan, encoder)
-    fixed = {"text.safetensors": loaded.text_weights, "text.json": loaded.text_config}
-    writer = create_store(store_path, plan, fixed | ({"truth.npy": truth} if truth else {}))
-    writer.note(**_provenance(settings, loaded, plan))
-    with stop_on_signal("the current block") as stop:
-        shard, videos = settings.shard, video_list.videos
-        reused = reuse_features(writer, reuse, videos, shard) if reuse is not None else 0
-        run = _Run(writer, loaded, settings, videos, on_progress)
-        run.work(stop)
-        digest = None if stop.signal else writer.finalise()
-    failures = open_store(store_path).missing if digest else run.failures
+        refuse_other(reuse, plan, asked.encoder)
+    fixed = {"text.safetensors": encoder.text_weights, "text.json": encoder.text_config}
+    truth = {"truth.npy": asked.truth} if asked.truth else {}
+    writer = create_store(asked.store_path, plan, fixed | truth)
+    writer.note(**_provenance(settings, encoder, plan))
+    return Begun(asked.videos, settings, encoder, writer, reuse)
+
+
+def fill(
+    begun: Begun, on_progress: OnProgress, stopped: Callable[[], bool], finalise: bool = True
+) -> Summary:
+    """Do the blocks of a shard until ``stopped``; finish the store if all are done."""
+    videos, settings, writer, reuse = begun.videos, begun.settings, begun.writer, begun.reuse
+    shard = settings.shard
+    reused = reuse_features(writer, reuse, videos, shard) if reuse is not None else 0
+    run = _Run(writer, begun.encoder, settings, videos, on_progress)
+    run.work(stopped)
+    digest = writer.finalise() if finalise and not stopped() else None
     return Summary(
-        store_path,
+        writer.path,
         digest,
         run.progress(),
-        failures,
-        str(loaded.device),
-        loaded.precision,
-        stop.signal,
-        reused,
-        not writer.todo(settings.shard),
+        open_store(writer.path).missing if digest else run.failures,
+        str(begun.encoder.device),
+        begun.encoder.precision,
+        reused=reused,
+        shard_done=not writer.todo(shard),
     )
 
 
@@ -200,6 +256,8 @@ class _Run:
         self._writer, self._encoder, self._settings = writer, encoder, settings
         self._videos, self._on_progress = videos, on_progress
         self._units = writer.todo(settings.shard)
+        self._todo = videos_in(self._units)
+        self._earlier = videos_in(writer.plan.units(), settings.shard) - self._todo
         self._workers = settings.workers or usable_cores()
         on_cpu = encoder.device.type == "cpu"
         self._encoders = self._workers if on_cpu else _CUDA_ENCODERS
@@ -209,8 +267,8 @@ class _Run:
         self._cropping = cropping_of(settings.faces)
         self._decoding: dict[int, float] = {}  # row decoded in this process -> when it began
 
-    def work(self, stop: Stop) -> None:
-        """Do all units of this shard that no other process does, until told to stop."""
+    def work(self, stopped: Callable[[], bool]) -> None:
+        """Do all units of this shard that no other process does, until ``stopped``."""
         self._on_progress(self.progress())
         with ExitStack() as pools:
             pool = pools.enter_context(_pool(self._workers))
@@ -222,7 +280,7 @@ class _Run:
             ahead = deque(islice(jobs, 2 * self._workers))
             unfinished: deque[tuple[Block, ExitStack]] = deque()
             try:
-                while ahead and not stop.signal:
+                while ahead and not stopped():
                     unfinished.append(self._pack_unit(ahead, jobs, encoders))
                     # The last batches of a block are encoded while the next is being decoded.
                     if len(unfinished) > 1:
@@ -238,7 +296,8 @@ class _Run:
         """Progress of this run so far."""
         return ExtractProgress(
             videos=self._done,
-            total=sum(unit.stop - unit.start for unit in self._units),
+            total=self._todo,
+            earlier=self._earlier,
             failed=len(self.failures),
             frames=self._frames,
             seconds=time.perf_counter() - self._started,
@@ -372,6 +431,12 @@ def completed_plan(plan: Plan, encoder: "Encoder", settings: ExtractSettings) ->
             "block_videos": suited_block(len(plan.videos.ids), batch // settings.frames),
         }
     )
+
+
+def videos_in(units: Iterable[Unit], shard: tuple[int, int] = (0, 1)) -> int:
+    """How many videos the units of a shard hold."""
+    i, n = shard
+    return sum(unit.stop - unit.start for unit in units if unit.block % n == i)
 
 
 def _finished_summary(store_path: Path) -> Summary:

@@ -40,6 +40,7 @@ WRONG = {
     "ablate table3 --engine slurm --device cpu --engine-set gpu": "expected KEY=VALUE, such as "
     "partition=gpu",
     "train --engine slurm --device cpu --engine-set tasks=0": "expected a number of tasks",
+    "extract --engine slurm --device cpu --shard 0/2": "--shard: not read with --engine slurm",
     "ablate table33": "table table33: expected table3, table4, table5, table6, views, "
     "influence, input, without, imbalance, long, text, robustness or population; did you mean "
     "table3?",

@@ -5,22 +5,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import Run, load_method
+from pipeline.datasets.videos import VideoList
+from pipeline.encoders.clip import EncoderFiles, find_encoder
 from pipeline.engines.choose import EngineChoice
 from pipeline.engines.task import Engine, Task, TaskError, results
+from pipeline.extract.loop import extract
+from pipeline.extract.planning import ExtractSettings
+from pipeline.extract.shards import extract_by
 from pipeline.train.grid import train_runs
 from pipeline.train.records import Records
 from support.commands import environment
 from support.labour import die_once, named, tasks, wait_once
 from support.slurm import Cluster
+from support.sources import listed, write_encoder, write_list
 from support.stores import random_store
+from support.tiny import store_bytes
 
 pytestmark = pytest.mark.slow
+SETTINGS = ExtractSettings(views=2, batch_frames=64, device="cpu", workers=1)
 METHOD = load_method("paper", ["optimiser.epochs=2"])
 RUNS = [Run(method=METHOD, fold=fold, seed=0) for fold in "12"]
 
@@ -80,6 +89,38 @@ def test_networks_and_predictions_are_those_of_one_process(
         for file in ("checkpoint.safetensors", "predictions.csv", "metrics.csv"):
             ours, theirs = records.folder(run) / file, one_by_one.folder(run) / file
             assert ours.read_bytes() == theirs.read_bytes()
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Twenty videos, an encoder, and the store that one process makes of them."""
+
+    videos: VideoList
+    encoder: EncoderFiles
+    store: Path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Extracted:
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "videos").mkdir()
+    write_list(folder / "videos", 20)
+    write_encoder(folder / "encoder")
+    found = listed(folder), find_encoder(f"local-dir:{folder / 'encoder'}")
+    extract(found[0], folder / "s.zarr", found[1], SETTINGS)
+    return Extracted(*found, folder / "s.zarr")
+
+
+def test_store_is_that_of_one_process(
+    choice: EngineChoice, whole: Extracted, tmp_path: Path
+) -> None:
+    wanted = whole.videos, tmp_path / "s.zarr", whole.encoder, SETTINGS
+    shown: list[tuple[int, int]] = []
+    done = extract_by(choice, *wanted, lambda p: shown.append((p.videos, p.total)))
+    assert (done.progress.videos, shown[-1]) == (20, (20, 20))
+    assert store_bytes(tmp_path / "s.zarr") == store_bytes(whole.store)
+    again = extract_by(choice, *wanted)
+    assert (again.digest, again.progress.videos) == (done.digest, 0)
 
 
 def test_task_whose_process_is_killed_is_begun_again(engine: Engine, tmp_path: Path) -> None:
