@@ -40,7 +40,7 @@ _REMEDIES = {
 }
 _SWEEPS = 32
 # File systems without locks: work may then be done twice, but never wrongly.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
 
 
 @contextlib.contextmanager
@@ -187,16 +187,32 @@ def locked(path: Place, *, wait: bool) -> Iterator[bool]:
         with storage_errors(path):
             lock = _inside(path, folders=1).open(os.O_RDWR | os.O_CREAT)
             handle = opened.enter_context(lock)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            got = True
-        except BlockingIOError:
-            got = False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            got = True
-        yield got
+        yield _lock(handle, wait)
+
+
+@contextlib.contextmanager
+def locked_folder(path: Path) -> Iterator[bool]:
+    """As ``locked``, without waiting and without a file; some network disks cannot lock a folder.
+
+    There it is not locked at all.
+    """
+    with storage_errors(path):
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield _lock(handle, wait=False)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, wait: bool) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
 
 
 def csv_bytes(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -129,17 +130,19 @@ def predict(
         runs, encoder, pretrained, device, parse_precision(precision), other_code
     )
     settings = predictor.settings(sliding, fps, decode_seconds, workers, faces)
-    output = None
-    if out is not None:
-        from pipeline.predict.output import Output
+    with ExitStack() as stack:
+        output = None
+        if out is not None:
+            from pipeline.predict.output import Output, held
 
-        output = Output(out, predictor, sources, settings, measure, overlay)
-    found, stopped = _predict(predictor, sources, settings, measure, output)
-    videos = [video for number in sorted(found) for video in found[number]]
-    print(columns(_table(videos, measure, len(predictor.networks) > 1)))
-    if output is not None:
-        for path in output.finish(found):
-            print(f"written: {show(path)}")
+            stack.enter_context(held(out))
+            output = Output(out, predictor, sources, settings, measure, overlay)
+        found, stopped = _predict(predictor, sources, settings, measure, output)
+        videos = [video for number in sorted(found) for video in found[number]]
+        print(columns(_table(videos, measure, len(predictor.networks) > 1)))
+        if output is not None:
+            for path in output.finish(found):
+                print(f"written: {show(path)}")
     failed = sum(video.status == "failed" for video in videos)
     if failed:
         print(f"{count(failed, 'video')} could not be predicted")

@@ -5,17 +5,19 @@ asked. Whatever ends the command, the next one finds there what is done. The tab
 then the journal is removed, unless videos are left.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from cache.errors import DamagedError
+from cache.errors import DamagedError, RefusedError
 from cache.files import (
     append_record,
     canonical_json,
+    locked_folder,
     make_directories,
     read_records,
     remove_file,
@@ -57,8 +59,24 @@ class Done(FrozenModel):
         return self
 
 
+@contextmanager
+def held(out: Path) -> Iterator[None]:
+    """Make the folder and keep other commands from predicting into it meanwhile.
+
+    Raises RefusedError if another one does.
+    """
+    make_directories(out)
+    with locked_folder(out) as got:
+        if not got:
+            raise RefusedError(
+                f"{out}: another command is writing predictions there; wait until it has ended, or "
+                "choose another --out"
+            )
+        yield
+
+
 class Output:
-    """A folder of predictions, and what an interrupted command left there."""
+    """A folder of predictions, which should be ``held``, and what an interrupted command left."""
 
     def __init__(
         self,
@@ -103,10 +121,14 @@ class Output:
         return videos
 
     def finish(self, found: Mapping[int, Sequence[VideoPrediction]]) -> list[Path]:
-        """Write the tables of what was found of each source; returns their paths.
+        """Write the tables of what was found of each source, if of any; returns their paths.
 
-        Those that nothing was found of are rows, too: unfinished ones.
+        Those that nothing was found of are rows, too: unfinished ones. Pictures that the folder
+        held before are removed once all is done.
         """
+        if not found:
+            return []
+        is_whole = len(found) == len(self._sources)
         rows = [
             (number, video)
             for number, source in enumerate(self._sources)
@@ -120,8 +142,10 @@ class Output:
             videos=tuple(video for _, video in rows),
         )
         pictures = [self._pictures(*row) for row in rows if row[1].status == "ok"]
-        written = write_predictions(self._out, content, set().union(*pictures))
-        if len(found) == len(self._sources):
+        written = write_predictions(
+            self._out, content, set().union(*pictures) if is_whole else None
+        )
+        if is_whole:
             remove_file(self._journal)
         return written
 
@@ -142,7 +166,14 @@ class Output:
         return video
 
     def _read(self) -> list[dict[str, Any]]:
-        return list(read_records(self._journal)) if self._journal.is_file() else []
+        if not self._journal.is_file():
+            return []
+        try:
+            return list(read_records(self._journal))
+        except RefusedError as error:
+            raise DamagedError(
+                f"{self._journal} is damaged ({error}): remove it to begin again"
+            ) from error
 
     def _is_still(self, done: Done) -> bool:
         """Whether the video is the same, and its pictures are there."""

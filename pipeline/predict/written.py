@@ -44,11 +44,12 @@ class PredictionFile(FrozenModel):
 
 
 def write_predictions(
-    out: Path, content: PredictionFile, pictures: Collection[Path] = ()
+    out: Path, content: PredictionFile, pictures: Collection[Path] | None = ()
 ) -> list[Path]:
     """Write predictions.csv and predictions.json; returns their paths.
 
-    Of what other predictions left in the folders of pictures, only ``pictures`` stay.
+    Of what other predictions left in the folders of pictures, only ``pictures`` stay, or all if
+    that is None.
     """
     classes = content.classes
     head = ["name", "status", "reason", "faces", "label", *(f"p_{name}" for name in classes)]
@@ -62,7 +63,8 @@ def write_predictions(
     files = {out / CSV: table, out / JSON: content.model_dump_json(indent=1).encode() + b"\n"}
     _write(out, files)
     with storage_errors(out):
-        for path in set(_pictures_in(out)).difference(pictures):
+        kept = _pictures_in(out) if pictures is None else pictures
+        for path in set(_pictures_in(out)).difference(kept):
             path.unlink(missing_ok=True)
     with suppress(OSError):
         sweep(out / SCRATCH)

@@ -4,13 +4,14 @@ import os
 import shutil
 import signal
 import time
+import zlib
 from pathlib import Path
 
 import pytest
 
-from cache.errors import DamagedError
+from cache.errors import DamagedError, RefusedError
 from cache.files import append_record
-from pipeline.predict.output import JOURNAL, Output
+from pipeline.predict.output import JOURNAL, Output, held
 from pipeline.predict.predictor import Predictor
 from pipeline.predict.sources import find_sources
 from pipeline.predict.written import PredictionFile
@@ -101,8 +102,11 @@ def test_predictions_are_kept_while_nothing_changes_that_they_depend_on(
     shutil.rmtree(tmp_path / "b")
     assert opened().done == {0: said[0]}
 
+    strips = sorted((out / "strips").iterdir())
+    assert opened().finish({}) == []  # what was there stays
     opened().finish({0: said[0]})
     assert opened().done == {0: said[0]}  # one is left
+    assert sorted((out / "strips").iterdir()) == strips
     other = opened(influence="margin")
     assert (other.other, other.done) == (True, {})
     assert (opened().other, opened().other) == (True, False)
@@ -120,3 +124,23 @@ def test_journal_that_is_not_ours_is_refused(ensemble: Predictor, tmp_path: Path
     append_record(tmp_path / JOURNAL, {"done": row})
     with pytest.raises(DamagedError, match=r"predictions.journal is damaged .*: remove it to"):
         Output(tmp_path, ensemble, sources, settings)
+
+
+def test_two_commands_never_write_to_one_folder(tmp_path: Path) -> None:
+    with (
+        held(tmp_path / "out"),
+        pytest.raises(RefusedError, match="another command is writing predictions there"),
+        held(tmp_path / "out"),
+    ):
+        pass
+    with held(tmp_path / "out"):
+        pass
+
+
+def test_line_of_the_journal_that_holds_no_object_names_the_file(
+    ensemble: Predictor, tmp_path: Path
+) -> None:
+    sources = find_sources([write_folder(tmp_path / "a", pictures(3))])
+    (tmp_path / JOURNAL).write_bytes(b"%08x [1]\n" % zlib.crc32(b"[1]"))
+    with pytest.raises(DamagedError, match=r"predictions.journal is damaged .*: remove it to"):
+        Output(tmp_path, ensemble, sources, ensemble.settings(faces="whole"))
