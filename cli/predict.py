@@ -145,7 +145,8 @@ def predict(
                 print(f"written: {show(path)}")
     failed = sum(video.status == "failed" for video in videos)
     if failed:
-        print(f"{count(failed, 'video')} could not be predicted")
+        again = "" if output is None else "; the same command tries only those again"
+        print(f"{count(failed, 'video')} could not be predicted{again}")
     if stopped and (left := len(sources) - len(found)):
         print(f"stopped with {count(left, 'video')} left. {_remedy(output)}", file=sys.stderr)
         raise StoppedError(stopped)
@@ -184,7 +185,7 @@ def _say_what_is_there(output: "Output", sources: int) -> None:
         print("what another command left unfinished in --out is begun again", file=sys.stderr)
     if output.done:
         done = f"{len(output.done)} of {count(sources, 'video')}"
-        print(f"{done} predicted by a command that was interrupted", file=sys.stderr)
+        print(f"{done} predicted before", file=sys.stderr)
 
 
 def _remedy(output: "Output | None") -> str:

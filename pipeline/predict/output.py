@@ -2,7 +2,7 @@
 
 A journal in the folder has a line for each video whose pictures are written, after one for what was
 asked. Whatever ends the command, the next one finds there what is done. The tables come last, and
-then the journal is removed, unless videos are left.
+then the journal is removed, unless videos are left or failed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -145,7 +145,7 @@ class Output:
         written = write_predictions(
             self._out, content, set().union(*pictures) if is_whole else None
         )
-        if is_whole:
+        if is_whole and all(video.status == "ok" for _, video in rows):
             remove_file(self._journal)
         return written
 

@@ -12,6 +12,7 @@ import pytest
 from cache.errors import DamagedError, RefusedError
 from cache.files import append_record
 from pipeline.predict.output import JOURNAL, Output, held
+from pipeline.predict.prediction import failed
 from pipeline.predict.predictor import Predictor
 from pipeline.predict.sources import find_sources
 from pipeline.predict.written import PredictionFile
@@ -63,7 +64,7 @@ def test_signal_keeps_what_is_done_and_the_same_command_goes_on(
 
     again = tgdfer(*words, "out", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "1 of 3 videos predicted by a command that was interrupted" in again.stderr
+    assert "1 of 3 videos predicted before" in again.stderr
     assert tgdfer(*words, "whole", cwd=tmp_path).returncode == 0
     ours, theirs = (
         {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*")}
@@ -107,6 +108,8 @@ def test_predictions_are_kept_while_nothing_changes_that_they_depend_on(
     opened().finish({0: said[0]})
     assert opened().done == {0: said[0]}  # one is left
     assert sorted((out / "strips").iterdir()) == strips
+    opened().finish({0: said[0], 1: [failed("b", "no video")]})
+    assert opened().done == {0: said[0]}  # the other is tried again
     other = opened(influence="margin")
     assert (other.other, other.done) == (True, {})
     assert (opened().other, opened().other) == (True, False)
