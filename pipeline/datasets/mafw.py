@@ -1,6 +1,7 @@
 """MAFW as users have it: the five folds of single expressions, frame folders or videos.
 
     ROOT/no_caption/set_1/{train,test}.txt     03747.mp4 anger
+    ROOT/Train & Test Set/single/no_caption/set_1/{train,test}.txt
     ROOT/data/faces/03747/*.png                or clips/03747.mp4
 
 Lists with captions behind tabs or commas are read too (often in GBK). Public lists number the
@@ -35,9 +36,8 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
     """Read the folds under ``root`` or ``annotation``, and find their videos."""
     known = known_datasets()["mafw"]
     tree = scan(root, LAYOUT.video, "no_caption and data/faces")
-    lists = find_lists(
-        tree, annotation, "mafw", ("no_caption",), "set_1/train.txt and similar files"
-    )
+    files = "set_1/train.txt and similar files"
+    lists = find_lists(tree, annotation, "mafw", ("no_caption",), files, aside="compound")
     form = ListFormat(
         number_of,
         re.compile(r"[A-Za-z_]+|[0-9]{1,9}"),
@@ -61,4 +61,5 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
         lists=lists.folder,
         files=tuple(lists.files.values()),
         votes=votes,
+        notes=lists.notes,
     )

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from cache.errors import RefusedError
 from cache.outside import MIB, read_outside, read_text
-from pipeline.datasets.known import class_of_word
-from pipeline.datasets.tree import Tree, refuse_outside
-from pipeline.datasets.videos import Fold
+from pipeline.datasets.known import WORDS, class_of_word, full_class_name
+from pipeline.datasets.tree import LIST_SUFFIXES, Tree, refuse_outside
+from pipeline.datasets.videos import VIDEO_SUFFIXES, Fold
 
 LIST_BYTES_MAX = 256 * MIB  # DFEW's lists have 0.2 MiB, but one's own may have labels of frames
 SHOWN_LETTERS = 80  # of a line that is quoted in a message
@@ -23,7 +23,19 @@ PARTS = ("train", "test")
 # How public repositories spell the data sets in the names of lists.
 NAMES = ("dfew", "ferv39k", "mafw", "mfaw", "afew", "caer", "crema", "ravdess", "enterface")
 
+LEVELS = 6  # of folders below --annotation; MAFW's lists are in the fifth below its root
+
+_PART = r"(?:train(?:ing)?|test(?:ing)?|val(?:id|idation)?)"
+_WORD = rf"(?:(?:{'|'.join(NAMES)}|{_PART}|single)_?)*(?:set|split|fold|fd|cv)_?([0-9]{{1,2}})"
+_NUMBER_OF_FOLDER = re.compile(rf"{_WORD}|.*_fold_?([0-9]{{1,2}})")
+# set_1_train, single_trainset_1, fold1_test; or train_1, where train_80 is no fold but a share.
+_NUMBER_IN_STEM = re.compile(
+    rf"(?:^|_)(?<!data_)(?<!sub_){_WORD}(?=_|$|{_PART})|{_PART}_?(0?[0-9]|10)$"
+)
+_FRAMES = re.compile(r"(?!(19|20)[0-9]{2}$)[0-9]{3,}")  # a folder of frames, and not of a year
 _NUMBER_AT_END = re.compile(r"(?:.*[/\\])?([0-9]{1,9})(?:\.\w+)?[/\\]*", re.DOTALL)
+
+_WHOLE = re.compile(r"(?<=[0-9])\.0+$")  # of 2.0, which is 2
 
 Key = tuple[int, str]  # the number of a fold, and "train" or "test"
 Votes = tuple[float, ...]  # one number per class
@@ -33,7 +45,7 @@ class Row(NamedTuple):
     """One row of a list; ``where`` is its file and line."""
 
     id: str
-    label: str  # as written
+    label: str  # as written, but 2 for 2.0
     where: str
     votes: Votes | None = None
     path: str = ""  # as written
@@ -64,15 +76,22 @@ class Lists:
     folder: Path
     files: Mapping[Key, Path]
     sheets: tuple[Path, ...] = ()  # of Excel, in which there may be votes
+    notes: tuple[str, ...] = ()  # which lists were left out
 
 
 def find_lists(
-    tree: Tree, annotation: Path | None, name: str, prefer: Sequence[str], wanted: str
+    tree: Tree,
+    annotation: Path | None,
+    name: str,
+    prefer: Sequence[str],
+    wanted: str,
+    aside: str = "",
 ) -> Lists:
     """The lists of the data set ``name`` by fold and part, below ``annotation`` or in the tree.
 
-    Lists in a folder called as in ``prefer`` come first. ``wanted`` says in an error what to look
-    for. Raises RefusedError if there is none, or if several are of one fold and part.
+    Lists in a folder called as in ``prefer`` come first; those whose path says ``aside`` are left
+    out if there are others. ``wanted`` says in an error what to look for. Raises RefusedError if
+    there is none, or if several are of one fold and part.
     """
     tree.refuse_links(prefer)
     root = annotation or tree.root
@@ -80,19 +99,25 @@ def find_lists(
         raise RefusedError(f"{annotation}: no such folder; --annotation is the folder of the lists")
     paths = sorted(_files_below(annotation) if annotation is not None else tree.lists)
     sheets = tuple(path for path in paths if path.suffix.lower() == ".xlsx")
-    ranked: dict[int, list[tuple[Key, Path]]] = {}
+    above = os.path.basename(os.path.abspath(annotation)) if annotation is not None else ""
+    keyed: list[tuple[Key, Path]] = []
     for path in paths:
         parts = path.relative_to(root).parts
-        key = _key(parts)
+        key = _key(parts, above)
         if key is not None and not _is_of_another(parts, name):
-            ranked.setdefault(_rank(parts, prefer), []).append((key, path))
+            keyed.append((key, path))
+    kept, notes = _leave_out(keyed, root, aside)
+    ranked: dict[int, list[tuple[Key, Path]]] = {}
+    for key, path in kept:
+        rank = _rank(path.relative_to(root).parts, prefer)
+        ranked.setdefault(rank, []).append((key, path))
     if ranked:
         found = _by_key(ranked[min(ranked)], root, name)
         for path in found.values():
             refuse_outside(root, path)
         folder = _folder(root, found.values())
         _refuse_unpaired(folder, found)
-        return Lists(folder, found, sheets)
+        return Lists(folder, found, sheets, notes)
     tree.refuse_links()
     more = f"; {sheets[0].name} has no split in it" if sheets else ""
     raise RefusedError(
@@ -119,6 +144,7 @@ def read_rows(path: Path, form: ListFormat) -> list[Row]:
                 continue
             raise RefusedError(
                 f"{path}:{number}: {line[:SHOWN_LETTERS]!r} is not a row; expected {form.expected}"
+                f"{_reason(line, form)}"
             )
         _refuse_path_of_another(row, form.name)
         if row.id in lines:
@@ -154,11 +180,13 @@ def parse_row(line: str, form: ListFormat, where: str) -> Row | None:
     """``2522,6``, ``02522 5``, ``D:/my faces/02522 66 5``, or one of these and votes; else None."""
     if len(line) > LINE_MAX:
         return None
-    if line.count('"') % 2:
+    if line.count('"') % 2 and not _is_quote_in_prose(line, form):
         raise RefusedError(f"{where}: a quote is not closed in {line[:SHOWN_LETTERS]!r}")
-    for cells in _splits(line):
+    for cells, is_spaced in _splits(line):
         votes = _votes(cells, form)
-        path, label = _path_and_label(cells[: len(cells) - len(votes or ())], line, form)
+        read = _path_and_count if is_spaced else _path_and_captions
+        path, label = read(cells[: len(cells) - len(votes or ())], form)
+        label = _WHOLE.sub("", label)
         video_id = form.id_of(path) if form.label.fullmatch(label) else None
         if video_id is not None:
             return Row(video_id, label, where, votes, path)
@@ -207,32 +235,59 @@ def number_of(path: str) -> str | None:
     return None if digits is None else f"{int(digits[1]):05d}"
 
 
-def _files_below(folder: Path) -> list[Path]:
-    found = [*folder.glob("*"), *folder.glob("*/*"), *folder.glob("*/*/*")]
-    return [path for path in found if not path.is_dir() or path.suffix]
+def _files_below(folder: Path, levels: int = LEVELS) -> list[Path]:
+    """What is called like a list, but nothing in the numbered folders of frames."""
+    found: list[Path] = []
+    for path in folder.iterdir():
+        if path.suffix.lower() in LIST_SUFFIXES:
+            found.append(path)
+        elif levels > 1 and not _FRAMES.fullmatch(path.name) and path.is_dir():
+            found += _files_below(path, levels - 1)
+    return found
 
 
-def _key(parts: Sequence[str]) -> Key | None:
+def _leave_out(
+    keyed: Sequence[tuple[Key, Path]], root: Path, word: str
+) -> tuple[list[tuple[Key, Path]], tuple[str, ...]]:
+    """The lists without those whose path says ``word``, and a note of these; all if all do."""
+    named = [path for _, path in keyed if word and word in str(path.relative_to(root)).lower()]
+    rest = [(key, path) for key, path in keyed if path not in named]
+    if not named or not rest:
+        return [*keyed], ()
+    shown = named[0].relative_to(root)
+    return rest, (f"{len(named)} {word} lists were left out, such as {shown}",)
+
+
+def _key(parts: Sequence[str], above: str = "") -> Key | None:
     """Which fold and part a list is of, from its name and those of its folders.
 
-    Without a number it is the only fold's, if its own name says which part it is.
+    Without a number it is the only fold's, if its own name says which part it is. The number may
+    also be that of the folder ``above`` them all.
     """
     *folders, name = (part.lower() for part in parts)
     stem, _, suffix = name.rpartition(".")
     if suffix not in ("csv", "txt") or name.startswith("."):
         return None
     own_part = re.search(r"train|test|val", stem)
-    part = own_part or next(
-        filter(None, (re.search(r"train|test", f) for f in folders[::-1])), None
-    )
-    numbers = (
-        re.search(r"(?<!data)(?<!sub)(?:set|split|fold)_?(\d+)", text)
-        for text in (stem, *folders[::-1])
-    )
-    number = next(filter(None, numbers), None)
+    said = [{*re.findall(r"train|test", folder)} for folder in folders[::-1]]
+    part = own_part[0] if own_part else next((min(s) for s in said if len(s) == 1), None)
+    number = _fold_number(stem, [above.lower(), *folders], bool(own_part))
     if part is None or (number is None and not re.match(r"\W*(\w+_)?(train|test|val)", stem)):
         return None
-    return int(number[1]) if number else 1, part[0]
+    return 1 if number is None else number, part
+
+
+def _fold_number(stem: str, folders: Sequence[str], is_split: bool) -> int | None:
+    """``train_3``, ``set-3``, ``fold 3/`` or ``3/train`` -> 3; ``data_set_3/``, ``2023/`` -> None.
+
+    The name of the list goes before those of its folders, and these from the inside out.
+    """
+    plain, *outer = (re.sub(r"[\W_]+", "_", text).strip("_") for text in (stem, *folders[::-1]))
+    found = _NUMBER_IN_STEM.search(plain)
+    if not found and is_split and outer:
+        found = re.fullmatch(r"([0-9]{1,2})", outer[0])
+    found = found or next(filter(None, map(_NUMBER_OF_FOLDER.fullmatch, outer)), None)
+    return int(next(filter(None, found.groups()))) if found else None
 
 
 def _is_of_another(parts: Sequence[str], name: str) -> bool:
@@ -298,13 +353,43 @@ def _decode(path: Path, form: ListFormat) -> str:
         return text
 
 
-def _splits(line: str) -> Iterable[list[str]]:
-    """The cells of a line at tabs, at commas, or at spaces; the first that make a row count."""
-    for separator in "\t,":
-        if separator in line:
-            yield [cell.strip().strip('"') for cell in line.split(separator)]
+def _splits(line: str) -> Iterable[tuple[list[str], bool]]:
+    """The cells of a line at tabs, at commas or semicolons, or at spaces; the first that fit count.
+
+    The flag says that only spaces are between them. Of commas and semicolons the first counts,
+    since the others are in prose. Empty cells at the end are Excel's.
+    """
+    first = re.search(r"[,;]", line)
+    for separator in ("\t", first[0] if first else ""):
+        if separator and separator in line:
+            cells = [cell.strip().strip('"') for cell in line.split(separator)]
+            while not cells[-1] and len(cells) > 1:
+                cells.pop()
+            yield cells, False
     if "," not in line:
-        yield line.split()
+        yield line.split(), "\t" not in line
+
+
+def _is_quote_in_prose(line: str, form: ListFormat) -> bool:
+    """Whether a quote opens nothing, as in ``a 5" screen`` behind path and label."""
+    cells = re.split(r"[\t,;]", line)
+    opens = any(cell.lstrip().startswith('"') for cell in cells)
+    return form.captions and not opens and not any('"' in cell for cell in cells[:2])
+
+
+def _reason(line: str, form: ListFormat) -> str:
+    """What else to say of a line that is no row, if it is clear."""
+    if len(line) > LINE_MAX:
+        return ""
+    if re.fullmatch(r'"?[0-9.]+"?\s+[0-9]+\s+[^\s,;]+', line):
+        return (
+            "; the first two numbers may be an index and an id, or an id and a count of frames: "
+            "remove the one that is no id"
+        )
+    cells, is_spaced = next(iter(_splits(line)))
+    if len(cells) > 2 and not is_spaced and not form.captions:
+        return "; between commas only path and label are read: remove the other columns"
+    return ""
 
 
 def _votes(cells: Sequence[str], form: ListFormat) -> Votes | None:
@@ -314,30 +399,60 @@ def _votes(cells: Sequence[str], form: ListFormat) -> Votes | None:
     ends = cells[-form.classes :]
     if not all(re.fullmatch(r"[0-9]{1,9}(\.[0-9]{0,20})?(e-?[0-9]{1,2})?", end) for end in ends):
         return None
-    return tuple(map(float, ends)) if form.label.fullmatch(cells[-form.classes - 1]) else None
+    label = _WHOLE.sub("", cells[-form.classes - 1])
+    return tuple(map(float, ends)) if form.label.fullmatch(label) else None
 
 
-def _path_and_label(cells: Sequence[str], line: str, form: ListFormat) -> tuple[str, str]:
-    """The path and the label of a row without votes; a frame count may come between them."""
-    if len(cells) < 2:
-        return "", ""
-    if "," in line or "\t" in line:
-        path, label, *more = cells
-        return ("" if more and not _are_captions(more, form) else path), label
+def _path_and_captions(cells: Sequence[str], form: ListFormat) -> tuple[str, str]:
+    """The path and the label of a row without votes; captions may follow them."""
+    path, label, *more = [*cells, "", ""][: max(2, len(cells))]
+    return ("" if more and not _are_captions(more, form) else path), label
+
+
+def _path_and_count(cells: Sequence[str], form: ListFormat) -> tuple[str, str]:
+    """The path and the label of a row without votes.
+
+    A count of frames may come between them, but not behind a number, which may be an index.
+    """
     *rest, label = cells
-    if len(rest) > 1 and re.fullmatch(r"\d+", rest[-1]):
+    is_path = re.search(r"[/\\]|\.[A-Za-z]", " ".join(rest))
+    if is_path and len(rest) > 1 and re.fullmatch(r"[0-9]+", rest[-1]):
         rest = rest[:-1]
     return " ".join(rest), label
 
 
 def _are_captions(cells: Sequence[str], form: ListFormat) -> bool:
-    """Whether cells behind a label are prose: no other label comes first, and none is a path.
+    """Whether cells behind a label are prose: no code comes first, and none is a path.
 
     A comma in a sentence may leave a number as a cell of its own.
     """
-    is_label = cells[0].isdecimal() or any(map(class_of_word, cells[0].split("_")))
-    is_path = any(not cell.isdecimal() and form.id_of(cell) is not None for cell in cells)
-    return form.captions and not is_label and not is_path
+    filled = [cell for cell in cells if cell]
+    is_path = any(form.id_of(cell) is not None and _looks_like_path(cell) for cell in filled)
+    is_code = bool(filled) and _is_code(filled[0], len(filled) == 1)
+    return form.captions and not is_code and not is_path
+
+
+def _looks_like_path(cell: str) -> bool:
+    """``03747.mp4`` or ``faces/03747``, but not ``works 24/7`` or ``80.5``."""
+    suffix = os.path.splitext(cell)[1].lower()
+    is_word = re.search(r"[A-Za-z]", cell) and not re.search(r"\s", cell)
+    return suffix in VIDEO_SUFFIXES or bool(is_word and re.search(r"[/\\]", cell))
+
+
+def _is_code(cell: str, is_alone: bool) -> bool:
+    """Whether a cell is made of numbers, classes, their codes and parts: a column, and no prose.
+
+    ``An`` may begin a sentence, unless no other cell is filled.
+    """
+    words = re.findall(r"[^\W_]+", cell)
+    return bool(words) and all(
+        word.isdecimal()
+        or full_class_name(word) in WORDS
+        or word.lower() in ("train", "test", "val", "validation", "single", "compound")
+        or re.fullmatch(r"[A-Z]{2,3}", word)
+        or (class_of_word(word) and (is_alone or not word.istitle()))
+        for word in words
+    )
 
 
 def cell_text(value: Any) -> str:

@@ -106,6 +106,9 @@ ROWS = {
     "a folder in Chinese": lambda ids: "".join(
         f"人脸 数据/{i:05d} 66 {LABELS[i] - 1}\n" for i in ids
     ),
+    "Excel's empty column": lambda ids: official(ids).replace("\n", ",\n"),
+    "semicolons": lambda ids: official(ids).replace(",", ";"),
+    "labels as floats": lambda ids: official(ids).replace("\n", ".0\n").replace("label.0", "label"),
     "video names": lambda ids: "".join(f"{i:05d}.mp4,{LABELS[i]}\n" for i in ids),
 }
 
@@ -261,6 +264,12 @@ REFUSED_LISTS: dict[str, tuple[str, str | bytes, str]] = {
         r"set_9.csv:2: .* not a row",
     ),
     "a row of three": ("train", "1,1\n2,3,4\n", r"set_9.csv:2: '2,3,4' is not a row"),
+    "an index before the id": (
+        "train",
+        "1 00035 1\n",
+        r"set_9.csv:1: .* may be an index and an id",
+    ),
+    "cells between commas": ("train", "a/00035,66,1\n", r"set_9.csv:1: .*remove the other columns"),
     "an unclosed quote": ("train", '"1,1\n', r"set_9.csv:1: a quote is not closed in '\"1,1'"),
     "an unclosed quote in the header": ("train", '"video,label\n1,1\n', r"set_9.csv:1: a quote"),
     "NUL": ("train", "1,1\n2,\0 1\n", r"set_9.csv:2: byte 0x00 is no text; save the file as UTF-8"),
@@ -425,7 +434,10 @@ def test_any_ids_and_either_base_give_the_same_labels(
     tmp_path_factory: pytest.TempPathFactory, ids: list[int], base: int, folder: str, counts: bool
 ) -> None:
     root = tmp_path_factory.mktemp("dfew")
-    lines = [f"{folder}{i:05d}{' 17' if counts else ''} {n % 7 + base}" for n, i in enumerate(ids)]
+    lines = [
+        f"{folder}{i:05d}{' 17' if counts and folder else ''} {n % 7 + base}"
+        for n, i in enumerate(ids)
+    ]
     write(root / "train_set_1.csv", "\n".join(lines[:7]))
     write(root / "test_set_1.csv", "\n".join(lines[7:]))
     for i in ids:

@@ -110,6 +110,13 @@ def test_folders_in_another_case_than_the_lists_are_found_and_noted(tmp_path: Pa
         survey_ferv39k(tmp_path)
 
 
+def test_a_count_of_frames_between_commas_is_refused_with_the_reason(tmp_path: Path) -> None:
+    add_set(tmp_path, rows=lambda ids: "".join(f"{i},20,0\n" for i in ids))
+    add_clips(tmp_path)
+    with pytest.raises(RefusedError, match=r"test_All.csv:1: .*; between commas only path and"):
+        survey_ferv39k(tmp_path)
+
+
 def test_a_label_that_disagrees_with_its_path_is_refused_with_three_examples(
     tmp_path: Path,
 ) -> None:

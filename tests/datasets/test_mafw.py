@@ -1,5 +1,6 @@
 """MAFW trees: five folds, captions in GBK, and labels numbered in three orders."""
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +69,8 @@ def expect_the_known_set(root: Path) -> str:
         ("with_caption/set_1/{part}.txt", captioned),
         ("with_caption/set_1/{part}.csv", UNQUOTED),
         ("with_caption/set_1/{part}.csv", QUOTED),
+        ("with_caption/set_1/{part}.csv", with_commas('a 5" screen; sad, works 24/7, 24/7, 80.5')),
+        ("with_caption/set_1/{part}.csv", with_commas("An, angry man")),
         ("annotation/MAFW_set_1_{part}_faces.txt", official),
     ],
 )
@@ -82,6 +85,14 @@ def test_lists_with_and_without_captions_are_read(tmp_path: Path, layout: str, r
     [
         "03700.mp4,anger,disgust",
         "03700.mp4,anger,anger_disgust,A man",
+        "03700.mp4,anger,disgust&sadness",
+        "03700.mp4,anger,fear sadness",
+        "03700.mp4,anger,train",
+        "03700.mp4,anger,-1",
+        "03700.mp4,anger,,AX",
+        "03700.mp4,anger,an,A man",
+        "03700.mp4;anger;disgust;A man",
+        "0 03700 anger",
         "03700.mp4,20,3",
         "1,anger,03700.mp4,A man",
         "A man,03700.mp4,anger",
@@ -119,6 +130,23 @@ def test_compound_expressions_are_refused_with_the_line(tmp_path: Path) -> None:
     add_clips(tmp_path)
     with pytest.raises(RefusedError, match=r"train.txt:1: label 'anger_disgust'; expected one of"):
         survey_mafw(tmp_path)
+
+
+@pytest.mark.parametrize("annotation", [None, ".", "Train & Test Set"])
+def test_the_split_as_distributed_is_read_without_its_compound_expressions(
+    tmp_path: Path, annotation: str | None
+) -> None:
+    whole = "Train & Test Set/{}/{}/set_1/{{part}}.txt"
+    add_lists(tmp_path, whole.format("single", "no_caption"))
+    add_lists(tmp_path, whole.format("single", "with_caption"), captioned)
+    for caption in ("no_caption", "with_caption"):
+        compound = whole.format("compound", caption)
+        add_lists(tmp_path, compound, lambda ids: official(ids).replace("anger", "anger_fear"))
+    add_clips(tmp_path)
+    survey = survey_mafw(tmp_path, None if annotation is None else tmp_path / annotation)
+    assert survey.lists == tmp_path / "Train & Test Set/single/no_caption/set_1"
+    assert survey.labels["09999"] == KNOWN.classes.index("anger")
+    assert re.search("^4 compound lists were left out, such as .*compound/no_c", survey.notes[0])
 
 
 ORDERS = [KNOWN.classes, *KNOWN.orders]

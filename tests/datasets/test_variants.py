@@ -228,7 +228,7 @@ def add_full_lists(root: Path, order: Iterable[str], keep: int = 1) -> None:
     """Lists as long as DFEW's, one row in ``keep``, that number the classes in ``order``."""
     counts, labels = known_datasets()["dfew"].counts, [*order]
     rows = [f"{labels.index(name)}" for name in CLASSES for _ in range(counts[name])][::keep]
-    lines = [f"{n:05d} 16 {label}\n" for n, label in enumerate(rows)]
+    lines = [f"clips/{n:05d} 16 {label}\n" for n, label in enumerate(rows)]
     write(root / "DFEW_set_1_train.txt", "".join(lines[::2]))
     write(root / "DFEW_set_1_test.txt", "".join(lines[1::2]))
     add_frames(root / "jpg_256/00000", count=1)
@@ -323,6 +323,49 @@ def test_wrappers_with_numbers_are_neither_videos_nor_folds(tmp_path: Path, wrap
 
 
 @pytest.mark.parametrize(
+    ("layout", "fold"),
+    [
+        ("fold-3/{part}.csv", "3"),
+        ("fold 3/{part}.csv", "3"),
+        ("fd3/{part}.csv", "3"),
+        ("DFEW_set_3/{part}.csv", "3"),
+        ("{part}_set-3.csv", "3"),
+        ("{part}_3.csv", "3"),
+        ("5fold/{part}-3.csv", "3"),
+        ("cv3_{part}.csv", "3"),
+        ("set_1/set_3/{part}.csv", "3"),
+        ("data_set_2/{part}.csv", "1"),
+        ("face_set_3/{part}.csv", "1"),
+        ("split2023/{part}.csv", "1"),
+        ("{part}_80.csv", "1"),
+        ("{part}_16f.csv", "1"),
+    ],
+)
+def test_only_the_number_of_a_fold_is_read(tmp_path: Path, layout: str, fold: str) -> None:
+    add_lists(tmp_path, layout)
+    add_clips(tmp_path, "Clip/clip_224x224")
+    expect_the_known_set(tmp_path)
+    assert [found.name for found in survey_dfew(tmp_path).folds] == [fold]
+
+
+@pytest.mark.parametrize("folder", ["set_3", "Fold 3", "3", "DFEW", "DFEW/2023"])
+def test_the_folder_that_is_named_may_be_that_of_a_fold(tmp_path: Path, folder: str) -> None:
+    add_lists(tmp_path / "lists" / folder, "{part}.csv")
+    add_clips(tmp_path / "root", "Clip/clip_224x224")
+    survey = survey_dfew(tmp_path / "root", tmp_path / "lists" / folder.partition("/")[0])
+    assert [fold.name for fold in survey.folds] == ["3" if "3" in folder[:6] else "1"]
+
+
+@pytest.mark.parametrize("layout", ["{part}_{n}.csv", "set {n}/{part}.csv", "{n}/{part}.csv"])
+def test_several_folds_are_kept_apart(tmp_path: Path, layout: str) -> None:
+    for n in range(1, 6):
+        add_lists(tmp_path / "lists", layout.format(n=n, part="{part}"))
+    add_clips(tmp_path / "root", "Clip/clip_224x224")
+    survey = survey_dfew(tmp_path / "root", tmp_path / "lists")
+    assert [fold.name for fold in survey.folds] == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ("label,video_name\n1,7\n", r"set_2.csv: the first column is label; expected 'video_name"),
@@ -352,7 +395,7 @@ def test_names_of_the_classes_are_read_in_place_of_numbers(tmp_path: Path) -> No
 
 
 def test_counts_that_fit_no_order_are_the_users_own_choice(tmp_path: Path) -> None:
-    rows = [f"{n:05d} 16 {n % 7}\n" for n in range(700)]
+    rows = [f"clips/{n:05d} 16 {n % 7}\n" for n in range(700)]
     write(tmp_path / "DFEW_set_1_train.txt", "".join(rows[::2]))
     write(tmp_path / "DFEW_set_1_test.txt", "".join(rows[1::2]))
     add_frames(tmp_path / "jpg_256/00000", count=1)
