@@ -87,16 +87,16 @@ def check_survey(survey: Survey, readings: Mapping[str, Reading] | None = None) 
 
 
 def _classes(counts: Sequence[Count], known: Known | None) -> tuple[Tally, ...]:
-    published = known.counts if known and known.counts_of == "all" else {}
+    published = known.counts if known else {}
     return tuple(_tally(one.label, [one], published.get(one.label)) for one in counts)
 
 
 def _classes_of_part(counts: Sequence[Count], known: Known | None) -> tuple[Tally, ...]:
     """The classes of the part whose counts are published, if it is here."""
     return tuple(
-        _tally(f"{one.label}, {part_name(one.fold, one.part)}", [one], known.counts[one.label])
+        _tally(f"{one.label}, {part_name(one.fold, one.part)}", [one], known.part_counts[one.label])
         for one in counts
-        if known and (one.fold, one.part) == known.counted_part and one.label in known.counts
+        if known and (one.fold, one.part) == known.counted_part and one.label in known.part_counts
     )
 
 

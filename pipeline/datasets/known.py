@@ -38,12 +38,13 @@ class Known(FrozenModel):
     orders: tuple[tuple[str, ...], ...] = ()
     videos: int | None = None
     counts: dict[str, int] = Field(default_factory=dict)
-    counts_of: str = "all"
+    part_counts: dict[str, int] = Field(default_factory=dict)
+    counts_of: str = ""
     folds: dict[str, tuple[int, int]] = Field(default_factory=dict)
 
     @property
     def counted_part(self) -> tuple[str, str]:
-        """The fold, and its part or ``all``, whose classes the published counts are of."""
+        """The fold, and its part, whose classes ``part_counts`` are of."""
         fold, _, part = self.counts_of.rpartition(" ")
         return fold or "1", part
 

@@ -19,7 +19,6 @@ from pipeline.datasets.rows import Key, Row, Votes
 BEYOND_DOUBT = 10.0
 # Of the published videos a list lacks; that it lacks none does not mean that none was relabelled.
 LACKING_MIN = 1e-3
-WHOLE = 0.98  # of a published part, for its counts to be those of the list's own part
 
 
 def read_labels(
@@ -41,12 +40,7 @@ def read_labels(
         )
     base = label_base(every, lists, len(known.classes))
     numbers = {video_id: int(row.label) - base for video_id, row in rows.items()}
-    of_part = [numbers[row.id] for row in _part_counted(parts, known)]
-    of_all, published = known.counts_of == "all", sum(known.counts.values())
-    if of_part and WHOLE <= len(of_part) / published <= 1 / WHOLE:
-        order = find_order(Counter(of_part), lists, known)
-    else:
-        order = find_order(Counter(numbers.values()), lists, known, is_same=of_all)
+    order = find_order(Counter(numbers.values()), lists, known)
     return {video_id: order[number] for video_id, number in numbers.items()}
 
 
@@ -79,24 +73,21 @@ def label_base(rows: Sequence[Row], lists: Path, classes: int) -> int:
     )
 
 
-def find_order(
-    counts: Mapping[int, int], lists: Path, known: Known, is_same: bool = True
-) -> tuple[int, ...]:
+def find_order(counts: Mapping[int, int], lists: Path, known: Known) -> tuple[int, ...]:
     """For each number from 0, the index of its class in ``known.classes``.
 
-    ``counts`` are videos per number; ``is_same`` if the published counts are of the same videos,
-    all of them, and not of a part. An order is refused if the published shares in another one
-    explain the counts beyond doubt, as of a sample without replacement (multinomial likelihood with
-    the finite population correction, and quasi-likelihood where no order explains them: a list in
-    which somebody chose how many of each there are proves nothing). Short lists cannot tell; of a
-    data set with several known orders they are refused.
+    ``counts`` are videos per number, of all or some of those of the data set. An order is refused
+    if the published shares in another one explain the counts beyond doubt, as of a sample without
+    replacement (multinomial likelihood with the finite population correction, and quasi-likelihood
+    where no order explains them: a list in which somebody chose how many of each there are proves
+    nothing). Short lists cannot tell; of a data set with several known orders they are refused.
     """
     orders = (known.classes, *known.orders)
     found = [counts.get(k, 0) for k in range(len(known.classes))]
     scores = {order: 0.0 for order in orders}
     if known.counts:
         published = {order: [known.counts[name] for name in order] for order in orders}
-        doubts = _doubts(found, [*published.values()], is_same)
+        doubts = _doubts(found, [*published.values()])
         scores = dict(zip(orders, doubts, strict=True))
     best, *others = sorted(orders, key=lambda order: scores[order])
     if scores[best] > BEYOND_DOUBT:
@@ -157,16 +148,10 @@ def votes_of(rows: Mapping[str, Row], labels: Mapping[str, int]) -> dict[str, Vo
     return voted
 
 
-def _part_counted(parts: Mapping[Key, Sequence[Row]], known: Known) -> Sequence[Row]:
-    """The rows of the part that the published counts are of, "3 test"; none if they are of all."""
-    fold, part = known.counted_part
-    return parts.get((int(fold), part), ()) if part != "all" else ()
-
-
-def _doubts(found: Sequence[int], published: Sequence[Sequence[int]], is_same: bool) -> list[float]:
+def _doubts(found: Sequence[int], published: Sequence[Sequence[int]]) -> list[float]:
     """By how much log-likelihood the best of all orders beats each of ``published``."""
     total, of_all = sum(found), sum(published[0])
-    lacking = max(1 - total / of_all, LACKING_MIN) if is_same else 1.0
+    lacking = max(1 - total / of_all, LACKING_MIN)
 
     def unlikely(of_found: Sequence[int], shares: Sequence[int]) -> float:
         both = zip(of_found, shares, strict=True)
@@ -179,8 +164,7 @@ def _doubts(found: Sequence[int], published: Sequence[Sequence[int]], is_same: b
 
 
 def _side_by_side(found: Sequence[int], lists: Path, known: Known) -> str:
-    of = "" if known.counts_of == "all" else f" ({known.counts_of})"
-    rows = [(f"published{of}", "here", "number", "class")]
+    rows = [("published", "here", "number", "class")]
     for k, name in enumerate(known.classes):
         rows.append((str(known.counts[name]), str(found[k]), str(k), name))
     table = "\n".join(f"{c:>6}  {d:<14}  {a:>12}  {b:>8}" for a, b, c, d in rows)

@@ -20,10 +20,12 @@ def test_published_numbers_add_up_and_classes_have_texts(name: str) -> None:
     assert len(class_texts(one.classes).of("descriptors")) == len(one.classes)
     assert all(sorted(order) == sorted(one.classes) for order in one.orders)
     assert {*one.counts} in ({*one.classes}, set())
+    assert not one.counts or sum(one.counts.values()) == one.videos
+    assert {*one.part_counts} == ({*one.classes} if one.counts_of else set())
     assert all(sum(sizes) == one.videos for sizes in one.folds.values())
-    fold, _, part = one.counts_of.rpartition(" ")
-    total = one.videos if part == "all" else one.folds[fold or "1"][part == "test"]
-    assert not one.counts or sum(one.counts.values()) == total
+    if one.counts_of:
+        fold, part = one.counted_part
+        assert sum(one.part_counts.values()) == one.folds[fold][part == "test"]
 
 
 def test_the_test_folds_of_dfew_and_mafw_cover_them() -> None:

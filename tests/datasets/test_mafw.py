@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from cache.errors import RefusedError
 from pipeline.datasets.check import check_survey
 from pipeline.datasets.known import known_datasets
+from pipeline.datasets.labels import find_order
 from pipeline.datasets.mafw import survey_mafw
 from pipeline.datasets.tree import Place
 from support.trees import add_frames, add_video, write
@@ -166,33 +168,18 @@ def test_three_orders_of_numbers_are_told_apart_by_the_counts(
     assert [KNOWN.classes[label] for label in labels.values()] == names
 
 
-EXCHANGED = (("anger", "sadness"), ("disgust", "fear"), ("happiness", "neutral"))
-
-
-@pytest.mark.parametrize(("fold", "pairs"), [(3, EXCHANGED[1:2]), (1, EXCHANGED)])
-def test_classes_of_like_size_exchanged_in_all_videos_are_refused(
-    tmp_path: Path, fold: int, pairs: Iterable[tuple[str, str]]
-) -> None:
-    """The test part of fold 3 has published counts; of other folds the shares are compared."""
-    order = [*KNOWN.classes]
-    for a, b in pairs:
-        i, j = order.index(a), order.index(b)
-        order[i], order[j] = b, a
-
-    def lines(numbered: list[str], times: int) -> list[str]:
-        names = [name for name in KNOWN.classes for _ in range(KNOWN.counts[name])]
-        part = "test" if times == 1 else "train"
-        rows = [f"{n}{part == 'test':d} {numbered.index(k)}\n" for n, k in enumerate(names * times)]
-        write(tmp_path / f"MAFW_set_{fold}_{part}.txt", "".join(rows))
-        return rows
-
-    add_frames(tmp_path / "faces/00000", count=1)
-    for numbered in ([*KNOWN.classes], order):
-        rows = lines(numbered, 4) + lines(numbered, 1)
-        if numbered is not order:
-            assert len(survey_mafw(tmp_path).labels) == len(rows)
-    with pytest.raises(RefusedError, match=r"in another order than MAFW"):
-        survey_mafw(tmp_path)
+@pytest.mark.parametrize("order", ORDERS, ids=["anger first", "happiness first", "alphabetical"])
+def test_any_two_classes_exchanged_in_all_videos_are_refused(order: tuple[str, ...]) -> None:
+    exchanged = 0
+    for a, b in combinations(range(11), 2):
+        numbered = [*order]
+        numbered[a], numbered[b] = order[b], order[a]
+        if tuple(numbered) not in ORDERS:
+            counts = {k: KNOWN.counts[name] for k, name in enumerate(numbered)}
+            with pytest.raises(RefusedError, match=r"in another order than MAFW"):
+                find_order(counts, Path("lists"), KNOWN)
+            exchanged += 1
+    assert exchanged == 55
 
 
 def test_numbers_in_no_known_order_and_few_numbers_are_refused(tmp_path: Path) -> None:
@@ -204,15 +191,16 @@ def test_numbers_in_no_known_order_and_few_numbers_are_refused(tmp_path: Path) -
     add_frames(tmp_path / "faces/00000", count=1)
     with pytest.raises(RefusedError, match=r"in another order than MAFW: .*\nnumber +class"):
         survey_mafw(tmp_path)
-    write(tmp_path / "MAFW_set_1_train.txt", "".join(lines[1:-1:300]) + lines[-1])
+    write(tmp_path / "MAFW_set_1_train.txt", "".join(lines[1:-1:1500]) + lines[-1])
     with pytest.raises(RefusedError, match=r"in 3 orders; \d+ videos are too few"):
         survey_mafw(tmp_path)
 
 
 def test_a_fold_is_a_published_one_if_its_parts_and_classes_are_as_large(tmp_path: Path) -> None:
     known = KNOWN.folds["3"]
-    names = [name for name in KNOWN.classes for _ in range(KNOWN.counts[name])]
-    names += ["anger"] * known[0]
+    tested = {name: KNOWN.part_counts[name] for name in KNOWN.classes}
+    names = [name for name, count in tested.items() for _ in range(count)]
+    names += [name for name in tested for _ in range(KNOWN.counts[name] - tested[name])]
     rows = [f"{n:05d}.mp4 {name}\n" for n, name in enumerate(names)]
     write(tmp_path / "set_3/test.txt", "".join(rows[: known[1]]))
     write(tmp_path / "set_3/train.txt", "".join(rows[known[1] :]))
@@ -227,7 +215,7 @@ def test_a_fold_is_a_published_one_if_its_parts_and_classes_are_as_large(tmp_pat
     assert report.classes_of_part[0].published == report.classes_of_part[0].listed == 278
     labels = {video_id: 0 for video_id in survey.labels}
     assert check_survey(replace(complete, labels=labels)).protocol == (
-        "none: anger, fold 3, test has 1833 videos, published are 278"
+        "none: anger has 9172 videos, published are 1390"
     )
     add_lists(tmp_path / "other")
     add_clips(tmp_path / "other")

@@ -282,7 +282,7 @@ def test_doubts_are_the_likelihood_ratio_to_the_best_of_all_orders() -> None:
     spread = max(1.0, -2 * best / 4)
     for order in ((0, 1, 2, 3, 4), (3, 1, 2, 0, 4)):
         shown = [int(count) for count in published[[*order]]]
-        doubt = _doubts([*map(int, found)], [shown], is_same=True)
+        doubt = _doubts([*map(int, found)], [shown])
         np.testing.assert_allclose(doubt, (best - logarithm(order) / lacking) / spread, rtol=1e-12)
 
 
