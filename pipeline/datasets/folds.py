@@ -43,7 +43,8 @@ def draw_folds(
     """Random folds in which classes have about the same shares, and no subject is in two.
 
     A video of an unknown subject counts as a subject of its own. Raises RefusedError, with the name
-    of the class if they are given, if there are fewer subjects, or videos of a class, than folds.
+    of the class if they are given, if there are fewer subjects, or videos of a class, than folds,
+    and if a fold would stay empty.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -63,6 +64,13 @@ def draw_folds(
         warnings.simplefilter("error")
         for number, (_, test) in enumerate(splitter.split(np.zeros(len(y)), y, people), 1):
             tested |= {ids[row]: number for row in test}
+    filled = len({*tested.values()})
+    if filled < folds:
+        raise RefusedError(
+            f"--folds {folds}: only {filled} of them would have any videos, as the subjects have "
+            "too different numbers of videos of each class: take fewer folds, or say in a list, in "
+            "its column fold, which one tests each video"
+        )
     return folds_of_tests({video_id: tested[video_id] for video_id in ids})
 
 

@@ -52,6 +52,16 @@ def test_more_folds_than_subjects_or_videos_of_a_class_are_refused(
         draw_folds(labels, subjects, 3, classes=("anger", "fear"))
 
 
+def test_folds_that_would_be_empty_are_refused() -> None:
+    """Six people with 8, 5, 4, 10, 2 and 8 videos, each of one class."""
+    people = [(8, 1), (5, 1), (4, 1), (10, 0), (2, 1), (8, 0)]
+    labels = {f"{p}/{n}": label for p, (count, label) in enumerate(people) for n in range(count)}
+    subjects = {video_id: video_id[0] for video_id in labels}
+    with pytest.raises(RefusedError, match=r"--folds 6: only 5 of them .*: take fewer folds, or"):
+        draw_folds(labels, subjects, 6)
+    assert len(draw_folds(labels, subjects, 5)) == 5
+
+
 def test_folds_are_in_natural_order() -> None:
     folds = folds_of_tests({"a": "10", "b": "9", "c": "9"})
     assert [(fold.name, fold.test) for fold in folds] == [("9", ("b", "c")), ("10", ("a",))]
