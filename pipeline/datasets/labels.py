@@ -73,6 +73,19 @@ def label_base(rows: Sequence[Row], lists: Path, classes: int) -> int:
     )
 
 
+def class_base(rows: Sequence[Row], lists: Path, classes: Sequence[str]) -> int:
+    """As ``label_base``; ``classes`` that are numbers themselves must be those of their places."""
+    base = label_base(rows, lists, len(classes))
+    for label, name in enumerate(classes, base):
+        if name.isdecimal() and int(name) != label:
+            raise RefusedError(
+                f"{lists}: the labels count from {base}, so the class of label {label} is the one that "
+                f"the texts call [{name}]: call them by the names of the classes, in the order of the "
+                "labels"
+            )
+    return base
+
+
 def find_order(counts: Mapping[int, int], lists: Path, known: Known) -> tuple[int, ...]:
     """For each number from 0, the index of its class in ``known.classes``.
 

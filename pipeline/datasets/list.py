@@ -27,7 +27,7 @@ from cache.errors import RefusedError
 from cache.outside import read_outside, read_text
 from pipeline.datasets.folds import folds_of_tests
 from pipeline.datasets.known import full_class_name
-from pipeline.datasets.labels import label_base, votes_of
+from pipeline.datasets.labels import class_base, votes_of
 from pipeline.datasets.named import part_of, refuse_spellings, split_fold
 from pipeline.datasets.rows import LINE_MAX, LIST_BYTES_MAX, SHOWN_LETTERS, Row, Votes, cell_text
 from pipeline.datasets.survey import Survey
@@ -319,7 +319,7 @@ def _classes(rows: Sequence[Row], file: Path, given: Sequence[str] | None) -> _C
             "--texts FILE (tgdfer data init writes one to fill in)"
         )
     if given is not None:
-        return _Classes(tuple(given), label_base(rows, file, len(given)) if numbers else None)
+        return _Classes(tuple(given), class_base(rows, file, given) if numbers else None)
     names = {row.id: full_class_name(row.label) for row in rows}
     refuse_spellings(names, file)
     return _Classes(tuple(sorted({*names.values()}, key=natural_key)), None)
@@ -362,7 +362,9 @@ def _folds(
             raise RefusedError(f"{row.where}: video {row.id} has no {name}, others have one")
     if found["fold"]:
         _refuse_parts(found["fold"], rows)
-        folds = folds_of_tests({i: _number(fold) for i, fold in found["fold"].items()})
+        tested = {i: _number(fold) for i, fold in found["fold"].items()}
+        refuse_spellings(tested, file, "fold")
+        folds = folds_of_tests(tested)
         if not folds:
             raise RefusedError(
                 f"{file}: all videos are tested in one fold, {min(found['fold'].values())}, so "

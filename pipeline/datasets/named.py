@@ -85,15 +85,16 @@ def survey_classes(name: str, root: Path, source: str, classes: Sequence[str], t
 
 
 def refuse_spellings(named: Mapping[str, str], where: Path, what: str = "class") -> None:
-    """Refuse names, by id, that differ only in case or in how their letters are encoded.
+    """Refuse names, by id, that differ only in how they are written.
 
-    Nothing says that ``Bored`` and ``bored`` are one class, or that they are two; ``what`` they
-    are is said in the message.
+    Nothing says that ``Bored`` and ``bored`` are one class, or that they are two; so with spaces
+    and underscores, the zeros before a number, and encodings of one letter. ``what`` they are is
+    said in the message.
     """
     first: dict[str, str] = {}
     counts = Counter(named.values())
     for name in counts:
-        other = first.setdefault(_without_case(name), name)
+        other = first.setdefault(_spelling(name), name)
         if other != name:
             ids = [next(i for i, own in named.items() if own == n) for n in (other, name)]
             both = (
@@ -106,8 +107,16 @@ def refuse_spellings(named: Mapping[str, str], where: Path, what: str = "class")
             )
 
 
-def _without_case(name: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+def _spelling(name: str) -> str:
+    """What names have in common that are one in several spellings.
+
+    >>> _spelling("Fold_01") == _spelling("fold1"), _spelling("1-1") == _spelling("11")
+    (True, False)
+    """
+    text = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+    text = re.sub(r"[\s_-]+", " ", text)
+    text = re.sub(r"(?<=[^\W\d]) (?=\d)", "", text)
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", text)
 
 
 def part_of(word: str) -> str | None:

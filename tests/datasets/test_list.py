@@ -165,6 +165,20 @@ def test_numbers_are_classes_in_the_order_given(tmp_path: Path, base: int) -> No
         survey_list(tmp_path)
 
 
+@pytest.mark.parametrize(("base", "names"), [(0, "10"), (1, "01")])
+def test_classes_called_by_other_numbers_than_the_labels_are_refused(
+    tmp_path: Path, base: int, names: str
+) -> None:
+    add_files(tmp_path)
+    write(tmp_path / "list.csv", f"path,label\nc.avi,{base}\nframes/b2,{base + 1}\n")
+    with pytest.raises(RefusedError, match=rf"count from {base}, .* label {base} .*\[{names[0]}\]"):
+        survey_list(tmp_path, classes=tuple(names))
+    assert survey_list(tmp_path, classes=(str(base), str(base + 1))).labels == {
+        "c": 0,
+        "frames/b2": 1,
+    }
+
+
 REFUSED: dict[str, tuple[str | bytes, str]] = {
     "a video twice": (CSV + "c.mp4,bored\n", r"list.csv:6: video c is listed twice, .*csv:4"),
     "a path out of the root": ("../x.mp4,bored\n", r"list.csv:1: path '../x.mp4' is not below"),
@@ -191,6 +205,14 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "two spellings of a person": (
         "path,label,subject\nc.avi,x,Anna\nframes/b2,y,anna\n",
         r"'Anna' \(1 .* and 'anna' \(1 .* are one subject spelled in two ways",
+    ),
+    "two spellings of a numbered person": (
+        "path,label,subject\nc.avi,x,01\nframes/b2,y,1\n",
+        r"'01' \(1 .* and '1' \(1 .* are one subject spelled in two ways",
+    ),
+    "two spellings of a fold": (
+        "path,label,fold\nc.avi,x,fold0\nframes/b2,y,Fold 0\n",
+        r"'fold0' \(1 .* and 'Fold 0' \(1 .* are one fold spelled in two ways",
     ),
     "a number among words": (CSV + "x,1\n", r"list.csv:6: the label 1 is a number, and others"),
     "parts called folds": (
