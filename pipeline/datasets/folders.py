@@ -8,43 +8,45 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
 
 from cache.errors import RefusedError
 from pipeline.datasets.known import WORDS, full_class_name
+from pipeline.datasets.labels import class_base
 from pipeline.datasets.named import part_of, refuse_spellings, split_fold
+from pipeline.datasets.rows import Row
 from pipeline.datasets.survey import Survey
-from pipeline.datasets.tree import Found, Layout, find_videos, scan, some
+from pipeline.datasets.tree import Layout, find_videos, refuse_nested, scan, some
 from pipeline.datasets.videos import natural_key
 
 LAYOUT = Layout(None, "/".join, levels=99)
+_FOLD = re.compile(r"(fold|set|split)[-_ ]?\d+", re.IGNORECASE)
 
 
 Below = Mapping[str, list[str]]  # id -> its parts below the folders that all videos are in
 
 
 def survey_folders(
-    root: Path, source: str = "auto", classes: Collection[str] | None = None
+    root: Path, source: str = "auto", classes: Sequence[str] | None = None
 ) -> Survey:
     """All videos under ``root``; without folders for parts they have no folds.
 
-    ``classes`` are known to be some; others are refused if they may be people or folds. Raises
-    RefusedError also for a video that is in no folder, for two folders of one class, for numbers
-    beside words, and for parts beside other folders.
+    ``classes`` are known to be some, or those that folders number from 0 or 1; others are refused
+    if they may be people or folds. Raises RefusedError also for a video that is in no folder, for
+    two folders of one class, for numbers beside words, and for parts beside other folders.
     """
     found = find_videos(scan(root, holds="one folder for each class"), LAYOUT, source)
     ids = sorted(found.places, key=natural_key)
     below = _below_wrappers(ids)
-    _refuse_both(found, root)
+    refuse_nested(found.places, root)
     _refuse_shallow(below, root)
     level = _level_of_parts(below)
     _refuse_parts_as_classes(below, level, root)
-    own = {i: parts[1:] if level == 0 else parts for i, parts in below.items()}
+    own = {i: _without_parts(parts, level) for i, parts in below.items()}
     word = {video_id: parts[0] for video_id, parts in own.items()}
     refuse_spellings(word, root)
-    names = _class_names({*word.values()}, root)
-    if level != 1 and not {*names.values()} <= {*(classes or ())}:
+    names = _class_names(word, root, classes or ())
+    if not {*names.values()} <= {*(classes or ())}:
         _refuse_people_as_classes(own, root)
     ordered = tuple(dict.fromkeys(names[w] for w in sorted(names, key=natural_key)))
     labels = {video_id: ordered.index(names[word[video_id]]) for video_id in ids}
@@ -67,15 +69,9 @@ def _level_of_parts(below: Below) -> int | None:
     return 1 if None not in second and "train" in second and len(second) > 1 else None
 
 
-def _refuse_both(found: Found, root: Path) -> None:
-    """Refuse a folder that would be a video for its images and hold videos as well."""
-    for video_id in found.places:
-        for folder in accumulate(video_id.split("/")[:-1], "{}/{}".format):
-            if folder in found.places:
-                raise RefusedError(
-                    f"{root}: {folder} holds images, and there is a video {video_id} in it; "
-                    "move one of them away, to say which is the video"
-                )
+def _without_parts(parts: list[str], level: int | None) -> list[str]:
+    """The parts of an id without that of a split; below the classes, without the video as well."""
+    return {0: parts[1:], 1: [parts[0], *parts[2:-1]]}.get(level, parts)
 
 
 def _refuse_shallow(below: Below, root: Path) -> None:
@@ -97,22 +93,31 @@ def _refuse_parts_as_classes(below: Below, level: int | None, root: Path) -> Non
 
 
 def _refuse_people_as_classes(own: Below, root: Path) -> None:
-    """Refuse folders that may be people or folds, as what is in them may be the classes.
-
-    It may if it has the names of known classes, which the folders have not, or if everything in
-    them is in several by the same name, and not all of it is numbered as clips or sessions are.
-    """
+    """Refuse folders that are folds by their names, or that hold what may be the classes."""
     tops = sorted({parts[0] for parts in own.values()}, key=natural_key)
-    inside = Counter(name for _, name in {(parts[0], parts[1]) for parts in own.values()})
-    numbered = all(re.search(r"\d", name) for name in inside)
-    shared = len(inside) > 1 < min(inside.values()) and not numbered
-    if (shared or all(map(_is_known, inside))) and not any(map(_is_known, tops)):
+    inside = _likely_classes(own, tops)
+    if inside or any(map(_FOLD.fullmatch, tops)):
+        what = f", {some(inside)}" if inside else ""
         raise RefusedError(
-            f"{root}: nothing says whether {some(tops)} are the classes, or what is in them, "
-            f"{some(sorted(inside))}: if it is the latter, say class and subject or fold in a list "
-            f"(tgdfer data init {root} writes one to fill in), or take one of the folders with "
-            "--source; if it is the former, name them in a file for --texts"
+            f"{root}: nothing says whether {some(tops)} are the classes, or what is in them{what}: "
+            "if it is the latter, say class and subject or fold in a list (tgdfer data init "
+            f"{root} writes one to fill in), or take one of the folders with --source; if it is "
+            "the former, name them in a file for --texts"
         )
+
+
+def _likely_classes(own: Below, tops: Sequence[str]) -> list[str]:
+    """What is in the folders and may be the classes.
+
+    Names of known classes may, at most two levels below a folder that has no such name. So may
+    what is in the folders if most of it is in several by the same name; names with numbers do not
+    count, as clips and sessions have them.
+    """
+    known = {n for p in own.values() if not _is_known(p[0]) for n in p[1:3] if _is_known(n)}
+    inside = Counter(p[1] for p in {tuple(parts[:2]) for parts in own.values()} if len(p) > 1)
+    counts = [count for name, count in inside.items() if not re.search(r"\d", name)]
+    shared = len(counts) > 1 and 2 * sum(count > 1 for count in counts) > len(counts)
+    return sorted(known or (inside if shared and not any(map(_is_known, tops)) else ()))
 
 
 def _is_known(word: str) -> bool:
@@ -134,15 +139,26 @@ def _below_wrappers(ids: Sequence[str]) -> dict[str, list[str]]:
     return parts
 
 
-def _class_names(words: Collection[str], root: Path) -> dict[str, str]:
-    """The class that each folder stands for; numbers stand for none that words name."""
+def _class_names(word: Mapping[str, str], root: Path, classes: Sequence[str]) -> dict[str, str]:
+    """The class that each folder stands for: a number for the one of ``classes`` in its place.
+
+    ``word`` is the folder by id. Numbers beside words are refused.
+    """
+    words = {*word.values()}
     numbers = sorted(filter(str.isdecimal, words), key=natural_key)
-    others = sorted({*words} - {*numbers})
+    others = sorted(words - {*numbers})
     if numbers and others:
         raise RefusedError(
             f"{root}: the folders {some(numbers)} are numbers, and {some(others)} are words: call "
             "the former by the names of their classes, or move away what is no class"
         )
+    if classes and numbers and not {*classes} <= words:
+        base = class_base([Row(i, n, f"{root}/{i}") for i, n in word.items()], root, classes)
+        return {number: classes[int(number) - base] for number in numbers}
+    return _class_of_words(words, root)
+
+
+def _class_of_words(words: Collection[str], root: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for word in sorted(words):
         name = full_class_name(word)

@@ -79,9 +79,9 @@ def class_base(rows: Sequence[Row], lists: Path, classes: Sequence[str]) -> int:
     for label, name in enumerate(classes, base):
         if name.isdecimal() and int(name) != label:
             raise RefusedError(
-                f"{lists}: the labels count from {base}, so the class of label {label} is the one that "
-                f"the texts call [{name}]: call them by the names of the classes, in the order of the "
-                "labels"
+                f"{lists}: the labels count from {base}, so the class of label {label} is the "
+                f"one that the texts call [{name}]: call them by the names of the classes, in the "
+                "order of the labels"
             )
     return base
 

@@ -31,7 +31,7 @@ from pipeline.datasets.labels import class_base, votes_of
 from pipeline.datasets.named import part_of, refuse_spellings, split_fold
 from pipeline.datasets.rows import LINE_MAX, LIST_BYTES_MAX, SHOWN_LETTERS, Row, Votes, cell_text
 from pipeline.datasets.survey import Survey
-from pipeline.datasets.tree import Found, Place, place_at, refuse_outside
+from pipeline.datasets.tree import Found, Place, place_at, refuse_nested, refuse_outside
 from pipeline.datasets.videos import VIDEO_SUFFIXES, Fold, natural_key
 
 FILES = ("list.csv", "list.tsv", "list.txt", "list.parquet")
@@ -82,6 +82,7 @@ def survey_list(
     table = _read(file)
     read = [(_row(cells, where, base), cells) for where, cells in table.rows]
     places = _locate([row for row, _ in read], base)
+    refuse_nested(places, base)
     if not table.is_headed:
         _refuse_strange_labels([row for row, _ in read], places)
     _refuse_repeated([row for row, _ in read])

@@ -79,6 +79,7 @@ def survey_classes(name: str, root: Path, source: str, classes: Sequence[str], t
     )
     tree = scan(root, layout.video, layout.unpack)
     survey = survey_named(name, tree, source, layout, classes, lambda i: i.split("/")[1])
+    refuse_spellings({video_id: video_id for video_id in survey.labels}, root, "video")
     parts = {video_id: video_id.split("/")[0] for video_id in survey.labels}
     folds, subsets = split_fold(parts, test, root)
     return replace(survey, folds=folds, subsets=subsets)

@@ -63,7 +63,7 @@ def survey_dataset(
     elif annotation is not None:
         raise RefusedError(f"--annotation: not read with --dataset {name}, which has no lists")
     elif name == "folders":
-        survey = survey_folders(root, source, own)
+        survey = survey_folders(root, source, None if own is None else tuple(own))
     else:
         survey = WITH_NAMES[name](root, source)
     unknown = [cls for cls in own or () if cls not in survey.classes]

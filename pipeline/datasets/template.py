@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cache.errors import RefusedError
 from pipeline.datasets.folders import LAYOUT
-from pipeline.datasets.tree import find_videos, scan
+from pipeline.datasets.tree import find_videos, refuse_nested, scan
 from pipeline.datasets.videos import natural_key
 
 LIST, TEXTS = "list.csv", "texts.toml"
@@ -26,15 +26,24 @@ TEXTS_TEMPLATE = """\
 def write_templates(folder: Path) -> tuple[int, list[Path]]:
     """(videos, the files written): ``list.csv`` with their paths, and ``texts.toml``.
 
-    Refuses to replace either.
+    Refuses to replace either, a folder of images that holds videos as well, and paths that a list
+    cannot say.
     """
     tree = scan(folder)
     files = [folder / LIST, folder / TEXTS]
     for file in files:
         if os.path.lexists(file):
             raise RefusedError(f"{file} exists already; move it away to begin again")
-    places = find_videos(tree, LAYOUT).places.values()
-    paths = sorted((p.path.relative_to(folder).as_posix() for p in places), key=natural_key)
+    places = find_videos(tree, LAYOUT).places
+    refuse_nested(places, folder)
+    named = (place.path.relative_to(folder).as_posix() for place in places.values())
+    paths = sorted(named, key=natural_key)
+    for path in paths:
+        if path != path.strip() or "\\" in path:
+            raise RefusedError(
+                f"{folder}: {path!r} begins or ends with a space, or has a backslash, which a list "
+                "cannot say: rename it"
+            )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([COLUMNS, *([path, "", "", ""] for path in paths)])

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -235,6 +236,17 @@ def refuse_outside(root: Path, path: str | Path) -> None:
             "there, or name the folder that they are in with --root or --source, and that of the "
             "lists with --annotation"
         )
+
+
+def refuse_nested(places: Mapping[str, Place], root: Path) -> None:
+    """Refuse a folder that is a video for its images and holds videos as well."""
+    for video_id in places:
+        for folder in accumulate(video_id.split("/")[:-1], "{}/{}".format):
+            if folder in places and places[folder].images:
+                raise RefusedError(
+                    f"{root}: {folder} holds images, and there is a video {video_id} in it; "
+                    "move one of them away, to say which is the video"
+                )
 
 
 def is_interpolated(name: str) -> bool:

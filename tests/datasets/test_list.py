@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cache.errors import RefusedError
 from pipeline.datasets.list import _parquet_rows, survey_list
+from pipeline.datasets.template import write_templates
 from support.trees import add_frames, add_video, write
 
 # path -> label; the ids are no numbers, and one path has a space.
@@ -282,6 +283,25 @@ def test_every_missing_file_is_counted_and_an_empty_folder_is_one(tmp_path: Path
     assert survey.account().missing == ("clips/a 1", "frames/b2", "frames/d/e")
     with pytest.raises(RefusedError, match="3 of 4 listed videos have no frames"):
         survey.video_list()
+
+
+def test_a_folder_of_images_and_a_video_in_it_are_not_both_videos(tmp_path: Path) -> None:
+    add_files(tmp_path)
+    add_video(tmp_path / "frames/b2/x.mp4")
+    write(tmp_path / "list.csv", "path,label\nframes/b2,x\nframes/b2/x.mp4,y\n")
+    with pytest.raises(RefusedError, match=r"frames/b2 holds images, .* a video frames/b2/x in it"):
+        survey_list(tmp_path)
+    (tmp_path / "list.csv").unlink()
+    with pytest.raises(RefusedError, match=r"frames/b2 holds images, .* a video frames/b2/x in it"):
+        write_templates(tmp_path)
+
+
+@pytest.mark.parametrize("name", [" a.mp4", "a\\b.mp4"])
+def test_no_list_is_begun_of_a_name_that_it_could_not_say(tmp_path: Path, name: str) -> None:
+    add_video(tmp_path / name)
+    with pytest.raises(RefusedError, match="which a list cannot say: rename it"):
+        write_templates(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_links_may_not_leave_the_root(tmp_path: Path) -> None:

@@ -35,6 +35,9 @@ def test_caer_trains_on_train_and_keeps_validation_apart(tmp_path: Path) -> None
     assert {i.split("/")[0] for i in survey.folds[0].test} == {"test"}
     assert {i.split("/")[0] for i in survey.subsets["validation"]} == {"validation"}
     assert survey.video_list().videos[0].path.suffix == ".avi"
+    add_video(tmp_path / "train/anger/0001.avi")
+    with pytest.raises(RefusedError, match=r"'train/Anger/0001' .* are one video spelled in two"):
+        survey_caer(tmp_path)
 
 
 def test_afew_is_tested_on_validation_in_whatever_folders(tmp_path: Path) -> None:
@@ -206,6 +209,21 @@ def test_parts_may_lie_in_the_folders_of_the_classes(tmp_path: Path) -> None:
             r"anna, ben are .*, bored, shy: .*--texts",
         ),
         ("train/anna/Sad/a train/ben/Sad/b test/anna/Sad/c", r"whether anna, ben are .*, Sad: "),
+        ("anna/bored/a anna/Happy/b ben/Happy/c", r"whether anna, ben are .* in them, Happy: "),
+        (
+            "anna/bored/a anna/shy/b ben/bored/c ben/shy/d ben/odd/e",
+            r"whether anna, ben are .* in them, bored, odd, shy: ",
+        ),
+        ("fold1/anna/Sad/a fold2/ben/Sad/b", r"whether fold1, fold2 are .* in them, Sad: "),
+        ("fold_1/shy/a Fold2/bored/b", r"whether Fold2, fold_1 are .* what is in them: if"),
+        (
+            "RAF/train/Sad/a RAF/test/Sad/b CK/train/Sad/c CK/test/Sad/d",
+            r"whether CK, RAF are .* in them, Sad: ",
+        ),
+        (
+            "set1/train/shy/a set1/test/shy/b set2/train/bored/a set2/test/bored/b",
+            r"whether set1, set2 are the classes",
+        ),
         ("1/a 2/b Happy/c", r"folders 1, 2 are numbers, and Happy are words: call the former"),
     ],
 )
@@ -218,7 +236,15 @@ def test_folders_at_the_top_that_are_no_classes_are_refused(
         survey_folders(tmp_path)
 
 
-@pytest.mark.parametrize("paths", ["bored/s1/a bored/s2/b shy/s1/c shy/s2/d", "1/a/x 2/b/x"])
+@pytest.mark.parametrize(
+    "paths",
+    [
+        "bored/s1/a bored/s2/b shy/s1/c shy/s2/d",
+        "1/a/x 2/b/x",
+        "bored/train/a bored/test/b shy/train/a shy/test/b",
+        "bored/anna/a bored/ben/b shy/anna/c shy/cleo/d",
+    ],
+)
 def test_folders_in_which_nothing_may_be_the_classes_are_the_classes(
     tmp_path: Path, paths: str
 ) -> None:
@@ -236,6 +262,20 @@ def test_folders_that_texts_name_are_the_classes(tmp_path: Path) -> None:
     assert survey_dataset("folders", tmp_path, texts=texts).classes == ("bored", "shy")
     with pytest.raises(RefusedError, match="whether bored, shy are the classes"):
         survey_dataset("folders", tmp_path)
+
+
+@pytest.mark.parametrize("base", [0, 1])
+def test_folders_that_are_numbers_are_the_classes_of_texts_in_their_order(
+    tmp_path: Path, base: int
+) -> None:
+    add_video(tmp_path / f"{base}/a.mp4")
+    add_video(tmp_path / f"{base + 1}/b.mp4")
+    texts = write(tmp_path / "texts.toml", "[shy]\n[bored]\n")
+    survey = survey_dataset("folders", tmp_path, texts=texts)
+    assert by_class(survey) == {f"{base}/a": "shy", f"{base + 1}/b": "bored"}
+    write(texts, f"[{1 - base}]\n[{2 - base}]\n")
+    with pytest.raises(RefusedError, match=rf"count from {base}, .* label {base} .*\[{1 - base}\]"):
+        survey_dataset("folders", tmp_path, texts=texts)
 
 
 def test_a_folder_of_images_with_a_video_in_it_is_a_question(tmp_path: Path) -> None:
