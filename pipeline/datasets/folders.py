@@ -70,8 +70,10 @@ def _level_of_parts(below: Below) -> int | None:
 
 
 def _without_parts(parts: list[str], level: int | None) -> list[str]:
-    """The parts of an id without that of a split; below the classes, without the video as well."""
-    return {0: parts[1:], 1: [parts[0], *parts[2:-1]]}.get(level, parts)
+    """The parts of an id but that of a split, nor the video if that is below the class."""
+    if level is None:
+        return parts
+    return parts[1:] if level == 0 else [parts[0], *parts[2:-1]]
 
 
 def _refuse_shallow(below: Below, root: Path) -> None:
