@@ -212,7 +212,7 @@ def _residence(report: dict[str, Any]) -> str:
         [where, _time(spent), f"{step['ratios'][where]:.2f}"]
         for where, spent in step["seconds"].items()
     ]
-    head = ["a step of five runs, ViT-B/32, one core", "time", "relative to resident"]
+    head = ["a step of one run, ViT-B/32, one core", "time", "relative to resident"]
     taken = sorted(large["seconds_of_steps"])
     text = (
         f"From a store of {step['videos']:,} videos x 5 views. A store of "
