@@ -63,8 +63,8 @@ def write_predictions(
     files = {out / CSV: table, out / JSON: content.model_dump_json(indent=1).encode() + b"\n"}
     _write(out, files)
     with storage_errors(out):
-        kept = _pictures_in(out) if pictures is None else pictures
-        for path in set(_pictures_in(out)).difference(kept):
+        others = () if pictures is None else set(_pictures_in(out)).difference(pictures)
+        for path in others:
             path.unlink(missing_ok=True)
     with suppress(OSError):
         sweep(out / SCRATCH)
