@@ -48,7 +48,7 @@ AUTO = "auto"
 FACES = (AUTO, WHOLE_FRAMES, *CROPPINGS)
 _POLL_SECONDS = 0.5
 
-OnFrames = Callable[[int, int], None]  # (encoded so far, expected in all)
+OnFrames = Callable[[int, int, str], None]  # (encoded so far, expected in all, what else was done)
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def encode_sources(
     sources: Sequence[Source],
     encoder: Encoder,
     settings: ReadSettings,
-    on_frames: OnFrames = lambda done, total: None,
+    on_frames: OnFrames = lambda done, total, note: None,
     stop: Stop | None = None,
 ) -> Iterator[tuple[int, list[Encoded]]]:
     """(number, what was found) of each source, as soon as it is done, in any order.
@@ -202,7 +202,7 @@ def encode_sources(
             for frame, features_D in batches.done(wait=not is_reading):
                 begun[frame.number].features[frame.person, frame.index] = features_D
                 encoded += 1
-            on_frames(encoded, reader.expected())
+            on_frames(encoded, reader.expected(), reader.note)
             for number in [number for number, partial in begun.items() if partial.is_whole]:
                 yield number, begun.pop(number).finish()
 
@@ -237,6 +237,7 @@ class _Reader:
         self._decoders: list[Decoder] = []
         self._wanted: dict[int, int] = {}  # source -> its pictures that some window shows
         self._wanted_in_all = 0  # their sum
+        self._searched = 0  # frames, for faces
         self._counting = threading.Lock()
         self._rows: dict[int, list[Encoded]] = {}  # source -> who is in it
 
@@ -244,6 +245,11 @@ class _Reader:
         """Frames to encode in all, if unread sources are like those read so far."""
         known = len(self._wanted)
         return round(self._wanted_in_all * len(self._sources) / known) if known else 0
+
+    @property
+    def note(self) -> str:
+        """How far the search for faces is, which comes before a video's frames are encoded."""
+        return f"{self._searched} searched for faces" if self._searched else ""
 
     def next(self) -> _Frame | _End | None:
         """What was read next; None if that was nothing for a while."""
@@ -296,7 +302,12 @@ class _Reader:
         told: list[NDArray[np.float64]] = []
 
         def read(_: Path, choose: Choose, take: Take) -> Found:
-            return self._read(source, choose, take, told.append)
+            def search(index: int, image: NDArray[np.uint8]) -> None:
+                take(index, image)
+                with self._counting:
+                    self._searched += 1
+
+            return self._read(source, choose, search, told.append)
 
         return find_people(source.path, read), told
 

@@ -110,7 +110,7 @@ class Predictor:
         sources: Sequence[Source],
         settings: ReadSettings,
         influence: Influence = "logit",
-        on_frames: OnFrames = lambda done, total: None,
+        on_frames: OnFrames = lambda done, total, note: None,
         stop: Stop | None = None,
     ) -> Iterator[tuple[int, list[Row]]]:
         """(number, its rows) of each source as soon as it is done, in any order.

@@ -85,7 +85,11 @@ def test_each_person_is_a_row_for_the_time_when_they_are_there(
     assert shown[-1] >= 42
     assert second.windows[0].start == pytest.approx((45 - second.frames) / 25)
     settings = ensemble.settings(Sliding(0.8, 0.4), faces="crop")
-    ((_, (_, (video, encoded))),) = ensemble.stream(find_sources([crowd]), settings)
+    notes: list[str] = []
+    ((_, (_, (video, encoded))),) = ensemble.stream(
+        find_sources([crowd]), settings, on_frames=lambda done, total, note: notes.append(note)
+    )
+    assert notes[-1] == "16 searched for faces"  # every third, and the last
     assert video.windows[0].start == second.windows[0].start
     again = ensemble.pictures(video, encoded)  # decoded and cropped again
     assert again.shape[0] == len(shown)

@@ -145,7 +145,7 @@ def test_window_of_a_long_video_is_predicted_as_if_it_were_a_video(
     sources, settings = find_sources([path]), ensemble.settings(Sliding(0.8, 0.2), faces="whole")
     counted: list[int] = []
     ((_, ((video, _),)),) = ensemble.stream(
-        sources, settings, on_frames=lambda done, _: counted.append(done)
+        sources, settings, on_frames=lambda done, *_: counted.append(done)
     )
     assert [window.start for window in video.windows] == [0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2]
     shown = {moment.frame for window in video.windows for moment in window.frames}
