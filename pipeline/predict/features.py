@@ -47,6 +47,7 @@ from pipeline.video.views import Pictures
 AUTO = "auto"
 FACES = (AUTO, WHOLE_FRAMES, *CROPPINGS)
 _POLL_SECONDS = 0.5
+_SECONDS_MAX = 86_400.0
 
 OnFrames = Callable[[int, int, str], None]  # (encoded so far, expected in all, what else was done)
 
@@ -210,19 +211,28 @@ def encode_sources(
 def read_pictures(encoded: Encoded, index_T: NDArray[np.int32], encoder: Encoder) -> torch.Tensor:
     """Some frames of what was read before, as the encoder sees them, uint8 [T, C, H, W].
 
-    Raises BadVideoError if it cannot be read any more.
+    Errors as in ``read_again``.
     """
     found: dict[int, torch.Tensor] = {}
-    pictures = _pictures(encoder, encoded.crop)
+    pictures, shown = _pictures(encoder, encoded.crop), set(index_T.tolist())
 
     def take(index: int, image: NDArray[np.uint8]) -> None:
         found.update(pictures.add(index, image))
 
-    read_frames_isolated(encoded.source.path, lambda _: set(index_T.tolist()), take, 3600.0)
+    read_again(encoded, lambda _: shown, take)
     found.update(pictures.rest())
-    if missing := set(index_T.tolist()) - found.keys():
-        raise BadVideoError(f"frame {min(missing)} is no longer there")
     return torch.stack([found[index] for index in index_T.tolist()]).cpu()
+
+
+def read_again(encoded: Encoded, choose: Choose, take: Take) -> None:
+    """Decode what was read before once more, as ``read_frames`` does.
+
+    Raises BadVideoError if it cannot be read any more, or has other bytes now.
+    """
+    # It was read once, within the user's limit.
+    found = read_frames_isolated(encoded.source.path, choose, take, _SECONDS_MAX)
+    if found.sha256 != encoded.sha256:
+        raise BadVideoError("changed while it was read")
 
 
 class _Reader:

@@ -14,20 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipeline.evaluate.influence import Influence
-from pipeline.predict.features import Encoded
+from pipeline.predict.features import Encoded, read_again
 from pipeline.predict.pictures import colour_of, draw_text, likely_classes
 from pipeline.predict.prediction import VideoPrediction, WindowPrediction, scaled
 from pipeline.predict.windows import Windows
 from pipeline.video.crops import Crop
-from pipeline.video.images import BadVideoError
-from pipeline.video.isolated import read_frames_isolated
 
 WIDTH_MIN = 480  # px; a smaller picture is enlarged, so that the text can be read
 NOW, LINE, FACE = (220, 30, 30), (150, 150, 150), (60, 180, 75)
 _LETTERS = 40  # of the text's height in the width of the picture
 _TICKS = 60_000  # per second; MPEG-4 knows no more than 65,535
 _CODECS = {"libx264": {"crf": "20", "preset": "veryfast", "bf": "0"}, "mpeg4": {"qscale": "3"}}
-_SECONDS_MAX = 86_400.0  # the video was already read once, within the user's limit
 _ROUNDING = 1e-6  # seconds
 
 
@@ -47,15 +44,12 @@ def overlay(
     first, count = encoded.crop.track.span if encoded.crop else (0, windows.count)
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         movie = _Movie(container, windows, encoded.crop, _Panels(video, influence))
-        read_frames_isolated(
-            encoded.source.path,
-            # Headers may promise other frames.
+        # Headers may promise other frames.
+        read_again(
+            encoded,
             lambda all: range(first, first + count) if all == len(windows.times_F) else (),
             movie.add,
-            _SECONDS_MAX,
         )
-        if movie.frames != count:
-            raise BadVideoError(f"{movie.frames} of {count} frames are still there")
         movie.end()
 
 
@@ -75,7 +69,6 @@ class _Movie:
         self._pts = np.maximum.accumulate(ticks - order) + order
         self._stream: Any = None
         self._size = 0, 0
-        self.frames = 0
 
     def add(self, index: int, image: NDArray[np.uint8]) -> None:
         """Encode one frame, uint8 [H, W, 3], with what belongs under it."""
@@ -87,7 +80,6 @@ class _Movie:
         pts, until = self._pts[index - self._first :][:2].tolist()
         frame.pts, frame.duration = pts, until - pts
         self._container.mux(self._stream.encode(frame))
-        self.frames += 1
 
     def end(self) -> None:
         """Encode what the encoder still holds."""

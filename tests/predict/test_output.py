@@ -15,6 +15,7 @@ from pipeline.predict.output import JOURNAL, Output, held
 from pipeline.predict.prediction import failed
 from pipeline.predict.predictor import Predictor
 from pipeline.predict.sources import find_sources
+from pipeline.predict.windows import Sliding
 from pipeline.predict.written import PredictionFile
 from support.commands import ROOT, tgdfer
 from support.forked import forker
@@ -115,6 +116,19 @@ def test_predictions_are_kept_while_nothing_changes_that_they_depend_on(
     assert (opened().other, opened().other) == (True, False)
     opened().finish(said)
     assert not (out / JOURNAL).exists()
+
+
+def test_video_that_changes_before_its_pictures_are_drawn_is_a_failure(
+    ensemble: Predictor, tmp_path: Path
+) -> None:
+    path = write_folder(tmp_path / "long", pictures(30))
+    sources, settings = find_sources([path]), ensemble.settings(Sliding(0.8, 0.4), faces="whole")
+    output = Output(tmp_path / "out", ensemble, sources, settings)
+    ((number, rows),) = ensemble.stream(sources, settings)
+    (path / "3.jpg").write_bytes((path / "4.jpg").read_bytes())
+    (video,) = output.add(number, rows)
+    assert (video.status, video.reason) == ("failed", "changed while it was read")
+    assert output.finish({number: [video]})  # the tables say so, too
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pipeline.predict.sources import Source
 from pipeline.predict.windows import Sliding, place_windows_within
 from pipeline.predict.written import write_overlay
 from pipeline.video.crops import Crop
+from pipeline.video.frames import source_sha256
 from pipeline.video.images import BadVideoError
 from pipeline.video.tracks import Track
 from support.sources import pictures, write_folder
@@ -53,7 +54,8 @@ def predicted(
         seconds=windows.duration,
         windows=tuple(said),
     )
-    return video, Encoded(Source("v", path), crop=crop, windows=windows)
+    digest = source_sha256(path)
+    return video, Encoded(Source("v", path), crop=crop, sha256=digest, windows=windows)
 
 
 def decoded(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
@@ -149,14 +151,16 @@ def test_overlay_of_a_person_has_their_frames_and_a_box_around_the_face(tmp_path
 
 def test_source_that_changed_leaves_no_overlay(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "v", pictures(10), ".png")
-    video, encoded = predicted(source, np.arange(20) / 25)
-    with pytest.raises(BadVideoError, match="0 of 20 frames are still there"):
+    video, encoded = predicted(source, np.arange(10) / 25)
+    (source / "9.png").unlink()
+    with pytest.raises(BadVideoError, match="changed while it was read"):
         write_overlay(tmp_path / "out", 0, video, encoded)
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 def test_name_in_a_timeline_is_no_formula_and_needs_no_font(tmp_path: Path) -> None:
-    video, _ = predicted(tmp_path, np.arange(50) / 25, Sliding(0.4, 0.4))
+    source = write_folder(tmp_path / "v", pictures(1))
+    video, _ = predicted(source, np.arange(50) / 25, Sliding(0.4, 0.4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("$x^{$", "\N{CJK UNIFIED IDEOGRAPH-540D}.mp4"):
