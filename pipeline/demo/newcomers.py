@@ -91,8 +91,9 @@ def meet(predictor: Predictor, folder: Path) -> list[Newcomer]:
     planned = plan_newcomers()
     paths = [_write(folder, video) for video in planned]
     found, settings = {}, predictor.settings(faces=WHOLE_FRAMES)
-    for number, ((video, encoded),) in predictor.stream(find_sources(paths), settings):
-        picture = strip(paths[number].name, best_window(video), predictor.pictures(video, encoded))
+    for number, rows in predictor.stream(find_sources(paths), settings):
+        ((video, _),), (shown,) = rows, predictor.pictures(rows)
+        picture = strip(paths[number].name, best_window(video), shown)
         label = CLASSES[planned[number].label]
         found[number] = Newcomer(paths[number], label, video, picture)
     return [found[number] for number in range(COUNT)]

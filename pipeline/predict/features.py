@@ -208,20 +208,29 @@ def encode_sources(
                 yield number, begun.pop(number).finish()
 
 
-def read_pictures(encoded: Encoded, index_T: NDArray[np.int32], encoder: Encoder) -> torch.Tensor:
-    """Some frames of what was read before, as the encoder sees them, uint8 [T, C, H, W].
+def read_pictures(
+    wanted: Sequence[tuple[Encoded, NDArray[np.int32]]], encoder: Encoder
+) -> list[torch.Tensor]:
+    """Frames of each person in one video, as the encoder sees them, each uint8 [T, C, H, W].
 
     Errors as in ``read_again``.
     """
-    found: dict[int, torch.Tensor] = {}
-    pictures, shown = _pictures(encoder, encoded.crop), set(index_T.tolist())
+    frames = [set(index_T.tolist()) for _, index_T in wanted]
+    pictures = [_pictures(encoder, encoded.crop) for encoded, _ in wanted]
+    found: list[dict[int, torch.Tensor]] = [{} for _ in wanted]
 
     def take(index: int, image: NDArray[np.uint8]) -> None:
-        found.update(pictures.add(index, image))
+        for own, making, shown in zip(found, pictures, frames, strict=True):
+            if index in shown:
+                own.update(making.add(index, image))
 
-    read_again(encoded, lambda _: shown, take)
-    found.update(pictures.rest())
-    return torch.stack([found[index] for index in index_T.tolist()]).cpu()
+    read_again(wanted[0][0], lambda _: set().union(*frames), take)
+    for own, making in zip(found, pictures, strict=True):
+        own.update(making.rest())
+    return [
+        torch.stack([own[index] for index in index_T.tolist()]).cpu()
+        for own, (_, index_T) in zip(found, wanted, strict=True)
+    ]
 
 
 def read_again(encoded: Encoded, choose: Choose, take: Take) -> None:

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from cache.errors import DamagedError, RefusedError
@@ -113,7 +115,7 @@ class Output:
 
         Of a video that cannot be read again they are failures.
         """
-        videos = [self._draw(number, row) if row[0].status == "ok" else row[0] for row in rows]
+        videos = self._draw(number, rows)
         if all(video.status == "ok" for video in videos):
             done = Done(number=number, sha256=rows[0][1].sha256, rows=tuple(videos))
             # As text, which keeps the order of the classes.
@@ -152,18 +154,23 @@ class Output:
     def _pictures(self, number: int, video: VideoPrediction) -> list[Path]:
         return pictures_of(self._out, number, video, self._overlay)
 
-    def _draw(self, number: int, row: Row) -> VideoPrediction:
-        video, encoded = row
+    def _draw(self, number: int, rows: Sequence[Row]) -> list[VideoPrediction]:
+        videos = [video for video, _ in rows]
+        good = [row for row in rows if row[0].status == "ok"]
         try:
-            shown = self._predictor.pictures(video, encoded)
-            write_strip(self._out, number, video, shown, self._influence)
-            if len(video.windows) > 1:
-                write_timeline(self._out, number, video)
-            if self._overlay:
-                write_overlay(self._out, number, video, encoded, self._influence)
+            for row, shown in zip(good, self._predictor.pictures(good), strict=True):
+                self._draw_row(number, row, shown)
         except BadVideoError as error:  # it was changed since, or removed
-            return failed(video.name, str(error))
-        return video
+            return [v if v.status == "failed" else failed(v.name, str(error)) for v in videos]
+        return videos
+
+    def _draw_row(self, number: int, row: Row, shown: NDArray[np.uint8]) -> None:
+        video, encoded = row
+        write_strip(self._out, number, video, shown, self._influence)
+        if len(video.windows) > 1:
+            write_timeline(self._out, number, video)
+        if self._overlay:
+            write_overlay(self._out, number, video, encoded, self._influence)
 
     def _read(self) -> list[dict[str, Any]]:
         if not self._journal.is_file():

@@ -123,18 +123,21 @@ class Predictor:
         while group := list(_group(encoded)):
             yield from self._predict(group, influence)
 
-    def pictures(self, video: VideoPrediction, encoded: Encoded) -> NDArray[np.uint8]:
-        """The frames of a video's best window as the encoder saw them, [T, H, W, 3].
+    def pictures(self, rows: Sequence[Row]) -> list[NDArray[np.uint8]]:
+        """The frames of each row's best window as the encoder saw them, [T, H, W, 3].
 
-        Those of a video with several windows are decoded once more; raises BadVideoError if that
-        is no longer possible.
+        The rows are those of one source. Where there are several windows it is decoded once more;
+        raises BadVideoError if that is no longer possible.
         """
-        pictures_TCHW = encoded.pictures_TCHW
-        if pictures_TCHW is None:
-            index_T = np.array([moment.frame for moment in best_window(video).frames], np.int32)
-            pictures_TCHW = read_pictures(encoded, index_T, self.encoder)
-        pictures_THWC: NDArray[np.uint8] = pictures_TCHW.permute(0, 2, 3, 1).contiguous().numpy()
-        return pictures_THWC
+        known = [encoded.pictures_TCHW for _, encoded in rows]
+        wanted = [
+            (encoded, np.array([moment.frame for moment in best_window(video).frames], np.int32))
+            for (video, encoded), pictures_TCHW in zip(rows, known, strict=True)
+            if pictures_TCHW is None
+        ]
+        read = iter(read_pictures(wanted, self.encoder) if wanted else ())
+        every = [next(read) if pictures_TCHW is None else pictures_TCHW for pictures_TCHW in known]
+        return [pictures_TCHW.permute(0, 2, 3, 1).contiguous().numpy() for pictures_TCHW in every]
 
     def _predict(
         self, group: list[tuple[int, list[Encoded]]], influence: Influence

@@ -86,14 +86,16 @@ def test_each_person_is_a_row_for_the_time_when_they_are_there(
     assert second.windows[0].start == pytest.approx((45 - second.frames) / 25)
     settings = ensemble.settings(Sliding(0.8, 0.4), faces="crop")
     notes: list[str] = []
-    ((_, (_, (video, encoded))),) = ensemble.stream(
+    ((_, rows),) = ensemble.stream(
         find_sources([crowd]), settings, on_frames=lambda done, total, note: notes.append(note)
     )
     assert notes[-1] == "16 searched for faces"  # every third, and the last
+    _, (video, encoded) = rows
     assert video.windows[0].start == second.windows[0].start
-    again = ensemble.pictures(video, encoded)  # decoded and cropped again
-    assert again.shape[0] == len(shown)
-    assert again.std() > 30  # neither the wall nor black
+    both = ensemble.pictures(rows)  # decoded and cropped again
+    for again in both:
+        assert again.shape[0] == len(shown)
+        assert again.std() > 30  # neither the wall nor black
     write_overlay(tmp_path, 0, video, encoded)
     (path,) = (tmp_path / OVERLAYS).iterdir()
     assert path.name.endswith("-two.mp4-2.mp4")

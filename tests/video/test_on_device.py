@@ -142,5 +142,5 @@ def test_faces_are_cut_out_before_the_upload_and_views_follow_the_named_rules(
         assert lowest_cosine(features_of(one), features_of(theirs[name])) >= 0.9999
         assert one.windows is not None
         assert one.pictures_TCHW is not None
-        again = read_pictures(one, one.windows.frame_NT[0], encoder)
+        (again,) = read_pictures([(one, one.windows.frame_NT[0])], encoder)
         assert torch.equal(again, one.pictures_TCHW)
