@@ -145,6 +145,7 @@ ORDER = [
     "pipeline/train/record.py",
     "pipeline/train/records.py",
     "pipeline/train/leaks.py",
+    "pipeline/train/cost.py",
     "pipeline/train/grid.py",
     "pipeline/train/trained.py",
     "pipeline/train/space.py",

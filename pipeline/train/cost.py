@@ -1,0 +1,221 @@
+"""Runs that train as one program -> what that costs: seconds, and bytes of memory.
+
+Both are counted from the shapes of the layers that a step passes. Seconds follow from the counts by
+the rates of a kind of device in cost.json, where ``python -m benchmarks placement`` writes what it
+has measured. Only their proportions matter: they decide which stack is trained where.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from cache.store import Store
+from pipeline.config import MethodConfig, PromptConfig, Run, TemporalConfig
+from pipeline.datasets.texts import ClassTexts, class_texts
+
+RATES = Path(__file__).with_name("cost.json")
+SIZE_MAX = 1 << 20  # of what a text tower may say of itself
+VOCABULARY = 49_408  # of CLIP's text towers
+LOADED = 3  # times the weights of the text tower: as a file, as tensors, in the tower
+COPIES = 4  # of a parameter: itself, gradient, velocity, that of the reported epoch
+MOVED = 7  # times that a step of SGD reads or writes a parameter
+TOKEN = re.compile(r"\w+|[^\w\s]")  # about what the tokenizer makes one token of
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a store says of the shapes of its runs."""
+
+    frames: int  # T, of a view
+    size: int  # D, features of a frame
+    texts: ClassTexts
+    tower_width: int  # W
+    tower_layers: int
+    folds: Mapping[str, tuple[int, int]]  # numbers of training and test videos
+
+    @property
+    def tower_bytes(self) -> int:
+        """Memory for the text tower, which the runs of a stack share, while it is loaded."""
+        width = self.tower_width
+        return LOADED * 4 * width * (VOCABULARY + 12 * width * self.tower_layers)
+
+
+def sizes_of(store: Store) -> Sizes:
+    """The sizes of a store."""
+    texts = class_texts(store.classes, store.texts)
+    width, layers = (_said(store.text_config.get("text_cfg"), name) for name in ("width", "layers"))
+    folds = {name: (len(train), len(test)) for name, train, test in store.folds}
+    return Sizes(store.frames, store.dim, texts, width, layers, folds)
+
+
+def _said(tower: object, name: str) -> int:
+    """A size of the text tower; 0 if it cannot be, which loading the tower explains."""
+    value = tower.get(name) if isinstance(tower, dict) else None
+    return value if isinstance(value, int) and 0 < value < SIZE_MAX else 0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds on a kind of device."""
+
+    step: float  # of a step, whatever it computes
+    layer: float  # of a layer in a step, whatever it computes
+    gflop: float  # of 10^9 operations of products
+    million: float  # of 10^6 numbers read or written
+
+
+def read_rates(kind: Literal["cpu", "cuda"]) -> Rates:
+    """The rates of a kind of device."""
+    return Rates(**json.loads(RATES.read_text())[kind]["seconds"])
+
+
+class Work(NamedTuple):
+    """What one run computes in a step, forward and backward."""
+
+    layers: int
+    gflop: float  # 10^9 operations of products
+    million: float  # 10^6 numbers read or written
+
+
+def seconds_of(stack: Sequence[Run], sizes: Sizes, rates: Rates) -> float:
+    """Seconds in which runs with equal shapes train as one program, all their epochs."""
+    method = stack[0].method
+    work, batch = work_of(method, sizes), method.optimiser.batch
+    train, test = (max(sizes.folds[run.fold][part] for run in stack) for part in (0, 1))
+    steps = math.ceil(train / batch)
+    evaluated = test / batch / 3  # in steps: there is no backward pass, which is twice the forward
+    together = rates.step + rates.layer * work.layers
+    each = rates.gflop * work.gflop + rates.million * work.million
+    return method.optimiser.epochs * (steps * together + (steps + evaluated) * each * len(stack))
+
+
+def work_of(method: MethodConfig, sizes: Sizes) -> Work:
+    """The work of one run in a step."""
+    layers, batch = _network(method, sizes), method.optimiser.batch
+    products = sum(
+        own.count * own.positions(batch) * (own.weights + own.mixed) * (3 if own.trained else 2)
+        for own in layers
+    )
+    moved = 3 * _kept(layers, batch) + MOVED * _parameters(layers)
+    return Work(sum(own.count for own in layers), 2e-9 * products, 1e-6 * moved)
+
+
+def bytes_of(stack: Sequence[Run], sizes: Sizes) -> int:
+    """Memory that each run of a stack needs: its parameters, and the numbers of a step."""
+    from pipeline.evaluate.predictions import EVALUATION_VIDEOS
+
+    method = stack[0].method
+    layers, optimiser = _network(method, sizes), method.optimiser
+    kept = _kept(layers, optimiser.micro_batch or optimiser.batch)
+    # Nothing is kept of an evaluation, but one layer after the other has to be computed.
+    tested = min(EVALUATION_VIDEOS, max(test for _, test in sizes.folds.values()))
+    evaluated = max(own.positions(tested) * own.kept for own in layers)
+    averaged = any(run.method.optimiser.average != "none" for run in stack)
+    copies = COPIES + averaged + (optimiser.kind == "adamw")
+    return 4 * (copies * _parameters(layers) + max(kept, evaluated))
+
+
+def kept_bytes(method: MethodConfig, sizes: Sizes) -> int:
+    """What the forward pass of a step keeps of each run for the backward pass."""
+    return 4 * _kept(_network(method, sizes), method.optimiser.batch)
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Equal layers, which positions pass one after the other."""
+
+    count: int
+    places: int  # positions of each video, or of each run if its videos share them
+    weights: int  # numbers in the matrices of a layer; each is multiplied for every position
+    mixed: int  # further multiplications for every position, those of attention
+    kept: int  # numbers of every position that the backward pass needs
+    shared: bool = False
+    trained: bool = True
+
+    def positions(self, videos: int) -> int:
+        """Positions of a run in a step of so many videos."""
+        return self.places * (1 if self.shared else videos)
+
+
+def _kept(layers: Sequence[_Layers], videos: int) -> int:
+    return sum(own.count * own.positions(videos) * own.kept for own in layers)
+
+
+def _parameters(layers: Sequence[_Layers]) -> int:
+    return sum(own.count * own.weights for own in layers if own.trained)
+
+
+def _network(method: MethodConfig, sizes: Sizes) -> list[_Layers]:
+    """All layers of a network that make a difference to its cost."""
+    parts = (_temporal, _label, _texts)
+    return [own for part in parts for own in part(method, sizes) if own.count]
+
+
+def _temporal(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
+    """Fine and coarse module, and the layer that joins them."""
+    temporal, D = method.temporal, sizes.size
+    frames, hidden = len(method.input.chosen(sizes.frames)), max(1, round(D * temporal.mlp_ratio))
+    if temporal.fine_depth:
+        yield from _fine(temporal, frames, D, hidden)
+    keys = temporal.coarse_keys or frames
+    yield _encoder(temporal.coarse_depth, frames, D, hidden, keys)
+    branches = (temporal.fine_depth > 0) + (temporal.coarse_depth > 0)
+    yield _Layers(min(branches, 1), frames, branches * D * D, 0, D)
+
+
+def _fine(temporal: TemporalConfig, frames: int, D: int, hidden: int) -> Iterator[_Layers]:
+    window = temporal.window
+    places = window * len(temporal.window_starts(frames))
+    shared = temporal.positions == "shared"  # the first layer projects a frame once for all windows
+    yield _encoder(temporal.fine_depth - shared, places, D, hidden, window)
+    yield _Layers(int(shared), frames, 3 * D * D, 0, 3 * D)
+    kept = 7 * D + 2 * hidden
+    yield _Layers(int(shared), places, D * (D + 2 * hidden), 2 * window * D, kept)
+
+
+def _encoder(depth: int, places: int, D: int, hidden: int, keys: int) -> _Layers:
+    """Layers of attention to so many keys and an MLP."""
+    return _Layers(depth, places, D * (4 * D + 2 * hidden), 2 * keys * D, 10 * D + 2 * hidden)
+
+
+def _label(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
+    """Cosines of frames and labels, and the MLP of eq. 10: for each video, if it changes labels."""
+    visual, D, K = method.label.visual_prompt, sizes.size, len(sizes.texts.classes)
+    frames = len(method.input.chosen(sizes.frames))
+    yield _Layers(1, frames, 0, (1 if visual == "none" else 3) * K * D, 4 * D)
+    if method.label.fusion == "mlp":
+        inputs = 2 * D if visual == "concat" else D
+        yield _Layers(1, K, 4 * D * (inputs + D), 0, 14 * D, shared=visual == "none")
+
+
+def _texts(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
+    """The frozen text tower, for prompts that change from step to step, or from video to video."""
+    prompts, label = method.prompts, method.label
+    fine, coarse = sizes.texts.of(prompts.fine_text), sizes.texts.of(prompts.coarse_text)
+    if prompts.fine_learnable:
+        yield from _tower(sizes, _positions(fine, prompts, prompts.context_length))
+    if prompts.coarse_learnable and label.fusion == "mlp":
+        yield from _tower(sizes, _positions(coarse, prompts, prompts.context_length))
+    if label.visual_prompt == "prepend":
+        length = prompts.context_length * prompts.fine_learnable
+        yield from _tower(sizes, _positions(fine, prompts, length, visual=1), shared=False)
+
+
+def _tower(sizes: Sizes, places: int, shared: bool = True) -> Iterator[_Layers]:
+    """Layers of the tower; the last one computes little but keys and values."""
+    W, last = sizes.tower_width, min(1, sizes.tower_layers)
+    own = _Layers(last, places, 3 * W * W, 0, 4 * W, shared, trained=False)
+    yield own
+    mixed, kept = 2 * places * W, 14 * W
+    yield replace(own, count=sizes.tower_layers - last, weights=12 * W * W, mixed=mixed, kept=kept)
+
+
+def _positions(texts: Sequence[str], prompts: PromptConfig, context: int, visual: int = 0) -> int:
+    """About how many positions the packed prompts take."""
+    tokens = sum(len(TOKEN.findall(text)) + 1 for text in texts)  # and the token at the end
+    once = prompts.context == "shared" and prompts.position == "end" and not visual
+    return 1 + tokens + context * (1 if once else len(texts)) + visual * len(texts)
