@@ -9,7 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ("extraction", "views", "store", "training", "stacks", "tables", "check", "residence")
+BENCHMARKS = (
+    "extraction",
+    "views",
+    "store",
+    "training",
+    "stacks",
+    "tables",
+    "check",
+    "residence",
+    "placement",
+)
 ROOT = Path(__file__).parents[1]
 
 

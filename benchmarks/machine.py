@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+Clock = Callable[[], float]
+
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """The machine and its libraries; ``load_before`` tells how busy it was before."""
@@ -29,21 +31,23 @@ def best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call, including what it left running on a GPU."""
-    started = time.perf_counter()
+def seconds(work: Callable[[], object], clock: Clock = time.perf_counter) -> float:
+    """Time of one call, including what it left running on a GPU."""
+    started = clock()
     work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return clock() - started
 
 
-def by_turns(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def by_turns(
+    ways: Mapping[str, Callable[[], object]], rounds: int, clock: Clock = time.perf_counter
+) -> dict[str, float]:
     """Median seconds of each way; calls alternate, and the first of each is not counted."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
-            spent = seconds(way)
+            spent = seconds(way, clock)
             if turn:
                 taken[name].append(spent)
     return {name: statistics.median(values) for name, values in taken.items()}

@@ -225,6 +225,49 @@ def _residence(report: dict[str, Any]) -> str:
     )
 
 
+def _placement(report: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            _time(step["seconds"]),
+            _time(step["fitted"]),
+            f"{step['fitted'] / step['seconds']:.2f}",
+        ]
+        for name, step in report["steps"].items()
+    ]
+    table = _table(["a step of so many runs", "measured, of a core", "by the rates", "ratio"], rows)
+    memory = [
+        [name, *(f"{found[way] / 2**20:,.0f} MiB" for way in ("bytes", "counted"))]
+        for name, found in report.get("memory", {}).items()
+    ]
+    shares = [
+        [str(own["devices"]), *_shares(report, number)]
+        for number, own in enumerate(report["shares"]["cpu"])
+    ]
+    names = ", ".join(report["tables"])
+    text = (
+        f"{names} at the sizes of DFEW and ViT-B/32, five folds, {report['seeds']} seeds, "
+        f"{report['shares']['cpu'][0]['runs']} runs: time until all are trained, as a multiple of "
+        "what no cut goes below, and the number of stacks. Simulated, by rates of a CPU "
+        f"({report['sources']['cpu']}) and of a GPU ({report['sources']['cuda']})."
+    )
+    head = ["processes or GPUs", "rates of a CPU", "stacks", "rates of a GPU", "stacks"]
+    return _section(
+        "Placement of stacks",
+        "placement",
+        report,
+        table,
+        _table(["memory of a stack", "measured", "as counted"], memory) if memory else "",
+        text,
+        _table(head, shares),
+    )
+
+
+def _shares(report: dict[str, Any], number: int) -> list[str]:
+    own = [report["shares"][kind][number] for kind in ("cpu", "cuda")]
+    return [cell for one in own for cell in (f"{one['ratio']:.3f}", str(one["stacks"]))]
+
+
 SECTIONS = {
     "extraction": _extraction,
     "views": _views,
@@ -235,6 +278,8 @@ SECTIONS = {
     "tables": _tables,
     "check": _check,
     "residence": _residence,
+    "placement": _placement,
+    "placement-gpu": _placement,
 }
 
 

@@ -66,10 +66,10 @@ def _measure(
     data: TrainingData, sizes: tuple[int, ...], top: dict[str, float], rounds: int
 ) -> dict[str, Any]:
     """Seconds of a step of R stacked runs, per run, and by stage."""
-    steps = {f"{size} runs": _stepper(data, size) for size in sizes}
+    steps = {f"{size} runs": stepper(data, size) for size in sizes}
     taken = by_turns(steps, rounds)
     shares = {name: taken[name] / size for name, size in zip(steps, sizes, strict=True)}
-    one = _stack(data, 1)
+    one = stack_of(data, 1)
     gflop, gigabytes = _gflop(one), _gigabytes(one)
     floor = max(gflop / top["gflop_per_second"], gigabytes / top["gigabytes_per_second"])
     best = min(shares.values())
@@ -83,18 +83,16 @@ def _measure(
     }
 
 
-def _runs(count: int) -> list[Run]:
-    method = load_method()
-    return [Run(method=method, fold=str(n % FOLDS + 1), seed=n // FOLDS) for n in range(count)]
+def stack_of(data: TrainingData, count: int, *settings: str) -> Stack:
+    """So many runs of the paper with some settings changed."""
+    method = load_method("paper", settings)
+    runs = [Run(method=method, fold=str(n % FOLDS + 1), seed=n // FOLDS) for n in range(count)]
+    return Stack(data, runs)
 
 
-def _stack(data: TrainingData, count: int) -> Stack:
-    return Stack(data, _runs(count))
-
-
-def _stepper(data: TrainingData, count: int) -> Callable[[], Tensor]:
+def stepper(data: TrainingData, count: int, *settings: str) -> Callable[[], Tensor]:
     """One step of ``count`` stacked runs, as training does it."""
-    stack = _stack(data, count)
+    stack = stack_of(data, count, *settings)
     step: Callable[..., Tensor] = stack.step
     if data.device.type == "cuda":
         step = partial(ReplayedStep(data.device), stack.step)
@@ -106,7 +104,7 @@ def _stepper(data: TrainingData, count: int) -> Callable[[], Tensor]:
 
 def _stages(data: TrainingData) -> dict[str, float]:
     """Seconds of each stage of a step of five runs."""
-    stack = _stack(data, FOLDS)
+    stack = stack_of(data, FOLDS)
     batch = stack.steps()[0]
     stack.step(batch)
     with tempfile.TemporaryDirectory() as name, profiled(Path(name) / "trace.json") as found:

@@ -146,6 +146,7 @@ ORDER = [
     "pipeline/train/records.py",
     "pipeline/train/leaks.py",
     "pipeline/train/cost.py",
+    "pipeline/train/placement.py",
     "pipeline/train/grid.py",
     "pipeline/train/trained.py",
     "pipeline/train/space.py",

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from cache.errors import RefusedError
 from cache.identity import flatten, side_by_side
 from cache.remote import RemotePath
 from cache.store import Store, open_store
-from pipeline.config import Run, stack_key
+from pipeline.config import Run
 from pipeline.datasets.texts import class_texts
 from pipeline.device import device_kind, is_out_of_memory
 from pipeline.engines.choose import LOCAL, EngineChoice
@@ -24,7 +23,9 @@ from pipeline.engines.task import Boss, Resources, Task, results
 from pipeline.interrupt import StoppedError, stop_on_signal
 from pipeline.resources import check_writable, usable_cores
 from pipeline.show import show
+from pipeline.train.cost import read_rates, seconds_of, sizes_of
 from pipeline.train.leaks import refuse_leaks
+from pipeline.train.placement import stacks_of, what_is_left
 from pipeline.train.records import Records
 from pipeline.train.residence import choose_residence, feature_bytes
 
@@ -182,32 +183,6 @@ def _check_rows(runs: Sequence[Run], store: Store) -> None:
                 hold_out(store, train, selection.validation_share, 0)
 
 
-def stacks_of(
-    runs: Sequence[Run],
-    size_max: int,
-    frames: int,
-    epochs_done: Callable[[Run], int] = lambda run: 0,
-) -> list[list[Run]]:
-    """Group runs that can train as one program, at most ``size_max`` per stack.
-
-    Runs in a stack have the same number of ``epochs_done``. The costliest stacks come first.
-    """
-
-    def key(run: Run) -> tuple[str, int]:
-        return stack_key(run.method), epochs_done(run)
-
-    stacks = []
-    for _, same in groupby(sorted(runs, key=key), key=key):
-        group = list(same)
-        stacks += [group[i : i + size_max] for i in range(0, len(group), size_max)]
-
-    def cost(stack: list[Run]) -> int:
-        method = stack[0].method
-        return len(stack) * method.temporal.tokens(len(method.input.chosen(frames)))
-
-    return sorted(stacks, key=cost, reverse=True)
-
-
 def train_runs(
     runs: Sequence[Run],
     records: Records,
@@ -233,21 +208,24 @@ def train_runs(
     pending = records.pending(runs)
     if not pending:
         return 0
-    store = records.store
-    crew = _choose_crew(len(set(runs)), store, device, workers, engine)
+    store, wanted = records.store, records.distinct(runs)
+    crew = _choose_crew(len(wanted), store, device, workers, engine)
     if engine.is_local:
         features = choose_residence(features, store, device, crew.sharing)
     grid = _Grid(
         *(records.root, str(store.path), store.digest, records.code),
         *(device, features, crew.needs.cores, keep_seconds),
     )
+    cost = partial(seconds_of, sizes=sizes_of(store), rates=read_rates(records.device))
+    # Stacks change bits, so they do not depend on what is left to do.
+    stacks = stacks_of(wanted, crew.size_max, crew.at_once or 1, cost)
     data = cache(lambda: _load_onto(device, store, features))
 
     def train(free: Sequence[Run]) -> list[Run]:
-        stacks = stacks_of(free, crew.size_max, store.frames, records.epochs_kept)
+        left = what_is_left(stacks, {run: records.epochs_kept(run) for run in free}, cost)
         if crew.is_here:
-            return _train_here(stacks, data(), records, on_epochs, keep_seconds)
-        tasks = grid.tasks(stacks, crew.needs)
+            return _train_here(left, data(), records, on_epochs, keep_seconds)
+        tasks = grid.tasks(left, crew.needs)
         places = crew.at_once or len(tasks), records.root / ".slurm"
         made = engine.make(device, *places, "the current epoch")
         return [run for trained in results(made, tasks, on_epochs) for run in trained]
@@ -269,7 +247,7 @@ class _Crew:
 def _choose_crew(
     wanted: int, store: Store, device: str, workers: int | None, engine: EngineChoice
 ) -> _Crew:
-    # The size of stacks and threads change bits, so they do not depend on what is left to do.
+    # Threads change bits, so they do not depend on what is left to do.
     on_cpu, private = device == "cpu", _is_private(store)
     if private and not engine.is_local:
         raise RefusedError(f"{store.path}: only this process can read it; use --engine local")
@@ -279,12 +257,11 @@ def _choose_crew(
         cores = max(1, usable_cores() // at_once)
     has_one_gpu = engine.is_local and not on_cpu and at_once == 1
     is_here = workers == 0 or private or has_one_gpu
-    share = -(-wanted // (1 if is_here or at_once is None else min(at_once, wanted)))
     return _Crew(
         is_here,
-        at_once,
-        sharing=at_once if on_cpu and at_once and not is_here else 1,
-        size_max=min(STACK_ON_CPU, share) if on_cpu else share,
+        1 if is_here else at_once,
+        sharing=at_once if at_once and on_cpu and engine.is_local and not is_here else 1,
+        size_max=STACK_ON_CPU if on_cpu else wanted,
         needs=Resources(int(not on_cpu), cores, MEMORY_GIB + 2 * feature_bytes(store) // GIB),
     )
 

@@ -79,12 +79,16 @@ class Records:
         record = read_record(self.folder(run), self.store)
         return None if record is None or record.status == "unfinished" else record
 
-    def pending(self, runs: Sequence[Run]) -> list[Run]:
-        """The runs that are neither finished nor damaged, without duplicates."""
+    def distinct(self, runs: Sequence[Run]) -> list[Run]:
+        """The first of all runs that have the same record."""
         unique: dict[Path, Run] = {}
         for run in runs:
             unique.setdefault(self.folder(run), run)
-        return [run for folder, run in unique.items() if _is_pending(folder)]
+        return list(unique.values())
+
+    def pending(self, runs: Sequence[Run]) -> list[Run]:
+        """The runs that are neither finished nor damaged, without duplicates."""
+        return [run for run in self.distinct(runs) if _is_pending(self.folder(run))]
 
     def damaged(self, runs: Sequence[Run], networks: bool = False) -> list[Record]:
         """The damaged records of ``runs``, without duplicates; ``networks`` are read if asked."""

@@ -17,7 +17,7 @@ from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
 from pipeline.engines.task import TaskError
 from pipeline.train.features import load_training_data
-from pipeline.train.grid import check_runs, stacks_of, train_runs
+from pipeline.train.grid import check_runs, train_runs
 from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
 from pipeline.train.state import RunState
@@ -255,24 +255,6 @@ def test_death_of_a_training_process_is_reported_with_the_remedy(
     died = r"stack 1 of 1 \(fold 1, seed 0 and 1 more\): a worker process died .* again"
     with pytest.raises(TaskError, match=died):
         train_runs(long, Records(tmp_path, store), "cpu", kill, workers=1)
-
-
-def test_runs_of_a_stack_have_equal_shapes_and_costly_stacks_come_first() -> None:
-    wanted = runs(folds="123") + runs("temporal.coarse_depth=7", folds="12")
-    stacks = stacks_of(wanted, 2, frames=16)
-    assert [len(stack) for stack in stacks] == [2, 2, 1]
-    assert stacks[0][0].method.temporal.coarse_depth == 7
-    assert all(len({run.method for run in stack}) == 1 for stack in stacks)
-    few, many = (runs(f"input.frames={frames}", folds="1") for frames in (8, 16))
-    assert stacks_of(few + many, 2, frames=16) == [many, few]
-
-
-def test_runs_with_equal_shapes_and_epochs_done_share_a_stack() -> None:
-    wanted = runs("optimiser.lr=0.1") + runs("label.scope=shared") + runs("optimiser.views=2")
-    stacks = stacks_of(wanted, 10, frames=16)
-    assert sorted(len(stack) for stack in stacks) == [2, 4]
-    ahead = stacks_of(wanted, 10, frames=16, epochs_done=lambda run: int(run.fold == "2"))
-    assert sorted(len(stack) for stack in ahead) == [1, 1, 2, 2]
 
 
 def test_what_a_store_cannot_train_is_refused_before_training(store: Store, tmp_path: Path) -> None:
