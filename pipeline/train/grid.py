@@ -17,15 +17,15 @@ from cache.remote import RemotePath
 from cache.store import Store, open_store
 from pipeline.config import Run
 from pipeline.datasets.texts import class_texts
-from pipeline.device import device_kind, is_out_of_memory
+from pipeline.device import device_kind, free_on_gpu, is_out_of_memory
 from pipeline.engines.choose import LOCAL, EngineChoice
 from pipeline.engines.task import Boss, Resources, Task, results
 from pipeline.interrupt import StoppedError, stop_on_signal
-from pipeline.resources import check_writable, usable_cores
+from pipeline.resources import available_bytes, check_writable, usable_cores
 from pipeline.show import show
-from pipeline.train.cost import read_rates, seconds_of, sizes_of
+from pipeline.train.cost import bytes_of, read_rates, seconds_of, sizes_of
 from pipeline.train.leaks import refuse_leaks
-from pipeline.train.placement import stacks_of, what_is_left
+from pipeline.train.placement import cut, stacks_of, what_is_left
 from pipeline.train.records import Records
 from pipeline.train.residence import choose_residence, feature_bytes
 
@@ -44,6 +44,7 @@ GIB = 2**30
 SHORT_CONTEXT = 8  # learnable tokens that leave room for every text of ours
 CORES_OF_GPU = 4  # reserved for each
 MEMORY_GIB = 8  # reserved for each task, beside twice the features
+COUNTED = 0.85  # of the free memory: up to 1.09 times what is counted was measured
 
 
 def check_runs(
@@ -213,18 +214,18 @@ def train_runs(
     if engine.is_local:
         features = choose_residence(features, store, device, crew.sharing)
     grid = _Grid(
-        *(records.root, str(store.path), store.digest, records.code),
-        *(device, features, crew.needs.cores, keep_seconds),
+        *(records.root, str(store.path), store.digest, records.code, device, features),
+        *(crew.sharing, crew.needs.cores, keep_seconds),
     )
     cost = partial(seconds_of, sizes=sizes_of(store), rates=read_rates(records.device))
     # Stacks change bits, so they do not depend on what is left to do.
     stacks = stacks_of(wanted, crew.size_max, crew.at_once or 1, cost)
-    data = cache(lambda: _load_onto(device, store, features))
+    data = cache(lambda: _load_onto(device, store, features, 1))
 
     def train(free: Sequence[Run]) -> list[Run]:
         left = what_is_left(stacks, {run: records.epochs_kept(run) for run in free}, cost)
         if crew.is_here:
-            return _train_here(left, data(), records, on_epochs, keep_seconds)
+            return _train_here(left, *data(), records, on_epochs, keep_seconds)
         tasks = grid.tasks(left, crew.needs)
         places = crew.at_once or len(tasks), records.root / ".slurm"
         made = engine.make(device, *places, "the current epoch")
@@ -281,7 +282,9 @@ def train_live(
     after = "Finished runs are kept; the current one starts again."
 
     def train(free: Sequence[Run]) -> list[Run]:
-        return _train_here([[run] for run in free], data, records, on_epochs, None, after)
+        return _train_here(
+            [[run] for run in free], data, sys.maxsize, records, on_epochs, None, after
+        )
 
     return _train_all(records.pending(runs), records, train, on_epochs, on_wait)
 
@@ -316,6 +319,7 @@ def _train_all(
 def _train_here(
     stacks: Sequence[Sequence[Run]],
     data: "TrainingData",
+    room: int,
     records: Records,
     on_epochs: OnEpochs,
     keep_seconds: float | None,
@@ -323,7 +327,7 @@ def _train_here(
 ) -> list[Run]:
     trained = []
     with stop_on_signal("the current epoch", after=after) as stop:
-        trainer = _Trainer(data, records, on_epochs, keep_seconds, lambda: bool(stop.signal))
+        trainer = _Trainer(data, room, records, on_epochs, keep_seconds, lambda: bool(stop.signal))
         for stack in stacks:
             trained += trainer.train_what_fits(stack)
             if stop.signal:
@@ -331,14 +335,21 @@ def _train_here(
     return trained
 
 
-def _load_onto(device: str, store: Store, features: str) -> "TrainingData":
+def _load_onto(
+    device: str, store: Store, features: str, sharing: int
+) -> "tuple[TrainingData, int]":
+    """What training needs of a store, and the bytes that are then free for it.
+
+    As many processes as are ``sharing`` the memory of this machine are taken to begin together.
+    """
     import torch
 
-    from pipeline.train.features import load_training_data
+    from pipeline.train.features import CachedFeatures, load_training_data
 
+    room = available_bytes() // sharing if device == "cpu" else free_on_gpu(device)
     place = choose_residence(features, store, device, 1)
     try:
-        return load_training_data(store, torch.device(device), place)
+        data = load_training_data(store, torch.device(device), place)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -347,6 +358,7 @@ def _load_onto(device: str, store: Store, features: str) -> "TrainingData":
             f"the features of {store.path} take {feature_bytes(store) / GIB:.1f} GiB, {device} "
             f"has {free:.1f} of {total:.1f} GiB free; use --features host or --features stream"
         ) from error
+    return data, room - isinstance(data.features, CachedFeatures) * feature_bytes(store)
 
 
 class _StopNowError(Exception):
@@ -362,13 +374,35 @@ class _Trainer:
     """
 
     data: "TrainingData"
+    room: int  # bytes of memory
     records: Records
     on_epochs: OnEpochs
     keep_seconds: float | None
     stopped: Callable[[], bool]
 
     def train_what_fits(self, stack: Sequence[Run]) -> list[Run]:
-        """Train a stack, or its two halves in turn if the GPU's memory is too small."""
+        """Train a stack, a part of it at a time if the memory is too small for more."""
+        parts = cut(stack, self._fitting(stack))
+        return [run for part in parts for run in self._train_or_halve(part)]
+
+    def _fitting(self, stack: Sequence[Run]) -> int:
+        """How many runs of a stack to train at a time; said on stderr if that is not all."""
+        sizes, count = sizes_of(self.data.store), len(stack)
+        each = bytes_of(stack, sizes)
+        room = max(0, int(COUNTED * self.room) - sizes.tower_bytes)
+        if room >= count * each:
+            return count
+        fitting = max(1, room // each)
+        print(
+            f"{count} run{'s' * (count > 1)} of about {each / GIB:.2f} GiB each, and "
+            f"{room / GIB:.2f} GiB of memory for them: trained {fitting} at a time; a smaller "
+            "optimiser.micro_batch or fewer --workers need less",
+            file=sys.stderr,
+        )
+        return fitting
+
+    def _train_or_halve(self, stack: Sequence[Run]) -> list[Run]:
+        """Train a stack, or its two halves in turn if the GPU's memory is too small after all."""
         import torch
 
         try:
@@ -384,7 +418,7 @@ class _Trainer:
         # Only now, when the error no longer keeps the failed stack alive.
         torch.cuda.empty_cache()
         half = len(stack) // 2
-        return self.train_what_fits(stack[:half]) + self.train_what_fits(stack[half:])
+        return self._train_or_halve(stack[:half]) + self._train_or_halve(stack[half:])
 
     def train(self, stack: Sequence[Run]) -> list[Run]:
         """Train the runs of a stack that no other process is training, from any saved states.
@@ -447,6 +481,7 @@ class _Grid:
     code: str
     device: str
     features: str
+    sharing: int
     threads: int
     keep_seconds: float
 
@@ -464,7 +499,7 @@ class _Grid:
 
     def train(self, stack: Sequence[Run], boss: Boss) -> list[Run]:
         """Train what is left of a stack, and return it; the units are epochs of its runs."""
-        records, data = _open_grid(self)
+        records, data, room = _open_grid(self)
         done = 0
 
         def advance(epochs: int) -> None:
@@ -472,13 +507,13 @@ class _Grid:
             done += epochs
             boss.report(done)
 
-        trainer = _Trainer(data, records, advance, self.keep_seconds, boss.is_stopping)
+        trainer = _Trainer(data, room, records, advance, self.keep_seconds, boss.is_stopping)
         return trainer.train_what_fits(stack)
 
 
 @lru_cache(maxsize=1)
-def _open_grid(grid: _Grid) -> "tuple[Records, TrainingData]":
-    """The records and the features of a grid, once in a process."""
+def _open_grid(grid: _Grid) -> "tuple[Records, TrainingData, int]":
+    """The records and features of a grid, and the bytes left for training, once in a process."""
     import torch
 
     torch.set_num_threads(grid.threads)
@@ -488,4 +523,4 @@ def _open_grid(grid: _Grid) -> "tuple[Records, TrainingData]":
         raise RefusedError(
             "the source or the store changed as training started; run the same command again"
         )
-    return records, _load_onto(grid.device, store, grid.features)
+    return records, *_load_onto(grid.device, store, grid.features, grid.sharing)

@@ -16,9 +16,11 @@ from cache.errors import DamagedError, RefusedError
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
 from pipeline.engines.task import TaskError
+from pipeline.train.cost import bytes_of, sizes_of
 from pipeline.train.features import load_training_data
-from pipeline.train.grid import check_runs, train_runs
+from pipeline.train.grid import COUNTED, check_runs, train_runs
 from pipeline.train.records import Records
+from pipeline.train.residence import feature_bytes
 from pipeline.train.stack import train_stack
 from pipeline.train.state import RunState
 from support.commands import environment, script
@@ -98,6 +100,24 @@ def test_runs_of_another_process_are_waited_for_and_taken_over_when_it_dies(
     assert records.pending([one, two]) == []
     with records.claim([one]) as mine:
         assert mine == []
+
+
+def test_stack_that_memory_is_too_small_for_is_cut_before_it_starts(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wanted, sizes = runs(folds="12345"), sizes_of(store)
+    each = bytes_of(wanted, sizes)
+    room = feature_bytes(store) + (sizes.tower_bytes + 2.5 * each) / COUNTED
+    trained: list[int] = []
+    for free in (1 << 60, int(room)):
+        monkeypatch.setattr("pipeline.train.grid.available_bytes", lambda free=free: free)
+        records = Records(tmp_path / str(free), store)
+        train_runs(wanted, records, "cpu", trained.append, workers=0)
+        assert records.pending(wanted) == []
+    assert trained == [5, 5, 2, 2, 2, 2, 1, 1]
+    said = capfd.readouterr().err
+    assert said.count("trained") == said.count("5 runs of about 0.00 GiB each") == 1
+    assert "trained 2 at a time" in said
 
 
 def test_same_seed_and_threads_leave_the_same_files_bit_for_bit(
