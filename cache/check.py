@@ -40,8 +40,8 @@ from cache.journal import (
     read_commits,
 )
 from cache.local import LocalPath, StrangeFileError
-from cache.manifest import read_manifest
-from cache.plan import Plan, parse_rows, read_plan
+from cache.manifest import files_on_disk, read_manifest
+from cache.plan import ARRAY_VIDEOS, COLUMNS, Plan, contradiction, parse_rows, read_plan
 from cache.remote import (
     RemotePath,
     StoreFiles,
@@ -51,7 +51,7 @@ from cache.remote import (
     store_path,
     threads_of,
 )
-from cache.store import Store, StoreStatus, open_store, status
+from cache.store import Store, StoreStatus, open_store, status_of
 from cache.writer import DIRECTORIES, StoreWriter, tidy, write_beside, write_journal
 
 Kind = Literal[
@@ -65,6 +65,8 @@ Kind = Literal[
     "litter",  # left by a killed writer; harmless
     "foreign",  # not part of the store
 ]
+
+PLAN_FILES = ("plan.json", COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -104,20 +106,22 @@ class Inspection:
 def inspect(path: StorePath | str) -> Inspection:
     """Describe the store at ``path``; raises RefusedError if there is no readable one."""
     root = inside(path)
-    plan, state = read_plan(root), status(root)
+    plan = read_plan(root)
+    state = status_of(root, plan)
+    small = len(plan.videos.ids) < ARRAY_VIDEOS  # it reads the outcome of every video
     unfinished: dict[str, Any] = {"digest": None, "missing": {}, "files": {}}
     manifest = read_manifest(root, plan) if state.finished else unfinished
     sizes = [size for size, *_ in manifest["files"].values()]
     if isinstance(root, LocalPath):
-        files = (root / name for name, is_folder in _walk(root) if not is_folder)
-        sizes = [file.size() for file in files if file.is_file()]
+        names = [name for name, is_folder in _walk(root) if not is_folder]
+        sizes = [size or 0 for size in root.sizes(names).values()]
     return Inspection(
         path=store_path(path),
         plan=plan,
         status=state,
         digest=manifest["digest"],
         missing=manifest["missing"],
-        contents=_digest_of_contents(root) if state.finished else None,
+        contents=_digest_of_contents(root) if state.finished and small else None,
         size_bytes=sum(sizes),
         history=_history(root / "provenance.jsonl"),
     )
@@ -229,6 +233,8 @@ class _Check:
             if plan is None:
                 return
             self._read_manifest(plan)
+            if self.deep and (why := contradiction(plan)):
+                self._add("plan", COLUMNS, why)
             self._check_files()
             self.plan = None if any(f.kind == "plan" for f in self.findings) else plan
             if self.plan is not None and isinstance(self.path, LocalPath):
@@ -257,12 +263,12 @@ class _Check:
         if (self.path / "manifest.json").is_file():
             try:
                 self.manifest = read_manifest(self.path, plan)
-                self.expected = dict(self.manifest["files"])
+                self.expected = files_on_disk(plan, self.manifest["files"])
                 return
             except DamagedError as error:
                 self._add("manifest", "manifest.json", str(error))
         else:
-            state = status(self.path)
+            state = status_of(self.path, plan)
             done = f"{state.done} of {state.total} blocks are committed"
             self._add("unfinished", "manifest.json", f"{done}; run tgdfer extract again to finish")
         committed = _committed_files(self.path, plan) if isinstance(self.path, LocalPath) else {}
@@ -278,7 +284,7 @@ class _Check:
             except StrangeFileError as error:
                 if error.name != name:
                     raise  # a folder, and nothing below it is the store's
-                kind: Kind = "plan" if name == "plan.json" else "content"
+                kind: Kind = "plan" if name in PLAN_FILES else "content"
                 return Finding(kind, name, f"is {error.kind}, expected a file")
 
         with ThreadPoolExecutor(threads_of(self.path)) as pool:
@@ -286,7 +292,7 @@ class _Check:
 
     def _check_file(self, name: str, known: Fingerprint, size: int | None) -> Finding | None:
         path = self.path / name
-        kind: Kind = "plan" if name == "plan.json" else "content"
+        kind: Kind = "plan" if name in PLAN_FILES else "content"
         if size is None:
             return Finding("missing", name, "is missing")
         if known and size != known[0]:
@@ -307,6 +313,8 @@ class _Check:
                 self._add("foreign", name, "does not belong to this store; repair leaves it alone")
             elif name.startswith(".tmp/") and is_scratch(name.removeprefix(".tmp/")):
                 self._add("litter", name, "left by a writer that was killed")
+            elif name == COLUMNS:
+                self._add("litter", name, "of no use: the whole plan is in plan.json")
             elif self.manifest is None and place_of(name) in places:
                 self._add("litter", name, "no journal names it; it will be rewritten")
             elif name == "provenance.jsonl" or name in journal_names:
@@ -351,6 +359,7 @@ def _planned_files(plan: Plan) -> Files:
     """The files beside the chunks, with fingerprints if the plan determines their bytes."""
     files: Files = {name: fingerprint_of(name, data) for name, data in zarr_metadata(plan).items()}
     files |= {"plan.json": [], "text.json": [], "text.safetensors": []}
+    files = files_on_disk(plan, files)
     return files | ({"truth.npy": []} if plan.videos.truth_sha256 else {})
 
 
@@ -359,7 +368,8 @@ def _quarantined(root: LocalPath, plan: Plan, places: Iterable[Place]) -> list[P
 
     def has_failed(place: Place) -> bool:
         name = rows_name(*place)
-        ids = plan.videos.ids[plan.block_videos * place[0] :][: plan.block_videos]
+        start = plan.block_videos * place[0]
+        ids = plan.videos.ids[start : start + plan.block_videos]
         what = f"{root / name} does not describe the videos of its block"
         rows = parse_rows((root / name).read_bytes(), ids, what, "remove it, then repair again")
         return any(row.status == "failed" for row in rows)
@@ -443,7 +453,7 @@ def _compared(plan: Plan, identity: Identity) -> dict[str, Any]:
     videos = plan.videos
     counts = {f"number of {n}": len(getattr(videos, n)) for n in ("ids", "folds", "subsets")}
     named = {"data set": videos.name, "classes": ", ".join(videos.classes)}
-    return fields | counts | named | {"source": videos.source}
+    return fields | counts | named | {"source": plan.source}
 
 
 def _feature_differences(

@@ -1,7 +1,6 @@
 """Arrays <-> the bytes of the store's chunk files, and the metadata that lets Zarr read them."""
 
 import json
-import math
 from typing import Any
 
 import google_crc32c
@@ -40,7 +39,7 @@ def view_files(block: int, view: int) -> tuple[str, ...]:
 
 def chunk_bytes(plan: Plan, array: str) -> int:
     """Size of every chunk file of an array."""
-    values = plan.block_videos * math.prod(array_shape(plan, array)[2:])
+    values = plan.block_videos * plan.frames * (plan.dim if array == "features" else 1)
     return values * DTYPES[array].itemsize + 4
 
 
@@ -108,7 +107,11 @@ def _describe_all(group: dict[str, Any], files: dict[str, bytes], plan: Plan) ->
     With these, Zarr does not search for arrays among files that are not its own.
     """
     videos = plan.videos
-    group["attributes"] = {"ids": videos.ids, "labels": videos.labels, "classes": videos.classes}
+    group["attributes"] = {
+        "ids": [*videos.ids],
+        "labels": videos.labels.tolist(),
+        "classes": videos.classes,
+    }
     arrays = {array: json.loads(files[f"{array}/zarr.json"]) for array in DTYPES}
     inline = {"kind": "inline", "must_understand": False, "metadata": arrays}
     return canonical_json(group | {"consolidated_metadata": inline}) + b"\n"

@@ -2,7 +2,7 @@
 
 An exported file holds ``features`` and ``frame_index`` as contiguous datasets, and under ``files``
 every other file of the manifest, byte for byte, so that importing it gives the same store with the
-same digest.
+same digest. The plan is always in one file there.
 """
 
 import hashlib
@@ -229,7 +229,8 @@ def _write_hdf5(store: Store, out: h5py.File) -> None:
                 data[unit.start : unit.stop, view] = rows
     for name, (_, expected, *_) in store.manifest["files"].items():
         if not is_chunk(name):
-            content = (root / name).read_bytes()
+            in_two = name == "plan.json" and store.plan.arrays
+            content = encode_plan(store.plan) if in_two else (root / name).read_bytes()
             if sha256(content) != expected:
                 raise DamagedError(f"{root / name} is damaged; see tgdfer store verify --deep")
             out.create_dataset(f"files/{name}", data=np.frombuffer(content, np.uint8))

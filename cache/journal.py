@@ -19,6 +19,7 @@ Fingerprint = list[Any]  # [size in bytes, sha256], and for a chunk also its crc
 Files = dict[str, Fingerprint]  # by path inside the store
 Commits = dict[Place, Files]
 
+_DIGITS = "0123456789abcdef"
 FINAL = "final.jsonl"  # the one journal of a finished store
 
 
@@ -44,12 +45,16 @@ def is_fingerprint(name: str, found: object, plan: Plan) -> bool:
     """Whether a value read from disk is the fingerprint of a file of this name."""
     if not isinstance(found, list) or len(found) != 2 + is_chunk(name):
         return False
-    size, *checksums = found
-    digits = all(isinstance(c, str) and re.fullmatch("[0-9a-f]+", c) for c in checksums)
-    if type(size) is not int or size < 0 or not digits:
+    size, content, *crc32c = found
+    if type(size) is not int or size < 0 or not _has_digits(content, 64):
         return False
-    whole = not is_chunk(name) or size == chunk_bytes(plan, name.partition("/")[0])
-    return whole and [len(c) for c in checksums] == [64, 8][: len(checksums)]
+    if not crc32c:
+        return True
+    return size == chunk_bytes(plan, name.partition("/")[0]) and _has_digits(crc32c[0], 8)
+
+
+def _has_digits(found: object, count: int) -> bool:
+    return isinstance(found, str) and len(found) == count and not found.strip(_DIGITS)
 
 
 def is_unchanged(path: LocalPath, fingerprint: Fingerprint) -> bool:

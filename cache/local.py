@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cache.errors import DamagedError, RefusedError
 
-JSON_BYTES_MAX = 256 << 20  # the plan of a million videos has 60 MiB
+JSON_BYTES_MAX = 256 << 20  # the plan of a million videos has 60 MiB, in two files or one
 FILE_BYTES_MAX = 8 << 30  # a text tower has up to 2 GiB
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
@@ -44,8 +44,8 @@ class StrangeFileError(DamagedError):
 
 def bytes_max(name: str) -> int:
     """How many bytes a file of a store may have to be read; ``name`` is its path inside."""
-    is_json = name.endswith((".json", ".jsonl")) or name.startswith("rows/")
-    return JSON_BYTES_MAX if is_json else FILE_BYTES_MAX
+    is_small = name.endswith((".json", ".jsonl", "videos.safetensors")) or name.startswith("rows/")
+    return JSON_BYTES_MAX if is_small else FILE_BYTES_MAX
 
 
 @dataclass(frozen=True)
@@ -101,17 +101,21 @@ class LocalPath:
     def sizes(self, names: Collection[str]) -> dict[str, int | None]:
         """Sizes of files inside, None for missing ones; opens each folder once."""
         sizes: dict[str, int | None] = dict.fromkeys(names)
-        inside: dict[str, list[LocalPath]] = {}
-        for file in (self / name for name in names):
-            inside.setdefault(file.parent.name, []).append(file)
-        for files in inside.values():
-            with suppress(*_ABSENT), files[0].parent._opened() as handle:
-                for file in files:
-                    with suppress(*_ABSENT):
-                        last = file.name.rpartition("/")[2]
+        inside: dict[str, list[str]] = {}
+        for name in names:
+            inside.setdefault(name.rpartition("/")[0], []).append(name)
+        for folder, own in inside.items():
+            place = self / folder if folder else self
+            with suppress(*_ABSENT), place._opened() as handle:
+                for name in own:
+                    last = name.rpartition("/")[2]
+                    try:
                         found = os.stat(last, dir_fd=handle, follow_symlinks=False)
-                        file._refuse_others(found.st_mode)
-                        sizes[file.name] = found.st_size
+                        if not stat.S_ISREG(found.st_mode):
+                            (place / last)._refuse_others(found.st_mode)
+                    except _ABSENT:
+                        continue
+                    sizes[name] = found.st_size
         return sizes
 
     def read_bytes(self) -> bytes:

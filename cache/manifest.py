@@ -9,7 +9,7 @@ from cache.files import canonical_json, sha256, storage_errors
 from cache.journal import Files, fingerprint_of, is_fingerprint
 from cache.local import LocalPath
 from cache.outside import parse_json
-from cache.plan import Plan, parse_rows
+from cache.plan import COLUMNS, Plan, encode_plan_file, parse_rows
 from cache.remote import StoreFiles
 
 # The files beside the chunks; all but the last are always there.
@@ -24,11 +24,20 @@ FIXED = (
 )
 
 
-def fixed_fingerprints(root: LocalPath) -> Files:
+def fixed_fingerprints(root: LocalPath, plan: Plan) -> Files:
     """Sizes and sha256 of the files beside the chunks, as far as they exist."""
     with storage_errors(root, "read"):
         found = [name for name in FIXED if (root / name).is_file()]
-        return {name: fingerprint_of(name, (root / name).read_bytes()) for name in found}
+        files = {name: fingerprint_of(name, (root / name).read_bytes()) for name in found}
+    return files | ({"plan.json": [*plan.arrays.whole]} if plan.arrays else {})
+
+
+def files_on_disk(plan: Plan, files: Files) -> Files:
+    """The files of a manifest as they are in the store, where its plan may be kept in two."""
+    if plan.arrays is None:
+        return files
+    kept = fingerprint_of("plan.json", encode_plan_file(plan))
+    return files | {"plan.json": kept, COLUMNS: [*plan.arrays.columns]}
 
 
 def refuse_undeclared(plan: Plan, files: Files, where: object) -> None:
@@ -44,9 +53,9 @@ def refuse_undeclared(plan: Plan, files: Files, where: object) -> None:
 
 def file_names(plan: Plan) -> set[str]:
     """The files that a manifest names: paths inside the store."""
-    units = [(unit.block, view) for unit in plan.units() for view in unit.views]
+    places = ((block, view) for block in range(plan.blocks) for view in range(plan.views))
     fixed = FIXED if plan.videos.truth_sha256 else FIXED[:-1]
-    return {*fixed, *(name for place in units for name in view_files(*place))}
+    return {*fixed, *(name for place in places for name in view_files(*place))}
 
 
 def make_manifest(plan: Plan, files: Files, read: Callable[[str], bytes]) -> dict[str, Any]:
@@ -83,17 +92,22 @@ def read_manifest(root: StoreFiles, plan: Plan) -> dict[str, Any]:
         data = file.read_bytes()
     try:
         manifest = parse_json(data, file)
-        content = {name: value for name, value in manifest.items() if name != "digest"}
-        whole = (
-            sha256(canonical_json(content)) == manifest["digest"]
-            and canonical_json(manifest) + b"\n" == data
-            and _fits(manifest, plan)
-        )
+        same = sha256(_without_digest(data, manifest)) == manifest["digest"]
+        whole = same and _fits(manifest, plan)
     except (ValueError, KeyError, TypeError, AttributeError):
         whole = False
     if not whole:
         raise DamagedError(f"{file} is damaged: {repair_hint(root)}")
     return manifest
+
+
+def _without_digest(data: bytes, manifest: Mapping[str, Any]) -> bytes:
+    """The canonical JSON of all else in a manifest, cut from its bytes."""
+    start = canonical_json({"counts": manifest["counts"]})[:-1]
+    digest = b',"digest":' + canonical_json(manifest["digest"])
+    if not (data.startswith(start + digest) and data.endswith(b"}\n")):
+        raise ValueError("the manifest is not canonical")
+    return start + data[len(start) + len(digest) : -1]
 
 
 def _fits(manifest: Mapping[str, Any], plan: Plan) -> bool:
@@ -102,7 +116,7 @@ def _fits(manifest: Mapping[str, Any], plan: Plan) -> bool:
     return (
         manifest["identity"] == plan.identity.digest
         and manifest["counts"] == {"videos": len(plan.videos.ids), "missing": len(missing)}
-        and missing.keys() <= set(plan.videos.ids)
+        and not (missing and {*missing}.difference(plan.videos.ids))
         and all(isinstance(reason, str) for reason in missing.values())
         and files.keys() == file_names(plan)
         and all(is_fingerprint(name, found, plan) for name, found in files.items())
@@ -112,7 +126,8 @@ def _fits(manifest: Mapping[str, Any], plan: Plan) -> bool:
 
 def _declared(plan: Plan) -> dict[str, str | None]:
     """The files whose sha256 the plan holds."""
-    return {
+    digests = {
         "text.safetensors": plan.identity.encoder.text_sha256,
         "truth.npy": plan.videos.truth_sha256,
     }
+    return digests | ({"plan.json": plan.arrays.whole[1]} if plan.arrays else {})

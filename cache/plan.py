@@ -3,38 +3,49 @@
 import errno
 import io
 import os
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
-    BaseModel,
     Field,
     SerializerFunctionWrapHandler,
     TypeAdapter,
-    ValidationError,
     model_serializer,
     model_validator,
 )
 
+from cache.columns import (
+    ColumnFile,
+    Counts,
+    KnownNames,
+    Names,
+    Texts,
+    Votes,
+    check_sources,
+    check_votes,
+    encode_columns,
+    listed_once,
+    refuse_repeated,
+)
 from cache.errors import DamagedError, RefusedError
 from cache.files import canonical_json, sha256
 from cache.identity import WHOLE_FRAMES, Count, FrozenModel, Identity, Size, refused
-from cache.remote import RemotePath, StorePath, inside
+from cache.remote import RemotePath, StoreFiles, StorePath, inside
 
-SCHEMA_VERSION = 3  # the newest; a plan has the lowest that describes it
+ARRAY_VERSION = 4  # a plan of a version below, kept in two files
+GROWN_VERSION = 3  # the newest of a plan in one file; it has the lowest that describes it
 FIRST_VERSION = 2  # of those written now; version 1 is still read
+ARRAY_VIDEOS = 1 << 16  # a new store of so many videos keeps its plan in two files
+COLUMNS = "videos.safetensors"  # the second
 BLOCK_VIDEOS = 64  # 64 videos x 16 frames x 512 features x 2 bytes = 1 MiB per chunk
 CHUNK_BYTES_MAX = 1 << 31
-VOTES_MAX = 1e9
 
 _NO_FILE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 
-Vote = Annotated[float, Field(ge=0, le=VOTES_MAX)]
 # One row per source frame of every video, in the order of the videos.
 TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")])
 
@@ -42,7 +53,7 @@ TRUTH_DTYPE = np.dtype([("video", "<i4"), ("label", "i1"), ("intensity", "<f4")]
 class GrownModel(FrozenModel):
     """A model with fields that earlier versions lack: left out while None, so bytes stay equal."""
 
-    added: ClassVar[tuple[str, ...]] = ()  # the fields of SCHEMA_VERSION
+    added: ClassVar[tuple[str, ...]] = ()  # the fields of GROWN_VERSION
 
     @model_serializer(mode="wrap")
     def _without_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -54,19 +65,8 @@ class PlanFold(FrozenModel):
     """One split; rows of the store to train on and to test on."""
 
     name: str
-    train: tuple[Count, ...]
-    test: tuple[Count, ...]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for part, rows in (("training", self.train), ("test", self.test)):
-            if not rows:
-                raise ValueError(f"fold {self.name} has no {part} videos")
-            _refuse_repeated("row", rows, f" for {part} in fold {self.name}")
-        both = set(self.train) & set(self.test)
-        if both:
-            raise ValueError(f"row {min(both)} is in both training and test of fold {self.name}")
-        return self
+    train: Counts
+    test: Counts
 
 
 class ListFile(FrozenModel):
@@ -76,56 +76,63 @@ class ListFile(FrozenModel):
     sha256: str
 
 
-class VideoTable(GrownModel):
-    """What stage two needs to know about the videos besides their features."""
+class DataSet(GrownModel):
+    """What a plan says of the videos together."""
 
-    added = ("texts", "votes", "resplit", "sources")
+    added: ClassVar[tuple[str, ...]] = ("texts", "resplit")
 
     name: str
-    ids: tuple[str, ...]
-    labels: tuple[Count, ...]
     classes: tuple[str, ...]
-    subjects: tuple[str | None, ...]
-    folds: tuple[PlanFold, ...]
-    subsets: dict[str, tuple[Count, ...]]
     truth_sha256: str | None = None
     # A name and a sentence per class, if they are the data set's own.
     texts: tuple[tuple[str, str], ...] | None = None
-    # What annotators said of each video, one number per class, if that is known of any.
-    votes: tuple[tuple[Vote, ...] | None, ...] | None = None
     # How the folds were drawn, such as "by subject", if they replace the data set's own.
     resplit: str | None = None
+
+
+class VideoTable(DataSet):
+    """What stage two needs to know about the videos besides their features."""
+
+    added = (*DataSet.added, "votes", "sources")
+
+    ids: Names
+    labels: Counts
+    subjects: KnownNames
+    folds: tuple[PlanFold, ...]
+    subsets: dict[str, Counts]
+    # What annotators said of each video, one number per class, if that is known of any.
+    votes: Votes | None = None
     # The file of every video, below the data set's root, or its folder of images and a slash.
-    sources: tuple[str, ...] | None = None
+    sources: Names | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        videos = len(self.ids)
-        if not videos or not self.classes:
-            raise ValueError(f"{videos} videos and {len(self.classes)} classes, expected some")
+        videos, classes = len(self.ids), len(self.classes)
+        if not videos or not classes:
+            raise ValueError(f"{videos} videos and {classes} classes, expected some")
         for name in ("labels", "subjects", "sources"):
             values = getattr(self, name)
             if values is not None and len(values) != videos:
                 raise ValueError(f"{len(values)} {name} of {videos} videos")
-        for name in self.sources or ():
-            if not name or name.startswith("/") or ".." in name.split("/"):
-                raise ValueError(f"source {name!r} does not start from the data set's root")
-        _refuse_repeated("video", self.ids)
-        _refuse_repeated("class", self.classes)
-        _refuse_repeated("fold", [fold.name for fold in self.folds])
+        check_sources(self.sources or ())
+        refuse_repeated("video", self.ids)
+        refuse_repeated("class", self.classes)
+        refuse_repeated("fold", [fold.name for fold in self.folds])
+        for fold in self.folds:
+            _check_fold(fold, videos)
         for name, rows in self.subsets.items():
-            _refuse_repeated("row", rows, f" in subset {name}")
-        if self.texts is not None and len(self.texts) != len(self.classes):
-            raise ValueError(f"{len(self.texts)} texts of {len(self.classes)} classes")
+            listed_once(rows, videos, f" in subset {name}")
+        if self.texts is not None and len(self.texts) != classes:
+            raise ValueError(f"{len(self.texts)} texts of {classes} classes")
         if self.votes is not None:
-            _check_votes(self.votes, videos, len(self.classes))
-        if max(self.labels) >= len(self.classes):
-            raise ValueError(f"label {max(self.labels)}, but there are {len(self.classes)} classes")
-        parts = [rows for fold in self.folds for rows in (fold.train, fold.test)]
-        last = max((row for rows in (*parts, *self.subsets.values()) for row in rows), default=0)
-        if last >= videos:
-            raise ValueError(f"row {last} of a fold or a subset, but there are {videos} videos")
+            check_votes(self.votes, videos, classes)
+        strange = self.labels[(self.labels < 0) | (self.labels >= classes)]
+        if strange.size:
+            raise ValueError(f"label {strange[0]}, but there are {classes} classes")
         return self
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, VideoTable) and self.digest == other.digest
 
     @property
     def digest(self) -> str:
@@ -139,11 +146,21 @@ class VideoTable(GrownModel):
             return ""
         folders = [name for name in self.sources if name.endswith("/")]
         files = [name for name in self.sources if not name.endswith("/")]
-        suffixes = ", ".join(sorted({PurePosixPath(name).suffix for name in files}))
+        suffixes = ", ".join(sorted({os.path.splitext(name)[1] for name in files}))
         parts = [f"{len(folders)} folders of images"] * bool(folders)
         parts += [f"{len(files)} video files ({suffixes})"] * bool(files)
         above = {os.path.dirname(name.rstrip("/")) for name in self.sources}
         return f"{os.path.commonpath(above) or '.'}: {' and '.join(parts)}"
+
+
+def _check_fold(fold: PlanFold, videos: int) -> None:
+    for part, rows in (("training", fold.train), ("test", fold.test)):
+        if not len(rows):
+            raise ValueError(f"fold {fold.name} has no {part} videos")
+    train_N = listed_once(fold.train, videos, f" for training in fold {fold.name}")
+    both_N = train_N & listed_once(fold.test, videos, f" for test in fold {fold.name}")
+    if both_N.any():
+        raise ValueError(f"row {both_N.argmax()} is in both training and test of fold {fold.name}")
 
 
 def lowest_schema(
@@ -152,7 +169,7 @@ def lowest_schema(
     """The lowest schema version that describes these videos, this identity and these lists."""
     newer = any(getattr(videos, name) is not None for name in videos.added)
     newer |= identity.faces != WHOLE_FRAMES or lists is not None
-    return SCHEMA_VERSION if newer else FIRST_VERSION
+    return GROWN_VERSION if newer else FIRST_VERSION
 
 
 class VideoStatus(FrozenModel):
@@ -176,12 +193,20 @@ class Unit:
     views: tuple[int, ...]
 
 
+class Arrays(FrozenModel):
+    """What ``plan.json`` says of a plan whose columns are in a file beside it."""
+
+    columns: tuple[Count, str]  # size in bytes and sha256 of that file
+    whole: tuple[Count, str]  # of the plan in one file, which the manifest names
+    source: str
+
+
 class Plan(GrownModel):
-    """The immutable part of a store, kept as ``plan.json``; only ``views`` may grow."""
+    """The immutable part of a store; only ``views`` may grow."""
 
     added = ("lists",)
 
-    schema_version: Size = FIRST_VERSION
+    schema_version: Annotated[int, Field(ge=1, le=GROWN_VERSION)] = FIRST_VERSION
     identity: Identity
     videos: VideoTable
     views: Size
@@ -189,14 +214,15 @@ class Plan(GrownModel):
     dim: Size
     block_videos: Size = BLOCK_VIDEOS
     lists: tuple[ListFile, ...] | None = None
+    arrays: Arrays | None = Field(default=None, exclude=True)  # None if it is kept in one file
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         identity = self.identity
         lowest = lowest_schema(self.videos, identity, self.lists)
-        if self.schema_version < SCHEMA_VERSION == lowest:
+        if self.schema_version < GROWN_VERSION == lowest:
             raise ValueError(
-                f"fields of schema version {SCHEMA_VERSION} in a plan of {self.schema_version}"
+                f"fields of schema version {GROWN_VERSION} in a plan of {self.schema_version}"
             )
         for name, found in (("frames", identity.frames), ("dim", identity.encoder.dim)):
             if found != getattr(self, name):
@@ -212,6 +238,11 @@ class Plan(GrownModel):
         """Number of blocks, the last of which may be short."""
         return -(-len(self.videos.ids) // self.block_videos)
 
+    @property
+    def source(self) -> str:
+        """Where the frames came from, as ``VideoTable.source``."""
+        return self.arrays.source if self.arrays else self.videos.source
+
     def units(self) -> Iterator[Unit]:
         """Every block with all its views."""
         for block in range(self.blocks):
@@ -219,40 +250,113 @@ class Plan(GrownModel):
             stop = min(start + self.block_videos, len(self.videos.ids))
             yield Unit(block, start, stop, tuple(range(self.views)))
 
+    def with_views(self, views: int) -> "Plan":
+        """The plan of a store to which views were added."""
+        grown = self.model_copy(update={"views": views})
+        if self.arrays is None:
+            return grown
+        arrays = self.arrays.model_copy(update={"whole": _fingerprint(encode_plan(grown))})
+        return grown.model_copy(update={"arrays": arrays})
+
+    def in_arrays(self) -> "tuple[Plan, bytes]":
+        """The plan kept in two files, and the bytes of the second, ``videos.safetensors``."""
+        columns = encode_columns(_columns(self.videos))
+        arrays = Arrays(
+            columns=_fingerprint(columns),
+            whole=_fingerprint(encode_plan(self)),
+            source=self.videos.source,
+        )
+        return self.model_copy(update={"arrays": arrays}), columns
+
+
+class _Heading(DataSet):
+    """The videos of a plan without their columns."""
+
+    folds: tuple[str, ...]
+    subsets: tuple[str, ...]
+
+
+class _ArrayFile(FrozenModel):
+    """``plan.json`` of schema version 4."""
+
+    schema_version: Literal[4]
+    arrays: Arrays
+    plan: dict[str, Any]  # its fields but ``videos``
+    videos: _Heading
+    sha256: str  # of the canonical JSON of the others
+
 
 def read_plan(path: StorePath) -> Plan:
-    """Read ``plan.json`` of the store at ``path``.
+    """Read the plan of the store at ``path``.
 
     Raises RefusedError if there is no store or its schema is newer, DamagedError if the plan is
     not as it was written.
     """
-    plan_path = inside(path) / "plan.json"
+    files = inside(path)
+    plan_path = files / "plan.json"
     try:
         data = plan_path.read_bytes()
     except OSError as error:
         if error.errno not in _NO_FILE:
             raise
         raise RefusedError(_why_no_store(path)) from error
-    _refuse_other_schema(data, plan_path)
-    plan = parse_plan(data, f"{plan_path} is damaged", _remedy(path))
-    if encode_plan(plan) != data:
-        raise DamagedError(f"{plan_path} is damaged or written by another version: {_remedy(path)}")
-    return plan
+    what, remedy = f"{plan_path} is damaged", _remedy(path)
+    if _version(data, plan_path, remedy) == ARRAY_VERSION:
+        return parse_array_plan(data, _read_columns(files), what, remedy)
+    return parse_plan(data, what, remedy)
 
 
 def parse_plan(data: bytes, what: str, remedy: str = "") -> Plan:
-    """The plan of a store; raises DamagedError, which begins with ``what``, for anything else."""
+    """A plan in one file; raises DamagedError, which begins with ``what``, for anything else."""
     with refused(what, DamagedError, remedy):
         plan = Plan.model_validate_json(data)
-    still_open = plan.identity.still_open
-    if still_open or plan.videos.digest != plan.identity.videos:
-        why = (
-            f"the identity lacks {still_open[0]}"
-            if still_open
-            else "the videos have another digest"
-        )
-        raise DamagedError(f"{what} ({why}): {remedy}")
+    if plan.identity.still_open:
+        raise DamagedError(f"{what} (the identity lacks {plan.identity.still_open[0]}): {remedy}")
+    videos = _part_of_videos(data, plan)
+    if videos is None:
+        raise DamagedError(f"{what} or written by another version: {remedy}")
+    if sha256(videos) != plan.identity.videos:
+        raise DamagedError(f"{what} (the videos have another digest): {remedy}")
     return plan
+
+
+def _part_of_videos(data: bytes, plan: Plan) -> bytes | None:
+    """The videos in the JSON of a plan; None unless the rest is canonical."""
+    rest = canonical_json(plan.model_dump(mode="json", exclude={"videos"})) + b"\n"
+    before, _, views = rest.rpartition(b',"views":')
+    begin, end = before + b',"videos":', b',"views":' + views
+    canonical = data.startswith(begin) and data.endswith(end)
+    return data[len(begin) : -len(end)] if canonical else None
+
+
+def parse_array_plan(data: bytes, columns: bytes, what: str, remedy: str) -> Plan:
+    """A plan from the bytes of its two files; errors as in ``parse_plan``.
+
+    That they hold the plan which the manifest names is checked by ``contradiction``.
+    """
+    with refused(what, DamagedError, remedy):
+        found = _ArrayFile.model_validate_json(data)
+        try:
+            if _fingerprint(columns) != found.arrays.columns:
+                raise ValueError(f"{COLUMNS} is missing or changed")
+            videos = _fields(found.videos, ColumnFile(columns))
+        except ValueError as error:
+            raise DamagedError(f"{what} ({error}): {remedy}") from error
+        plan = Plan.model_validate(found.plan | {"videos": videos, "arrays": found.arrays})
+    if plan.identity.still_open or encode_plan_file(plan) != data:
+        raise DamagedError(f"{what} or written by another version: {remedy}")
+    return plan
+
+
+def contradiction(plan: Plan) -> str:
+    """What the two files of a plan say differently; encodes all of it. Empty if nothing."""
+    if plan.arrays is None:
+        return ""
+    if plan.videos.digest != plan.identity.videos:
+        return "the videos have another digest than the identity says"
+    if _fingerprint(encode_plan(plan)) != plan.arrays.whole:
+        return "the whole plan has another sha256 than plan.json says"
+    return "" if plan.videos.source == plan.arrays.source else "the source is another"
 
 
 def parse_rows(data: bytes, ids: Sequence[str], what: str, remedy: str) -> list[VideoStatus]:
@@ -265,8 +369,78 @@ def parse_rows(data: bytes, ids: Sequence[str], what: str, remedy: str) -> list[
 
 
 def encode_plan(plan: Plan) -> bytes:
-    """The bytes of ``plan.json``."""
+    """A plan in one file; of a plan in two, the one that the manifest names."""
     return canonical_json(plan.model_dump(mode="json")) + b"\n"
+
+
+def encode_plan_file(plan: Plan) -> bytes:
+    """The bytes of ``plan.json``."""
+    if plan.arrays is None:
+        return encode_plan(plan)
+    videos = plan.videos
+    heading = _Heading(
+        **{name: getattr(videos, name) for name in DataSet.model_fields},
+        folds=tuple(fold.name for fold in videos.folds),
+        subsets=tuple(videos.subsets),
+    )
+    content = {
+        "schema_version": ARRAY_VERSION,
+        "arrays": plan.arrays.model_dump(mode="json"),
+        "plan": plan.model_dump(mode="json", exclude={"videos"}),
+        "videos": heading.model_dump(mode="json"),
+    }
+    return canonical_json(content | {"sha256": sha256(canonical_json(content))}) + b"\n"
+
+
+def _columns(videos: VideoTable) -> dict[str, NDArray[Any] | Texts[Any]]:
+    """The columns of ``videos.safetensors``, by name."""
+    columns: dict[str, NDArray[Any] | Texts[Any]] = {"labels": videos.labels}
+    for name in ("ids", "subjects", "sources"):
+        if getattr(videos, name) is not None:
+            columns[name] = Texts.of(getattr(videos, name))
+    for number, fold in enumerate(videos.folds):
+        columns |= {f"folds.{number}.train": fold.train, f"folds.{number}.test": fold.test}
+    for number, rows in enumerate(videos.subsets.values()):
+        columns[f"subsets.{number}"] = rows
+    return columns if videos.votes is None else columns | {"votes": videos.votes}
+
+
+def _fields(heading: _Heading, columns: ColumnFile) -> dict[str, Any]:
+    """Those of a VideoTable; raises ValueError unless there are exactly its columns."""
+    fields = dict(
+        heading,
+        ids=columns.take_texts("ids"),
+        labels=columns.take("labels"),
+        subjects=columns.take_texts("subjects", all_known=False),
+        folds=tuple(
+            PlanFold(
+                name=name,
+                train=columns.take(f"folds.{number}.train"),
+                test=columns.take(f"folds.{number}.test"),
+            )
+            for number, name in enumerate(heading.folds)
+        ),
+        subsets={
+            name: columns.take(f"subsets.{number}") for number, name in enumerate(heading.subsets)
+        },
+        votes=columns.take("votes", np.float64, axes=2) if "votes" in columns else None,
+        sources=columns.take_texts("sources") if "sources" in columns else None,
+    )
+    columns.refuse_others()
+    return fields
+
+
+def _read_columns(files: StoreFiles) -> bytes:
+    try:
+        return (files / COLUMNS).read_bytes()
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        return b""
+
+
+def _fingerprint(data: bytes) -> tuple[int, str]:
+    return len(data), sha256(data)
 
 
 def encode_truth(rows: NDArray[np.void]) -> bytes:
@@ -300,21 +474,6 @@ def _why_no_truth(rows: NDArray[np.void], videos: VideoTable) -> str:
     return ""
 
 
-def _check_votes(votes: Sequence[Sequence[float] | None], videos: int, classes: int) -> None:
-    known = [row for row in votes if row is not None]
-    if len(votes) != videos or not known:
-        raise ValueError(f"{len(votes)} votes of {videos} videos, {len(known)} of them known")
-    for row in known:
-        if len(row) != classes or sum(row) <= 0:
-            raise ValueError(f"votes {list(row)}, expected {classes} numbers that are not all 0")
-
-
-def _refuse_repeated(what: str, values: Collection[str | int], where: str = "") -> None:
-    if len(set(values)) < len(values):
-        twice = Counter(values).most_common(1)[0][0]
-        raise ValueError(f"{what} {twice} is listed twice{where}")
-
-
 def _remedy(path: StorePath) -> str:
     # Everything else is checked against the plan.
     if isinstance(path, RemotePath):
@@ -333,18 +492,16 @@ def _why_no_store(path: StorePath) -> str:
     return f"{path} is not a feature store: it has no plan.json; check --store"
 
 
-def _refuse_other_schema(data: bytes, path: StorePath) -> None:
-    class Version(BaseModel):
-        schema_version: int
-
-    try:
-        version = Version.model_validate_json(data).schema_version
-    except ValidationError as error:
-        raise DamagedError(
-            f"{path} is not the plan of a feature store: {_remedy(path.parent)}"
-        ) from error
-    if version > SCHEMA_VERSION:
+def _version(data: bytes, path: StorePath, remedy: str) -> int:
+    """The schema version, before anything else is understood; RefusedError if it is newer."""
+    last = max(data.rfind(b'"schema_version"'), 0)  # a plan in two files has two of them
+    found = re.compile(rb'"schema_version":\s*(\d{1,9})\b').match(data, last)
+    if found is None:
+        raise DamagedError(f"{path} is not the plan of a feature store: {remedy}")
+    version = int(found[1])
+    if version > ARRAY_VERSION:
         raise RefusedError(
-            f"{path} has schema version {version}, this tgdfer reads up to {SCHEMA_VERSION}; "
+            f"{path} has schema version {version}, this tgdfer reads up to {ARRAY_VERSION}; "
             "install a newer tgdfer"
         )
+    return version

@@ -3,7 +3,7 @@
 ``docs/store.md`` specifies the format; in short::
 
     store.zarr/
-      plan.json                   what the store will hold
+      plan.json                   what the store will hold; of many videos also videos.safetensors
       zarr.json, features/, frame_index/   for any Zarr library; one chunk per block and view
       rows/                       the outcome of each video
       text.safetensors, text.json, truth.npy   text tower; ground truth of every source frame
@@ -26,7 +26,7 @@ from cache.errors import DamagedError, RefusedError
 from cache.files import sha256, sha256_file, storage_errors
 from cache.identity import Identity
 from cache.journal import read_commits
-from cache.manifest import read_manifest
+from cache.manifest import files_on_disk, read_manifest
 from cache.outside import parse_json
 from cache.plan import Plan, Unit, VideoStatus, parse_rows, parse_truth, read_plan
 from cache.remote import RemotePath, StoreFiles, StorePath, inside, store_path, threads_of
@@ -86,7 +86,7 @@ class Store:
         return self.plan.identity
 
     @property
-    def ids(self) -> tuple[str, ...]:
+    def ids(self) -> Sequence[str]:
         """Video ids, in the order of the rows."""
         return self.plan.videos.ids
 
@@ -108,11 +108,9 @@ class Store:
     @cached_property
     def votes(self) -> NDArray[np.float64]:
         """What annotators said of every video, [video, class]; NaN where nothing is known."""
-        votes_NK = np.full((len(self.ids), len(self.classes)), np.nan)
-        for row, votes in enumerate(self.plan.videos.votes or ()):
-            if votes is not None:
-                votes_NK[row] = votes
-        return votes_NK
+        if self.plan.videos.votes is None:
+            return np.full((len(self.ids), len(self.classes)), np.nan)
+        return self.plan.videos.votes
 
     @property
     def voted(self) -> NDArray[np.bool_]:
@@ -120,7 +118,7 @@ class Store:
         return ~np.isnan(self.votes[:, 0])
 
     @property
-    def subjects(self) -> tuple[str | None, ...]:
+    def subjects(self) -> Sequence[str | None]:
         """Who is seen in each video, if the data set says so."""
         return self.plan.videos.subjects
 
@@ -150,13 +148,15 @@ class Store:
         masks = {}
         for name, rows in self.plan.videos.subsets.items():
             masks[name] = np.zeros(len(self.ids), np.bool_)
-            masks[name][list(rows)] = True
+            masks[name][rows] = True
         return masks
 
     @cached_property
     def missing(self) -> dict[str, str]:
         """Videos without features -> the reason, in the order of the rows."""
         reasons = self.manifest["missing"]
+        if not reasons:
+            return {}
         return {video: reasons[video] for video in self.ids if video in reasons}
 
     @property
@@ -309,38 +309,43 @@ def open_store(path: StorePath | str) -> Store:
     path, files = store_path(path), inside(path)
     plan = read_plan(path)
     if not (files / "manifest.json").is_file():
-        state = status(path)
+        state = status_of(files, plan)
         raise RefusedError(
             f"{path} is unfinished: {state.done} of {state.total} blocks; "
             "run tgdfer extract again to finish it"
         )
     manifest = read_manifest(files, plan)
-    sizes = files.sizes(manifest["files"])
-    for name, (size, expected, *_) in manifest["files"].items():
-        file, found = files / name, sizes[name]
+    expected = files_on_disk(plan, manifest["files"])
+    sizes = files.sizes(expected)
+    for name, (size, digest, *_) in expected.items():
+        found = sizes[name]
         if found != size:
             what = "is missing" if found is None else f"has {found} bytes, expected {size}"
-            raise DamagedError(f"{file} {what}: {repair_hint(path)}")
-        if name.endswith(".json") and sha256_file(file) != expected:
-            raise DamagedError(f"{file} changed since extraction: {repair_hint(path)}")
+            raise DamagedError(f"{files / name} {what}: {repair_hint(path)}")
+        if name.endswith(".json") and sha256_file(files / name) != digest:
+            raise DamagedError(f"{files / name} changed since extraction: {repair_hint(path)}")
     return Store(path=path, digest=manifest["digest"], plan=plan, manifest=manifest)
 
 
 def status(path: StorePath | str) -> StoreStatus:
-    """Progress of the store at ``path``, from its journals alone; refuses what is not a store.
+    """Progress of the store at ``path``; refuses what is not a store.
 
     At a URL an unfinished store is refused as well.
     """
     root = inside(path)
-    plan = read_plan(root)
-    if isinstance(root, RemotePath):
-        if not (root / "manifest.json").is_file():
-            raise RefusedError(
-                f"{path} is unfinished: it has no manifest.json; finish it where it was written, "
-                "then copy it there again"
-            )
+    return status_of(root, read_plan(root))
+
+
+def status_of(root: StoreFiles, plan: Plan) -> StoreStatus:
+    """As ``status``, of a store whose plan was read."""
+    if (root / "manifest.json").is_file():
         return StoreStatus(True, plan.blocks, plan.blocks)
+    if isinstance(root, RemotePath):
+        raise RefusedError(
+            f"{root} is unfinished: it has no manifest.json; finish it where it was written, "
+            "then copy it there again"
+        )
     committed = {place for place, _ in read_commits(root, plan)}
     views = range(plan.views)
     full = sum(all((block, v) in committed for v in views) for block in range(plan.blocks))
-    return StoreStatus((root / "manifest.json").is_file(), full, plan.blocks)
+    return StoreStatus(False, full, plan.blocks)

@@ -41,12 +41,21 @@ from cache.journal import (
 from cache.local import LocalPath
 from cache.manifest import (
     FIXED,
+    files_on_disk,
     fixed_fingerprints,
     make_manifest,
     read_manifest,
     refuse_undeclared,
 )
-from cache.plan import Plan, Unit, VideoStatus, VideoTable, encode_plan, read_plan
+from cache.plan import (
+    ARRAY_VIDEOS,
+    COLUMNS,
+    Plan,
+    Unit,
+    VideoStatus,
+    encode_plan_file,
+    read_plan,
+)
 from cache.remote import local_path
 
 DIRECTORIES = ("features", "frame_index", "rows", "journal", "locks", ".tmp")
@@ -65,12 +74,22 @@ def create_store(path: Path | str, plan: Plan, fixed: Mapping[str, bytes]) -> "S
     make_folders(path, DIRECTORIES)
     root = LocalPath(path)
     with locked(root / "locks/plan", wait=True):
-        if (root / "plan.json").is_file():
+        is_new = not (root / "plan.json").is_file()
+        if not is_new:
             plan = _agree(root, read_plan(path), plan)
         write_beside(root, plan, fixed)
-        if not (root / "plan.json").is_file():
-            _write(root, {"plan.json": encode_plan(plan)})
+        if is_new and (plan.arrays or len(plan.videos.ids) >= ARRAY_VIDEOS):
+            plan, columns = plan.in_arrays()
+            write_arrays(root, plan, columns)
+        elif is_new:
+            _write(root, {"plan.json": encode_plan_file(plan)})
     return StoreWriter(path, plan)
+
+
+def write_arrays(root: LocalPath, plan: Plan, columns: bytes) -> None:
+    """Write the two files of a plan, of which the last puts both into force."""
+    _write(root, {COLUMNS: columns})
+    _write(root, {"plan.json": encode_plan_file(plan)})
 
 
 def refuse_foreign(path: Path) -> None:
@@ -118,7 +137,7 @@ def check_same(path: Path | LocalPath, stored: Plan, asked: Plan) -> None:
             f"it holds the first {count} of these videos; to reuse their features, run the "
             f"same command with --store OTHER --reuse {path}"
         )
-    if names == ["videos"] and stored.videos == _with_sources(asked, stored):
+    if names == ["videos"] and _digest_with_sources(asked, stored) == stored.identity.videos:
         remedy = (
             "the frames would be read from other places: name those of the store with --root and "
             "--source, or choose another --store; with --reuse, files of the same bytes are not "
@@ -127,7 +146,7 @@ def check_same(path: Path | LocalPath, stored: Plan, asked: Plan) -> None:
     for name in ("frames", "dim"):
         if getattr(stored, name) != getattr(asked, name):
             rows.append((name, str(getattr(stored, name)), str(getattr(asked, name))))
-    if stored.videos != asked.videos:
+    if "videos" in names:
         rows += _video_differences(stored, asked)
     if rows:
         raise RefusedError(f"{path} was made from something else:\n{side_by_side(rows)}\n{remedy}")
@@ -192,7 +211,7 @@ class StoreWriter:
         """
         root = self._root
         with locked(root / "locks/plan", wait=True), storage_errors(root, "read"):
-            if not _holds(root / "plan.json", encode_plan(self.plan)):
+            if not _holds(root / "plan.json", encode_plan_file(self.plan)):
                 return None
             if not (root / "manifest.json").is_file():
                 self._learn()
@@ -239,13 +258,13 @@ class StoreWriter:
         for unit in self.plan.units():
             for view in unit.views:
                 files |= self._committed[unit.block, view]
-        for name, fingerprint in files.items():
+        for name, fingerprint in {**files, **files_on_disk(self.plan, {})}.items():
             if not is_unchanged(self._root / name, fingerprint):
                 raise StorageError(
                     f"{self._root / name} changed on disk since it was written; check the disk, "
                     "then run tgdfer extract again to redo it"
                 )
-        files |= fixed_fingerprints(self._root)
+        files |= fixed_fingerprints(self._root, self.plan)
         refuse_undeclared(self.plan, files, self._root)
         return files
 
@@ -292,8 +311,8 @@ def _agree(root: LocalPath, stored: Plan, asked: Plan) -> Plan:
         return stored
     # Remove the manifest first: whatever happens next, the store counts as unfinished.
     remove_file(root / "manifest.json")
-    grown = stored.model_copy(update={"views": asked.views})
-    _write(root, {"plan.json": encode_plan(grown)})
+    grown = stored.with_views(asked.views)
+    _write(root, {"plan.json": encode_plan_file(grown)})
     return grown
 
 
@@ -313,13 +332,14 @@ def _video_differences(stored: Plan, asked: Plan) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _with_sources(asked: Plan, stored: Plan) -> VideoTable:
-    return asked.videos.model_copy(update={"sources": stored.videos.sources})
+def _digest_with_sources(asked: Plan, stored: Plan) -> str:
+    """The digest of the videos as asked for, with the sources of the store."""
+    return asked.videos.model_copy(update={"sources": stored.videos.sources}).digest
 
 
 def _own_names() -> set[str]:
     # Left by a writer killed before plan.json, or in a store whose damaged plan was deleted.
-    return {*DIRECTORIES, *FIXED, "provenance.jsonl"}
+    return {*DIRECTORIES, *FIXED, COLUMNS, "provenance.jsonl"}
 
 
 def _write(root: LocalPath, files: Mapping[str, bytes]) -> None:

@@ -283,7 +283,7 @@ def _summary(found: "Inspection") -> dict[str, str]:
         "features": f"{plan.views} views x {plan.frames} frames x {plan.dim}, float16",
         "size": f"{found.size_bytes / 2**20:.1f} MiB in {plan.blocks} blocks",
         "missing": f"{len(found.missing)} videos without features",
-        "source": videos.source or "not recorded",
+        "source": plan.source or "not recorded",
     }
     if found.contents:
         rows["contents"] = f"sha256 {found.contents} of those of all videos"

@@ -37,6 +37,7 @@ ORDER = [
     "cache/remote.py",
     "cache/files.py",
     "cache/identity.py",
+    "cache/columns.py",
     "cache/plan.py",
     "cache/chunks.py",
     "cache/journal.py",

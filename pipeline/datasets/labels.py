@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+from cache.columns import VOTES_MAX
 from cache.errors import RefusedError
-from cache.plan import VOTES_MAX
 from pipeline.datasets.known import Known, class_of_word
 from pipeline.datasets.rows import Key, Row, Votes
 

@@ -42,7 +42,7 @@ def test_videos_of_unknown_people_are_resampled_one_by_one(
     store = random_store(tmp_path / "s.zarr", subjects=people)
     rows = np.arange(40)
     some = PredictedLabels("some", rows, np.where(rows % 3, store.labels, 0))
-    alone = [people[row] or store.ids[row] for row in rows]
+    alone = [people[row] or store.ids[row] for row in rows.tolist()]
     expected = bootstrap(Sample(store.labels, some.predicted, alone), len(store.classes))
     text = comparison_table(store, [some], {})
     uar, war = (interval.text(".1f", 100) for interval in expected)

@@ -8,7 +8,7 @@ import numpy as np
 from cache.check import Finding
 from cache.files import sha256
 from cache.identity import EncoderIdentity, Identity, Preprocessing
-from cache.plan import Plan, PlanFold, Unit, VideoStatus, VideoTable
+from cache.plan import COLUMNS, Plan, PlanFold, Unit, VideoStatus, VideoTable, lowest_schema
 from cache.store import Store, StoreWriter, create_store, open_store
 
 FRAMES, DIM = 4, 8
@@ -52,8 +52,14 @@ def make_plan(
         subsets={"dark": (1, 2)},
         truth_sha256=sha256(truth) if truth else None,
     )
+    return plan_of(table, views, **changes)
+
+
+def plan_of(table: VideoTable, views: int = 2, **changes: object) -> Plan:
     identity = make_identity(table, **changes)
-    return Plan(identity=identity, videos=table, views=views, frames=FRAMES, dim=DIM)
+    version = lowest_schema(table, identity, None)
+    size = {"views": views, "frames": FRAMES, "dim": DIM}
+    return Plan(schema_version=version, identity=identity, videos=table, **size)
 
 
 def fixed_files(truth: bytes | None = None) -> dict[str, bytes]:
@@ -106,6 +112,7 @@ def make_store(path: Path, failed: tuple[int, ...] = (), **options: Any) -> Loca
 def store_bytes(path: Path) -> dict[str, bytes]:
     """Everything that must not depend on how the work was interrupted."""
     names = ["plan.json", "manifest.json", "zarr.json", "text.json", "text.safetensors"]
+    names += [name for name in [COLUMNS] if (path / name).exists()]
     files = [path / name for name in names]
     for folder in ("features", "frame_index", "rows", "journal"):
         files += sorted((path / folder).iterdir())
