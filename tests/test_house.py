@@ -46,6 +46,7 @@ ORDER = [
     "cache/store.py",
     "cache/lookup.py",
     "cache/check.py",
+    "cache/migrate.py",
     "cache/hdf5.py",
     "pipeline/config.py",
     "pipeline/device.py",

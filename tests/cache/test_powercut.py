@@ -19,7 +19,7 @@ def test_after_a_power_cut_no_returned_commit_is_lost_and_one_restart_gives_the_
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["wrong"] == []
-    assert len(report["tried"]) == 21  # three scenes, with five kinds of cuts and two after a kill
+    assert len(report["tried"]) == 28  # four scenes, with five kinds of cuts and two after a kill
 
 
 @pytest.mark.parametrize("ignored", ["files", "folders"])

@@ -71,6 +71,19 @@ def test_inspect_prints_the_identity(store: Path, tgdfer: Tgdfer) -> None:
     assert f"encoder.weights_sha256       {opened.identity.encoder.weights_sha256}" in out
 
 
+def test_migrated_store_is_inspected_as_before(store: Path, tgdfer: Tgdfer) -> None:
+    _, before, _ = tgdfer("store", "inspect", store)
+    code, out, _ = tgdfer("store", "migrate", store)
+    assert code == 0
+    assert "the plan of 70 videos is now in two files, 0.0 MiB" in out
+    assert open_store(store).digest in out
+    _, after, _ = tgdfer("store", "inspect", store)
+    assert [line for line in after.splitlines() if not line.startswith("size ")] == [
+        line for line in before.splitlines() if not line.startswith("size ")
+    ]
+    assert "nothing to do, it has the newest schema" in tgdfer("store", "migrate", store)[1]
+
+
 def test_verify_is_silent_about_nothing(store: Path, tgdfer: Tgdfer) -> None:
     assert tgdfer("store", "verify", "--deep", store)[0] == 0
     flip(store / "features/c.1.0.0.0")

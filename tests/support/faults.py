@@ -20,6 +20,7 @@ from cache.check import plan_repair, verify
 from cache.errors import StorageError
 from cache.journal import is_unchanged, read_commits
 from cache.local import LocalPath
+from cache.migrate import migrate
 from cache.plan import read_plan
 from cache.store import create_store
 from support.tiny import fill, fixed_files, make_plan, make_store, store_bytes
@@ -101,11 +102,33 @@ def damaged(path: Path) -> None:
     journal.write_bytes(journal.read_bytes()[:-9])
 
 
-SCENES: dict[str, tuple[Work, Work]] = {
-    "extract": (nothing, extract),
-    "add a view": (one_view, extract),
-    "repair": (damaged, repair),
+def put_in_two(path: Path) -> None:
+    """What ``tgdfer store migrate`` does, which opens the store first and last."""
+    migrate(path)
+
+
+def migrated(path: Path) -> None:
+    """A finished store with its plan in two files."""
+    extract(path)
+    migrate(path)
+
+
+# Where a scene begins, what is done then, and what comes to the same at once.
+SCENES: dict[str, tuple[Work, Work, Work]] = {
+    "extract": (nothing, extract, extract),
+    "add a view": (one_view, extract, extract),
+    "repair": (damaged, repair, extract),
+    "migrate": (extract, put_in_two, migrated),
 }
+
+
+def whole_stores(folder: Path) -> dict[str, dict[str, bytes]]:
+    """What the store must be after each scene."""
+    paths = {scene: folder / at_once.__name__ for scene, (_, _, at_once) in SCENES.items()}
+    for scene, path in paths.items():
+        if not path.exists():
+            SCENES[scene][2](path)
+    return {scene: store_bytes(path) for scene, path in paths.items()}
 
 
 def in_a_fork(work: Callable[[], None]) -> int:
@@ -171,19 +194,19 @@ def wrong_resumed(path: Path, work: Work, whole: dict[str, bytes]) -> str:
 
 def main(folder: Path, step: int) -> None:
     """Try every ``step``-th call of every scene with every kind of failure."""
-    extract(folder / "whole")
-    whole = store_bytes(folder / "whole")
+    whole = whole_stores(folder)
     tried, wrong = dict.fromkeys(KINDS, 0), []
-    for scene, (begin, work) in SCENES.items():
+    for scene, (begin, work, _) in SCENES.items():
         begin(folder / "begin")
         for number, kind in enumerate(KINDS):
             path = renewed(folder)
             calls = count_calls(work, path, kind)
-            for k in range(number % step, calls, step):
+            every = 1 if work is put_in_two and kind == "die" else step
+            for k in range(number % every, calls, every):
                 path = renewed(folder)
                 code = in_a_fork(partial(fail, work, path, kind, k))
                 tried[kind] += 1
-                problem = wrong_after(code, kind, path, work, whole)
+                problem = wrong_after(code, kind, path, work, whole[scene])
                 if problem:
                     wrong.append(f"{scene}, {kind} at call {k} of {calls}: {problem}")
         shutil.rmtree(folder / "begin", ignore_errors=True)

@@ -33,9 +33,9 @@ from support.faults import (
     VIDEOS,
     Work,
     changes_disk,
-    extract,
     renewed,
     repair,
+    whole_stores,
     wrong_in_journals,
     wrong_resumed,
 )
@@ -320,7 +320,7 @@ def wrong_after(cut: Cut, path: Path, work: Work, whole: dict[str, bytes]) -> st
 
 def moments(folder: Path, step: int, ignored: str) -> Iterator[tuple[str, str, Cut, str]]:
     """Scene, number of the call, moment and kind of every cut to try."""
-    for scene, (begin, work) in SCENES.items():
+    for scene, (begin, work, _) in SCENES.items():
         begin(folder / "begin")
         cuts = Disk(renewed(folder), ignored).run(work)
         for offset, kind in enumerate(KINDS):
@@ -341,15 +341,14 @@ def main(folder: Path, step: int, ignored: str = "") -> None:
     """Cut the power before every ``step``-th call of every scene and after the last."""
     # The model replaces the real disk, so waiting for the real one would only take time.
     os.fsync = lambda handle: None
-    extract(folder / "whole")
-    whole, path = store_bytes(folder / "whole"), folder / "s"
+    whole, path = whole_stores(folder), folder / "s"
     tried: Counter[str] = Counter()
     wrong = []
     for scene, number, cut, kind in moments(folder, step, ignored):
         lay_out(path, contents(cut.nodes, KINDS[kind], f"{scene} {number}"))
         killed = " after a kill" * ("kill" in number)
         tried[f"{scene}{killed}, {kind}"] += 1
-        problem = wrong_after(cut, path, SCENES[scene][1], whole)
+        problem = wrong_after(cut, path, SCENES[scene][1], whole[scene])
         if problem:
             wrong.append(f"{scene}, {kind}, call {number} ({cut.call}): {problem}")
     print(json.dumps({"tried": tried, "wrong": wrong}))
