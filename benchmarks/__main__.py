@@ -19,6 +19,7 @@ BENCHMARKS = (
     "check",
     "residence",
     "placement",
+    "plans",
 )
 ROOT = Path(__file__).parents[1]
 

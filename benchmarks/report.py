@@ -268,6 +268,27 @@ def _shares(report: dict[str, Any], number: int) -> list[str]:
     return [cell for one in own for cell in (f"{one['ratio']:.3f}", str(one["stacks"]))]
 
 
+def _plans(report: dict[str, Any]) -> str:
+    rows = []
+    for videos, found in report["videos"].items():
+        for work in ("open", "inspect"):
+            one, two = (found[f"{work}, {form}"] for form in ("one", "two"))
+            ratios = (one[key] / two[key] for key in ("seconds", "mib"))
+            shown = (f"{own['seconds']:.2f} s, {own['mib']:,.0f} MiB" for own in (one, two))
+            rows.append([f"{work}, {int(videos):,} videos", *shown, *(f"{r:.1f}" for r in ratios)])
+    head = ["", "plan in one file", "in two", "times less time", "times less memory"]
+    taken = ", ".join(
+        f"{int(videos):,} videos {_time(found['migration_seconds'])}"
+        for videos, found in report["videos"].items()
+    )
+    text = (
+        "Processor seconds and growth of memory in a new process that has imported what it needs; "
+        f"medians of {report['rounds']} rounds that alternate. One view, in blocks of 64 videos. "
+        f"`tgdfer store migrate`: {taken}."
+    )
+    return _section("Large plans", "plans", report, _table(head, rows), text)
+
+
 SECTIONS = {
     "extraction": _extraction,
     "views": _views,
@@ -280,6 +301,7 @@ SECTIONS = {
     "residence": _residence,
     "placement": _placement,
     "placement-gpu": _placement,
+    "plans": _plans,
 }
 
 

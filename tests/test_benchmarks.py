@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import extraction, views
+from benchmarks import extraction, plans, views
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.check import grow_dfew, grow_ferv39k, make_pool
 from benchmarks.generated import fill
@@ -84,3 +84,11 @@ def test_extraction_is_measured_beside_its_floor_and_a_loader_of_peers_and_shown
         assert all(0 <= share <= 1 for share in cost["busy"].values())
         assert 0.9999 <= cost["lowest_cosine"] < 1
     assert page({"extraction": report}).count("| 224-px jpg |") == 2
+
+
+@pytest.mark.slow  # it starts processes
+def test_both_forms_of_a_plan_are_measured_and_shown(tmp_path: Path) -> None:
+    report = plans.measure(tmp_path, [200], rounds=1)
+    costs = report["videos"]["200"]
+    assert all(costs[f"{work}, {form}"]["seconds"] > 0 for work, form in plans.CASES)
+    assert page({"plans": report}).count("200 videos") == 3
