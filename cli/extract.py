@@ -245,7 +245,7 @@ def _choose_engine(
     from pipeline.engines.choose import choose_engine
 
     if name != "local" or gpus is not None:
-        refuse_unread(context, ("shard", "profile"), "not read with --engine slurm or --gpus")
+        refuse_unread(context, ("shard", "profile"), "not read with --engine or --gpus")
     return choose_engine(name, gpus, settings, device)
 
 

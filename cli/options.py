@@ -20,7 +20,7 @@ DEVICES = ("auto", "cpu", "cuda")
 FACES = ("auto", "whole", "crop", "aligned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 RESIDENCES = ("auto", "resident", "host", "stream")
-ENGINES = ("local", "slurm")
+ENGINES = ("local", "slurm", "ray")
 INFLUENCES = ("logit", "margin", "probability", "attention", "attention_value")
 DEFAULT_CONFIG = "paper"
 DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
@@ -460,7 +460,8 @@ EngineOption = Annotated[
     typer.Option(
         "--engine",
         metavar="NAME",
-        help="Where the work is done: local, on this machine, or slurm, as jobs.",
+        help="Where the work is done: local, on this machine; slurm, as jobs; or ray, on a Ray "
+        "cluster.",
         **_one_of("--engine", ENGINES),
     ),
 ]
@@ -480,7 +481,8 @@ EngineSetOption = Annotated[
     typer.Option(
         "--engine-set",
         metavar="KEY=VALUE",
-        help="For slurm: an option of sbatch, such as partition=gpu, or tasks=N, jobs at a time; "
+        help="tasks=N at a time; for slurm, an option of sbatch, such as partition=gpu; for ray, "
+        "address=HOST:PORT, num-cpus=N, num-gpus=N, memory=BYTES or accelerator-type=NAME; "
         "repeatable.",
     ),
 ]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from support import ray as ray_cluster
     from support.slurm import Cluster
     from support.trained import Trained
 
@@ -90,6 +91,21 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Cluster"]:
         patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # of the jobs
         with running(folder) as cluster:
+            yield cluster
+
+
+@pytest.fixture(scope="session")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator["ray_cluster.Cluster"]:
+    """A Ray on this machine; the test is skipped where Ray is not installed."""
+    pytest.importorskip("ray", reason="no Ray; it is in the extra tgdfer[ray]")
+    from support.commands import environment
+    from support.ray import running
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])  # of the tasks
+        with running() as cluster:
+            patch.setenv("RAY_ADDRESS", cluster.address)
             yield cluster
 
 

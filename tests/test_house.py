@@ -59,6 +59,7 @@ ORDER = [
     "pipeline/engines/task.py",
     "pipeline/engines/local.py",
     "pipeline/engines/slurm.py",
+    "pipeline/engines/ray.py",
     "pipeline/engines/choose.py",
     "pipeline/datasets/texts.py",
     "pipeline/datasets/videos.py",

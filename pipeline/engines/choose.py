@@ -3,27 +3,47 @@
 import os
 import re
 import shutil
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from cache.errors import RefusedError
 from pipeline.device import check_device, choose_device
 from pipeline.engines.local import Local
 from pipeline.engines.task import Engine
 
-TASKS = "tasks"  # the one setting of ours: how many tasks are done at a time
+Name = Literal["local", "slurm", "ray"]
+TASKS = "tasks"  # a setting of ours: how many tasks are done at a time
+ADDRESS = "address"  # a setting of ours: which Ray cluster
+CONNECT_SECONDS = 5.0
+PACKAGES = {"slurm": "submitit", "ray": "ray"}
+_NUMBER = r"[0-9]{1,6}(\.[0-9]{1,3})?"
+# Settings -> what their values look like, and how they are called; with SLURM, there are others.
+_OF_SLURM = {TASKS: ("[1-9][0-9]{0,4}", "a number of tasks")}
+_OF_RAY = {
+    **_OF_SLURM,
+    ADDRESS: (r"[\w.:\[\]-]+:[0-9]{1,5}", "HOST:PORT of a cluster that this machine is part of"),
+    "num-cpus": (_NUMBER, "a number of cores"),
+    "num-gpus": (_NUMBER, "a number of GPUs"),
+    "memory": ("[1-9][0-9]{0,17}", "a number of bytes"),
+    "accelerator-type": (r"[\w.-]+", "a type of GPU, as Ray names it"),
+}
+_EXAMPLES = {
+    "slurm": f"partition=gpu, with an option of sbatch or {TASKS}=N",
+    "ray": f"{TASKS}=8; the keys are {', '.join(_OF_RAY)}",
+}
 
 
 @dataclass(frozen=True)
 class EngineChoice:
     """What a user says of where tasks are to be done."""
 
-    name: Literal["local", "slurm"] = "local"
+    name: Name = "local"
     gpus: int | None = None  # at a time; None: all of this machine
-    settings: Mapping[str, str] = field(default_factory=dict)  # of sbatch, and TASKS
+    settings: Mapping[str, str] = field(default_factory=dict)  # of sbatch or Ray's tasks, and ours
 
     @property
     def is_local(self) -> bool:
@@ -54,10 +74,16 @@ class EngineChoice:
         """The engine; ``folder`` is for its files, ``doing`` what a stopped task finishes."""
         if self.is_local:
             return Local(at_once, doing, () if place == "cpu" else self._names(place))
-        from pipeline.engines.slurm import Slurm
+        options = {
+            key: value for key, value in self.settings.items() if key not in (TASKS, ADDRESS)
+        }
+        if self.name == "slurm":
+            from pipeline.engines.slurm import Slurm
 
-        options = {name: value for name, value in self.settings.items() if name != TASKS}
-        return Slurm(folder, options, at_once)
+            return Slurm(folder, options, at_once)
+        from pipeline.engines.ray import Ray
+
+        return Ray(folder, options, at_once, self.settings.get(ADDRESS, "auto"))
 
     def _names(self, place: str) -> list[str]:
         """The GPUs to use, as CUDA_VISIBLE_DEVICES names them."""
@@ -95,27 +121,51 @@ def choose_engine(
             raise RefusedError("--engine-set: not read with --engine local")
         return EngineChoice("local", gpus)
     if workers is not None:
-        raise RefusedError(f"--workers: not read with --engine slurm; use --engine-set {TASKS}=N")
+        raise RefusedError(f"--workers: not read with --engine {name}; use --engine-set {TASKS}=N")
     if device not in ("cpu", "cuda"):
         raise RefusedError(
-            f"--engine slurm: --device {device} is of this machine; say what the nodes have, with "
+            f"--engine {name}: --device {device} is of this machine; say what the nodes have, with "
             "--device cuda or --device cpu"
         )
-    chosen = EngineChoice("slurm", gpus, dict(map(_parse, settings)))
-    if find_spec("submitit") is None:
-        raise RefusedError("--engine slurm needs submitit: pip install 'tgdfer[slurm]'")
-    if shutil.which("sbatch") is None:
-        raise RefusedError("--engine slurm: no sbatch here; run it where jobs are submitted")
+    chosen = EngineChoice(cast(Name, name), gpus, dict(_parse(name, text) for text in settings))
+    _check_at_hand(chosen)
     return chosen
 
 
-def _parse(setting: str) -> tuple[str, str]:
-    name, equals, value = setting.partition("=")
-    if not equals or not re.fullmatch("[a-z][a-z-]*", name) or not value.isprintable():
+def _parse(engine: str, setting: str) -> tuple[str, str]:
+    key, equals, value = setting.partition("=")
+    known = _OF_RAY if engine == "ray" else _OF_SLURM
+    is_key = key in known or (engine == "slurm" and re.fullmatch("[a-z][a-z-]*", key))
+    if not equals or not is_key or not value.isprintable():
         raise RefusedError(
-            f"--engine-set {setting}: expected KEY=VALUE, such as partition=gpu, with an option of "
-            f"sbatch or {TASKS}=N"
+            f"--engine-set {setting}: expected KEY=VALUE, such as {_EXAMPLES[engine]}"
         )
-    if name == TASKS and not re.fullmatch("[1-9][0-9]{0,4}", value):
-        raise RefusedError(f"--engine-set {setting}: expected a number of tasks")
-    return name, value
+    pattern, called = known.get(key, (".*", ""))
+    if not re.fullmatch(pattern, value):
+        raise RefusedError(f"--engine-set {setting}: expected {called}")
+    return key, value
+
+
+def _check_at_hand(chosen: EngineChoice) -> None:
+    name, package = chosen.name, PACKAGES[chosen.name]
+    if find_spec(package) is None:
+        raise RefusedError(f"--engine {name} needs {package}: pip install 'tgdfer[{name}]'")
+    if name == "slurm" and shutil.which("sbatch") is None:
+        raise RefusedError("--engine slurm: no sbatch here; run it where jobs are submitted")
+    address = chosen.settings.get(ADDRESS, os.environ.get("RAY_ADDRESS"))
+    if name == "ray" and address not in (None, "", "auto"):
+        _check_cluster(address)
+
+
+def _check_cluster(address: str) -> None:
+    """Refuse at once what Ray would try to reach for minutes."""
+    pattern, called = _OF_RAY[ADDRESS]
+    if not re.fullmatch(pattern, address):
+        raise RefusedError(f"--engine ray: RAY_ADDRESS is {address}, expected {called}")
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise RefusedError(
+            f"--engine ray: no Ray cluster at {address} ({error}); start one with: ray start --head"
+        ) from error

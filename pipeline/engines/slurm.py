@@ -26,6 +26,7 @@ from cache.files import make_directories
 from pipeline.engines.local import KEEP_MEMORY, blocked_signals
 from pipeline.engines.task import (
     ATTEMPTS,
+    FileBoss,
     OnReport,
     Outcome,
     Resources,
@@ -39,7 +40,6 @@ from pipeline.show import show
 
 TIMEOUTS = 1000  # after each of which a job goes on from what it has kept
 POLL_SECONDS = (0.5, 10.0)  # between looks, at first and later
-DIGITS_MAX = 18  # of a number of units
 GPU_OPTIONS = {"gres", "gpus", "gpus_per_node", "gpus_per_task"}  # each in place of ours
 
 
@@ -76,17 +76,17 @@ class Slurm:
         make_directories(self.folder)
         executor = submitit.SlurmExecutor(self.folder, max_num_timeout=TIMEOUTS)
         executor.update_parameters(**self._parameters([task.resources for task in tasks]))
-        units = [self.folder / f"{uuid.uuid4().hex}.units" for _ in tasks]
+        bosses = [FileBoss(self.folder / f"{uuid.uuid4().hex}.units") for _ in tasks]
         try:
             with blocked_signals():  # a job that was sent is known, so that it can be cancelled
-                sent = executor.map_array(_Attempt(), [task.work for task in tasks], units)
+                sent = executor.map_array(_Attempt(), [task.work for task in tasks], bosses)
         except (FailedJobError, FailedSubmissionError) as error:
             raise RefusedError(f"SLURM refuses the jobs: {error}") from error
         number = sent[0].job_id.partition("_")[0]
         print(
             f"SLURM job {number}: {len(sent)} tasks, logs in {show(self.folder)}", file=sys.stderr
         )
-        return [_Job(*one, attempts) for one in zip(tasks, sent, units, strict=True)]
+        return [_Job(*one, attempts) for one in zip(tasks, sent, bosses, strict=True)]
 
     def _parameters(self, needs: Sequence[Resources]) -> dict[str, Any]:
         own = {name.replace("-", "_"): value for name, value in self.options.items()}
@@ -109,7 +109,7 @@ class Slurm:
         queued = _queued()
         names = set(os.listdir(self.folder))
         for job in list(jobs):
-            if units := job.units_done():
+            if units := job.boss.reported():
                 on_report(job.task, units)
             found = job.sent.paths.result_pickle.name in names
             job.note(found or queued is None or job.id in queued)
@@ -123,7 +123,7 @@ class _Job:
 
     task: Task
     sent: submitit.Job[tuple[Any, Exception | None]]
-    units: Path
+    boss: FileBoss
     attempt: int
     missed: float | None = None  # since when it has ended without a result
 
@@ -140,14 +140,6 @@ class _Job:
         """Whether it has ended so long ago without a result."""
         return self.missed is not None and time.monotonic() - self.missed >= seconds
 
-    def units_done(self) -> int:
-        """How many units of the task it says are done."""
-        try:
-            text = self.units.read_bytes()[:DIGITS_MAX]
-        except OSError:
-            return 0
-        return int(text) if text.isdigit() else 0
-
     def outcome(self) -> Outcome:
         """What it has left, or where to look for the reason why it has left nothing."""
         if self.missed is not None:
@@ -162,21 +154,8 @@ class _Job:
 class _Attempt(Checkpointable):
     """What a job does; at a time-out or when it is preempted, submitit lets it begin again."""
 
-    def __call__(self, work: Work, units: Path) -> tuple[Any, Exception | None]:
-        return attempt(work, _Teller(units))
-
-
-@dataclass(frozen=True)
-class _Teller:
-    """The boss of a job, which reads a file."""
-
-    units: Path
-
-    def report(self, units: int) -> None:
-        self.units.write_text(str(units))
-
-    def is_stopping(self) -> bool:
-        return False  # SLURM ends it
+    def __call__(self, work: Work, boss: FileBoss) -> tuple[Any, Exception | None]:
+        return attempt(work, boss)
 
 
 def _pause(seconds: float) -> float:

@@ -13,8 +13,9 @@ import sys
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from cache.errors import RefusedError, StorageError
@@ -22,6 +23,7 @@ from pipeline.show import show
 
 ATTEMPTS = 3  # at a task whose process dies
 SHOWN_FAILURES = 3
+DIGITS_MAX = 18  # of a number of units
 
 
 class Boss(Protocol):
@@ -35,6 +37,28 @@ class Boss(Protocol):
 
 
 Work = Callable[[Boss], Any]
+
+
+@dataclass(frozen=True)
+class FileBoss:
+    """The boss of a task on another machine: a file that both machines see."""
+
+    units: Path
+
+    def report(self, units: int) -> None:
+        with suppress(OSError):  # a full disk; what is kept counts, not what is said of it
+            self.units.write_text(str(units))
+
+    def is_stopping(self) -> bool:
+        return False  # the cluster ends the task
+
+    def reported(self) -> int:
+        """The units that are done, as far as this machine sees."""
+        try:
+            text = self.units.read_bytes()[:DIGITS_MAX]
+        except OSError:
+            return 0
+        return int(text) if text.isdigit() else 0
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def extract_by(
     cores = usable_cores() // shards if engine.is_local else CORES
     settings = replace(settings, device=place, workers=settings.workers or max(1, cores))
     tasks = _tasks(asked, settings, shards, None if reuse is None else str(reuse.path))
-    folder = store_path.with_name(f"{store_path.name}.slurm")
+    folder = store_path.with_name(f"{store_path.name}.{engine.name}")
     made = engine.make(place, at_once, folder, "the current block")
     done = results(made, tasks, _counted(asked, on_progress))
     return _whole(done, asked)

@@ -227,7 +227,7 @@ def train_runs(
         if crew.is_here:
             return _train_here(left, *data(), records, on_epochs, keep_seconds)
         tasks = grid.tasks(left, crew.needs)
-        places = crew.at_once or len(tasks), records.root / ".slurm"
+        places = crew.at_once or len(tasks), records.root / f".{engine.name}"
         made = engine.make(device, *places, "the current epoch")
         return [run for trained in results(made, tasks, on_epochs) for run in trained]
 

@@ -31,7 +31,7 @@ WRONG = {
     "train --no-cached --profile t.json": "--profile: not used with --no-cached",
     "train --store s.zarr --profile t.json --workers 2": "--workers: not used with --profile",
     "train --no-cached --precision fp61": "did you mean fp16?",
-    "train --store s.zarr --engine slrum": "expected local or slurm; did you mean slurm?",
+    "train --store s.zarr --engine slrum": "expected local, slurm or ray; did you mean slurm?",
     "train --store s.zarr --engine-set partition=gpu": "--engine-set: not read with --engine local",
     "train --store s.zarr --device cpu --gpus 2": "--gpus: not read with --device cpu",
     "train --no-cached --engine slurm": "--engine: not used with --no-cached",
@@ -39,8 +39,13 @@ WRONG = {
     "ablate table3 --engine slurm --device cpu --workers 2": "use --engine-set tasks=N",
     "ablate table3 --engine slurm --device cpu --engine-set gpu": "expected KEY=VALUE, such as "
     "partition=gpu",
+    "train --engine ray --device cuda:0": "--device cuda:0 is of this machine; say what the nodes",
+    "train --engine ray --device cpu --engine-set partition=gpu": "expected KEY=VALUE, such as "
+    "tasks=8; the keys are tasks, address, num-cpus, num-gpus, memory, accelerator-type",
+    "train --engine ray --device cpu --engine-set address=ray://head": "expected HOST:PORT of "
+    "a cluster that this machine is part of",
     "train --engine slurm --device cpu --engine-set tasks=0": "expected a number of tasks",
-    "extract --engine slurm --device cpu --shard 0/2": "--shard: not read with --engine slurm",
+    "extract --engine slurm --device cpu --shard 0/2": "--shard: not read with --engine or --gpus",
     "ablate table33": "table table33: expected table3, table4, table5, table6, views, "
     "influence, input, without, imbalance, long, text, robustness or population; did you mean "
     "table3?",

@@ -78,6 +78,10 @@ def named(engine: str, folder: Path) -> Engine:
     """An engine, with a folder for its files."""
     if engine == "local":
         return Local(2, "the current task")
+    if engine == "ray":
+        from pipeline.engines.ray import Ray
+
+        return Ray(folder, {}, at_once=2)
     from pipeline.engines.slurm import Slurm
 
     return Slurm(folder, {}, late_seconds=1)
