@@ -1,4 +1,4 @@
-"""What every engine promises, on real processes and a real SLURM."""
+"""What every engine promises, on real processes, a real SLURM and a real Ray."""
 
 import signal
 import subprocess
@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pipeline.config import Run, load_method
 from pipeline.datasets.videos import VideoList
 from pipeline.encoders.clip import EncoderFiles, find_encoder
-from pipeline.engines.choose import EngineChoice
+from pipeline.engines.choose import EngineChoice, Name
 from pipeline.engines.task import Engine, Task, TaskError, results
 from pipeline.extract.loop import extract
 from pipeline.extract.planning import ExtractSettings
@@ -23,10 +24,15 @@ from pipeline.train.grid import train_runs
 from pipeline.train.records import Records
 from support.commands import environment
 from support.labour import die_once, named, tasks, wait_once
-from support.slurm import Cluster
 from support.sources import listed, write_encoder, write_list
 from support.stores import random_store
 from support.tiny import store_bytes
+
+if TYPE_CHECKING:
+    from support.ray import Cluster as RayCluster
+    from support.slurm import Cluster as SlurmCluster
+
+    AnyCluster = RayCluster | SlurmCluster
 
 pytestmark = pytest.mark.slow
 SETTINGS = ExtractSettings(views=2, batch_frames=64, device="cpu", workers=1)
@@ -41,22 +47,38 @@ class TwoAtOnce(EngineChoice):
         return 2
 
 
-@pytest.fixture(params=["local", "slurm"])
-def name(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["local", "slurm", "ray"])
+def name(request: pytest.FixtureRequest) -> Name:
     """The name of an engine, which is running."""
-    if request.param == "slurm":
-        request.getfixturevalue("slurm")
-    return str(request.param)
+    name: Name = request.param
+    if name != "local":
+        request.getfixturevalue(name)
+    return name
+
+
+@pytest.fixture(params=["slurm", "ray"])
+def cluster(request: pytest.FixtureRequest) -> "AnyCluster":
+    """A cluster, whose nodes can be lost."""
+    found: AnyCluster = request.getfixturevalue(request.param)
+    return found
 
 
 @pytest.fixture
-def choice(name: str) -> EngineChoice:
-    return TwoAtOnce("local") if name == "local" else EngineChoice("slurm", None, {"tasks": "2"})
+def choice(name: Name) -> EngineChoice:
+    return TwoAtOnce("local") if name == "local" else EngineChoice(name, None, {"tasks": "2"})
 
 
 @pytest.fixture
-def engine(name: str, tmp_path: Path) -> Engine:
-    return named(name, tmp_path / "slurm")
+def engine(name: Name, tmp_path: Path) -> Engine:
+    return named(name, tmp_path / "engine")
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A folder in which tasks note the processes that have begun them."""
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    return folder
 
 
 def until(holds: Callable[[], object], seconds: float = 60) -> None:
@@ -123,10 +145,9 @@ def test_store_is_that_of_one_process(
     assert (again.digest, again.progress.videos) == (done.digest, 0)
 
 
-def test_task_whose_process_is_killed_is_begun_again(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "begun").mkdir()
+def test_task_whose_process_is_killed_is_begun_again(engine: Engine, begun: Path) -> None:
     done: list[int] = []
-    task = Task("killed", partial(die_once, tmp_path / "begun"))
+    task = Task("killed", partial(die_once, begun))
     assert results(engine, [task], done.append) == ["done"]
     assert sum(done) == 2
 
@@ -142,43 +163,51 @@ def test_task_that_fails_is_named_and_the_others_are_done(
 
 
 def test_interrupt_leaves_nothing_at_work(
-    name: str, tmp_path: Path, request: pytest.FixtureRequest
+    name: Name, begun: Path, request: pytest.FixtureRequest
 ) -> None:
-    (tmp_path / "begun").mkdir()
-    command = [sys.executable, "-m", "support.labour", str(tmp_path / "begun"), name]
+    command = [sys.executable, "-m", "support.labour", str(begun), name]
     process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
-    until(lambda: len(list((tmp_path / "begun").iterdir())) == 2)
+    until(lambda: len(list(begun.iterdir())) == 2)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130, said
     assert "Traceback" not in said
-    workers = [int(path.name) for path in (tmp_path / "begun").iterdir()]
+    workers = [int(path.name) for path in begun.iterdir()]
     until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
     if name == "slurm":
-        cluster: Cluster = request.getfixturevalue("slurm")
+        cluster: SlurmCluster = request.getfixturevalue("slurm")
         until(lambda: cluster.queue() == [])
+    else:
+        assert list(begun.parent.iterdir()) == [begun]
 
 
-@pytest.mark.parametrize("ended_by", ["lost node", "time-out"])
-def test_job_that_a_cluster_ends_is_begun_again(
-    slurm: Cluster, tmp_path: Path, ended_by: str
+def test_task_whose_node_is_lost_is_begun_again(
+    cluster: "AnyCluster", begun: Path, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "begun"
-    folder.mkdir()
-    task = Task("ended", partial(wait_once, folder))
-    nodes: list[str] = []
+    lost: list[Any] = []
 
-    def end(_: int) -> None:
-        node, job = slurm.queue()[0].split()[1:]
-        nodes.append(node)
-        if ended_by == "lost node":
-            slurm.lose(node)
-        else:  # the signal that SLURM sends before the time is over
-            slurm.ask("scancel", "--signal=USR2", job)
+    def lose(_: int) -> None:
+        (process,) = (int(path.suffix[1:]) for path in begun.iterdir())
+        lost.append(cluster.node_of(process))
+        cluster.lose(lost[0])
 
+    task = Task("waiting", partial(wait_once, begun))
     try:
-        assert results(named("slurm", tmp_path / "slurm"), [task], end) == ["done"]
+        assert results(named(cluster.engine, tmp_path / "engine"), [task], lose) == ["done"]
     finally:
-        (folder / "end").touch()
-        if ended_by == "lost node":
-            slurm.revive(nodes[0])
+        (begun / "end").touch()
+        cluster.revive(*lost)
+
+
+def test_job_that_reaches_its_time_limit_is_begun_again(
+    slurm: "SlurmCluster", begun: Path, tmp_path: Path
+) -> None:
+    def end(_: int) -> None:
+        job = slurm.queue()[0].split()[2]
+        slurm.ask("scancel", "--signal=USR2", job)  # as SLURM does before the time is over
+
+    task = Task("waiting", partial(wait_once, begun))
+    try:
+        assert results(named("slurm", tmp_path / "engine"), [task], end) == ["done"]
+    finally:
+        (begun / "end").touch()

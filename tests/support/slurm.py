@@ -49,6 +49,7 @@ class Cluster:
 
     folder: Path
     daemons: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    engine = "slurm"
 
     def start(self, name: str, *command: str) -> None:
         """Start a daemon in the foreground."""
@@ -60,6 +61,11 @@ class Cluster:
     def start_node(self, node: str) -> None:
         """Start the daemon of a node."""
         self.start(node, "slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf"))
+
+    def node_of(self, process: int) -> str:
+        """The node on which a process does a task."""
+        variables = Path(f"/proc/{process}/environ").read_text().split("\0")
+        return dict(line.split("=", 1) for line in variables if "=" in line)["SLURMD_NODENAME"]
 
     def lose(self, node: str) -> None:
         """Take a node down; what it computes goes on, but out of reach."""
