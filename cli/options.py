@@ -122,6 +122,12 @@ def check_configs(values: list[str]) -> list[str]:
     return values
 
 
+def _check_engine(value: str) -> str:
+    if not Path(value).is_file():
+        expect("--engine", value, [*ENGINES, "an existing TOML file"])
+    return value
+
+
 def _tables() -> list[str]:
     from pipeline.report.tables import TABLES
 
@@ -459,10 +465,11 @@ EngineOption = Annotated[
     str,
     typer.Option(
         "--engine",
-        metavar="NAME",
-        help="Where the work is done: local, on this machine; slurm, as jobs; or ray, on a Ray "
-        "cluster.",
-        **_one_of("--engine", ENGINES),
+        metavar="NAME|FILE",
+        help="Where the work is done: local, on this machine; slurm, as jobs; ray, on a Ray "
+        "cluster; or as a TOML file says in [engine].",
+        callback=_check_engine,
+        autocompletion=lambda: list(ENGINES),
     ),
 ]
 GpusOption = Annotated[

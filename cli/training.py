@@ -11,12 +11,12 @@ from cache.errors import RefusedError
 from cli.options import DEFAULT_CONFIG, DEFAULT_RUNS
 from cli.progress import progress
 from cli.show import count, next_step, show
-from pipeline.engines.choose import EngineChoice
 from pipeline.resources import check_folder, check_writable
 
 if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.config import Run
+    from pipeline.engines.choose import EngineChoice
     from pipeline.train.features import TrainingData
     from pipeline.train.records import Records
 
@@ -48,7 +48,7 @@ def train_pending(
     device: str,
     workers: int | None,
     features: str,
-    engine: EngineChoice,
+    engine: "EngineChoice",
 ) -> int:
     """Train the runs that have no record, with a progress bar; returns how many it trained.
 

@@ -1,4 +1,4 @@
-"""``--engine``, ``--gpus`` and ``--engine-set`` -> the engine that a command uses."""
+"""``--engine``, ``--gpus``, ``--engine-set`` and TOML files -> the engine that a command uses."""
 
 import os
 import re
@@ -8,14 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, get_args
+
+from pydantic import Field, ValidationError
 
 from cache.errors import RefusedError
+from cache.outside import read_text
+from pipeline.config import CONFIG_BYTES_MAX, Settings, parse_toml
 from pipeline.device import check_device, choose_device
 from pipeline.engines.local import Local
 from pipeline.engines.task import Engine
 
 Name = Literal["local", "slurm", "ray"]
+NAMES: tuple[Name, ...] = get_args(Name)
 TASKS = "tasks"  # a setting of ours: how many tasks are done at a time
 ADDRESS = "address"  # a setting of ours: which Ray cluster
 CONNECT_SECONDS = 5.0
@@ -102,6 +107,20 @@ class EngineChoice:
 LOCAL = EngineChoice()
 
 
+class EngineTable(Settings):
+    """What ``[engine]`` in a TOML file says."""
+
+    name: Name
+    gpus: int | None = Field(None, ge=1, le=1024)
+    settings: dict[str, str | int | float] = Field(default_factory=dict)
+
+
+class EngineFile(Settings):
+    """A TOML file that says where tasks are to be done."""
+
+    engine: EngineTable
+
+
 def choose_engine(
     name: str,
     gpus: int | None,
@@ -111,9 +130,14 @@ def choose_engine(
 ) -> EngineChoice:
     """The choice that these options make; ``settings`` are KEY=VALUE, ``workers`` processes.
 
-    Raises RefusedError for options that do not fit together, and without what an engine needs.
+    ``name`` may be a TOML file, which the other options overrule. Raises RefusedError for options
+    that do not fit together, and without what an engine needs.
     """
     check_device(device)
+    if name not in NAMES:
+        table = _read(Path(name))
+        name, gpus = table.name, table.gpus if gpus is None else gpus
+        settings = [*(f"{key}={value}" for key, value in table.settings.items()), *settings]
     if gpus is not None and (device == "cpu" or ":" in device):
         raise RefusedError(f"--gpus: not read with --device {device}")
     if name == "local":
@@ -127,9 +151,20 @@ def choose_engine(
             f"--engine {name}: --device {device} is of this machine; say what the nodes have, with "
             "--device cuda or --device cpu"
         )
-    chosen = EngineChoice(cast(Name, name), gpus, dict(_parse(name, text) for text in settings))
+    chosen = EngineChoice(name, gpus, dict(_parse(name, text) for text in settings))
     _check_at_hand(chosen)
     return chosen
+
+
+def _read(path: Path) -> EngineTable:
+    text = read_text(path, f"{', '.join(NAMES)} or a TOML file", CONFIG_BYTES_MAX)
+    try:
+        return EngineFile.model_validate(parse_toml(text, str(path))).engine
+    except ValidationError as error:
+        found = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        raise RefusedError(
+            f"{path}: {'; '.join(found)}; expected [engine] with name, gpus and settings"
+        ) from None
 
 
 def _parse(engine: str, setting: str) -> tuple[str, str]:
@@ -167,5 +202,6 @@ def _check_cluster(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise RefusedError(
-            f"--engine ray: no Ray cluster at {address} ({error}); start one with: ray start --head"
+            f"--engine ray: no Ray cluster at {address} ({error.args[-1]}); start one with: ray "
+            "start --head"
         ) from error

@@ -31,7 +31,8 @@ WRONG = {
     "train --no-cached --profile t.json": "--profile: not used with --no-cached",
     "train --store s.zarr --profile t.json --workers 2": "--workers: not used with --profile",
     "train --no-cached --precision fp61": "did you mean fp16?",
-    "train --store s.zarr --engine slrum": "expected local, slurm or ray; did you mean slurm?",
+    "train --store s.zarr --engine slrum": "expected local, slurm, ray or an existing "
+    "TOML file; did you mean slurm?",
     "train --store s.zarr --engine-set partition=gpu": "--engine-set: not read with --engine local",
     "train --store s.zarr --device cpu --gpus 2": "--gpus: not read with --device cpu",
     "train --no-cached --engine slurm": "--engine: not used with --no-cached",

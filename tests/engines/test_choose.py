@@ -1,0 +1,57 @@
+"""``--engine``, ``--gpus``, ``--engine-set`` and ``[engine]`` of a TOML file -> a choice."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from cache.errors import RefusedError
+from pipeline.engines.choose import EngineChoice, choose_engine
+
+OURS = """
+[engine]
+name = "ray"
+gpus = 8
+[engine.settings]
+num-cpus = 4
+num-gpus = 0.5
+accelerator-type = "H200"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "cluster.toml"
+    path.write_text(OURS)
+    return path
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="no Ray; it is in the extra tgdfer[ray]")
+def test_command_line_wins_over_a_file(file: Path) -> None:
+    theirs = {"num-cpus": "4", "num-gpus": "0.5", "accelerator-type": "H200"}
+    assert choose_engine(str(file), None, [], "cuda") == EngineChoice("ray", 8, theirs)
+    given = ["num-cpus=2", "tasks=3"]
+    mixed = theirs | {"num-cpus": "2", "tasks": "3"}
+    assert choose_engine(str(file), 1, given, "cuda") == EngineChoice("ray", 1, mixed)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "said"),
+    [
+        ("[engine]", "[engines]", "engines: Extra inputs are not permitted"),
+        ('name = "ray"', "", "engine.name: Field required"),
+        ('"ray"', '"rey"', "engine.name: Input should be 'local', 'slurm' or 'ray'"),
+        ("gpus = 8", "gpus = 0", "engine.gpus: Input should be greater than or equal to 1"),
+        ("gpus = 8", "gpu = 8", "engine.gpu: Extra inputs are not permitted"),
+        ('"H200"', '["H200"]', "engine.settings.accelerator-type"),
+        ('"H200"', '"H 200"', "--engine-set accelerator-type=H 200: expected a type of GPU"),
+        ("num-cpus", "cpus", "--engine-set cpus=4: expected KEY=VALUE"),
+        ("gpus = 8", "gpus = ", "not valid TOML"),
+    ],
+)
+def test_file_that_says_something_else_is_refused(
+    file: Path, ours: str, theirs: str, said: str
+) -> None:
+    file.write_text(OURS.replace(ours, theirs, 1))
+    with pytest.raises(RefusedError, match=said.replace("[", r"\[")):
+        choose_engine(str(file), None, [], "cuda")
