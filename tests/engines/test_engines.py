@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cache.errors import StorageError
 from pipeline.config import Run, load_method
 from pipeline.datasets.videos import VideoList
 from pipeline.encoders.clip import EncoderFiles, find_encoder
@@ -23,7 +24,8 @@ from pipeline.extract.shards import extract_by
 from pipeline.train.grid import train_runs
 from pipeline.train.records import Records
 from support.commands import environment
-from support.labour import die_once, named, tasks, wait_once
+from support.labour import die_once, keep, named, tasks, wait_once
+from support.mounts import can_mount, full_disk
 from support.sources import listed, write_encoder, write_list
 from support.stores import random_store
 from support.tiny import store_bytes
@@ -197,6 +199,23 @@ def test_task_whose_node_is_lost_is_begun_again(
     finally:
         (begun / "end").touch()
         cluster.revive(*lost)
+
+
+def test_full_disk_of_one_node_is_named_and_what_the_others_did_is_kept(
+    cluster: "AnyCluster", begun: Path, tmp_path: Path
+) -> None:
+    if not can_mount():
+        pytest.skip("mounting is not allowed here")
+    (scratch := begun / "kept" / ".tmp").mkdir(parents=True)
+    nodes, engine = cluster.daemons_of_nodes(), named(cluster.engine, tmp_path / "engine")
+    work = [Task(word, partial(keep, begun, word, len(nodes))) for word in "abc"[: len(nodes)]]
+    full = f"cannot write {scratch}: the disk is full; free some space and run the same command"
+    with full_disk(nodes[0], scratch), pytest.raises(StorageError, match=full):
+        results(engine, work)
+    kept = {path: path.stat().st_mtime_ns for path in begun.glob("kept/?")}
+    assert 0 < len(kept) < len(nodes)
+    assert results(engine, work).count(True) == len(nodes) - len(kept)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_job_that_reaches_its_time_limit_is_begun_again(

@@ -11,7 +11,8 @@ import time
 from functools import partial
 from pathlib import Path
 
-from cache.errors import RefusedError
+from cache.errors import RefusedError, StorageError
+from cache.files import write_files
 from pipeline.engines.local import Local
 from pipeline.engines.task import Boss, Engine, Task, results
 from pipeline.interrupt import StoppedError
@@ -52,6 +53,26 @@ def wait_once(folder: Path, boss: Boss) -> str:
         while not boss.is_stopping() and not (folder / "end").exists():
             time.sleep(0.05)
     return "done"
+
+
+def keep(folder: Path, word: str, nodes: int, boss: Boss) -> bool:
+    """Write a file as blocks are written, once every node has begun such a task; whether it had to.
+
+    If its disk is full, it fails once another has written its own.
+    """
+    begun(folder)
+    while len(list(folder.glob("*.*"))) < nodes:
+        time.sleep(0.05)
+    kept = folder / "kept"
+    if (kept / word).exists():
+        return False
+    try:
+        write_files({kept / word: bytes(1 << 16)}, kept / ".tmp")
+    except StorageError:
+        while not any(path.is_file() for path in kept.iterdir()):
+            time.sleep(0.05)
+        raise
+    return True
 
 
 def environment_of(name: str, boss: Boss) -> str | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import ray.cluster_utils
 
+from support.mounts import with_own_mounts
+
 MIB = 2**20
 NODE = {"num_cpus": 1, "memory": 64000 * MIB, "object_store_memory": 80 * MIB}
 HEAD = NODE | {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False}
@@ -32,13 +34,14 @@ class Cluster:
         """As in RAY_ADDRESS."""
         return str(self.daemons.address)
 
+    def daemons_of_nodes(self) -> list[int]:
+        """The process that starts the tasks of each node, with mounts of its own."""
+        return [_raylet(node) for node in self.daemons.worker_nodes]
+
     def node_of(self, process: int) -> Any:
         """The node on which a process does a task."""
         parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-        for node in self.daemons.worker_nodes:
-            if node.all_processes["raylet"][0].process.pid == parent:
-                return node
-        raise LookupError(f"process {process} was started by {parent}, which is no node")
+        return next(node for node in self.daemons.worker_nodes if _raylet(node) == parent)
 
     def lose(self, node: Any) -> None:
         """Take a node down with all its processes."""
@@ -50,7 +53,11 @@ class Cluster:
 
     def start_node(self) -> None:
         """Start a node."""
-        self.daemons.add_node(**NODE)
+        with_own_mounts(lambda: self.daemons.add_node(**NODE))
+
+
+def _raylet(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
 
 
 @contextmanager

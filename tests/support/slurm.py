@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from support.mounts import with_own_mounts
+
 NODES = ("n1", "n2", "n3")
 CONFIGURATION = """\
 ClusterName=mini
@@ -60,7 +62,12 @@ class Cluster:
 
     def start_node(self, node: str) -> None:
         """Start the daemon of a node."""
-        self.start(node, "slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf"))
+        command = ("slurmd", "-D", "-N", node, "-f", str(self.folder / "slurm.conf"))
+        with_own_mounts(lambda: self.start(node, *command))
+
+    def daemons_of_nodes(self) -> list[int]:
+        """The process that starts the tasks of each node, with mounts of its own."""
+        return [self.daemons[node].pid for node in NODES]
 
     def node_of(self, process: int) -> str:
         """The node on which a process does a task."""
