@@ -1,7 +1,8 @@
 """Folders of one's own: ROOT/CLASS/VIDEO, or with {train,test} above or below the class -> Survey.
 
 A video is a video file, or a folder that holds images; it may lie deeper below the folder of its
-class. Folders that spell one of the known classes ("Happy") are taken for it.
+class. Folders that spell one of the known classes ("Happy") are taken for it; folders of one name
+in those of several classes are taken for people.
 """
 
 import os
@@ -17,7 +18,7 @@ from pipeline.datasets.named import part_of, refuse_spellings, split_fold
 from pipeline.datasets.rows import Row
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Layout, find_videos, refuse_nested, scan, some
-from pipeline.datasets.videos import natural_key
+from pipeline.datasets.videos import Fold, natural_key
 
 LAYOUT = Layout(None, "/".join, levels=99)
 _FOLD = re.compile(r"(fold|set|split)[-_ ]?\d+", re.IGNORECASE)
@@ -31,9 +32,10 @@ def survey_folders(
 ) -> Survey:
     """All videos under ``root``; without folders for parts they have no folds.
 
-    ``classes`` are known to be some, or those that folders number from 0 or 1; others are refused
-    if they may be people or folds. Raises RefusedError also for a video that is in no folder, for
-    two folders of one class, for numbers beside words, and for parts beside other folders.
+    ``classes`` are known to be some, or those that folders number from 0 or 1; what they do not
+    name is refused if it may be people or folds. Raises RefusedError also for a video that is in no
+    folder, for two folders of one class, for numbers without ``classes`` or beside words, for parts
+    beside other folders, and for folds or parts in a place where they are not read.
     """
     found = find_videos(scan(root, holds="one folder for each class"), LAYOUT, source)
     ids = sorted(found.places, key=natural_key)
@@ -43,19 +45,53 @@ def survey_folders(
     level = _level_of_parts(below)
     _refuse_parts_as_classes(below, level, root)
     own = {i: _without_parts(parts, level) for i, parts in below.items()}
+    depth = 2 if level is None else 3  # of a video that is in the folder of its class itself
+    inner = {i: own[i][1] for i, parts in below.items() if len(parts) > depth}
     word = {video_id: parts[0] for video_id, parts in own.items()}
     refuse_spellings(word, root)
-    names = _class_names(word, root, classes or ())
-    if not {*names.values()} <= {*(classes or ())}:
-        _refuse_people_as_classes(own, root)
+    if not {*map(full_class_name, word.values())} <= {*(classes or ())}:
+        _refuse_people_as_classes(own, {*inner.values()}, root)
+    names = _class_names(word, root, classes)
     ordered = tuple(dict.fromkeys(names[w] for w in sorted(names, key=natural_key)))
     labels = {video_id: ordered.index(names[word[video_id]]) for video_id in ids}
+    notes = _unread_splits(below, level, root)
+    subjects = _people(inner, word, root)
+    if subjects:
+        people = some(sorted({*subjects.values()}, key=natural_key))
+        notes += (f"{people}: taken for people, in folders of classes; --subjects says otherwise",)
+    folds, subsets = _split(below, level, root)
+    return Survey(
+        name="folders",
+        root=root,
+        classes=ordered,
+        labels=labels,
+        folds=folds,
+        found=found,
+        subjects=subjects,
+        subsets=subsets,
+        notes=notes,
+    )
+
+
+def _split(
+    below: Below, level: int | None, root: Path
+) -> tuple[tuple[Fold, ...], dict[str, frozenset[str]]]:
     if level is None:
-        return Survey("folders", root, ordered, labels, (), found, notes=_unread_parts(below))
+        return (), {}
     part = {video_id: str(part_of(parts[level])) for video_id, parts in below.items()}
-    test = "test" if "test" in part.values() else "validation"
-    folds, subsets = split_fold(part, test, root)
-    return Survey("folders", root, ordered, labels, folds, found, subsets=subsets)
+    return split_fold(part, "test" if "test" in part.values() else "validation", root)
+
+
+def _people(inner: Mapping[str, str], word: Mapping[str, str], root: Path) -> dict[str, str]:
+    """Who is seen in each video: the folder in that of the class, if several classes have one.
+
+    ``inner`` and ``word`` are these folders by id.
+    """
+    inside = Counter(name for name, _ in {(name, word[i]) for i, name in inner.items()})
+    if not inside or max(inside.values()) == 1:
+        return {}
+    refuse_spellings(inner, root, "person")
+    return dict(inner)
 
 
 def _level_of_parts(below: Below) -> int | None:
@@ -94,41 +130,74 @@ def _refuse_parts_as_classes(below: Below, level: int | None, root: Path) -> Non
         )
 
 
-def _refuse_people_as_classes(own: Below, root: Path) -> None:
+def _refuse_people_as_classes(own: Below, inner: Collection[str], root: Path) -> None:
     """Refuse folders that are folds by their names, or that hold what may be the classes."""
     tops = sorted({parts[0] for parts in own.values()}, key=natural_key)
-    inside = _likely_classes(own, tops)
+    inside = _likely_classes(own, tops, inner)
     if inside or any(map(_FOLD.fullmatch, tops)):
         what = f", {some(inside)}" if inside else ""
         raise RefusedError(
             f"{root}: nothing says whether {some(tops)} are the classes, or what is in them{what}: "
-            "if it is the latter, say class and subject or fold in a list (tgdfer data init "
-            f"{root} writes one to fill in), or take one of the folders with --source; if it is "
-            "the former, name them in a file for --texts"
+            f"if it is the latter, {_in_a_list(root)}, or take one of the folders with --source; "
+            "if it is the former, call them by the names of the classes, in a file for --texts too"
         )
 
 
-def _likely_classes(own: Below, tops: Sequence[str]) -> list[str]:
+def _in_a_list(root: Path) -> str:
+    return (
+        f"say class and subject or fold in a list (tgdfer data init {root} writes one to fill in)"
+    )
+
+
+def _likely_classes(own: Below, tops: Sequence[str], inner: Collection[str]) -> list[str]:
     """What is in the folders and may be the classes.
 
     Names of known classes may, at most two levels below a folder that has no such name. So may
-    what is in the folders if most of it is in several by the same name; names with numbers do not
-    count, as clips and sessions have them.
+    what is in the folders, unless one is a known class, if most of it is in several by the same
+    name. Names with numbers do not count, as clips and sessions have them, but those of folders
+    (``inner``) that are numbers do, and all of these if the folders above have numbers too.
     """
     known = {n for p in own.values() if not _is_known(p[0]) for n in p[1:3] if _is_known(n)}
+    if known or any(map(_is_known, tops)):
+        return sorted(known)
+    numbered = all(re.search(r"\d", top) for top in tops)
     inside = Counter(p[1] for p in {tuple(parts[:2]) for parts in own.values()} if len(p) > 1)
-    counts = [count for name, count in inside.items() if not re.search(r"\d", name)]
+    counts = [
+        count
+        for name, count in inside.items()
+        if not re.search(r"\d", name) or (name in inner and (numbered or name.isdecimal()))
+    ]
     shared = len(counts) > 1 and 2 * sum(count > 1 for count in counts) > len(counts)
-    return sorted(known or (inside if shared and not any(map(_is_known, tops)) else ()))
+    return sorted(inside, key=natural_key) if shared else []
 
 
 def _is_known(word: str) -> bool:
     return full_class_name(word) in WORDS
 
 
-def _unread_parts(below: Below) -> tuple[str, ...]:
-    named = sorted({"/".join(p[:2]) for p in below.values() if len(p) > 2 and part_of(p[1])})
-    return (f"{some(named)}: not read as parts, since not all videos are in one",) if named else ()
+def _unread_splits(below: Below, level: int | None, root: Path) -> tuple[str, ...]:
+    """A note of the folders that are called like parts or folds, and are not read as such.
+
+    Refused if they split all videos, and nothing else does.
+    """
+    start = 1 if level is None else 2
+    named: dict[str, str] = {}
+    kinds = dict.fromkeys(below, "")
+    for video_id, parts in below.items():
+        for n, name in enumerate(parts[start:-1], start):
+            kind = part_of(name) or (_FOLD.fullmatch(name) and name)
+            if kind:
+                named["/".join(parts[: n + 1])] = kinds[video_id] = kind
+                break
+    if not named:
+        return ()
+    shown = some(sorted(named, key=natural_key))
+    if level is None and len({*kinds.values()}) > 1 and all(kinds.values()):
+        raise RefusedError(
+            f"{root}: {shown} say how the videos are split, where it is not read: move train and "
+            f"test above or into the folders of the classes, or {_in_a_list(root)}"
+        )
+    return (f"{shown}: not read as a split, since not all videos are in one, or all in the same",)
 
 
 def _below_wrappers(ids: Sequence[str]) -> dict[str, list[str]]:
@@ -141,7 +210,9 @@ def _below_wrappers(ids: Sequence[str]) -> dict[str, list[str]]:
     return parts
 
 
-def _class_names(word: Mapping[str, str], root: Path, classes: Sequence[str]) -> dict[str, str]:
+def _class_names(
+    word: Mapping[str, str], root: Path, classes: Sequence[str] | None
+) -> dict[str, str]:
     """The class that each folder stands for: a number for the one of ``classes`` in its place.
 
     ``word`` is the folder by id. Numbers beside words are refused.
@@ -153,6 +224,11 @@ def _class_names(word: Mapping[str, str], root: Path, classes: Sequence[str]) ->
         raise RefusedError(
             f"{root}: the folders {some(numbers)} are numbers, and {some(others)} are words: call "
             "the former by the names of their classes, or move away what is no class"
+        )
+    if numbers and not classes:
+        raise RefusedError(
+            f"{root}: the folders {some(numbers)} are numbers; say which classes they are, in "
+            f"their order, with --texts FILE; if they are no classes, {_in_a_list(root)}"
         )
     if classes and numbers and not {*classes} <= words:
         base = class_base([Row(i, n, f"{root}/{i}") for i, n in word.items()], root, classes)

@@ -86,6 +86,7 @@ def videos_of(survey: Survey, limit: int | None = None) -> VideoList:
             f"{survey.root}: nothing says which videos are for training and which for testing; add "
             "--folds 5 to draw folds"
             + (", or a column split or fold to the list" if survey.name == "list" else "")
+            + "".join(f"; {note}" for note in survey.notes)
         )
     few = None if limit is None else choose_few(survey.labels, survey.folds, limit)
     return survey.video_list(few)
@@ -94,7 +95,7 @@ def videos_of(survey: Survey, limit: int | None = None) -> VideoList:
 def _with_subjects(survey: Survey, file: Path | None) -> Survey:
     if file is None:
         return survey
-    if survey.subjects:
+    if survey.subjects and survey.name != "folders":  # whose folders are only taken for people
         raise RefusedError(f"--subjects {file}: {survey.name} says itself who is seen in a video")
     return replace(survey, subjects=read_subjects(file, survey.labels.keys()))
 

@@ -8,12 +8,13 @@ import pytest
 from cache.errors import RefusedError
 from pipeline.datasets.afew import survey_afew
 from pipeline.datasets.caer import survey_caer
+from pipeline.datasets.check import check_survey
 from pipeline.datasets.crema_d import survey_crema_d
 from pipeline.datasets.enterface import survey_enterface
 from pipeline.datasets.folders import survey_folders
 from pipeline.datasets.named import part_of
 from pipeline.datasets.ravdess import CODES, survey_ravdess
-from pipeline.datasets.read import survey_dataset
+from pipeline.datasets.read import survey_dataset, videos_of
 from pipeline.datasets.survey import Survey
 from support.trees import add_frames, add_video, write
 
@@ -191,6 +192,8 @@ def test_parts_may_lie_in_the_folders_of_the_classes(tmp_path: Path) -> None:
     survey = survey_folders(tmp_path)
     assert survey.folds == ()
     assert survey.notes[0].startswith("Happy/test, Happy/train, bored/test, bored/train: not read")
+    with pytest.raises(RefusedError, match=r"nothing says which .*; Happy/test, .*: not read as a"):
+        videos_of(survey)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +228,17 @@ def test_parts_may_lie_in_the_folders_of_the_classes(tmp_path: Path) -> None:
             r"whether set1, set2 are the classes",
         ),
         ("1/a 2/b Happy/c", r"folders 1, 2 are numbers, and Happy are words: call the former"),
+        ("1/a/x 2/b/x", r"folders 1, 2 are numbers; say which .*--texts FILE; if .* data init"),
+        ("anna/1/a anna/2/b ben/1/c ben/2/d", r"whether anna, ben are .* in them, 1, 2: "),
+        ("S1/c1/a S1/c2/b S2/c1/c S2/c2/d", r"whether S1, S2 are .* in them, c1, c2: "),
+        (
+            "Sad/fold1/a Sad/fold2/b Happy/fold1/c Happy/fold2/d",
+            r"Happy/fold1, .*Sad/fold2 say how the videos are split, where it is not read: .*init",
+        ),
+        (
+            "Sad/anna/train/a Sad/anna/test/b Happy/ben/train/c Happy/ben/test/d",
+            r"Happy/ben/test, .* say how .* move train and test above or into the folders",
+        ),
     ],
 )
 def test_folders_at_the_top_that_are_no_classes_are_refused(
@@ -240,7 +254,6 @@ def test_folders_at_the_top_that_are_no_classes_are_refused(
     "paths",
     [
         "bored/s1/a bored/s2/b shy/s1/c shy/s2/d",
-        "1/a/x 2/b/x",
         "bored/train/a bored/test/b shy/train/a shy/test/b",
         "bored/anna/a bored/ben/b shy/anna/c shy/cleo/d",
     ],
@@ -262,6 +275,39 @@ def test_folders_that_texts_name_are_the_classes(tmp_path: Path) -> None:
     assert survey_dataset("folders", tmp_path, texts=texts).classes == ("bored", "shy")
     with pytest.raises(RefusedError, match="whether bored, shy are the classes"):
         survey_dataset("folders", tmp_path)
+
+
+def test_folders_of_one_name_in_those_of_several_classes_are_people(tmp_path: Path) -> None:
+    for word in ("Happy", "bored"):
+        for person in ("anna", "ben", "S01"):
+            add_video(tmp_path / word / person / "session 2" / "a.mp4")
+    add_video(tmp_path / "bored/b.mp4")
+    survey = survey_dataset("folders", tmp_path, folds=3)
+    assert {*survey.subjects.values()} == {"S01", "anna", "ben"}
+    assert survey.notes[0].startswith("S01, anna, ben: taken for people, in folders of classes; ")
+    assert not any(check_survey(survey).shared_subjects.values())
+    rows = "".join(f"{i},person {n % 2}\n" for n, i in enumerate(survey.labels))
+    other = write(tmp_path.with_suffix(".csv"), rows)
+    survey = survey_dataset("folders", tmp_path, subjects=other)
+    assert {*survey.subjects.values()} == {"person 0", "person 1"}
+    for folder in ("train/Sad", "test/Sad", "train/Happy", "test/Happy"):
+        add_video(tmp_path / "split" / folder / "anna/a.mp4")
+    assert check_survey(survey_folders(tmp_path / "split")).shared_subjects == {"1": 1}
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        *("1/Sad/a 1/Happy/b 2/Sad/c 2/Happy/d", "1/shy/a 1/bored/b 2/shy/c 2/bored/d"),
+        "1/train/Sad/a 1/test/Happy/b 2/train/Sad/c 2/test/Happy/d",
+    ],
+)
+def test_people_who_are_numbers_are_not_the_classes_of_texts(tmp_path: Path, paths: str) -> None:
+    for path in paths.split():
+        add_video(tmp_path / f"root/{path}.mp4")
+    texts = write(tmp_path / "texts.toml", "[sadness]\n[happiness]\n")
+    with pytest.raises(RefusedError, match=r"whether 1, 2 are the classes, or what is in them, "):
+        survey_dataset("folders", tmp_path / "root", texts=texts)
 
 
 @pytest.mark.parametrize("base", [0, 1])
