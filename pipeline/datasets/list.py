@@ -57,8 +57,14 @@ class _Classes:
 
     def index(self, label: str, row: Row) -> int:
         """The index of the class of a label."""
+        first = self.base or 0
         if self.base is not None and re.fullmatch(r"-?[0-9]{1,9}", label):
-            return int(label) - self.base
+            if 0 <= int(label) - first < len(self.names):
+                return int(label) - first
+            raise RefusedError(
+                f"{row.where}: label {label}; expected {first} to {first + len(self.names) - 1}, "
+                "as the labels of videos run; of frames, - is the label of those that show none"
+            )
         for name in (label, full_class_name(label)):
             if name in self.names:
                 return self.names.index(name)
@@ -328,13 +334,8 @@ def _classes(rows: Sequence[Row], file: Path, given: Sequence[str] | None) -> _C
 
 def _frame_labels(cell: str, classes: _Classes, row: Row) -> NDArray[np.int8]:
     """Labels of the frames of a video, from 0; -1 for a frame that shows none of the classes."""
-    last = len(classes.names) - 1
-    labels = [
-        -1 if c == "-" else classes.index(c, row) for c in map(_bare, re.split(r"[\s;]+", cell))
-    ]
-    if not -1 <= min(labels) <= max(labels) <= last:
-        raise RefusedError(f"{row.where}: a frame label is none of the {last + 1} classes")
-    return np.array(labels, np.int8)
+    words = map(_bare, re.split(r"[\s;]+", cell))
+    return np.array([-1 if w == "-" else classes.index(w, row) for w in words], np.int8)
 
 
 def _votes(cell: str, classes: _Classes, row: Row) -> Votes:

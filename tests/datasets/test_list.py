@@ -155,15 +155,19 @@ def test_numbers_and_quotes_of_other_programs_are_read(tmp_path: Path) -> None:
 def test_numbers_are_classes_in_the_order_given(tmp_path: Path, base: int) -> None:
     add_files(tmp_path)
     numbers = {"bored": 2 + base, "Happy": base, "proud": 1 + base}
-    rows = [
-        f"{path},{numbers[label]},{numbers[label]};{base - 1}" for path, label in VIDEOS.items()
-    ]
+    rows = [f"{path},{numbers[label]},{numbers[label]};-" for path, label in VIDEOS.items()]
     write(tmp_path / "list.csv", "\n".join(["path,label,frame_labels", *rows]))
     survey = survey_list(tmp_path, classes=("happiness", "proud", "bored"))
     assert {i: survey.classes[k] for i, k in survey.labels.items()} == IDS
     np.testing.assert_array_equal(survey.frames["c"][0], [2, -1])
     with pytest.raises(RefusedError, match=r"the labels are numbers; .*--texts"):
         survey_list(tmp_path)
+    for wrong in (base - 1, base + 3):
+        lines = ["path,label,frame_labels", *rows[1:], rows[0].replace("-", str(wrong))]
+        write(tmp_path / "list.csv", "\n".join(lines))
+        message = rf"csv:5: label {wrong}; expected {base} to {base + 2}, .* - is the label of"
+        with pytest.raises(RefusedError, match=message):
+            survey_list(tmp_path, classes=("happiness", "proud", "bored"))
 
 
 @pytest.mark.parametrize(("base", "names"), [(0, "10"), (1, "01")])
