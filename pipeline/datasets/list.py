@@ -28,7 +28,7 @@ from cache.outside import read_outside, read_text
 from pipeline.datasets.folds import folds_of_tests
 from pipeline.datasets.known import full_class_name
 from pipeline.datasets.labels import class_base, votes_of
-from pipeline.datasets.named import part_of, refuse_spellings, split_fold
+from pipeline.datasets.named import part_of, refuse_spellings, spelling, split_fold
 from pipeline.datasets.rows import LINE_MAX, LIST_BYTES_MAX, SHOWN_LETTERS, Row, Votes, cell_text
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Found, Place, place_at, refuse_nested, refuse_outside
@@ -363,8 +363,8 @@ def _folds(
             row = rows[next(i for i in cells_of if i not in cells)]
             raise RefusedError(f"{row.where}: video {row.id} has no {name}, others have one")
     if found["fold"]:
-        _refuse_parts(found["fold"], rows)
         tested = {i: _number(fold) for i, fold in found["fold"].items()}
+        _refuse_no_folds(tested, rows)
         refuse_spellings(tested, file, "fold")
         folds = folds_of_tests(tested)
         if not folds:
@@ -386,8 +386,18 @@ def _folds(
     return split_fold({i: str(part) for i, part in parts.items()}, test, file)
 
 
-def _refuse_parts(fold_of: Mapping[str, str], rows: Mapping[str, Row]) -> None:
+def _refuse_no_folds(fold_of: Mapping[str, str], rows: Mapping[str, Row]) -> None:
+    """Refuse parts, and words and other signs if there are folds with numbers."""
+    first: dict[str, str] = {}
     for video_id, fold in fold_of.items():
+        first.setdefault(fold, video_id)
+    numbered = [fold for fold in first if spelling(fold).isdecimal()]
+    for fold, video_id in first.items():
+        if numbered and not spelling(fold).isdecimal():
+            raise RefusedError(
+                f"{rows[video_id].where}: fold {fold!r} has no number that is one of a fold, as "
+                f"{numbered[0]!r} has: number all of them, or none"
+            )
         if part_of(fold) == "train":
             raise RefusedError(
                 f"{rows[video_id].where}: fold {fold!r} is a part and no fold; call the "
@@ -396,8 +406,9 @@ def _refuse_parts(fold_of: Mapping[str, str], rows: Mapping[str, Row]) -> None:
 
 
 def _number(fold: str) -> str:
-    """Folds 1 and 01 are one."""
-    return str(int(fold)) if re.fullmatch(r"[0-9]{1,9}", fold) else fold
+    """Folds 1 and 01 are one, in the digits of any script."""
+    plain = unicodedata.normalize("NFKC", fold)
+    return str(int(plain)) if re.fullmatch(r"\d{1,9}", plain) else fold
 
 
 def _locate(rows: Iterable[Row], base: Path) -> dict[str, Place]:

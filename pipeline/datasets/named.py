@@ -89,13 +89,13 @@ def refuse_spellings(named: Mapping[str, str], where: Path, what: str = "class")
     """Refuse names, by id, that differ only in how they are written.
 
     Nothing says that ``Bored`` and ``bored`` are one class, or that they are two; so with spaces
-    and underscores, the zeros before a number, and encodings of one letter. ``what`` they are is
-    said in the message.
+    and underscores, the word and the zeros before a number (``fold 1``, ``set01``), letters that
+    are not seen, and encodings of one. ``what`` they are is said in the message.
     """
     first: dict[str, str] = {}
     counts = Counter(named.values())
     for name in counts:
-        other = first.setdefault(_spelling(name), name)
+        other = first.setdefault(spelling(name), name)
         if other != name:
             ids = [next(i for i, own in named.items() if own == n) for n in (other, name)]
             both = (
@@ -108,15 +108,17 @@ def refuse_spellings(named: Mapping[str, str], where: Path, what: str = "class")
             )
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
     """What names have in common that are one in several spellings.
 
-    >>> _spelling("Fold_01") == _spelling("fold1"), _spelling("1-1") == _spelling("11")
+    >>> spelling("Fold_01") == spelling("set1") == spelling("1"), spelling("1-1") == spelling("11")
     (True, False)
     """
-    text = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
-    text = re.sub(r"[\s_-]+", " ", text)
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKD", name).casefold())
+    text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
+    text = re.sub(r"[\s_-]+", " ", text).strip()
     text = re.sub(r"(?<=[^\W\d]) (?=\d)", "", text)
+    text = re.sub(r"^(fold|set|split|fd|cv)(?=\d+$)", "", text)
     return re.sub(r"(?<![\d.])0+(?=\d)", "", text)
 
 

@@ -1,5 +1,6 @@
 """Lists of one's own: every format, every column, and every way in which they can be wrong."""
 
+import re
 import unicodedata
 from importlib.util import find_spec
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_a_column_of_folds_says_where_each_video_is_tested(tmp_path: Path) -> No
 
 def test_numbers_and_quotes_of_other_programs_are_read(tmp_path: Path) -> None:
     add_files(tmp_path)
-    folds = ("1", "01", "2.0", "2")
+    folds = ("1", "\uff10\u2460", "2.0", "\u0662")  # full-width, circled, Arabic
     rows = [
         f"{path},{n % 2}.0,{folds[n]},{n % 2}.0 1.00" for n, path in enumerate(sorted(VIDEOS), 0)
     ]
@@ -219,6 +220,24 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
         "path,label,fold\nc.avi,x,fold0\nframes/b2,y,Fold 0\n",
         r"'fold0' \(1 .* and 'Fold 0' \(1 .* are one fold spelled in two ways",
     ),
+    "a person with a letter that is not seen": (
+        "path,label,subject\nc.avi,x,anna\nframes/b2,y,anna\u200b\n",
+        r"'anna' \(1 .* and 'anna\\u200b' \(1 .* are one subject spelled in two ways",
+    ),
+    **{
+        f"fold 1 as {fold}": (
+            f"path,label,fold\nc.avi,x,1\nframes/b2,y,{fold}\nframes/d/e,y,2\n",
+            rf"'1' \(1 .* and '{fold}' \(1 .* are one fold spelled in two ways",
+        )
+        for fold in ("fold1", "Set 01", "split_1")
+    },
+    **{
+        f"a fold called {fold}": (
+            f"path,label,fold\nc.avi,x,fold1\nframes/b2,y,{fold}\nframes/d/e,y,fold2\n",
+            rf"csv:3: fold '{re.escape(fold)}' has no number .* as 'fold1' has: number all of",
+        )
+        for fold in ("nan", "1.5", "1;2", "+1")
+    },
     "a number among words": (CSV + "x,1\n", r"list.csv:6: the label 1 is a number, and others"),
     "parts called folds": (
         "path,label,fold\nc.avi,x,train\nframes/b2,y,test\n",
