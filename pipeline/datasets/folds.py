@@ -48,6 +48,8 @@ def draw_folds(
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
+    if folds < 2:
+        raise RefusedError(f"--folds {folds}: expected at least 2")
     people = [subjects.get(video_id, f"video {video_id}") for video_id in labels]
     rarest, count = min(Counter(labels.values()).items(), key=lambda item: item[1])
     if len({*people}) < folds or count < folds:

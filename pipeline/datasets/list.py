@@ -28,7 +28,7 @@ from cache.outside import read_outside, read_text
 from pipeline.datasets.folds import folds_of_tests
 from pipeline.datasets.known import full_class_name
 from pipeline.datasets.labels import class_base, votes_of
-from pipeline.datasets.named import part_of, refuse_spellings, spelling, split_fold
+from pipeline.datasets.named import part_of, refuse_nobody, refuse_spellings, spelling, split_fold
 from pipeline.datasets.rows import LINE_MAX, LIST_BYTES_MAX, SHOWN_LETTERS, Row, Votes, cell_text
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Found, Place, place_at, refuse_nested, refuse_outside
@@ -104,7 +104,7 @@ def survey_list(
     }
     folds, subsets = _folds(cells_of, rows, file)
     subjects = {i: c["subject"] for i, c in cells_of.items() if "subject" in c}
-    refuse_spellings(subjects, file, "subject")
+    refuse_nobody(subjects, file)
     return Survey(
         name="list",
         root=root,
@@ -162,6 +162,8 @@ def _read(file: Path) -> _Table:
 
 
 def _cells(row: Sequence[str], where: str, header: Sequence[str]) -> Cells:
+    while len(row) > len(header) and not row[-1]:  # Excel's empty columns
+        row = row[:-1]
     if len(row) != len(header):
         raise RefusedError(
             f"{where}: {len(row)} cells, expected {len(header)} ({', '.join(header)}); if there "
@@ -188,6 +190,8 @@ def _bare(cell: str) -> str:
 def _header(first: Sequence[str], where: str) -> list[str] | None:
     """The columns that the first row names, or None if it names none."""
     names = [name.lower() for name in first]
+    while names and not names[-1]:
+        names.pop()
     if not _names_columns(names):
         return None
     unknown = [name for name in names if name not in COLUMNS]
@@ -205,7 +209,8 @@ def _names_columns(names: Iterable[str]) -> bool:
 
 def csv_rows(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
     """(line, cells) of every row that is not empty, separated by what the first line has most."""
-    delimiter = max("\t,;", key=_first_line(text).count)
+    said = re.match(r"sep=([\t,;])\r?\n", text, re.IGNORECASE)  # as Excel writes it
+    delimiter = said[1] if said else max("\t,;", key=_first_line(text).count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
@@ -215,7 +220,7 @@ def csv_rows(text: str, file: Path) -> Iterator[tuple[int, list[str]]]:
             raise RefusedError(f"{file}:{line}: {error}") from None
         if row is None:
             return
-        if any(cell.strip() for cell in row):
+        if any(cell.strip() for cell in row) and not (said and line == 1):
             yield line, row
 
 
@@ -257,7 +262,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     import pandas as pd
 
     try:
-        table = pd.read_parquet(io.BytesIO(data))
+        table = pd.read_parquet(io.BytesIO(data)).astype(object)
     except ImportError:
         raise RefusedError(
             f"{file}: reading Parquet needs pyarrow; install it (pip install pyarrow), or save the "
@@ -266,6 +271,7 @@ def _parquet_rows(file: Path) -> Iterator[tuple[int, list[str]]]:
     except (ValueError, OSError) as error:
         raise RefusedError(f"{file}: cannot be read as Parquet: {error}") from None
     yield 0, [str(name) for name in table.columns]
+    table = table.where(table.notna(), None)
     for number, row in enumerate(table.itertuples(index=False), 1):
         yield number, list(map(cell_text, row))
 
@@ -313,13 +319,18 @@ def _refuse_strange_labels(rows: Sequence[Row], places: Mapping[str, Place]) -> 
 
 
 def _classes(rows: Sequence[Row], file: Path, given: Sequence[str] | None) -> _Classes:
-    numbered = [row for row in rows if re.fullmatch(r"-?[0-9]{1,9}", row.label)]
-    numbers = len(numbered) == len(rows)
-    if numbered and not numbers and given is None:
+    numbered, words = list[Row](), list[Row]()
+    for row in rows:
+        (numbered if re.fullmatch(r"-?[0-9]{1,9}", row.label) else words).append(row)
+    if words and not {row.label for row in numbered} <= {*(given or ())}:
+        odd, what = numbered[0], "a number, and others are words"
+        if len(words) < len(numbered):
+            odd, what = words[0], "no whole number, and others are"
         raise RefusedError(
-            f"{numbered[0].where}: the label {numbered[0].label} is a number, and others are "
-            "words; write the name of its class"
+            f"{odd.where}: the label {odd.label} is {what}; write all as numbers, or as the names "
+            "of the classes"
         )
+    numbers = not words
     if numbers and given is None:
         raise RefusedError(
             f"{file}: the labels are numbers; say which classes they are, in their order, with "
@@ -422,7 +433,9 @@ def _locate(rows: Iterable[Row], base: Path) -> dict[str, Place]:
         entries = names[folder].get(name, [])
         if len(entries) > 1:
             either = " and ".join(sorted(entry.name for entry in entries))
-            raise RefusedError(f"{row.where}: {row.path} could be {either}; add the suffix")
+            raise RefusedError(
+                f"{row.where}: {row.path} could be {either}; add the suffix, or move one away"
+            )
         entry = entries[0] if entries else None
         if entry is not None and (entry.is_dir() or entry.is_file()):
             if entry.is_symlink():
@@ -446,4 +459,5 @@ def _entries(base: Path, folder: str) -> dict[str, list["os.DirEntry[str]"]]:
         stem, suffix = os.path.splitext(entry.name)
         if suffix.lower() in VIDEO_SUFFIXES:
             stems.setdefault(stem, []).append(entry)
-    return stems | {entry.name: [entry] for entry in entries}
+    both = {e.name: [e, *(stems.get(e.name, []) if e.is_dir() else [])] for e in entries}
+    return stems | both

@@ -15,6 +15,7 @@ from pipeline.datasets.tree import Found, Layout, Parts, Tree, find_videos, scan
 from pipeline.datasets.videos import Fold, natural_key
 
 _PART = re.compile(r"(?<![a-z])(train(ing)?|val(id(ation)?)?|dev|test(ing)?)(set)?(?![a-z])")
+NOBODY = ("nan", "none", "null", "n/a", "<na>", "unknown", "-", "?")
 _PARTS = {"tra": "train", "val": "validation", "dev": "validation", "tes": "test"}
 
 
@@ -106,6 +107,17 @@ def refuse_spellings(named: Mapping[str, str], where: Path, what: str = "class")
                 f"{where}: {' and '.join(both)} are one {what} spelled in two ways: spell it "
                 "in one, or rename one if they are two"
             )
+
+
+def refuse_nobody(subjects: Mapping[str, str], where: Path) -> None:
+    """Refuse subjects in two spellings, and words that mean that nobody is known."""
+    for video_id, name in subjects.items():
+        if name.lower() in NOBODY:
+            raise RefusedError(
+                f"{where}: the subject of {video_id} is {name!r}, which would make one person of "
+                "all who are not known: leave the cell empty, or leave the video out"
+            )
+    refuse_spellings(subjects, where, "subject")
 
 
 def spelling(name: str) -> str:

@@ -135,7 +135,9 @@ def read_rows(path: Path, form: ListFormat) -> list[Row]:
     lines: dict[str, int] = {}
     text, name = _decode(path, form), str(path)
     # splitlines handles CRLF and a missing final newline.
-    numbered = [(n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    numbered = [
+        (n, line.strip()) for n, line in enumerate(text.splitlines(), 1) if line.strip(" \t,;")
+    ]
     for number, line in numbered:
         row = parse_row(line, form, f"{name}:{number}")
         if row is None:

@@ -4,20 +4,22 @@ video,subject
 02522,anna
 """
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
 from cache.errors import RefusedError
 from cache.outside import read_text
 from pipeline.datasets.list import csv_rows
-from pipeline.datasets.named import refuse_spellings
+from pipeline.datasets.named import refuse_nobody
 from pipeline.datasets.rows import LIST_BYTES_MAX, SHOWN_LETTERS, number_of
+from pipeline.datasets.videos import VIDEO_SUFFIXES
 
 HEADER = ["video", "subject"]
 
 
 def read_subjects(file: Path, ids: Collection[str]) -> dict[str, str]:
-    """Id -> subject; a video is named by its id, or by the number that is one.
+    """Id -> subject; a video is named by its id, its file, or the number that is its id.
 
     Raises RefusedError, with the line, for a video that is not in ``ids`` or is listed twice, and
     for a subject in two spellings.
@@ -31,10 +33,12 @@ def read_subjects(file: Path, ids: Collection[str]) -> dict[str, str]:
         if len(cells) != 2 or not all(cells):
             raise RefusedError(f"{file}:{line}: {row!r:.{SHOWN_LETTERS}}; expected video,subject")
         named, subject = cells
-        video_id = named if named in ids else number_of(named) or named
+        stem, suffix = os.path.splitext(named)
+        bare = stem if suffix.lower() in VIDEO_SUFFIXES else named
+        video_id = next((i for i in (named, bare, number_of(named)) if i in ids), None) or named
         if video_id not in ids or video_id in subjects:
             why = "is listed twice" if video_id in subjects else "is in no list of the data set"
             raise RefusedError(f"{file}:{line}: video {named[:SHOWN_LETTERS]} {why}; remove it")
         subjects[video_id] = subject
-    refuse_spellings(subjects, file, "subject")
+    refuse_nobody(subjects, file)
     return subjects

@@ -39,10 +39,10 @@ def write_templates(folder: Path) -> tuple[int, list[Path]]:
     named = (place.path.relative_to(folder).as_posix() for place in places.values())
     paths = sorted(named, key=natural_key)
     for path in paths:
-        if path != path.strip() or "\\" in path:
+        if path != path.strip() or "\\" in path or not path.isprintable():
             raise RefusedError(
-                f"{folder}: {path!r} begins or ends with a space, or has a backslash, which a list "
-                "cannot say: rename it"
+                f"{folder}: {path!r} begins or ends with a space, or has a backslash or a sign "
+                "that cannot be seen, which a list cannot say: rename it"
             )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

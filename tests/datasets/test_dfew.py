@@ -92,7 +92,7 @@ ROWS = {
     "byte order mark": lambda ids: b"\xef\xbb\xbf" + official(ids).encode(),
     "CRLF": lambda ids: official(ids).replace("\n", "\r\n"),
     "no final newline": lambda ids: official(ids).rstrip("\n"),
-    "blank lines": lambda ids: official(ids) + "\n\n",
+    "blank lines": lambda ids: official(ids) + "\n,\n;;\n",
     "spaces": lambda ids: "".join(f" {i} , {LABELS[i]} \n" for i in ids),
     "quotes": lambda ids: "".join(f'"{i:05d}","{LABELS[i]}"\n' for i in ids),
     "from 0, padded": lambda ids: "".join(f"{i:05d},{LABELS[i] - 1}\n" for i in ids),

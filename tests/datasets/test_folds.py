@@ -47,6 +47,8 @@ def test_more_folds_than_subjects_or_videos_of_a_class_are_refused(
 ) -> None:
     with pytest.raises(RefusedError, match="both must be at least as many as the folds"):
         draw_folds(labels, subjects, 3)
+    with pytest.raises(RefusedError, match="--folds 1: expected at least 2"):
+        draw_folds(labels, subjects, 1)
     who = "1 subjects" if subjects else "3 videos"
     with pytest.raises(RefusedError, match=rf"there are {who}, and \d videos of class fear; both"):
         draw_folds(labels, subjects, 3, classes=("anger", "fear"))

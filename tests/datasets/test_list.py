@@ -44,6 +44,9 @@ FORMATS: dict[str, str | bytes] = {
         f"{path} {label} {'test' if '/' in path else 'train'}\n" for path, label in VIDEOS.items()
     ),
     "dots.csv": CSV.replace("clips/", "./clips//").replace("c.avi", "./././c.avi"),
+    "columns.csv": CSV.replace("\n", ",,\n"),
+    "columns.txt": CSV.partition("\n")[2].replace("\n", ",\n"),
+    "said.csv": "sep=;\r\n" + CSV.replace(",", ";") + ";\n",
     "quoted.csv": "".join(f'"{path}","{label}"\r\n' for path, label in VIDEOS.items()),
     "excel.csv": b"\xef\xbb\xbf" + CSV.replace(",", ";").replace("\n", "\r\n").encode(),
     "no header.csv": CSV.partition("\n")[2].rstrip("\n"),
@@ -72,6 +75,18 @@ def test_parquet_is_read_or_says_what_it_needs(tmp_path: Path) -> None:
     expect_the_known_set(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["Int64", "string", "category"])
+def test_what_is_missing_in_parquet_is_an_empty_cell(tmp_path: Path, kind: str) -> None:
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    table = pd.DataFrame({"path": ["a", "b"], "label": ["x", "y"]})
+    values = [None, 3] if kind == "Int64" else [None, "3"]
+    table["subject"] = pd.Series(values, dtype=kind)
+    table.to_parquet(tmp_path / "list.parquet")
+    rows = [cells for _, cells in _parquet_rows(tmp_path / "list.parquet")]
+    assert rows[1:] == [["a", "x", ""], ["b", "y", "3"]]
+
+
 def test_arrays_and_whole_numbers_in_parquet_are_read_as_in_csv(tmp_path: Path) -> None:
     pd = pytest.importorskip("pandas")
     pytest.importorskip("pyarrow")
@@ -91,6 +106,10 @@ def test_a_name_without_suffix_that_two_videos_have_is_refused(tmp_path: Path) -
         write(tmp_path / name, b"x")
     write(tmp_path / "list.csv", "path,label\na,happy\n")
     with pytest.raises(RefusedError, match=r"list\.csv:2: a could be a\.avi and a\.mp4; add the"):
+        survey_list(tmp_path)
+    (tmp_path / "a.avi").unlink()
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RefusedError, match=r"a could be a and a\.mp4; .*move one away"):
         survey_list(tmp_path)
 
 
@@ -238,6 +257,14 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
         )
         for fold in ("nan", "1.5", "1;2", "+1")
     },
+    "a person who is nobody": (
+        "path,label,subject\nc.avi,x,anna\nframes/b2,y,nan\n",
+        r"the subject of frames/b2 is 'nan', which would make one person of .*: leave the cell",
+    ),
+    "a fraction among numbers": (
+        "path,label\nc.avi,1\nframes/b2,1.5\nframes/d/e,2\n",
+        r"list.csv:3: the label 1.5 is no whole number, and others are; write all as",
+    ),
     "a number among words": (CSV + "x,1\n", r"list.csv:6: the label 1 is a number, and others"),
     "parts called folds": (
         "path,label,fold\nc.avi,x,train\nframes/b2,y,test\n",
@@ -319,7 +346,7 @@ def test_a_folder_of_images_and_a_video_in_it_are_not_both_videos(tmp_path: Path
         write_templates(tmp_path)
 
 
-@pytest.mark.parametrize("name", [" a.mp4", "a\\b.mp4"])
+@pytest.mark.parametrize("name", [" a.mp4", "a\\b.mp4", "a\tb.mp4", "a\nb.mp4"])
 def test_no_list_is_begun_of_a_name_that_it_could_not_say(tmp_path: Path, name: str) -> None:
     add_video(tmp_path / name)
     with pytest.raises(RefusedError, match="which a list cannot say: rename it"):
