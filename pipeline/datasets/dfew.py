@@ -73,11 +73,11 @@ def survey_dfew(
     votes = votes_of(first, labels)
     folds = make_folds(rows)
     truth = read_truth(lists.folder, labels)
-    read, notes = tuple(lists.files.values()), tuple[str, ...]()
+    read, notes = tuple(lists.files.values()), lists.notes
     if not votes and lists.sheets:
         refuse_outside(annotation or root, lists.sheets[0])
         votes, note = read_sheet(lists.sheets[0], classes, number_of, labels)
-        read, notes = read + lists.sheets[:1] * bool(votes), (note,)
+        read, notes = read + lists.sheets[:1] * bool(votes), (*notes, note)
     return Survey(
         name="dfew",
         root=root,

@@ -70,7 +70,7 @@ def survey_ferv39k(root: Path, annotation: Path | None = None, source: str = "au
         lists=lists.folder,
         files=tuple(lists.files.values()),
         votes=votes,
-        notes=_other_case(found),
+        notes=lists.notes + _other_case(found),
     )
 
 

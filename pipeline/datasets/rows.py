@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from cache.errors import RefusedError
 from cache.outside import MIB, read_outside, read_text
 from pipeline.datasets.known import WORDS, class_of_word, full_class_name
-from pipeline.datasets.tree import LIST_SUFFIXES, Tree, refuse_outside
+from pipeline.datasets.tree import LIST_SUFFIXES, Tree, count_images, refuse_outside
 from pipeline.datasets.videos import VIDEO_SUFFIXES, Fold
 
 LIST_BYTES_MAX = 256 * MIB  # DFEW's lists have 0.2 MiB, but one's own may have labels of frames
@@ -98,6 +98,8 @@ def find_lists(
     if annotation is not None and not annotation.is_dir():
         raise RefusedError(f"{annotation}: no such folder; --annotation is the folder of the lists")
     paths = sorted(_files_below(annotation) if annotation is not None else tree.lists)
+    if annotation is None and not any(_key(path.relative_to(root).parts) for path in paths):
+        paths += _lists_in_numbers(tree)
     sheets = tuple(path for path in paths if path.suffix.lower() == ".xlsx")
     above = os.path.basename(os.path.abspath(annotation)) if annotation is not None else ""
     keyed: list[tuple[Key, Path]] = []
@@ -117,7 +119,7 @@ def find_lists(
             refuse_outside(root, path)
         folder = _folder(root, found.values())
         _refuse_unpaired(folder, found)
-        return Lists(folder, found, sheets, notes)
+        return Lists(folder, found, sheets, notes + _validation_note(ranked[min(ranked)], found))
     tree.refuse_links()
     more = f"; {sheets[0].name} has no split in it" if sheets else ""
     raise RefusedError(
@@ -248,6 +250,19 @@ def _files_below(folder: Path, levels: int = LEVELS) -> list[Path]:
     return found
 
 
+def _lists_in_numbers(tree: Tree) -> list[Path]:
+    """Lists in folders such as ``3/``, which were taken for videos and no longer are."""
+    found: list[Path] = []
+    for entry in [*tree.videos]:
+        if entry.is_folder and re.fullmatch(r"[0-9]{1,2}", entry.parts[-1]):
+            refuse_outside(tree.root, entry.path)
+            lists = [p for p in Path(entry.path).iterdir() if p.suffix.lower() in LIST_SUFFIXES]
+            if lists and not count_images(entry.path, tree.root):
+                tree.videos.remove(entry)
+                found += sorted(lists)
+    return found
+
+
 def _leave_out(
     keyed: Sequence[tuple[Key, Path]], root: Path, word: str
 ) -> tuple[list[tuple[Key, Path]], tuple[str, ...]]:
@@ -318,12 +333,21 @@ def _by_key(paths: Iterable[tuple[Key, Path]], root: Path, name: str) -> dict[Ke
             if len(named) != 1:
                 raise RefusedError(
                     f"{other} and {path}: both are the {key[1]} list of set {key[0]}; "
-                    "keep one, or name its folder with --annotation"
+                    "keep one, or name its folder with --annotation; if they are of two sets, name "
+                    "them such as train_3.csv, set_3_train.csv or set_3/train.csv"
                 )
             files[key] = named[0]
-    # Some repositories call the test list a validation list; where there are both, it is left out.
+    # Some repositories call the test list a validation list.
     checked = {(n, "test"): path for (n, part), path in files.items() if part == "val"}
     return checked | {key: path for key, path in files.items() if key[1] != "val"}
+
+
+def _validation_note(
+    keyed: Iterable[tuple[Key, Path]], files: Mapping[Key, Path]
+) -> tuple[str, ...]:
+    left_out = [p for (_, part), p in keyed if part == "val" and p not in files.values()]
+    what = f"{len(left_out)} validation lists beside test lists are not read"
+    return (f"{what}, nor what only they name: such as {left_out[0]}",) if left_out else ()
 
 
 def _folder(root: Path, paths: Iterable[Path]) -> Path:

@@ -78,6 +78,7 @@ def test_a_test_list_may_be_called_a_validation_list(tmp_path: Path) -> None:
     write(tmp_path / "org/split02/test.csv", peer(TEST[:1]))
     write(tmp_path / "org/split02/val.csv", peer(TEST[1:]))
     assert [len(fold.test) for fold in read_dfew(tmp_path).folds] == [1]
+    assert re.search("^1 validation lists .*/split02/val.csv$", survey_dfew(tmp_path).notes[0])
 
 
 def test_lists_of_another_data_set_beside_them_are_left_alone(tmp_path: Path) -> None:
@@ -346,6 +347,17 @@ def test_only_the_number_of_a_fold_is_read(tmp_path: Path, layout: str, fold: st
     add_clips(tmp_path, "Clip/clip_224x224")
     expect_the_known_set(tmp_path)
     assert [found.name for found in survey_dfew(tmp_path).folds] == [fold]
+
+
+@pytest.mark.parametrize("folder", [".", "lists", "EmoLabel_DataSplit"])
+def test_lists_in_folders_that_are_numbers_are_found_from_the_root(
+    tmp_path: Path, folder: str
+) -> None:
+    for n in (1, 2):
+        add_lists(tmp_path, f"{folder}/{n}/{{part}}.txt", peer)
+    add_clips(tmp_path, "my_frames")
+    expect_the_known_set(tmp_path)
+    assert [found.name for found in survey_dfew(tmp_path).folds] == ["1", "2"]
 
 
 @pytest.mark.parametrize("folder", ["set_3", "Fold 3", "3", "DFEW", "DFEW/2023"])
