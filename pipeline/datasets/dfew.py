@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.datasets.known import known_datasets
-from pipeline.datasets.labels import read_labels, votes_of
+from pipeline.datasets.labels import order_note, read_labels, votes_of
 from pipeline.datasets.rows import (
     ListFormat,
     find_lists,
@@ -91,7 +91,7 @@ def survey_dfew(
         subsets=truth.subsets,
         frames=read_frame_truth(lists.folder, labels, len(classes)),
         votes=votes,
-        notes=notes,
+        notes=notes + order_note(first, labels, known),
     )
 
 

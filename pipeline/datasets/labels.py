@@ -7,7 +7,7 @@ is shifted or swapped unless the list itself proves how it counts.
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 
 from cache.columns import VOTES_MAX
@@ -114,6 +114,27 @@ def find_order(counts: Mapping[int, int], lists: Path, known: Known) -> tuple[in
     return tuple(known.classes.index(name) for name in best)
 
 
+def order_note(rows: Mapping[str, Row], labels: Mapping[str, int], known: Known) -> tuple[str, ...]:
+    """What numbers were read as, if their counts allow other orders of the classes as well."""
+    if not known.counts or not any(row.label.isdecimal() for row in rows.values()):
+        return ()
+    counts = Counter(labels.values())
+    published = [known.counts[name] for name in known.classes]
+    orders = [published]
+    for a, b in combinations(range(len(published)), 2):  # one of these is the second best
+        orders.append([*published])
+        orders[-1][a], orders[-1][b] = published[b], published[a]
+    own, *others = _doubts([counts[k] for k in range(len(published))], orders)
+    if min(others) - own > BEYOND_DOUBT:
+        return ()
+    meant = sorted({(int(row.label), known.classes[labels[i]]) for i, row in rows.items()})
+    return (
+        f"{len(labels)} videos are too few, or others than published, to prove what a number "
+        f"means; read as {', '.join(f'{n} {name}' for n, name in meant)}; to be sure, write the "
+        "names in the lists",
+    )
+
+
 def read_against_paths(
     rows: Mapping[str, Row], classes: Sequence[str], word_of: Callable[[Row], str]
 ) -> dict[str, int]:
@@ -143,7 +164,7 @@ def read_against_paths(
 def votes_of(rows: Mapping[str, Row], labels: Mapping[str, int]) -> dict[str, Votes]:
     """The votes of the rows that have some; refuses those for no class, or in another order.
 
-    They are in another order if the largest entry is not the label for most videos.
+    They are in another order if ``votes_for_others`` finds some.
     """
     voted = {video_id: row.votes for video_id, row in rows.items() if row.votes is not None}
     for video_id, votes in voted.items():
@@ -152,13 +173,42 @@ def votes_of(rows: Mapping[str, Row], labels: Mapping[str, int]) -> dict[str, Vo
                 f"{rows[video_id].where}: the largest vote of video {video_id} is "
                 f"{max(votes):g}, expected more than 0 and at most {VOTES_MAX:g}"
             )
-    wrong = [i for i, votes in voted.items() if votes[labels[i]] < max(votes)]
-    if 2 * len(wrong) > len(voted):
+    wrong = votes_for_others(voted, labels)
+    if wrong:
         raise RefusedError(
             f"{rows[wrong[0]].where}: the largest vote of {len(wrong)} of {len(voted)} videos is "
             "not for their label, so the votes are in another order than the classes"
         )
     return voted
+
+
+def votes_for_others(voted: Mapping[str, Votes], labels: Mapping[str, int]) -> list[str]:
+    """The videos whose largest vote is not for their label, if the votes are in another order.
+
+    They are if these are most videos, or most of each of some classes whose votes went round: of
+    three or more videos labelled fear most for surprise, and of those labelled surprise for fear.
+    """
+    pairs = Counter[tuple[int, int]]()
+    wrong = []
+    for video_id, votes in voted.items():
+        label, largest = labels[video_id], votes.index(max(votes))
+        if votes[label] < votes[largest]:
+            wrong.append(video_id)
+            pairs[label, largest] += 1
+    sizes = Counter(labels[video_id] for video_id in voted)
+    moved = {a: b for (a, b), n in pairs.items() if n > 2 and 2 * n > sizes[a]}
+    return wrong if 2 * len(wrong) > len(voted) or _goes_round(moved) else []
+
+
+def _goes_round(moved: Mapping[int, int]) -> bool:
+    """Whether following ``moved`` leads from somewhere back to it."""
+    for start in moved:
+        place: int | None = start
+        for _ in moved:
+            place = None if place is None else moved.get(place)
+            if place == start:
+                return True
+    return False
 
 
 def _doubts(found: Sequence[int], published: Sequence[Sequence[int]]) -> list[float]:
@@ -183,6 +233,7 @@ def _side_by_side(found: Sequence[int], lists: Path, known: Known) -> str:
     table = "\n".join(f"{c:>6}  {d:<14}  {a:>12}  {b:>8}" for a, b, c, d in rows)
     return (
         f"{lists}: the labels number the classes in another order than {known.title}: there are "
-        f"too many or too few videos of each\n{table}\nuse the official lists, or write the names "
-        "of the classes in place of the numbers"
+        "too many or too few videos of each (or those of a class were removed)\n"
+        f"{table}\nuse the official lists, or write the names of the classes in place of the "
+        "numbers"
     )

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from pipeline.datasets.known import known_datasets
-from pipeline.datasets.labels import read_labels, votes_of
+from pipeline.datasets.labels import order_note, read_labels, votes_of
 from pipeline.datasets.rows import (
     ListFormat,
     find_lists,
@@ -61,5 +61,5 @@ def survey_mafw(root: Path, annotation: Path | None = None, source: str = "auto"
         lists=lists.folder,
         files=tuple(lists.files.values()),
         votes=votes,
-        notes=lists.notes,
+        notes=lists.notes + order_note(first, labels, known),
     )

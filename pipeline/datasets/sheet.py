@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cache.outside import MIB, read_outside
 from pipeline.datasets.known import class_of_word
+from pipeline.datasets.labels import votes_for_others
 from pipeline.datasets.rows import Votes, cell_text
 
 SHEET_BYTES_MAX = 64 * MIB
@@ -45,8 +46,7 @@ def read_sheet(
         else:
             found[video_id] = own
     votes = {video_id: found[video_id] for video_id in labels if video_id in found}
-    other = sum(own[labels[video_id]] < max(own) for video_id, own in votes.items())
-    if 2 * other > len(votes) or not votes:
+    if not votes or votes_for_others(votes, labels):
         return {}, f"{path.name} is not read: its votes are for other labels than the lists'"
     note = f"{path.name}: votes of {len(votes)} of {len(labels)} videos"
     more = f"; rows without votes: {len(strange)}, such as row {strange[0]}" if strange else ""

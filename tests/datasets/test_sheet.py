@@ -79,8 +79,8 @@ def test_votes_are_read_by_the_names_of_the_columns(root: Path) -> None:
     rows[4][2] = "?"
     write_xlsx(file, rows)
     survey = survey_dfew(root)
-    assert survey.notes == (
-        "annotation.xlsx: votes of 13 of 14 videos; rows without votes: 1, such as row 5",
+    assert survey.notes[0] == (
+        "annotation.xlsx: votes of 13 of 14 videos; rows without votes: 1, such as row 5"
     )
     assert survey.votes == {f"{n:05d}": tuple(votes(n)) for n in range(14) if n != 3}
     assert survey.video_list().lists[0][0] == "EmoLabel_DataSplit/annotation.xlsx"

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations, permutations
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from cache.errors import RefusedError
 from pipeline.datasets.dfew import CLASSES, read_dfew, survey_dfew
 from pipeline.datasets.known import known_datasets
-from pipeline.datasets.labels import _doubts, find_order
+from pipeline.datasets.labels import _doubts, find_order, order_note, votes_for_others
+from pipeline.datasets.rows import Row, Votes
 from support.trees import add_frames, write
 
 # id -> label from 0: happiness, sadness, neutral, anger, surprise, disgust, fear.
@@ -225,6 +226,24 @@ def test_votes_in_another_order_than_the_labels_are_refused(tmp_path: Path) -> N
         read_dfew(tmp_path)
 
 
+@pytest.mark.parametrize("circle", [(0, 2), (4, 6), (1, 3, 5)])
+def test_votes_of_a_few_classes_that_went_round_are_in_another_order(
+    circle: tuple[int, ...],
+) -> None:
+    """Most videos are of other classes, so that most votes agree with the labels."""
+    labels = {f"{n}": n % 7 for n in range(70)}
+    after = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+
+    def votes(moved: Mapping[int, int], until: int = 70) -> dict[str, Votes]:
+        largest = {i: moved.get(k, k) if int(i) < until else k for i, k in labels.items()}
+        return {i: tuple(float(k == own) for k in range(7)) for i, own in largest.items()}
+
+    wrong = votes_for_others(votes(after), labels)
+    assert {i: labels[i] for i in wrong} == {i: k for i, k in labels.items() if k in circle}
+    assert not votes_for_others(votes({circle[0]: circle[1]}), labels)
+    assert not votes_for_others(votes(after, until=14), labels)
+
+
 def add_full_lists(root: Path, order: Iterable[str], keep: int = 1) -> None:
     """Lists as long as DFEW's, one row in ``keep``, that number the classes in ``order``."""
     counts, labels = known_datasets()["dfew"].counts, [*order]
@@ -404,6 +423,22 @@ def test_names_of_the_classes_are_read_in_place_of_numbers(tmp_path: Path) -> No
     )
     add_clips(tmp_path, "Clip/clip_224x224")
     expect_the_known_set(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dfew", "mafw"])
+def test_an_order_that_the_counts_do_not_prove_is_noted(name: str) -> None:
+    known = known_datasets()[name]
+    numbers = [k for k, one in enumerate(known.classes) for _ in range(known.counts[one])]
+
+    def note(labels: list[int]) -> tuple[str, ...]:
+        rows = {f"{n}": Row(f"{n}", str(k + 1), "here") for n, k in enumerate(labels)}
+        return order_note(rows, {f"{n}": k for n, k in enumerate(labels)}, known)
+
+    assert note(numbers) == ()
+    for few in (numbers[::5], [k for k in numbers if k % 2 or k == 0], numbers[:1] * 99):
+        what = f"read as 1 {known.classes[0]}"
+        assert re.search(rf"^{len(few)} videos are too few, .* {what}\b", note(few)[0])
+    assert order_note({"1": Row("1", "fear", "here")}, {"1": 0}, known) == ()
 
 
 def test_counts_that_fit_no_order_are_the_users_own_choice(tmp_path: Path) -> None:
