@@ -3,18 +3,19 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cache.errors import RefusedError
 from pipeline.datasets.folds import folds_of_subjects
-from pipeline.datasets.known import WORDS, class_of_word, full_class_name, known_datasets
+from pipeline.datasets.known import class_of_word, known_datasets
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Found, Layout, Parts, Tree, find_videos, scan
 from pipeline.datasets.videos import Fold, natural_key
 
 _PART = re.compile(r"(?<![a-z])(train(ing)?|val(id(ation)?)?|dev|test(ing)?)(set)?(?![a-z])")
+_NUMBER_OF_PERSON = re.compile(r".*(?:actor|subject)[\s_-]*(\d+)|(1\d{3})")  # CREMA-D: 1001
 NOBODY = ("nan", "none", "null", "n/a", "<na>", "unknown", "-", "?")
 _PARTS = {"tra": "train", "val": "validation", "dev": "validation", "tes": "test"}
 
@@ -59,13 +60,14 @@ def survey_actors(
     classes = known_datasets()[name].classes
     survey = survey_named(name, tree, source, layout, classes, word_of)
     subjects = {video_id: subject_of(video_id) for video_id in survey.labels}
+    _refuse_other_people(subjects, survey.found, tree.root)
     return replace(survey, subjects=subjects, folds=folds_of_subjects(subjects, fold_of))
 
 
 def survey_classes(name: str, root: Path, source: str, classes: Sequence[str], test: str) -> Survey:
     """A tree of PART/CLASS/VIDEO; ``test`` is the part that is tested on.
 
-    A validation part that is neither is a subset of that name.
+    A part that is neither is a subset of that name.
     """
 
     def id_of(parts: Parts) -> str | None:
@@ -147,7 +149,7 @@ def part_of(word: str) -> str | None:
 def split_fold(
     parts: Mapping[str, str], test: str, root: Path
 ) -> tuple[tuple[Fold, ...], dict[str, frozenset[str]]]:
-    """The only fold of a set that is split into parts, and what is in neither half as a subset."""
+    """The only fold of a set that is split into parts, and any third part as a subset."""
     train = tuple(video_id for video_id, part in parts.items() if part == "train")
     tested = tuple(video_id for video_id, part in parts.items() if part == test)
     if not train or not tested:
@@ -155,22 +157,55 @@ def split_fold(
             f"{len(ids)} {part}" for part, ids in (("train", train), (test, tested))
         )
         raise RefusedError(f"{root}: {counted} videos; expected some of both")
-    rest = frozenset(parts) - {*train, *tested}
-    return (Fold("1", train, tested),), ({"validation": rest} if rest else {})
+    others = {*parts.values()} - {"train", test}
+    subsets = {name: frozenset(i for i, part in parts.items() if part == name) for name in others}
+    return (Fold("1", train, tested),), subsets
 
 
 def _refuse_disagreement(
     labels: Mapping[str, int], found: Found, root: Path, classes: Sequence[str]
 ) -> None:
-    wrong = []
-    for video_id, place in found.places.items():
-        label, path = labels[video_id], place.path
-        folders = path.relative_to(root).parts if path.is_relative_to(root) else path.parts
-        said = {full_class_name(folder) for folder in folders[-4:-1]} & {*WORDS}
-        if said - {classes[label]}:
-            wrong.append(f"{path} is {classes[label]} by its name")
+    said = {
+        video_id: {class_of_word(folder) for folder in folders if len(folder) > 2} - {None}
+        for video_id, folders in _folders(found, root).items()
+    }
+    named = {video_id: classes[label] for video_id, label in labels.items()}
+    _refuse_other(said, named, "class", found, root)
+
+
+def _refuse_other_people(subjects: Mapping[str, str], found: Found, root: Path) -> None:
+    """Refuse folders such as ``Actor_05`` and ``1005`` that say another subject than the name."""
+    numbers = {video_id: re.sub(r"\D", "", name) for video_id, name in subjects.items()}
+    said: dict[str, set[str | None]] = {video_id: set() for video_id in subjects}
+    for video_id, folders in _folders(found, root).items():
+        digits = len(numbers[video_id])
+        for folder in folders:
+            number = _NUMBER_OF_PERSON.fullmatch(folder.lower())
+            if number:
+                said[video_id].add((number[1] or number[2]).lstrip("0").zfill(digits))
+    _refuse_other(said, numbers, "subject", found, root)
+
+
+def _folders(found: Found, root: Path) -> dict[str, tuple[str, ...]]:
+    """The last three folders that each video is in, below the root."""
+    paths = {video_id: place.path for video_id, place in found.places.items()}
+    return {
+        video_id: (path.relative_to(root) if path.is_relative_to(root) else path).parts[-4:-1]
+        for video_id, path in paths.items()
+    }
+
+
+def _refuse_other(
+    said: Mapping[str, Collection[str | None]],
+    named: Mapping[str, str],
+    what: str,
+    found: Found,
+    root: Path,
+) -> None:
+    wrong = [video_id for video_id in said if {*said[video_id]} - {named[video_id]}]
     if wrong:
+        shown = (f"{found.places[i].path} is {named[i]} by its name" for i in wrong[:3])
         raise RefusedError(
-            f"{root}: the folders of {len(wrong)} videos say another class than their names: "
-            f"{'; '.join(wrong[:3])}; sort them out"
+            f"{root}: the folders of {len(wrong)} videos say another {what} than their names: "
+            f"{'; '.join(shown)}; sort them out"
         )

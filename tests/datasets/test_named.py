@@ -1,6 +1,7 @@
 """Data sets whose files and folders say class, part and subject: CAER, AFEW, CREMA-D and others."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_afew_is_tested_on_validation_in_whatever_folders(tmp_path: Path) -> Non
     survey = survey_afew(tmp_path)
     assert survey.folds[0].test[0].startswith("validation/")
     assert set(by_class(survey).values()) == {"anger", "happiness", "sadness"}
+    assert survey.notes[0].startswith("5 clips have the number of another, such as train/Angry/000")
+    add_frames(tmp_path / "Test" / "Sad" / "000000900 (1)")
+    add_frames(tmp_path / "Test" / "Sad" / "000000900")
+    survey = survey_afew(tmp_path)
+    assert survey.subsets == {"test": {"test/Sad/000000900", "test/Sad/000000900 (1)"}}
+    assert survey.notes[0].startswith("6 clips")
+    shutil.rmtree(tmp_path / "Test")
     with pytest.raises(RefusedError, match="3 train, 0 test videos"):
         survey_caer(tmp_path)
 
@@ -93,6 +101,35 @@ def test_crema_d_in_two_formats_is_a_question(tmp_path: Path) -> None:
     with pytest.raises(RefusedError, match=r"VideoFlash and VideoMP4 both hold .*--source"):
         survey_crema_d(tmp_path)
     assert survey_crema_d(tmp_path, "VideoMP4").found.name == "VideoMP4"
+
+
+@pytest.mark.parametrize(
+    ("survey", "path", "message"),
+    [
+        (survey_crema_d, "HAP/1003_DFA_ANG_XX", r"another class .*/HAP/.* is anger by"),
+        (survey_crema_d, "1005/1003_DFA_ANG_XX", r"another subject .* is 1003 by its name"),
+        (survey_ravdess, "Actor_05/01-01-03-01-01-02-06", r"another subject .* is 06 by"),
+        (
+            survey_enterface,
+            "subject 1/anger/sentence 3/s2_an_3",
+            r"another subject .* is 2 by",
+        ),
+    ],
+)
+def test_folders_that_say_another_class_or_person_than_the_name_are_refused(
+    tmp_path: Path, survey: Callable[[Path], Survey], path: str, message: str
+) -> None:
+    add_video(tmp_path / f"{path}.avi")
+    with pytest.raises(RefusedError, match=message):
+        survey(tmp_path)
+
+
+def test_folders_that_say_the_class_and_the_person_of_the_name_are_read(tmp_path: Path) -> None:
+    for path in ("ANG/1003/1003_DFA_ANG_XX", "hap/1004/1004_DFA_HAP_XX", "2020/1005_DFA_SAD_XX"):
+        add_video(tmp_path / "crema" / f"{path}.avi")
+    assert len(survey_crema_d(tmp_path / "crema").labels) == 3
+    add_video(tmp_path / "Video_Speech_Actor_05/Actor_05/01-01-03-01-01-02-05.mp4")
+    assert [*survey_ravdess(tmp_path).subjects.values()] == ["05"]
 
 
 def add_ravdess(root: Path, modality: str, folder: str = "Actor_{:02d}") -> None:
