@@ -5,6 +5,7 @@ is shifted or swapped unless the list itself proves how it counts.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, combinations
@@ -50,8 +51,11 @@ def read_words(rows: Mapping[str, Row], classes: Sequence[str]) -> dict[str, int
     for video_id, row in rows.items():
         name = class_of_word(row.label)
         if name not in classes:
+            words = re.split(r"[_&+-]", row.label)
+            several = len(words) > 1 and all(map(class_of_word, words))
             raise RefusedError(
                 f"{row.where}: label {row.label!r}; expected one of {', '.join(classes)}"
+                + ("; lists of compound expressions are not read" if several else "")
             )
         labels[video_id] = classes.index(name)
     return labels

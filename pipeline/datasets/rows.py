@@ -413,9 +413,14 @@ def _reason(line: str, form: ListFormat) -> str:
             "remove the one that is no id"
         )
     cells, is_spaced = next(iter(_splits(line)))
-    if len(cells) > 2 and not is_spaced and not form.captions:
-        return "; between commas only path and label are read: remove the other columns"
-    return ""
+    if len(cells) < 3 or is_spaced:
+        return ""
+    if form.captions:
+        return (
+            "; between commas come path and label, and then a caption, which is a sentence: remove "
+            "the other columns"
+        )
+    return "; between commas only path and label are read: remove the other columns"
 
 
 def _votes(cells: Sequence[str], form: ListFormat) -> Votes | None:
