@@ -17,7 +17,14 @@ from pipeline.datasets.labels import class_base
 from pipeline.datasets.named import part_of, refuse_spellings, split_fold
 from pipeline.datasets.rows import Row
 from pipeline.datasets.survey import Survey
-from pipeline.datasets.tree import Layout, find_videos, refuse_nested, scan, some
+from pipeline.datasets.tree import (
+    Layout,
+    find_videos,
+    refuse_nested,
+    scan,
+    some,
+    without_thumbnails,
+)
 from pipeline.datasets.videos import Fold, natural_key
 
 LAYOUT = Layout(None, "/".join, levels=99)
@@ -37,7 +44,8 @@ def survey_folders(
     folder, for two folders of one class, for numbers without ``classes`` or beside words, for parts
     beside other folders, and for folds or parts in a place where they are not read.
     """
-    found = find_videos(scan(root, holds="one folder for each class"), LAYOUT, source)
+    tree = scan(root, holds="one folder for each class")
+    found, aside = without_thumbnails(find_videos(tree, LAYOUT, source))
     ids = sorted(found.places, key=natural_key)
     below = _below_wrappers(ids)
     refuse_nested(found.places, root)
@@ -54,7 +62,7 @@ def survey_folders(
     names = _class_names(word, root, classes)
     ordered = tuple(dict.fromkeys(names[w] for w in sorted(names, key=natural_key)))
     labels = {video_id: ordered.index(names[word[video_id]]) for video_id in ids}
-    notes = _unread_splits(below, level, root)
+    notes = aside + _unread_splits(below, level, root)
     subjects = _people(inner, word, root)
     if subjects:
         people = some(sorted({*subjects.values()}, key=natural_key))

@@ -1,6 +1,6 @@
 """The name of a data set and its folder -> Survey: the one place that knows every adapter."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from pipeline.datasets.subjects import read_subjects
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.texts import read_texts, texts_of
 from pipeline.datasets.tree import some
-from pipeline.datasets.videos import VideoList
+from pipeline.datasets.videos import Fold, VideoList
 
 BY_SUBJECT = "subject"
 WITH_LISTS: dict[str, Callable[[Path, Path | None, str], Survey]] = {
@@ -115,7 +115,18 @@ def _with_folds(survey: Survey, folds: int | None, by: str | None) -> Survey:
             f"--by {BY_SUBJECT} replaces it by one in which nobody is on both sides"
         )
     drawn = draw_folds(survey.labels, survey.subjects, folds, classes=survey.classes)
-    return replace(survey, folds=drawn, resplit=f"by {by}" if by and survey.folds else None)
+    resplit = f"by {by}" if by and survey.folds else None
+    notes = survey.notes + _notes_of_drawn(drawn, survey.labels)
+    return replace(survey, folds=drawn, resplit=resplit, notes=notes)
+
+
+def _notes_of_drawn(folds: Sequence[Fold], labels: Mapping[str, int]) -> tuple[str, ...]:
+    """What is odd about folds in which nobody is in two, as some people are in too many videos."""
+    uneven = [fold for fold in folds if len(fold.test) * len(folds) > 2 * len(labels)]
+    partial = [f for f in folds if {labels[i] for i in f.test} - {labels[i] for i in f.train}]
+    large = (f"fold {f.name} tests {len(f.test)} of {len(labels)} videos" for f in uneven)
+    lacking = (f"fold {f.name} does not train on a class that it tests" for f in partial)
+    return tuple(f"{what}, as nobody is in two folds" for what in (*large, *lacking))
 
 
 def _refuse_unknown_people(survey: Survey) -> None:

@@ -7,8 +7,9 @@ behind a link that leaves the root is refused where it would be used.
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -236,6 +237,19 @@ def refuse_outside(root: Path, path: str | Path) -> None:
             "there, or name the folder that they are in with --root or --source, and that of the "
             "lists with --annotation"
         )
+
+
+def without_thumbnails(found: Found) -> tuple[Found, tuple[str, ...]]:
+    """Without folders that would be videos only for a few images beside video files; and a note.
+
+    They are as many as the video files, or fewer.
+    """
+    files = Counter(os.path.dirname(i) for i, place in found.places.items() if not place.images)
+    aside = {i: 0 for i, at in found.places.items() if at.images and at.images.count <= files[i]}
+    places = {i: place for i, place in found.places.items() if i not in aside}
+    ids = tuple(i for i in found.ids if i not in aside)
+    note = f"images beside the videos in {some(aside)} are not read"
+    return replace(found, places=places, ids=ids), (note,) if aside else ()
 
 
 def refuse_nested(places: Mapping[str, Place], root: Path) -> None:

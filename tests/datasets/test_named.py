@@ -17,6 +17,7 @@ from pipeline.datasets.named import part_of
 from pipeline.datasets.ravdess import CODES, survey_ravdess
 from pipeline.datasets.read import survey_dataset, videos_of
 from pipeline.datasets.survey import Survey
+from pipeline.datasets.template import write_templates
 from support.trees import add_frames, add_video, write
 
 CAER = ("Anger", "Disgust", "Fear", "Happy", "Neutral", "Sad", "Surprise")
@@ -365,6 +366,20 @@ def test_a_folder_of_images_with_a_video_in_it_is_a_question(tmp_path: Path) -> 
     add_frames(tmp_path / "bored" / "a")
     add_video(tmp_path / "bored" / "a" / "clip.mp4")
     with pytest.raises(RefusedError, match=r"bored/a holds images, .* video bored/a/clip in it"):
+        survey_folders(tmp_path)
+
+
+def test_an_image_beside_videos_is_not_read_and_noted(tmp_path: Path) -> None:
+    for word in ("bored", "shy"):
+        add_video(tmp_path / word / "v1.mp4")
+        add_video(tmp_path / word / "v2.mp4")
+    add_frames(tmp_path / "bored", count=2)
+    survey = survey_folders(tmp_path)
+    assert [*survey.labels] == ["bored/v1", "bored/v2", "shy/v1", "shy/v2"]
+    assert survey.notes == ("images beside the videos in bored are not read",)
+    assert write_templates(tmp_path)[0] == 4
+    add_frames(tmp_path / "bored", count=3)
+    with pytest.raises(RefusedError, match=r"bored holds images, and there is a video bored/v1 in"):
         survey_folders(tmp_path)
 
 

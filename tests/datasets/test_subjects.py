@@ -67,6 +67,22 @@ def test_subjects_are_named_by_the_paths_of_a_list(tmp_path: Path) -> None:
     assert survey.subjects == {"c/a": "1", "c/b": "2", "c/c": "1", "c/d": "2"}
 
 
+def test_folds_that_people_make_uneven_are_noted(tmp_path: Path) -> None:
+    rows = ["path,label,subject"]
+    for n in range(12):
+        add_video(tmp_path / f"{n}.mp4")
+        rows.append(f"{n}.mp4,{'xy'[n % 2]},{'anna' if n < 9 else n}")
+    write(tmp_path / "list.csv", "\n".join(rows))
+    notes = survey_dataset("list", tmp_path, folds=3).notes
+    assert [note.partition(" tests")[2] for note in notes] == [
+        " 9 of 12 videos, as nobody is in two folds"
+    ]
+    people = "\n".join(f"{row.rpartition(',')[0]},{row.split(',')[1]}" for row in rows[1:])
+    write(tmp_path / "list.csv", f"{rows[0]}\n{people}")
+    notes = survey_dataset("list", tmp_path, folds=2).notes
+    assert notes[0] == "fold 1 does not train on a class that it tests, as nobody is in two folds"
+
+
 def test_folds_by_subject_need_everybody_to_be_known(tmp_path: Path) -> None:
     add_mafw(tmp_path)
     asked = partial(survey_dataset, "mafw", tmp_path, folds=4, by="subject")
