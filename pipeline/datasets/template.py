@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cache.errors import RefusedError
 from pipeline.datasets.folders import LAYOUT
-from pipeline.datasets.tree import find_videos, refuse_nested, scan, without_thumbnails
+from pipeline.datasets.tree import find_videos, refuse_nested, scan
 from pipeline.datasets.videos import natural_key
 
 LIST, TEXTS = "list.csv", "texts.toml"
@@ -34,7 +34,7 @@ def write_templates(folder: Path) -> tuple[int, list[Path]]:
     for file in files:
         if os.path.lexists(file):
             raise RefusedError(f"{file} exists already; move it away to begin again")
-    places = without_thumbnails(find_videos(tree, LAYOUT))[0].places
+    places = find_videos(tree, LAYOUT).places
     refuse_nested(places, folder)
     named = (place.path.relative_to(folder).as_posix() for place in places.values())
     paths = sorted(named, key=natural_key)
