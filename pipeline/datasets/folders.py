@@ -93,13 +93,14 @@ def _split(
 def _people(inner: Mapping[str, str], word: Mapping[str, str], root: Path) -> dict[str, str]:
     """Who is seen in each video: the folder in that of the class, if several classes have one.
 
-    ``inner`` and ``word`` are these folders by id.
+    ``inner`` and ``word`` are these folders by id. What is called like a part or fold is nobody.
     """
+    inner = {video_id: name for video_id, name in inner.items() if not _kind_of_split(name)}
     inside = Counter(name for name, _ in {(name, word[i]) for i, name in inner.items()})
     if not inside or max(inside.values()) == 1:
         return {}
     refuse_spellings(inner, root, "person")
-    return dict(inner)
+    return inner
 
 
 def _level_of_parts(below: Below) -> int | None:
@@ -193,7 +194,7 @@ def _unread_splits(below: Below, level: int | None, root: Path) -> tuple[str, ..
     kinds = dict.fromkeys(below, "")
     for video_id, parts in below.items():
         for n, name in enumerate(parts[start:-1], start):
-            kind = part_of(name) or (_FOLD.fullmatch(name) and name)
+            kind = _kind_of_split(name)
             if kind:
                 named["/".join(parts[: n + 1])] = kinds[video_id] = kind
                 break
@@ -206,6 +207,11 @@ def _unread_splits(below: Below, level: int | None, root: Path) -> tuple[str, ..
             f"test above or into the folders of the classes, or {_in_a_list(root)}"
         )
     return (f"{shown}: not read as a split, since not all videos are in one, or all in the same",)
+
+
+def _kind_of_split(name: str) -> str | None:
+    """The part or the fold that a folder is called after."""
+    return part_of(name) or (name if _FOLD.fullmatch(name) else None)
 
 
 def _below_wrappers(ids: Sequence[str]) -> dict[str, list[str]]:

@@ -130,7 +130,7 @@ def spelling(name: str) -> str:
     """
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKD", name).casefold())
     text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
-    text = re.sub(r"[\s_-]+", " ", text).strip()
+    text = re.sub(r"[\s_-]+", " ", text)
     text = re.sub(r"(?<=[^\W\d]) (?=\d)", "", text)
     text = re.sub(r"^(fold|set|split|fd|cv)(?=\d+$)", "", text)
     return re.sub(r"(?<![\d.])0+(?=\d)", "", text)

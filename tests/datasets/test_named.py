@@ -229,6 +229,7 @@ def test_parts_may_lie_in_the_folders_of_the_classes(tmp_path: Path) -> None:
     survey = survey_folders(tmp_path)
     assert survey.folds == ()
     assert survey.notes[0].startswith("Happy/test, Happy/train, bored/test, bored/train: not read")
+    assert not survey.subjects
     with pytest.raises(RefusedError, match=r"nothing says which .*; Happy/test, .*: not read as a"):
         videos_of(survey)
 
