@@ -119,7 +119,8 @@ def find_lists(
             refuse_outside(root, path)
         folder = _folder(root, found.values())
         _refuse_unpaired(folder, found)
-        return Lists(folder, found, sheets, notes + _validation_note(ranked[min(ranked)], found))
+        notes += _validation_note(ranked[min(ranked)], found) + _number_note(found, root, above)
+        return Lists(folder, found, sheets, notes)
     tree.refuse_links()
     more = f"; {sheets[0].name} has no split in it" if sheets else ""
     raise RefusedError(
@@ -348,6 +349,17 @@ def _validation_note(
     left_out = [p for (_, part), p in keyed if part == "val" and p not in files.values()]
     what = f"{len(left_out)} validation lists beside test lists are not read"
     return (f"{what}, nor what only they name: such as {left_out[0]}",) if left_out else ()
+
+
+def _number_note(files: Mapping[Key, Path], root: Path, above: str) -> tuple[str, ...]:
+    """The first list that may be called after a fold, in a way that is not read."""
+    for path in files.values():
+        *folders, name = (part.lower() for part in (above, *path.relative_to(root).parts))
+        stem = name.rpartition(".")[0]
+        has_number = re.search(r"(?<!\d)\d{1,2}(?!\d)", f"{folders[-1]}/{stem}")
+        if has_number and _fold_number(stem, folders, True) is None:
+            return (f"{path}: no number in its name is read as that of a fold; it is fold 1",)
+    return ()
 
 
 def _folder(root: Path, paths: Iterable[Path]) -> Path:

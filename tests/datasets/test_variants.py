@@ -359,13 +359,17 @@ def test_wrappers_with_numbers_are_neither_videos_nor_folds(tmp_path: Path, wrap
         ("split2023/{part}.csv", "1"),
         ("{part}_80.csv", "1"),
         ("{part}_16f.csv", "1"),
+        ("f3_{part}.csv", "1"),
     ],
 )
 def test_only_the_number_of_a_fold_is_read(tmp_path: Path, layout: str, fold: str) -> None:
     add_lists(tmp_path, layout)
     add_clips(tmp_path, "Clip/clip_224x224")
     expect_the_known_set(tmp_path)
-    assert [found.name for found in survey_dfew(tmp_path).folds] == [fold]
+    survey = survey_dfew(tmp_path)
+    assert [found.name for found in survey.folds] == [fold]
+    unread = [note for note in survey.notes if "no number in its name is read as" in note]
+    assert len(unread) == (fold == "1" and "2023" not in layout)
 
 
 @pytest.mark.parametrize("folder", [".", "lists", "EmoLabel_DataSplit"])
