@@ -181,7 +181,7 @@ def _refuse_other_people(subjects: Mapping[str, str], found: Found, root: Path) 
         digits = len(numbers[video_id])
         for folder in folders:
             number = _NUMBER_OF_PERSON.fullmatch(folder.lower())
-            if number:
+            if number and (number[1] or digits == 4):
                 said[video_id].add((number[1] or number[2]).lstrip("0").zfill(digits))
     _refuse_other(said, numbers, "subject", found, root)
 

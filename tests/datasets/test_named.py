@@ -128,7 +128,7 @@ def test_folders_that_say_the_class_and_the_person_of_the_name_are_read(tmp_path
     for path in ("ANG/1003/1003_DFA_ANG_XX", "hap/1004/1004_DFA_HAP_XX", "2020/1005_DFA_SAD_XX"):
         add_video(tmp_path / "crema" / f"{path}.avi")
     assert len(survey_crema_d(tmp_path / "crema").labels) == 3
-    add_video(tmp_path / "Video_Speech_Actor_05/Actor_05/01-01-03-01-01-02-05.mp4")
+    add_video(tmp_path / "1080/Video_Speech_Actor_05/Actor_05/01-01-03-01-01-02-05.mp4")
     assert [*survey_ravdess(tmp_path).subjects.values()] == ["05"]
 
 
