@@ -8,6 +8,7 @@ from pathlib import Path
 from pipeline.datasets.known import known_datasets
 from pipeline.datasets.named import survey_classes
 from pipeline.datasets.survey import Survey
+from pipeline.datasets.tree import some
 
 
 def survey_afew(root: Path, source: str = "auto") -> Survey:
@@ -25,5 +26,6 @@ def _repeated_note(ids: Iterable[str]) -> tuple[str, ...]:
         number = re.sub(r" *(\(\d+\)|- copy)$", "", video_id.split("/")[-1], flags=re.IGNORECASE)
         other = first.setdefault(number, video_id)
         again += [f"{other} and {video_id}"] if other != video_id else []
-    what = f"{len(again)} clips have the number of another, such as"
-    return (f"{what} {again[0]}: see whether one is a copy",) if again else ()
+    return (
+        f"clips with the number of another: {some(again)}; see whether they are copies",
+    ) * bool(again)

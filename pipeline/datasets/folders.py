@@ -1,8 +1,8 @@
 """Folders of one's own: ROOT/CLASS/VIDEO, or with {train,test} above or below the class -> Survey.
 
 A video is a video file, or a folder that holds images; it may lie deeper below the folder of its
-class. Folders that spell one of the known classes ("Happy") are taken for it; folders of one name
-in those of several classes are taken for people.
+class. Folders that spell one of the known classes ("Happy") are taken for it; folders in those of
+several classes, by the same names, are taken for people.
 """
 
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 from cache.errors import RefusedError
 from pipeline.datasets.known import WORDS, full_class_name
 from pipeline.datasets.labels import class_base
-from pipeline.datasets.named import part_of, refuse_spellings, split_fold
+from pipeline.datasets.named import part_of, refuse_spellings, spelling, split_fold
 from pipeline.datasets.rows import Row
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import (
@@ -28,7 +28,13 @@ from pipeline.datasets.tree import (
 from pipeline.datasets.videos import Fold, natural_key
 
 LAYOUT = Layout(None, "/".join, levels=99)
-_FOLD = re.compile(r"(fold|set|split)[-_ ]?\d+", re.IGNORECASE)
+GUESSED = "--subjects says otherwise"
+_FOLD = re.compile(r"(fold|set|split|fd|cv)[-_ ]?\d+|fold[-_ ]?[a-z]", re.IGNORECASE)
+_PART = re.compile(
+    r"[\W\d_]*(train(ing)?|val(id(ation)?)?|dev|test(ing)?)[\W\d_]*(set|split|data|videos?)?[\W\d_]*",
+    re.IGNORECASE,
+)
+_PEOPLE_MIN = 3  # two folders may be front and side
 
 
 Below = Mapping[str, list[str]]  # id -> its parts below the folders that all videos are in
@@ -53,20 +59,21 @@ def survey_folders(
     level = _level_of_parts(below)
     _refuse_parts_as_classes(below, level, root)
     own = {i: _without_parts(parts, level) for i, parts in below.items()}
-    depth = 2 if level is None else 3  # of a video that is in the folder of its class itself
-    inner = {i: own[i][1] for i, parts in below.items() if len(parts) > depth}
+    start = 1 if level is None else 2  # of what is in the folder of the class
     word = {video_id: parts[0] for video_id, parts in own.items()}
     refuse_spellings(word, root)
     if not {*map(full_class_name, word.values())} <= {*(classes or ())}:
-        _refuse_people_as_classes(own, {*inner.values()}, root)
+        _refuse_people_as_classes(own, _folders_of_several(below, start), classes, root)
     names = _class_names(word, root, classes)
     ordered = tuple(dict.fromkeys(names[w] for w in sorted(names, key=natural_key)))
     labels = {video_id: ordered.index(names[word[video_id]]) for video_id in ids}
     notes = aside + _unread_splits(below, level, root)
-    subjects = _people(inner, word, root)
-    if subjects:
-        people = some(sorted({*subjects.values()}, key=natural_key))
-        notes += (f"{people}: taken for people, in folders of classes; --subjects says otherwise",)
+    seen = _seen_in_several(below, start, word, root)
+    people = sorted({*seen.values()}, key=natural_key)
+    subjects = seen if len(people) >= _PEOPLE_MIN else {}
+    if seen:
+        taken = "taken for people" if subjects else "not taken for people, as they are too few"
+        notes += (f"{some(people)}: {taken}, in folders of classes; {GUESSED}",)
     folds, subsets = _split(below, level, root)
     return Survey(
         name="folders",
@@ -90,17 +97,39 @@ def _split(
     return split_fold(part, "test" if "test" in part.values() else "validation", root)
 
 
-def _people(inner: Mapping[str, str], word: Mapping[str, str], root: Path) -> dict[str, str]:
-    """Who is seen in each video: the folder in that of the class, if several classes have one.
+def _seen_in_several(
+    below: Below, start: int, word: Mapping[str, str], root: Path
+) -> dict[str, str]:
+    """Who may be seen in each video: the folder in that of its class, if several classes have it.
 
-    ``inner`` and ``word`` are these folders by id. What is called like a part or fold is nobody.
+    Folders that all videos are in, and those called like a part or fold, say nothing; nor do
+    numbers of clips, each of which is in a folder of its own. ``word`` is the class's folder by id.
     """
-    inner = {video_id: name for video_id, name in inner.items() if not _kind_of_split(name)}
-    inside = Counter(name for name, _ in {(name, word[i]) for i, name in inner.items()})
-    if not inside or max(inside.values()) == 1:
+    inside = {
+        i: [name for name in parts[start:-1] if not _kind_of_split(name)]
+        for i, parts in below.items()
+    }
+    while len({spelling(names[0]) if names else "" for names in inside.values()}) == 1:
+        if not any(inside.values()):
+            return {}
+        inside = {i: names[1:] for i, names in inside.items()}
+    who = {i: names[0] for i, names in inside.items() if names}
+    folders = Counter((*below[i][:start], name) for i, name in who.items())
+    are_clips = max(folders.values()) == 1 and all(map(str.isdecimal, who.values()))
+    classes = Counter(name for name, _ in {(spelling(name), word[i]) for i, name in who.items()})
+    if are_clips or max(classes.values()) == 1:
         return {}
-    refuse_spellings(inner, root, "person")
-    return inner
+    refuse_spellings(who, root, "person")
+    return who
+
+
+def _folders_of_several(below: Below, start: int) -> set[str]:
+    """The folders in those of the classes, without the numbered ones if each holds one video."""
+    folders = Counter(tuple(parts[: start + 1]) for parts in below.values() if parts[start:-1])
+    numbered = {folder: count for folder, count in folders.items() if re.search(r"\d", folder[-1])}
+    if max(numbered.values(), default=0) == 1:
+        folders = Counter({own: count for own, count in folders.items() if own not in numbered})
+    return {folder[-1] for folder in folders}
 
 
 def _level_of_parts(below: Below) -> int | None:
@@ -139,16 +168,18 @@ def _refuse_parts_as_classes(below: Below, level: int | None, root: Path) -> Non
         )
 
 
-def _refuse_people_as_classes(own: Below, inner: Collection[str], root: Path) -> None:
+def _refuse_people_as_classes(
+    own: Below, inner: Collection[str], classes: Sequence[str] | None, root: Path
+) -> None:
     """Refuse folders that are folds by their names, or that hold what may be the classes."""
     tops = sorted({parts[0] for parts in own.values()}, key=natural_key)
-    inside = _likely_classes(own, tops, inner)
+    inside = _named_inside(own, classes) if classes else _likely_classes(own, tops, inner)
     if inside or any(map(_FOLD.fullmatch, tops)):
         what = f", {some(inside)}" if inside else ""
         raise RefusedError(
             f"{root}: nothing says whether {some(tops)} are the classes, or what is in them{what}: "
             f"if it is the latter, {_in_a_list(root)}, or take one of the folders with --source; "
-            "if it is the former, call them by the names of the classes, in a file for --texts too"
+            "if it is the former, name them in a file for --texts"
         )
 
 
@@ -156,6 +187,12 @@ def _in_a_list(root: Path) -> str:
     return (
         f"say class and subject or fold in a list (tgdfer data init {root} writes one to fill in)"
     )
+
+
+def _named_inside(own: Below, classes: Sequence[str]) -> list[str]:
+    """What is in the folders, at most two levels below, and names one of the known ``classes``."""
+    within = {name for parts in own.values() for name in parts[1:3]}
+    return sorted(name for name in within if full_class_name(name) in classes)
 
 
 def _likely_classes(own: Below, tops: Sequence[str], inner: Collection[str]) -> list[str]:
@@ -211,7 +248,8 @@ def _unread_splits(below: Below, level: int | None, root: Path) -> tuple[str, ..
 
 def _kind_of_split(name: str) -> str | None:
     """The part or the fold that a folder is called after."""
-    return part_of(name) or (name if _FOLD.fullmatch(name) else None)
+    part = part_of(name) if _PART.fullmatch(name) else None
+    return part or (name if _FOLD.fullmatch(name) else None)
 
 
 def _below_wrappers(ids: Sequence[str]) -> dict[str, list[str]]:

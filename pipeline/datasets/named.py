@@ -15,8 +15,9 @@ from pipeline.datasets.tree import Found, Layout, Parts, Tree, find_videos, scan
 from pipeline.datasets.videos import Fold, natural_key
 
 _PART = re.compile(r"(?<![a-z])(train(ing)?|val(id(ation)?)?|dev|test(ing)?)(set)?(?![a-z])")
-_NUMBER_OF_PERSON = re.compile(r".*(?:actor|subject)[\s_-]*(\d+)|(1\d{3})")  # CREMA-D: 1001
-NOBODY = ("nan", "none", "null", "n/a", "<na>", "unknown", "-", "?")
+_NUMBER_OF_PERSON = re.compile(r".*(?:actor|subject)[\s_-]*(\d+)|(10\d\d)")  # CREMA-D: 1001
+# As programs write them; Nan is a name.
+NOBODY = ("nan", "NaN", "NA", "N/A", "n/a", "<NA>", "None", "none", "NULL", "null", "-", "?")
 _PARTS = {"tra": "train", "val": "validation", "dev": "validation", "tes": "test"}
 
 
@@ -114,7 +115,7 @@ def refuse_spellings(named: Mapping[str, str], where: Path, what: str = "class")
 def refuse_nobody(subjects: Mapping[str, str], where: Path) -> None:
     """Refuse subjects in two spellings, and words that mean that nobody is known."""
     for video_id, name in subjects.items():
-        if name.lower() in NOBODY:
+        if name in NOBODY or name.lower() == "unknown":
             raise RefusedError(
                 f"{where}: the subject of {video_id} is {name!r}, which would make one person of "
                 "all who are not known: leave the cell empty, or leave the video out"
@@ -180,9 +181,10 @@ def _refuse_other_people(subjects: Mapping[str, str], found: Found, root: Path) 
     for video_id, folders in _folders(found, root).items():
         digits = len(numbers[video_id])
         for folder in folders:
-            number = _NUMBER_OF_PERSON.fullmatch(folder.lower())
-            if number and (number[1] or digits == 4):
-                said[video_id].add((number[1] or number[2]).lstrip("0").zfill(digits))
+            found_in = _NUMBER_OF_PERSON.fullmatch(folder.lower())
+            number = found_in and (found_in[1] or found_in[2])
+            if number and (len(number) == 4) == (digits == 4):
+                said[video_id].add(number.lstrip("0").zfill(digits))
     _refuse_other(said, numbers, "subject", found, root)
 
 

@@ -11,7 +11,7 @@ from pipeline.datasets.crema_d import survey_crema_d
 from pipeline.datasets.dfew import survey_dfew
 from pipeline.datasets.enterface import survey_enterface
 from pipeline.datasets.ferv39k import survey_ferv39k
-from pipeline.datasets.folders import survey_folders
+from pipeline.datasets.folders import GUESSED, survey_folders
 from pipeline.datasets.folds import choose_few, draw_folds
 from pipeline.datasets.list import survey_list
 from pipeline.datasets.mafw import survey_mafw
@@ -97,7 +97,8 @@ def _with_subjects(survey: Survey, file: Path | None) -> Survey:
         return survey
     if survey.subjects and survey.name != "folders":  # whose folders are only taken for people
         raise RefusedError(f"--subjects {file}: {survey.name} says itself who is seen in a video")
-    return replace(survey, subjects=read_subjects(file, survey.labels.keys()))
+    notes = tuple(note for note in survey.notes if GUESSED not in note)
+    return replace(survey, subjects=read_subjects(file, survey.labels.keys()), notes=notes)
 
 
 def _with_folds(survey: Survey, folds: int | None, by: str | None) -> Survey:
@@ -114,7 +115,10 @@ def _with_folds(survey: Survey, folds: int | None, by: str | None) -> Survey:
             f"--folds {folds}: {survey.name} has a split already ({len(survey.folds)} folds); "
             f"--by {BY_SUBJECT} replaces it by one in which nobody is on both sides"
         )
-    drawn = draw_folds(survey.labels, survey.subjects, folds, classes=survey.classes)
+    try:
+        drawn = draw_folds(survey.labels, survey.subjects, folds, classes=survey.classes)
+    except RefusedError as error:
+        raise RefusedError("; ".join((str(error), *survey.notes))) from error
     resplit = f"by {by}" if by and survey.folds else None
     notes = survey.notes + _notes_of_drawn(drawn, survey.labels)
     return replace(survey, folds=drawn, resplit=resplit, notes=notes)

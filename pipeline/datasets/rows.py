@@ -32,6 +32,11 @@ _NUMBER_OF_FOLDER = re.compile(rf"{_WORD}|.*_fold_?([0-9]{{1,2}})")
 _NUMBER_IN_STEM = re.compile(
     rf"(?:^|_)(?<!data_)(?<!sub_){_WORD}(?=_|$|{_PART})|{_PART}_?(0?[0-9]|10)$"
 )
+# f3_train, trainlist03, part3/: perhaps, but not FERV39K_train, 22_scenes/ or dfew_16f_train.
+_LIKE_A_FOLD = re.compile(
+    rf"(?:.*_)?[a-z]?[0-9]{{1,2}}_{_PART}|{_PART}(?:list_?|_)[a-z]?[0-9]{{1,2}}"
+)
+_FOLDER_LIKE_A_FOLD = re.compile(r"(?:f|k|part|partition|round|run)[-_ ]?[0-9]{1,2}")
 _FRAMES = re.compile(r"(?!(19|20)[0-9]{2}$)[0-9]{3,}")  # a folder of frames, and not of a year
 _NUMBER_AT_END = re.compile(r"(?:.*[/\\])?([0-9]{1,9})(?:\.\w+)?[/\\]*", re.DOTALL)
 
@@ -356,8 +361,8 @@ def _number_note(files: Mapping[Key, Path], root: Path, above: str) -> tuple[str
     for path in files.values():
         *folders, name = (part.lower() for part in (above, *path.relative_to(root).parts))
         stem = name.rpartition(".")[0]
-        has_number = re.search(r"(?<!\d)\d{1,2}(?!\d)", f"{folders[-1]}/{stem}")
-        if has_number and _fold_number(stem, folders, True) is None:
+        may_be = _LIKE_A_FOLD.fullmatch(stem) or _FOLDER_LIKE_A_FOLD.fullmatch(folders[-1])
+        if may_be and _fold_number(stem, folders, True) is None:
             return (f"{path}: no number in its name is read as that of a fold; it is fold 1",)
     return ()
 

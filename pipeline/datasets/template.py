@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import unicodedata
 from pathlib import Path
 
 from cache.errors import RefusedError
@@ -12,6 +13,7 @@ from pipeline.datasets.videos import natural_key
 
 LIST, TEXTS = "list.csv", "texts.toml"
 COLUMNS = ("path", "label", "subject", "split")
+CONTROLS = {"Cc", "Zl", "Zp"}  # categories of signs: tabs, line breaks and the like
 TEXTS_TEMPLATE = """\
 # Texts of the classes, one table each, in the order of their numbers if the labels are numbers.
 # Give this file to --texts; without it, a class is called by its name, and its sentence is
@@ -39,10 +41,10 @@ def write_templates(folder: Path) -> tuple[int, list[Path]]:
     named = (place.path.relative_to(folder).as_posix() for place in places.values())
     paths = sorted(named, key=natural_key)
     for path in paths:
-        if path != path.strip() or "\\" in path or not path.isprintable():
+        if path != path.strip() or "\\" in path or CONTROLS & {*map(unicodedata.category, path)}:
             raise RefusedError(
-                f"{folder}: {path!r} begins or ends with a space, or has a backslash or a sign "
-                "that cannot be seen, which a list cannot say: rename it"
+                f"{folder}: {path!r} begins or ends with a space, or has a backslash, a tab or a "
+                "line break, which a list cannot say: rename it"
             )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

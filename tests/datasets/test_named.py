@@ -49,12 +49,12 @@ def test_afew_is_tested_on_validation_in_whatever_folders(tmp_path: Path) -> Non
     survey = survey_afew(tmp_path)
     assert survey.folds[0].test[0].startswith("validation/")
     assert set(by_class(survey).values()) == {"anger", "happiness", "sadness"}
-    assert survey.notes[0].startswith("5 clips have the number of another, such as train/Angry/000")
+    assert survey.notes[0].startswith("clips with the number of another: train/Angry/000")
     add_frames(tmp_path / "Test" / "Sad" / "000000900 (1)")
     add_frames(tmp_path / "Test" / "Sad" / "000000900")
     survey = survey_afew(tmp_path)
     assert survey.subsets == {"test": {"test/Sad/000000900", "test/Sad/000000900 (1)"}}
-    assert survey.notes[0].startswith("6 clips")
+    assert "test/Sad/000000900 and test/Sad/000000900 (1)" in survey.notes[0]
     shutil.rmtree(tmp_path / "Test")
     with pytest.raises(RefusedError, match="3 train, 0 test videos"):
         survey_caer(tmp_path)
@@ -267,8 +267,8 @@ def test_parts_may_lie_in_the_folders_of_the_classes(tmp_path: Path) -> None:
         ),
         ("1/a 2/b Happy/c", r"folders 1, 2 are numbers, and Happy are words: call the former"),
         ("1/a/x 2/b/x", r"folders 1, 2 are numbers; say which .*--texts FILE; if .* data init"),
-        ("anna/1/a anna/2/b ben/1/c ben/2/d", r"whether anna, ben are .* in them, 1, 2: "),
-        ("S1/c1/a S1/c2/b S2/c1/c S2/c2/d", r"whether S1, S2 are .* in them, c1, c2: "),
+        ("anna/1/a anna/1/b anna/2/c ben/1/d ben/2/e", r"whether anna, ben are .* them, 1, 2: "),
+        ("S1/c1/a S1/c1/b S1/c2/c S2/c1/d S2/c2/e", r"whether S1, S2 are .* in them, c1, c2: "),
         (
             "Sad/fold1/a Sad/fold2/b Happy/fold1/c Happy/fold2/d",
             r"Happy/fold1, .*Sad/fold2 say how the videos are split, where it is not read: .*init",
@@ -292,6 +292,9 @@ def test_folders_at_the_top_that_are_no_classes_are_refused(
     "paths",
     [
         "bored/s1/a bored/s2/b shy/s1/c shy/s2/d",
+        "bored/001/clip bored/002/clip shy/001/clip shy/002/clip",
+        "bored/001/faces/0 bored/002/faces/0 shy/001/faces/0 shy/002/faces/0",
+        "level1/c1/a level1/c2/b level2/c1/c level2/c2/d",
         "bored/train/a bored/test/b shy/train/a shy/test/b",
         "bored/anna/a bored/ben/b shy/anna/c shy/cleo/d",
     ],
@@ -329,14 +332,53 @@ def test_folders_of_one_name_in_those_of_several_classes_are_people(tmp_path: Pa
     survey = survey_dataset("folders", tmp_path, subjects=other)
     assert {*survey.subjects.values()} == {"person 0", "person 1"}
     for folder in ("train/Sad", "test/Sad", "train/Happy", "test/Happy"):
-        add_video(tmp_path / "split" / folder / "anna/a.mp4")
-    assert check_survey(survey_folders(tmp_path / "split")).shared_subjects == {"1": 1}
+        for person in ("anna", "ben", "cleo"):
+            add_video(tmp_path / "split" / folder / "videos" / person / "a.mp4")
+    assert check_survey(survey_folders(tmp_path / "split")).shared_subjects == {"1": 3}
+
+
+@pytest.mark.parametrize(
+    "inner", [("videos",), ("front", "side"), ("001", "002", "003"), ("cv1",), ("Val Kilmer",)]
+)
+def test_folders_that_are_nobody_do_not_hinder_folds(
+    tmp_path: Path, inner: tuple[str, ...]
+) -> None:
+    for word in ("Happy", "Sad"):
+        for name in inner:
+            for n in range(1 if name.isdecimal() else 4):
+                add_video(tmp_path / word / name / f"{n}.mp4")
+    survey = survey_dataset("folders", tmp_path, folds=3)
+    assert (survey.subjects, len(survey.folds)) == ({}, 3)
+    assert [("too few" in note) for note in survey.notes] == [True] * (len(inner) == 2) + [
+        False
+    ] * (inner == ("cv1",))
+
+
+def test_people_in_two_spellings_are_refused_before_they_are_on_both_sides(tmp_path: Path) -> None:
+    for n in range(1, 4):
+        add_video(tmp_path / f"Happy/S0{n}/a.mp4")
+        add_video(tmp_path / f"Sad/s{n}/a.mp4")
+    with pytest.raises(RefusedError, match="one person spelled in two ways"):
+        survey_dataset("folders", tmp_path, folds=3)
+
+
+def test_folds_that_people_do_not_allow_are_refused_with_who_was_taken_for_one(
+    tmp_path: Path,
+) -> None:
+    for word in ("Happy", "Sad"):
+        for part in ("part a", "part b", "part c"):
+            for n in range(3):
+                add_video(tmp_path / word / part / f"{n}.mp4")
+    with pytest.raises(
+        RefusedError, match=r"there are 3 subjects.*part a.*taken for people.*--sub"
+    ):
+        survey_dataset("folders", tmp_path, folds=5)
 
 
 @pytest.mark.parametrize(
     "paths",
     [
-        *("1/Sad/a 1/Happy/b 2/Sad/c 2/Happy/d", "1/shy/a 1/bored/b 2/shy/c 2/bored/d"),
+        "1/Sad/a 1/Happy/b 2/Sad/c 2/Happy/d",
         "1/train/Sad/a 1/test/Happy/b 2/train/Sad/c 2/test/Happy/d",
     ],
 )
