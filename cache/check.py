@@ -41,7 +41,15 @@ from cache.journal import (
 )
 from cache.local import LocalPath, StrangeFileError
 from cache.manifest import files_on_disk, read_manifest
-from cache.plan import ARRAY_VIDEOS, COLUMNS, Plan, contradiction, parse_rows, read_plan
+from cache.plan import (
+    ARRAY_VIDEOS,
+    COLUMNS,
+    Plan,
+    contradiction,
+    parse_rows,
+    read_plan,
+    refuse_contradiction,
+)
 from cache.remote import (
     RemotePath,
     StoreFiles,
@@ -423,6 +431,8 @@ class Difference:
 def diff(path_a: StorePath | str, path_b: StorePath | str) -> Difference:
     """Compare two finished stores: what they were made from, their videos, their features."""
     a, b = open_store(path_a), open_store(path_b)
+    for store in (a, b):
+        refuse_contradiction(store.plan, store.path)
     rows_b = {video: row for row, video in enumerate(b.ids)}
     common = [(row, rows_b[v]) for row, v in enumerate(a.ids) if v in rows_b]
     one_sided = (a.missing.keys() ^ b.missing.keys()) & set(a.ids) & set(b.ids)

@@ -359,6 +359,12 @@ def contradiction(plan: Plan) -> str:
     return "" if plan.videos.source == plan.arrays.source else "the source is another"
 
 
+def refuse_contradiction(plan: Plan, path: StorePath) -> None:
+    """Raise DamagedError if the two files of a plan say different things; reads all of it."""
+    if why := contradiction(plan):
+        raise DamagedError(f"{inside(path) / 'plan.json'} is damaged ({why}): {_remedy(path)}")
+
+
 def parse_rows(data: bytes, ids: Sequence[str], what: str, remedy: str) -> list[VideoStatus]:
     """The outcomes of a block's videos; raises DamagedError unless they are those of ``ids``."""
     with refused(what, DamagedError, remedy):

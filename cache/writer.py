@@ -55,6 +55,7 @@ from cache.plan import (
     VideoStatus,
     encode_plan_file,
     read_plan,
+    refuse_contradiction,
 )
 from cache.remote import local_path
 
@@ -307,6 +308,7 @@ def tidy(root: LocalPath) -> None:
 def _agree(root: LocalPath, stored: Plan, asked: Plan) -> Plan:
     """The plan to continue with: the stored one, with views added if more are asked for."""
     check_same(root, stored, asked)
+    refuse_contradiction(stored, root)
     if asked.views <= stored.views:
         return stored
     # Remove the manifest first: whatever happens next, the store counts as unfinished.

@@ -5,7 +5,8 @@ from typing import Literal
 
 from cache.errors import RefusedError
 
-_NO_MEMORY = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED")  # of CUDA, cuBLAS and cuDNN
+# Of CUDA, of cuBLAS and cuDNN, and of a CPU.
+_NO_MEMORY = ("CUDA error: out of memory", "_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: ")
 
 
 def check_device(device: str) -> str:
@@ -53,7 +54,7 @@ def free_on_gpu(device: str) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory was too small for what raised ``error``.
+    """Whether the memory was too small for what raised ``error``.
 
     Out of memory during the capture of a graph, the capture's own end fails as well, and only the
     context of that error tells why. Libraries that allocate for themselves raise no type of their

@@ -20,6 +20,9 @@ def test_unavailable_device_is_refused() -> None:
 def test_memory_that_was_too_small_is_recognised_behind_the_error_it_causes() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"))
+    with pytest.raises(RuntimeError) as on_cpu:
+        torch.empty(1 << 50)
+    assert is_out_of_memory(on_cpu.value)
     assert not is_out_of_memory(RuntimeError("CUDA error: an illegal memory access"))
     assert not is_out_of_memory(RefusedError("the note says CUDA error: out of memory"))
     with pytest.raises(RuntimeError) as captured:

@@ -25,6 +25,11 @@ TASKS = "tasks"  # a setting of ours: how many tasks are done at a time
 ADDRESS = "address"  # a setting of ours: which Ray cluster
 CONNECT_SECONDS = 5.0
 PACKAGES = {"slurm": "submitit", "ray": "ray"}
+# Options of sbatch without which the jobs and their results would not be found again.
+OF_THE_COMMAND = {
+    *("array", "chdir", "error", "job-name", "no-requeue", "nodes", "ntasks", "ntasks-per-node"),
+    *("open-mode", "output", "parsable", "requeue", "signal", "test-only", "wait", "wrap"),
+}
 _NUMBER = r"[0-9]{1,6}(\.[0-9]{1,3})?"
 # Settings -> what their values look like, and how they are called; with SLURM, there are others.
 _OF_SLURM = {TASKS: ("[1-9][0-9]{0,4}", "a number of tasks")}
@@ -136,8 +141,14 @@ def choose_engine(
     check_device(device)
     if name not in NAMES:
         table = _read(Path(name))
+        own = [f"{key}={value}" for key, value in table.settings.items()]
+        try:
+            for setting in own if table.name != "local" else ():
+                _parse(table.name, setting)
+        except RefusedError as error:
+            raise RefusedError(f"{name}: {error}") from error
         name, gpus = table.name, table.gpus if gpus is None else gpus
-        settings = [*(f"{key}={value}" for key, value in table.settings.items()), *settings]
+        settings = [*own, *settings]
     if gpus is not None and (device == "cpu" or ":" in device):
         raise RefusedError(f"--gpus: not read with --device {device}")
     if name == "local":
@@ -175,6 +186,8 @@ def _parse(engine: str, setting: str) -> tuple[str, str]:
         raise RefusedError(
             f"--engine-set {setting}: expected KEY=VALUE, such as {_EXAMPLES[engine]}"
         )
+    if engine == "slurm" and key in OF_THE_COMMAND:
+        raise RefusedError(f"--engine-set {setting}: the command itself says {key}")
     pattern, called = known.get(key, (".*", ""))
     if not re.fullmatch(pattern, value):
         raise RefusedError(f"--engine-set {setting}: expected {called}")

@@ -40,6 +40,7 @@ from pipeline.show import show
 
 TIMEOUTS = 1000  # after each of which a job goes on from what it has kept
 POLL_SECONDS = (0.5, 10.0)  # between looks, at first and later
+MEMORY_OPTIONS = {"mem_per_cpu", "mem_per_gpu"}
 GPU_OPTIONS = {"gres", "gpus", "gpus_per_node", "gpus_per_task"}  # each in place of ours
 
 
@@ -91,10 +92,11 @@ class Slurm:
     def _parameters(self, needs: Sequence[Resources]) -> dict[str, Any]:
         own = {name.replace("-", "_"): value for name, value in self.options.items()}
         cores, gpus = max(need.cores for need in needs), max(need.gpus for need in needs)
+        memory = max(need.memory_gib for need in needs)
         return {
             "job_name": "tgdfer",
             "time": max(need.minutes for need in needs),
-            "mem": f"{max(need.memory_gib for need in needs)}G",
+            "mem": None if MEMORY_OPTIONS & own.keys() else f"{memory}G",
             "cpus_per_task": cores,
             "gpus_per_node": gpus if gpus and not GPU_OPTIONS & own.keys() else None,
             "array_parallelism": self.at_once,

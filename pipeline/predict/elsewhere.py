@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cache.errors import RefusedError
 from cache.outside import MIB, read_text
+from cache.plan import refuse_contradiction
 from cache.store import Store
 from pipeline.evaluate.metrics import Rows, confusion, recalls
 from pipeline.evaluate.statistics import Sample, bootstrap
@@ -109,6 +110,7 @@ def evaluate_elsewhere(
     The probabilities of classes that have one label are added; the label with the highest sum is
     predicted. Raises RefusedError for features of another encoder.
     """
+    refuse_contradiction(store.plan, store.path)
     first = checkpoints[0]
     classes = map_classes(first.classes, store.classes, given)
     features_NTD = store.load_features([0])[:, 0]

@@ -13,6 +13,7 @@ import numpy as np
 
 from cache.errors import RefusedError
 from cache.identity import flatten, side_by_side
+from cache.plan import refuse_contradiction
 from cache.remote import RemotePath
 from cache.store import Store, open_store
 from pipeline.config import Run
@@ -67,6 +68,7 @@ def check_runs(
             f"{first}: {reason}; fix them and extract again, or train without them with "
             "--allow-missing"
         )
+    refuse_contradiction(store.plan, store.path)
     check_shapes(runs, store)
     for run in runs:
         _check_identity(run, store)
@@ -351,7 +353,7 @@ def _load_onto(
     try:
         data = load_training_data(store, torch.device(device), place)
     except RuntimeError as error:
-        if not is_out_of_memory(error):
+        if device == "cpu" or not is_out_of_memory(error):
             raise
         free, total = (size / GIB for size in torch.cuda.mem_get_info(device))
         raise RefusedError(
@@ -402,7 +404,7 @@ class _Trainer:
         return fitting
 
     def _train_or_halve(self, stack: Sequence[Run]) -> list[Run]:
-        """Train a stack, or its two halves in turn if the GPU's memory is too small after all."""
+        """Train a stack, or its two halves in turn if the memory is too small after all."""
         import torch
 
         try:
@@ -413,7 +415,7 @@ class _Trainer:
             if len(stack) == 1:
                 raise RefusedError(
                     f"not even one run fits in the memory of {self.data.device}; use a smaller "
-                    "optimiser.batch, or --device cpu"
+                    "optimiser.batch, or the same in parts, optimiser.micro_batch"
                 ) from error
         # Only now, when the error no longer keeps the failed stack alive.
         torch.cuda.empty_cache()

@@ -199,7 +199,7 @@ def test_damage_of_any_file_is_found(new: LocalStore, tmp_path: Path) -> None:
 
 
 def test_forged_plan_that_contradicts_its_digests_is_found(new: LocalStore, tmp_path: Path) -> None:
-    """Opening does not encode all videos again; verifying every byte does."""
+    """Opening does not encode all videos again; comparing and verifying every byte do."""
     path = Path(shutil.copytree(new.path, tmp_path / "s"))
     plan = read_plan(path)
     videos = plan.videos.model_copy(update={"labels": np.zeros(150, np.int32)})
@@ -210,6 +210,8 @@ def test_forged_plan_that_contradicts_its_digests_is_found(new: LocalStore, tmp_
     (path / COLUMNS).write_bytes(columns)
     (path / "plan.json").write_bytes(encode_plan_file(forged.model_copy(update={"arrays": arrays})))
     assert open_store(path).digest == new.digest
+    with pytest.raises(DamagedError, match=r"plan.json is damaged \(the videos have another dig"):
+        diff(path, new.path)
     assert kinds(verify(path, deep=True)) == [("plan", COLUMNS)]
 
 

@@ -45,7 +45,7 @@ def test_command_line_wins_over_a_file(file: Path) -> None:
         ("gpus = 8", "gpu = 8", "engine.gpu: Extra inputs are not permitted"),
         ('"H200"', '["H200"]', "engine.settings.accelerator-type"),
         ('"H200"', '"H 200"', "--engine-set accelerator-type=H 200: expected a type of GPU"),
-        ("num-cpus", "cpus", "--engine-set cpus=4: expected KEY=VALUE"),
+        ("num-cpus", "cpus", "toml: --engine-set cpus=4: expected KEY=VALUE"),
         ("gpus = 8", "gpus = ", "not valid TOML"),
     ],
 )
@@ -55,3 +55,9 @@ def test_file_that_says_something_else_is_refused(
     file.write_text(OURS.replace(ours, theirs, 1))
     with pytest.raises(RefusedError, match=said.replace("[", r"\[")):
         choose_engine(str(file), None, [], "cuda")
+
+
+@pytest.mark.parametrize("option", ["array=0-3", "output=here", "wrap=true"])
+def test_options_by_which_the_jobs_are_found_again_are_refused(option: str) -> None:
+    with pytest.raises(RefusedError, match=rf"{option}: the command itself says "):
+        choose_engine("slurm", 1, [option], "cuda")
