@@ -284,9 +284,7 @@ def train_live(
     after = "Finished runs are kept; the current one starts again."
 
     def train(free: Sequence[Run]) -> list[Run]:
-        return _train_here(
-            [[run] for run in free], data, sys.maxsize, records, on_epochs, None, after
-        )
+        return _train_here([[run] for run in free], data, None, records, on_epochs, None, after)
 
     return _train_all(records.pending(runs), records, train, on_epochs, on_wait)
 
@@ -321,7 +319,7 @@ def _train_all(
 def _train_here(
     stacks: Sequence[Sequence[Run]],
     data: "TrainingData",
-    room: int,
+    room: int | None,
     records: Records,
     on_epochs: OnEpochs,
     keep_seconds: float | None,
@@ -376,7 +374,7 @@ class _Trainer:
     """
 
     data: "TrainingData"
-    room: int  # bytes of memory
+    room: int | None  # bytes of memory; None: not counted
     records: Records
     on_epochs: OnEpochs
     keep_seconds: float | None
@@ -389,7 +387,10 @@ class _Trainer:
 
     def _fitting(self, stack: Sequence[Run]) -> int:
         """How many runs of a stack to train at a time; said on stderr if that is not all."""
-        sizes, count = sizes_of(self.data.store), len(stack)
+        count = len(stack)
+        if self.room is None:
+            return count
+        sizes = sizes_of(self.data.store)
         each = bytes_of(stack, sizes)
         room = max(0, int(COUNTED * self.room) - sizes.tower_bytes)
         if room >= count * each:
