@@ -14,7 +14,14 @@ from pathlib import Path
 from cache.errors import RefusedError
 from pipeline.datasets.known import WORDS, full_class_name
 from pipeline.datasets.labels import class_base
-from pipeline.datasets.named import part_of, refuse_spellings, spelling, split_fold
+from pipeline.datasets.named import (
+    FOLD,
+    PART,
+    part_of,
+    refuse_spellings,
+    spelling,
+    split_fold,
+)
 from pipeline.datasets.rows import Row
 from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import (
@@ -29,10 +36,10 @@ from pipeline.datasets.videos import Fold, natural_key
 
 LAYOUT = Layout(None, "/".join, levels=99)
 GUESSED = "--subjects says otherwise"
-_FOLD = re.compile(r"(fold|set|split|fd|cv)[-_ ]?\d+|fold[-_ ]?[a-z]", re.IGNORECASE)
+_FOLD = re.compile(rf"{FOLD}[-_ ]?\d+|fold[-_ ]?[a-z]", re.IGNORECASE)
+_NO_LETTERS = r"[\W\d_]*"
 _PART = re.compile(
-    r"[\W\d_]*(train(ing)?|val(id(ation)?)?|dev|test(ing)?)[\W\d_]*(set|split|data|videos?)?[\W\d_]*",
-    re.IGNORECASE,
+    rf"{_NO_LETTERS}{PART}{_NO_LETTERS}(set|split|data|videos?)?{_NO_LETTERS}", re.IGNORECASE
 )
 _PEOPLE_MIN = 3  # two folders may be front and side
 

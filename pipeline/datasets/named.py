@@ -14,7 +14,9 @@ from pipeline.datasets.survey import Survey
 from pipeline.datasets.tree import Found, Layout, Parts, Tree, find_videos, scan
 from pipeline.datasets.videos import Fold, natural_key
 
-_PART = re.compile(r"(?<![a-z])(train(ing)?|val(id(ation)?)?|dev|test(ing)?)(set)?(?![a-z])")
+PART = r"(train(ing)?|val(id(ation)?)?|dev|test(ing)?)"  # words for a part of a split
+FOLD = r"(fold|set|split|fd|cv)"  # words before the number of a fold
+_PART = re.compile(rf"(?<![a-z]){PART}(set)?(?![a-z])")
 _NUMBER_OF_PERSON = re.compile(r".*(?:actor|subject)[\s_-]*(\d+)|(10\d\d)")  # CREMA-D: 1001
 # As programs write them; Nan is a name.
 NOBODY = ("nan", "NaN", "NA", "N/A", "n/a", "<NA>", "None", "none", "NULL", "null", "-", "?")
@@ -133,7 +135,7 @@ def spelling(name: str) -> str:
     text = "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
     text = re.sub(r"[\s_-]+", " ", text)
     text = re.sub(r"(?<=[^\W\d]) (?=\d)", "", text)
-    text = re.sub(r"^(fold|set|split|fd|cv)(?=\d+$)", "", text)
+    text = re.sub(rf"^{FOLD}(?=\d+$)", "", text)
     return re.sub(r"(?<![\d.])0+(?=\d)", "", text)
 
 
