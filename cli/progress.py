@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, TextIO, cast
 
-from cli.show import Escaping
+from cli.show import Escaping, duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -53,8 +53,7 @@ class Progress:
         if not done or not self.total:
             return ""
         seconds = (now - self._started) * (self.total - self.done) / done
-        minutes = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
-        return f"about {minutes} left"
+        return f"about {duration(seconds)} left"
 
 
 class _OnTerminal(Progress):

@@ -1,7 +1,10 @@
-"""tgdfer runs: list, show and remove runs."""
+"""tgdfer runs: list, show, watch and remove runs."""
 
 import json
 import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,21 +12,25 @@ import typer
 
 from cache.errors import RefusedError
 from cli.options import DEFAULT_RUNS, RunsOption, did_you_mean, refuse_unread
-from cli.show import columns, count, next_step, show
+from cli.show import columns, count, duration, next_step, show
 
 if TYPE_CHECKING:
-    from pipeline.train.record import Record
+    from rich.console import Group
 
-runs_app = typer.Typer(rich_markup_mode=None, help="List, show and remove runs.")
+    from pipeline.train.record import Record
+    from pipeline.train.watched import Look, Watched
+
+runs_app = typer.Typer(rich_markup_mode=None, help="List, show, watch and remove runs.")
 
 SHOWN_DIGITS = 8  # of a store's digest
+SIGNS = {"finished": "#", "running": ">", "waiting": ".", "diverged": "x", "damaged": "!"}
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 @runs_app.callback(invoke_without_command=True)
 def runs(context: typer.Context, root: RunsOption = DEFAULT_RUNS) -> None:
-    """List, show and remove runs.
+    """List, show, watch and remove runs.
 
     \b
     All runs:
@@ -87,6 +94,43 @@ def show_(
 
 
 @runs_app.command()
+def watch(
+    root: RunsOption = DEFAULT_RUNS,
+    once: Annotated[bool, typer.Option("--once", help="Look once, then end.")] = False,
+    seconds: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", min=0.2, help="Between two looks.")
+    ] = 2.0,
+) -> None:
+    """Watch what other shells train: finished, running and waiting runs, and the time left.
+
+    Ends when nothing is trained any more; without a terminal, after one look.
+
+    \b
+    tgdfer runs watch
+    tgdfer runs watch --once --runs /shared/runs
+    """
+    from rich.live import Live
+
+    from pipeline.train.watched import read_watched
+
+    if not (commands := read_watched(root)):
+        print(f"nothing is trained in {show(root)} now", file=sys.stderr)
+        next_step("tgdfer", "runs", "--runs", root)
+        return
+    console = _console()
+    if once or not console.is_terminal:
+        console.print(_picture(root, commands))
+        return
+    with Live(_picture(root, commands), console=console, auto_refresh=False) as live:
+        while commands:
+            shown = _picture(root, commands)
+            live.update(shown, refresh=True)
+            time.sleep(seconds)
+            commands = read_watched(root)
+    next_step("tgdfer", "runs", "--runs", root)
+
+
+@runs_app.command()
 def prune(
     root: RunsOption = DEFAULT_RUNS,
     other_code: Annotated[
@@ -141,6 +185,52 @@ def prune(
     print(f"{count(len(chosen) - len(left), 'run')} removed")
     for folder, reason in left.items():
         print(f"{show(folder)}: left alone, since {reason}")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # A table in motion consists of the control characters that the stream would escape.
+    return Console(file=getattr(sys.stdout, "stream", sys.stdout), markup=False, highlight=False)
+
+
+def _picture(root: Path, commands: "Sequence[Watched]") -> "Group":
+    """A table for each command, with one line for each setting."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from pipeline.train.watched import look
+
+    parts: list[Any] = []
+    for command in commands:
+        looks = look(root, command)
+        parts += [Text(show(command.command)), _table(looks), Text(_how_far(command, looks)), ""]
+    return Group(*parts, Text(", ".join(f"{sign} {name}" for name, sign in SIGNS.items())))
+
+
+def _table(looks: "Sequence[Look]") -> Any:
+    from rich.table import Table
+
+    folds = list(dict.fromkeys(one.run.fold for one in looks))
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("settings", overflow="fold")
+    for fold in folds:
+        table.add_column(show(fold), no_wrap=True)
+    for settings in dict.fromkeys(one.run.settings for one in looks):
+        own = [one for one in looks if one.run.settings == settings]
+        signs = ("".join(SIGNS[o.status] for o in own if o.run.fold == fold) for fold in folds)
+        table.add_row(show(settings), *signs)
+    return table
+
+
+def _how_far(command: "Watched", looks: "Sequence[Look]") -> str:
+    from pipeline.train.watched import seconds_left
+
+    counts: Counter[str] = Counter(one.status for one in looks)
+    named = [f"{counts[name]} {name}" for name in SIGNS if counts[name]]
+    left = seconds_left(command, looks, time.time())
+    more = [] if left is None else [f"about {duration(left)} left"]
+    return f"{count(len(looks), 'run')}: {', '.join([*named, *more])}"
 
 
 def _confirmed(runs: int) -> bool:

@@ -20,6 +20,7 @@ __all__ = [
     "Escaping",
     "columns",
     "count",
+    "duration",
     "escape_output",
     "next_step",
     "show",
@@ -51,6 +52,17 @@ def count(number: int, noun: str) -> str:
     ('1 run', '0 runs')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """About how long something takes.
+
+    >>> duration(75), duration(5400), duration(180_000)
+    ('75 s', '90 min', '50 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
 
 
 def next_step(*words: object) -> None:

@@ -147,6 +147,7 @@ ORDER = [
     "pipeline/train/code.py",
     "pipeline/train/record.py",
     "pipeline/train/records.py",
+    "pipeline/train/watched.py",
     "pipeline/train/leaks.py",
     "pipeline/train/cost.py",
     "pipeline/train/placement.py",

@@ -139,30 +139,26 @@ def choose_engine(
     that do not fit together, and without what an engine needs.
     """
     check_device(device)
-    if name not in NAMES:
-        table = _read(Path(name))
-        own = [f"{key}={value}" for key, value in table.settings.items()]
-        try:
-            for setting in own if table.name != "local" else ():
-                _parse(table.name, setting)
-        except RefusedError as error:
-            raise RefusedError(f"{name}: {error}") from error
-        name, gpus = table.name, table.gpus if gpus is None else gpus
-        settings = [*own, *settings]
+    table = EngineTable(name=name) if name in NAMES else _read(Path(name))
+    gpus = table.gpus if gpus is None else gpus
     if gpus is not None and (device == "cpu" or ":" in device):
         raise RefusedError(f"--gpus: not read with --device {device}")
-    if name == "local":
-        if settings:
+    if table.name == "local":
+        if settings or table.settings:
             raise RefusedError("--engine-set: not read with --engine local")
         return EngineChoice("local", gpus)
     if workers is not None:
-        raise RefusedError(f"--workers: not read with --engine {name}; use --engine-set {TASKS}=N")
+        raise RefusedError(
+            f"--workers: not read with --engine {table.name}; use --engine-set {TASKS}=N"
+        )
     if device not in ("cpu", "cuda"):
         raise RefusedError(
-            f"--engine {name}: --device {device} is of this machine; say what the nodes have, with "
-            "--device cuda or --device cpu"
+            f"--engine {table.name}: --device {device} is of this machine; say what the nodes "
+            "have, with --device cuda or --device cpu"
         )
-    chosen = EngineChoice(name, gpus, dict(_parse(name, text) for text in settings))
+    in_file = [_parse(table.name, f"{key}={value}", name) for key, value in table.settings.items()]
+    given = [_parse(table.name, setting, "--engine-set") for setting in settings]
+    chosen = EngineChoice(table.name, gpus, dict(in_file + given))
     _check_at_hand(chosen)
     return chosen
 
@@ -178,19 +174,17 @@ def _read(path: Path) -> EngineTable:
         ) from None
 
 
-def _parse(engine: str, setting: str) -> tuple[str, str]:
+def _parse(engine: str, setting: str, where: str) -> tuple[str, str]:
     key, equals, value = setting.partition("=")
     known = _OF_RAY if engine == "ray" else _OF_SLURM
     is_key = key in known or (engine == "slurm" and re.fullmatch("[a-z][a-z-]*", key))
     if not equals or not is_key or not value.isprintable():
-        raise RefusedError(
-            f"--engine-set {setting}: expected KEY=VALUE, such as {_EXAMPLES[engine]}"
-        )
+        raise RefusedError(f"{where} {setting}: expected KEY=VALUE, such as {_EXAMPLES[engine]}")
     if engine == "slurm" and key in OF_THE_COMMAND:
-        raise RefusedError(f"--engine-set {setting}: the command itself says {key}")
+        raise RefusedError(f"{where} {setting}: the command itself says {key}")
     pattern, called = known.get(key, (".*", ""))
     if not re.fullmatch(pattern, value):
-        raise RefusedError(f"--engine-set {setting}: expected {called}")
+        raise RefusedError(f"{where} {setting}: expected {called}")
     return key, value
 
 

@@ -85,7 +85,7 @@ class Slurm:
             raise RefusedError(f"SLURM refuses the jobs: {error}") from error
         number = sent[0].job_id.partition("_")[0]
         print(
-            f"SLURM job {number}: {len(sent)} tasks, logs in {show(self.folder)}", file=sys.stderr
+            f"SLURM job {number}, tasks: {len(sent)}, logs in {show(self.folder)}", file=sys.stderr
         )
         return [_Job(*one, attempts) for one in zip(tasks, sent, bosses, strict=True)]
 

@@ -29,6 +29,7 @@ from pipeline.train.leaks import refuse_leaks
 from pipeline.train.placement import cut, stacks_of, what_is_left
 from pipeline.train.records import Records
 from pipeline.train.residence import choose_residence, feature_bytes
+from pipeline.train.watched import watched
 
 if TYPE_CHECKING:
     from pipeline.train.features import TrainingData
@@ -297,9 +298,21 @@ def _train_all(
     on_wait: OnWait,
 ) -> int:
     """Train what no other process is training, until all is finished here or there."""
+    if not pending:
+        return 0
+    check_writable(records.root, "--runs")
+    with watched(records, pending):
+        return _train_or_wait(pending, records, train, on_epochs, on_wait)
+
+
+def _train_or_wait(
+    pending: Sequence[Run],
+    records: Records,
+    train: Callable[[Sequence[Run]], list[Run]],
+    on_epochs: OnEpochs,
+    on_wait: OnWait,
+) -> int:
     trained, waiting = 0, False
-    if pending:
-        check_writable(records.root, "--runs")
     while pending:
         free = [run for run in pending if records.is_free(run)]
         here = set(train(free)) if free else set()

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cache.store import open_store
 from pipeline.config import load_method, runs_of
 from pipeline.train.grid import train_runs
 from pipeline.train.records import Records
+from pipeline.train.watched import read_watched, watched
 from support.commands import tgdfer
 from support.stores import random_store
 
@@ -137,3 +139,31 @@ def test_commands_leave_damaged_runs_as_they_are_and_end_with_code_3(place: Path
     assert "1 run trained, 1 already finished." in again.stdout
     assert len(list(root.glob("?" * 16))) == 2
     assert (folder / "predictions.csv").read_bytes().count(b"\n") == whole.count(b"\n")
+
+
+def test_watch_shows_what_another_command_trains_and_forgets_killed_ones(
+    place: Path,
+) -> None:
+    root = place / "runs"
+    records = Records(root, open_store(str(place / "s.zarr")))
+    wanted = [
+        *runs_of(load_method("paper", ["optimiser.epochs=1"]), ["1"], [0]),
+        *runs_of(load_method("paper", ["optimiser.epochs=1"]), ["2"], [0, 1]),
+        *runs_of(load_method("paper", ["optimiser.epochs=1", "temporal.window=2"]), ["1"], [0]),
+    ]
+    quiet = tgdfer("runs", "watch", cwd=place)
+    assert quiet.stderr.startswith("nothing is trained in runs now\nnext: tgdfer runs")
+    with watched(records, wanted), records.claim([wanted[1]]):
+        lines = tgdfer("runs", "watch", cwd=place).stdout.splitlines()
+        shown = [line.split() for line in lines]
+        assert ["settings", "1", "2"] in shown
+        assert ["base", ".", ">."] in shown
+        assert ["temporal.window=2", "#"] in shown
+        assert any(line.startswith("4 runs: 1 finished, 1 running, 2 waiting") for line in lines)
+        (file,) = (root / ".watched").iterdir()
+        left = file.with_name(f"{'ab' * 8}.json")
+        left.write_bytes(file.read_bytes())  # a copy that nobody holds
+        assert len(read_watched(root)) == 1
+        assert not left.exists()
+    assert list((root / ".watched").iterdir()) == []
+    assert read_watched(root) == []

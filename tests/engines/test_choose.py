@@ -44,8 +44,8 @@ def test_command_line_wins_over_a_file(file: Path) -> None:
         ("gpus = 8", "gpus = 0", "engine.gpus: Input should be greater than or equal to 1"),
         ("gpus = 8", "gpu = 8", "engine.gpu: Extra inputs are not permitted"),
         ('"H200"', '["H200"]', "engine.settings.accelerator-type"),
-        ('"H200"', '"H 200"', "--engine-set accelerator-type=H 200: expected a type of GPU"),
-        ("num-cpus", "cpus", "toml: --engine-set cpus=4: expected KEY=VALUE"),
+        ('"H200"', '"H 200"', "toml accelerator-type=H 200: expected a type of GPU"),
+        ("num-cpus", "cpus", "toml cpus=4: expected KEY=VALUE"),
         ("gpus = 8", "gpus = ", "not valid TOML"),
     ],
 )
