@@ -1,5 +1,6 @@
 """``--engine``, ``--gpus``, ``--engine-set`` and TOML files -> the engine that a command uses."""
 
+import datetime
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ Name = Literal["local", "slurm", "ray"]
 NAMES: tuple[Name, ...] = get_args(Name)
 TASKS = "tasks"  # a setting of ours: how many tasks are done at a time
 ADDRESS = "address"  # a setting of ours: which Ray cluster
+SHARES = 8  # into which work for a cluster is cut, where it is not said how many at a time
 CONNECT_SECONDS = 5.0
 PACKAGES = {"slurm": "submitit", "ray": "ray"}
 # Options of sbatch without which the jobs and their results would not be found again.
@@ -32,9 +34,10 @@ OF_THE_COMMAND = {
 }
 _NUMBER = r"[0-9]{1,6}(\.[0-9]{1,3})?"
 # Settings -> what their values look like, and how they are called; with SLURM, there are others.
-_OF_SLURM = {TASKS: ("[1-9][0-9]{0,4}", "a number of tasks")}
+_TASKS = {TASKS: ("[1-9][0-9]{0,4}", "a number of tasks")}
+_OF_SLURM = {**_TASKS, "cpus-per-task": ("[1-9][0-9]{0,3}", "a number of cores")}
 _OF_RAY = {
-    **_OF_SLURM,
+    **_TASKS,
     ADDRESS: (r"[\w.:\[\]-]+:[0-9]{1,5}", "HOST:PORT of a cluster that this machine is part of"),
     "num-cpus": (_NUMBER, "a number of cores"),
     "num-gpus": (_NUMBER, "a number of GPUs"),
@@ -80,6 +83,11 @@ class EngineChoice:
             return self.gpus if tasks is None else int(tasks)
         return None if place == "cpu" else len(self._names(place))
 
+    def cores(self, default: int) -> int:
+        """The cores of a task, each for one thread."""
+        given = self.settings.get("cpus-per-task", self.settings.get("num-cpus"))
+        return default if given is None else max(1, int(float(given)))
+
     def make(self, place: str, at_once: int, folder: Path, doing: str) -> Engine:
         """The engine; ``folder`` is for its files, ``doing`` what a stopped task finishes."""
         if self.is_local:
@@ -117,7 +125,7 @@ class EngineTable(Settings):
 
     name: Name
     gpus: int | None = Field(None, ge=1, le=1024)
-    settings: dict[str, str | int | float] = Field(default_factory=dict)
+    settings: dict[str, str | int | float | datetime.time] = Field(default_factory=dict)
 
 
 class EngineFile(Settings):
@@ -142,10 +150,13 @@ def choose_engine(
     table = EngineTable(name=name) if name in NAMES else _read(Path(name))
     gpus = table.gpus if gpus is None else gpus
     if gpus is not None and (device == "cpu" or ":" in device):
-        raise RefusedError(f"--gpus: not read with --device {device}")
+        raise RefusedError(f"--gpus {gpus}: not read with --device {device}")
     if table.name == "local":
         if settings or table.settings:
-            raise RefusedError("--engine-set: not read with --engine local")
+            raise RefusedError(
+                f"--engine {name}: {next(iter([*settings, *table.settings]))} is a setting of a "
+                "cluster, not read by the engine local"
+            )
         return EngineChoice("local", gpus)
     if workers is not None:
         raise RefusedError(

@@ -5,13 +5,15 @@ Whether a job has ended is asked of squeue: sacct, which submitit would ask, nee
 that not every cluster has.
 """
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from pathlib import Path
@@ -38,6 +40,8 @@ from pipeline.engines.task import (
 from pipeline.interrupt import StoppedError, stop_on_signal
 from pipeline.show import show
 
+Queue = Mapping[str, tuple[str, str]]  # of a job: its state, and why it waits
+
 TIMEOUTS = 1000  # after each of which a job goes on from what it has kept
 POLL_SECONDS = (0.5, 10.0)  # between looks, at first and later
 MEMORY_OPTIONS = {"mem_per_cpu", "mem_per_gpu"}
@@ -53,16 +57,24 @@ class Slurm:
     at_once: int = 256
     late_seconds: float = 30.0  # after its end, a job's result may appear on a shared disk
 
+    def __post_init__(self) -> None:
+        if "%" in str(self.folder.absolute()):
+            raise RefusedError(
+                f"{self.folder}: sbatch puts something else in the place of %; use another folder"
+            )
+
     def run(self, tasks: Sequence[Task], on_report: OnReport) -> Generator[Outcome, None, None]:
         """See ``Engine.run``."""
         told, tell = Pipe(duplex=False)
         doing = "the cancellation of the SLURM jobs"
         with stop_on_signal(doing, lambda: tell.send_bytes(b"stop")) as stop, told, tell:
-            jobs, started = self._submit(tasks), time.monotonic()
+            jobs, started, said = self._submit(tasks), time.monotonic(), {"None"}
             try:
                 while jobs and not stop.signal:
                     told.poll(_pause(time.monotonic() - started))
-                    for job in self._ended(jobs, on_report):
+                    queue = _queue()
+                    _say_why_all_wait(jobs, queue or {}, said)
+                    for job in self._ended(jobs, queue, on_report):
                         jobs.remove(job)
                         if job.missed is not None and job.attempt < ATTEMPTS:
                             jobs += self._submit([job.task], job.attempt + 1)
@@ -79,7 +91,11 @@ class Slurm:
         executor.update_parameters(**self._parameters([task.resources for task in tasks]))
         bosses = [FileBoss(self.folder / f"{uuid.uuid4().hex}.units") for _ in tasks]
         try:
-            with blocked_signals():  # a job that was sent is known, so that it can be cancelled
+            # A refusal is printed, and raised as well.
+            with (
+                redirect_stderr(io.StringIO()),
+                blocked_signals(),
+            ):  # a job that was sent is known, so that it can be cancelled
                 sent = executor.map_array(_Attempt(), [task.work for task in tasks], bosses)
         except (FailedJobError, FailedSubmissionError) as error:
             raise RefusedError(f"SLURM refuses the jobs: {error}") from error
@@ -106,15 +122,16 @@ class Slurm:
             "additional_parameters": {"requeue": True} | own,
         }
 
-    def _ended(self, jobs: "Sequence[_Job]", on_report: OnReport) -> "Iterator[_Job]":
+    def _ended(
+        self, jobs: "Sequence[_Job]", queue: "Queue | None", on_report: OnReport
+    ) -> "Iterator[_Job]":
         """The jobs that have left a result, or have ended without one."""
-        queued = _queued()
         names = set(os.listdir(self.folder))
         for job in list(jobs):
             if units := job.boss.reported():
                 on_report(job.task, units)
             found = job.sent.paths.result_pickle.name in names
-            job.note(found or queued is None or job.id in queued)
+            job.note(found or queue is None or job.id in queue)
             if found or job.is_lost(self.late_seconds):
                 yield job
 
@@ -165,15 +182,30 @@ def _pause(seconds: float) -> float:
     return min(POLL_SECONDS[1], max(POLL_SECONDS[0], seconds / 20))
 
 
-def _queued() -> Collection[str] | None:
+def _queue() -> "Queue | None":
     """The jobs of this user that have not ended; None if SLURM does not answer."""
-    return _call("squeue", "--me", "--array", "--noheader", "--format=%i")
+    lines = _call("squeue", "--me", "--array", "--noheader", "--format=%i|%t|%r")
+    if lines is None:
+        return None
+    return {own: (state, why) for own, state, why in (line.split("|", 2) for line in lines)}
+
+
+def _say_why_all_wait(jobs: "Sequence[_Job]", queue: "Queue", said: set[str]) -> None:
+    """Say each reason once."""
+    found = [queue.get(job.id, ("", "")) for job in jobs]
+    if jobs and all(state == "PD" for state, _ in found):
+        for reason in sorted({reason for _, reason in found} - said):
+            print(
+                f"SLURM: all {len(jobs)} waiting ({show(reason)}); Ctrl-C cancels them",
+                file=sys.stderr,
+            )
+            said.add(reason)
 
 
 def _call(command: str, *arguments: str) -> list[str] | None:
-    """The words that a command of SLURM prints; None if it fails."""
+    """The lines that a command of SLURM prints; None if it fails."""
     if not arguments:
         return None
     found = [shutil.which(command) or command, *arguments]
     done = subprocess.run(found, capture_output=True, text=True)
-    return None if done.returncode else done.stdout.split()
+    return None if done.returncode else done.stdout.splitlines()

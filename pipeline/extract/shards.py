@@ -10,7 +10,7 @@ from cache.plan import read_plan
 from cache.store import Store, StoreWriter, open_store, status
 from pipeline.datasets.videos import VideoList
 from pipeline.encoders.clip import EncoderFiles
-from pipeline.engines.choose import EngineChoice
+from pipeline.engines.choose import SHARES, EngineChoice
 from pipeline.engines.task import Boss, Resources, Task, results
 from pipeline.extract.loop import (
     Asked,
@@ -25,7 +25,6 @@ from pipeline.extract.loop import (
 from pipeline.extract.planning import ExtractSettings
 from pipeline.resources import usable_cores
 
-SHARDS = 8  # unless the user says how many tasks are done at a time
 CORES = 8  # reserved for each, unless the user says how many threads decode
 MEMORY_GIB = 8  # reserved for each
 
@@ -47,11 +46,11 @@ def extract_by(
     if isinstance(asked, Summary):
         return asked
     place = engine.place(settings.device)
-    at_once = engine.at_once(place) or (1 if engine.is_local else SHARDS)
+    at_once = engine.at_once(place) or (1 if engine.is_local else SHARES)
     shards = min(at_once, -(-len(asked.videos) // asked.plan.block_videos))
     if engine.is_local and (shards == 1 or settings.shard != (0, 1)):
         return extract_here(asked, settings, on_progress, reuse)
-    cores = usable_cores() // shards if engine.is_local else CORES
+    cores = usable_cores() // shards if engine.is_local else engine.cores(CORES)
     settings = replace(settings, device=place, workers=settings.workers or max(1, cores))
     tasks = _tasks(asked, settings, shards, None if reuse is None else str(reuse.path))
     folder = store_path.with_name(f"{store_path.name}.{engine.name}")

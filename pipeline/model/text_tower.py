@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cache.errors import RefusedError
+from pipeline.device import is_out_of_memory
 from pipeline.model.packing import Packing, pack
 
 REDRAWN_SEED = 251_110_958  # unlikely to be where a trained tower began
@@ -112,6 +113,8 @@ def load_text_tower(weights: bytes, config: dict[str, Any]) -> TextTower:
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise ValueError("the weights are not finite")
     except (SafetensorError, *_NOT_A_TOWER) as error:
+        if is_out_of_memory(error):
+            raise
         raise RefusedError(
             f"text.json and text.safetensors of the store are no text tower ({_short(error)}); "
             "copy the store again from an intact one, or extract it again"

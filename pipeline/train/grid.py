@@ -19,7 +19,7 @@ from cache.store import Store, open_store
 from pipeline.config import Run
 from pipeline.datasets.texts import class_texts
 from pipeline.device import device_kind, free_on_gpu, is_out_of_memory
-from pipeline.engines.choose import LOCAL, EngineChoice
+from pipeline.engines.choose import LOCAL, SHARES, EngineChoice
 from pipeline.engines.task import Boss, Resources, Task, results
 from pipeline.interrupt import StoppedError, stop_on_signal
 from pipeline.resources import available_bytes, check_writable, usable_cores
@@ -222,7 +222,7 @@ def train_runs(
     )
     cost = partial(seconds_of, sizes=sizes_of(store), rates=read_rates(records.device))
     # Stacks change bits, so they do not depend on what is left to do.
-    stacks = stacks_of(wanted, crew.size_max, crew.at_once or 1, cost)
+    stacks = stacks_of(wanted, crew.size_max, crew.at_once or SHARES, cost)
     data = cache(lambda: _load_onto(device, store, features, 1))
 
     def train(free: Sequence[Run]) -> list[Run]:
@@ -255,7 +255,7 @@ def _choose_crew(
     on_cpu, private = device == "cpu", _is_private(store)
     if private and not engine.is_local:
         raise RefusedError(f"{store.path}: only this process can read it; use --engine local")
-    at_once, cores = engine.at_once(device), 1 if on_cpu else CORES_OF_GPU
+    at_once, cores = engine.at_once(device), engine.cores(1 if on_cpu else CORES_OF_GPU)
     if on_cpu and engine.is_local:
         at_once = min(workers or usable_cores(), wanted)
         cores = max(1, usable_cores() // at_once)
@@ -364,8 +364,15 @@ def _load_onto(
     try:
         data = load_training_data(store, torch.device(device), place)
     except RuntimeError as error:
-        if device == "cpu" or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
+        if device == "cpu":
+            raise RefusedError(
+                f"the memory that this process may use is too small for the features of "
+                f"{store.path}, {feature_bytes(store) / GIB:.2f} GiB, and its text tower, "
+                f"{sizes_of(store).tower_bytes / GIB:.2f} GiB while it is loaded; use --features "
+                "stream, fewer --workers or a higher limit"
+            ) from error
         free, total = (size / GIB for size in torch.cuda.mem_get_info(device))
         raise RefusedError(
             f"the features of {store.path} take {feature_bytes(store) / GIB:.1f} GiB, {device} "

@@ -1,5 +1,6 @@
 """``--engine``, ``--gpus``, ``--engine-set`` and ``[engine]`` of a TOML file -> a choice."""
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -61,3 +62,20 @@ def test_file_that_says_something_else_is_refused(
 def test_options_by_which_the_jobs_are_found_again_are_refused(option: str) -> None:
     with pytest.raises(RefusedError, match=rf"{option}: the command itself says "):
         choose_engine("slurm", 1, [option], "cuda")
+
+
+def test_setting_of_a_cluster_is_not_read_on_this_machine(file: Path) -> None:
+    file.write_text(OURS.replace('"ray"', '"local"'))
+    with pytest.raises(RefusedError, match="num-cpus is a setting of a cluster"):
+        choose_engine(str(file), None, [], "cuda")
+
+
+def test_time_needs_no_quotes_in_a_file_and_cores_are_those_that_are_reserved(file: Path) -> None:
+    pytest.importorskip("submitit", reason="no submitit; it is in the extra tgdfer[slurm]")
+    if shutil.which("sbatch") is None:
+        pytest.skip("no sbatch here")
+    file.write_text('[engine]\nname = "slurm"\nsettings = {time = 04:00:00, cpus-per-task = 3}\n')
+    chosen = choose_engine(str(file), None, [], "cpu")
+    assert chosen.settings == {"time": "04:00:00", "cpus-per-task": "3"}
+    assert (chosen.cores(1), EngineChoice("slurm").cores(2)) == (3, 2)
+    assert EngineChoice("ray", None, {"num-cpus": "0.5"}).cores(4) == 1

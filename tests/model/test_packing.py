@@ -13,6 +13,7 @@ from pipeline.datasets.texts import class_texts
 from pipeline.model.packing import context_slot, pack
 from pipeline.model.prompts import Prompts
 from pipeline.model.text_tower import TextTower, load_text_tower
+from support.commands import python
 from support.stores import CLASSES, text_config, text_weights
 
 
@@ -147,3 +148,25 @@ def test_visual_token_before_the_context_equals_the_full_path(pair: Pair, learna
         (expected,) = torch.autograd.grad((full_KD * direction[r, b]).sum(), token_K1W)
         error = (gradient[r, b] - expected[:, 0]).norm() / expected.norm()
         assert error < 1e-5
+
+
+NO_ROOM = """
+import resource
+import numpy as np
+from safetensors.numpy import save
+from pipeline.device import is_out_of_memory
+from pipeline.model.text_tower import load_text_tower
+
+weights = save({"x": np.zeros(1 << 25, np.float16)})  # 128 MiB in float32
+used = 1024 * int(open("/proc/self/status").read().partition("VmData:")[2].split()[0])
+resource.setrlimit(resource.RLIMIT_DATA, (used + (100 << 20),) * 2)
+try:
+    load_text_tower(weights, {"text_cfg": {"layers": 1}})
+except RuntimeError as error:
+    print(is_out_of_memory(error))
+"""
+
+
+def test_memory_that_is_too_small_is_not_called_a_damaged_tower() -> None:
+    done = python("-c", NO_ROOM)
+    assert done.stdout == "True\n", done.stderr
