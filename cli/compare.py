@@ -141,7 +141,7 @@ def compare(
     ]
     ours, good = [], {}
     for name, own in wanted.items():
-        title = "TG-DFER" if len(wanted) == 1 else f"TG-DFER, {name}"
+        title = named[name].head.title + (f", {name}" if len(wanted) > 1 else "")
         predicted, good[name] = of_runs(title, [records.find(run) for run in own], opened)
         ours.append(predicted)
     first = next(iter(named.values()))

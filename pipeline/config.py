@@ -69,6 +69,75 @@ class InputConfig(Settings):
             )
 
 
+class HeadConfig(Settings):
+    """The network on the features: TG-DFER, or that of another publication (docs/baselines.md)."""
+
+    kind: Literal["tgdfer", "mlp", "bilstm", "transformer", "dfer_clip", "m3dfel"] = Field(
+        "tgdfer", description="TG-DFER, or another publication's network on the same features"
+    )
+    layers: int = Field(
+        0, ge=0, le=12, description="hidden, recurrent or encoder layers; 0: as published"
+    )
+    hidden: int = Field(
+        0,
+        ge=0,
+        le=8192,
+        description="width of hidden layers, of an LSTM's direction, of an encoder's MLP; "
+        "0: as published",
+    )
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of each layer's output set to zero in training"
+    )
+    instance: int = Field(
+        4, ge=1, le=FRAMES_MAX, description="frames per instance, if kind is m3dfel"
+    )
+
+    @property
+    def title(self) -> str:
+        """What reports call it."""
+        return "TG-DFER" if self.kind == "tgdfer" else f"head {self.kind}"
+
+    @property
+    def reads_texts(self) -> bool:
+        """Whether its logits are cosines with class texts, divided by ``label.temperature``."""
+        return self.kind in ("tgdfer", "dfer_clip")
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return self.layers or _PUBLISHED[self.kind][0]
+
+    def width(self, size: int) -> int:
+        """Hidden width at feature size D."""
+        return self.hidden or _PUBLISHED[self.kind][1] * size
+
+    def refuse_misfit(self, frames: int, size: int) -> None:
+        """Raises RefusedError for T frames or D features that it cannot divide."""
+        if self.kind == "m3dfel" and (frames % self.instance or frames == self.instance):
+            raise RefusedError(
+                f"head.instance={self.instance} does not divide the {frames} frames that are used "
+                "into two or more instances; choose another, or other input.frames"
+            )
+        attended = {"transformer": size, "dfer_clip": size, "m3dfel": 2 * self.width(size)}
+        if attended.get(self.kind, 0) % ATTENTION_HEADS:
+            raise RefusedError(
+                f"head.kind={self.kind} has {ATTENTION_HEADS} attention heads, which do not divide "
+                f"{attended[self.kind]} features; choose another head.kind"
+                + (", or another head.hidden" if self.kind == "m3dfel" else ", or another encoder")
+            )
+
+
+ATTENTION_HEADS = 8  # of the published heads
+# Layers, and hidden width as a multiple of D.
+_PUBLISHED = {
+    "mlp": (1, 1),
+    "bilstm": (2, 1),
+    "transformer": (3, 2),
+    "dfer_clip": (1, 2),
+    "m3dfel": (2, 1),
+}
+
+
 class TemporalConfig(Settings):
     """The multi-grained temporal network (eqs. 2-5)."""
 
@@ -381,6 +450,7 @@ class MethodConfig(Settings):
     """Everything that defines a training run except its fold and seed."""
 
     input: InputConfig = InputConfig()
+    head: HeadConfig = HeadConfig()
     temporal: TemporalConfig = TemporalConfig()
     prompts: PromptConfig = PromptConfig()
     label: LabelConfig = LabelConfig()
@@ -388,11 +458,24 @@ class MethodConfig(Settings):
     selection: SelectionConfig = SelectionConfig()
     store: StoreConfig = StoreConfig()
 
+    @property
+    def visual_prompt(self) -> Literal["none", "add", "prepend", "concat"]:
+        """How the visual prompt is combined with the fine text; only TG-DFER has one."""
+        return self.label.visual_prompt if self.head.kind == "tgdfer" else "none"
+
+    @property
+    def influence_scale(self) -> float:
+        """What frame logits are multiplied by to be an influence: so that cosines are cosines."""
+        return self.label.temperature if self.head.reads_texts else 1.0
+
     @model_validator(mode="after")
     def _refuse_rates_without_contexts_of_classes(self) -> "MethodConfig":
         prompts, rarity = self.prompts, self.optimiser.text_rarity
-        coarse = prompts.coarse_learnable and self.label.fusion == "mlp"  # which alone reads it
-        if prompts.context == "shared":
+        fused = self.head.kind == "tgdfer" and self.label.fusion == "mlp"
+        coarse = prompts.coarse_learnable and fused  # which alone reads it
+        if not self.head.reads_texts:
+            lack = f"head.kind={self.head.kind} reads no text; set head.kind=tgdfer"
+        elif prompts.context == "shared":
             lack = "prompts.context=shared; set prompts.context=class_specific"
         elif not prompts.fine_learnable and not coarse:
             lack = "no prompt that is used is learnable; set prompts.fine_learnable=true"
@@ -478,13 +561,15 @@ def _idle(method: MethodConfig) -> Iterator[tuple[str, str]]:
     """Tables and the names of their settings that nothing reads."""
     temporal, prompts, label = method.temporal, method.prompts, method.label
     optimiser, selection = method.optimiser, method.selection
+    yield from _idle_for(method.head)
     if not temporal.fine_depth:
         yield "temporal", "window stride positions merge"
     if not temporal.coarse_depth:
         yield "temporal", "coarse_keys"
     if not temporal.fine_depth and not temporal.coarse_depth:
         yield "temporal", "norm head_size mlp_ratio residual init dropout positions_std"
-    if not prompts.fine_learnable and not prompts.coarse_learnable:
+    coarse_learnable = prompts.coarse_learnable and method.head.kind == "tgdfer"
+    if not prompts.fine_learnable and not coarse_learnable:
         yield "prompts", "context_length context position"
         yield "optimiser", "lr_prompts"
     if label.fusion == "none":
@@ -507,6 +592,23 @@ def _idle(method: MethodConfig) -> Iterator[tuple[str, str]]:
         yield "optimiser", "views"
     if selection.rule != "best_on_val" and selection.tested_on != "held_out":
         yield "selection", "validation_share"
+
+
+def _idle_for(head: HeadConfig) -> Iterator[tuple[str, str]]:
+    """Settings that a kind of head does not read."""
+    if head.kind == "tgdfer":
+        yield "head", "layers hidden dropout instance"
+        return
+    if head.kind != "m3dfel":
+        yield "head", "instance"
+    yield "temporal", " ".join(TemporalConfig.model_fields)
+    yield "label", " ".join(LabelConfig.model_fields.keys() - {"temperature"})
+    yield "prompts", "coarse_text coarse_learnable"
+    if not head.reads_texts:
+        yield "label", "temperature"
+        yield "prompts", " ".join(PromptConfig.model_fields)
+        yield "optimiser", "lr_prompts"
+        yield "input", "centre_text"
 
 
 def runs_of(method: MethodConfig, folds: Sequence[str], seeds: Sequence[int]) -> list[Run]:

@@ -30,7 +30,7 @@ class TestedRun(Protocol):
         """(ids, labels, predicted classes)."""
 
     def frame_logits(self) -> NDArray[np.float32]:
-        """cos(x_t, label_k) / tau, [N, T, K]."""
+        """What it says of the frames, [N, T, K]; of TG-DFER, cos(x_t, label_k) / tau."""
 
     def attention(self) -> NDArray[np.float32]:
         """Frame weights of the visual prompts, [N, T, K]."""

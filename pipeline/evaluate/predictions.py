@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.model.tgdfer import TGDFER
+from pipeline.model.network import Network
 
 EVALUATION_VIDEOS = 256  # videos per run in an evaluation batch; only limits memory
 
@@ -34,7 +34,7 @@ class Predictions:
 
 
 def predict(
-    model: TGDFER,
+    model: Network,
     features: Callable[[Tensor, Tensor], Tensor],
     rows: Sequence[NDArray[np.int64]],
 ) -> list[Predictions]:
@@ -48,7 +48,7 @@ def predict(
     with torch.no_grad():
         for start in range(0, longest, EVALUATION_VIDEOS):
             row_RB = torch.from_numpy(padded_RN[:, start : start + EVALUATION_VIDEOS])
-            row_RB = row_RB.to(model.temperature_R.device)
+            row_RB = row_RB.to(model.device)
             out = model(features(row_RB, torch.zeros_like(row_RB)))
             attention_RBTK = out.attention_RBTK
             if attention_RBTK is None:

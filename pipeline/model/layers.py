@@ -30,11 +30,17 @@ def uniform(*shape: int, bound: float) -> Callable[[Generator], Tensor]:
 
 
 class Linear(nn.Module):
-    """y_r = x_r W_r + b_r, initialised as in torch.nn.Linear: U(±1/sqrt(inputs))."""
+    """y_r = x_r W_r + b_r, initialised by U(±bound): as in torch.nn.Linear, 1/sqrt(inputs)."""
 
-    def __init__(self, generators: Sequence[Generator], inputs: int, outputs: int) -> None:
+    def __init__(
+        self,
+        generators: Sequence[Generator],
+        inputs: int,
+        outputs: int,
+        bound: float | None = None,
+    ) -> None:
         super().__init__()
-        bound = inputs**-0.5
+        bound = bound or inputs**-0.5
         self.weight_RIO = per_run(generators, uniform(inputs, outputs, bound=bound))
         self.bias_RO = per_run(generators, uniform(outputs, bound=bound))
 
@@ -47,6 +53,19 @@ class Linear(nn.Module):
         runs, inputs, outputs = self.weight_RIO.shape
         flat = x.reshape(runs, -1, inputs)
         y = torch.baddbmm(self.bias_RO[:, None], flat, self.weight_RIO)
+        return y.view(*x.shape[:-1], outputs)
+
+
+class Product(nn.Module):
+    """y_r = x_r W_r, initialised as in torch.nn.Linear."""
+
+    def __init__(self, generators: Sequence[Generator], inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight_RIO = per_run(generators, uniform(inputs, outputs, bound=inputs**-0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        runs, inputs, outputs = self.weight_RIO.shape
+        y = torch.bmm(x.reshape(runs, -1, inputs), self.weight_RIO)
         return y.view(*x.shape[:-1], outputs)
 
 
@@ -112,6 +131,19 @@ def segment_means(x: Tensor, count: int) -> Tensor:
     return torch.matmul(belongs_NL / belongs_NL.sum(1, keepdim=True), x)
 
 
+def attend(qkv: Tensor, heads: int, keys: int = 0) -> Tensor:
+    """Queries, keys and values [R, S, L, 3D] -> what the heads mix of the values, [R, S, L, D].
+
+    With ``keys``, the means of that many equal segments of keys and values.
+    """
+    R, S, L, D3 = qkv.shape
+    D = D3 // 3
+    q, k, v = qkv.view(R * S, L, 3, heads, D // heads).permute(2, 0, 3, 1, 4)  # [R*S, H, L, D/H]
+    if keys:  # the projection is linear, so it may come before the mean
+        k, v = segment_means(k, keys), segment_means(v, keys)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(R, S, L, D)
+
+
 class TransformerLayer(nn.Module):
     """One encoder layer over the second-last axis: [R, S, L, D] -> the same; GELU.
 
@@ -168,9 +200,4 @@ class TransformerLayer(nn.Module):
         return hidden
 
     def _heads(self, x: Tensor) -> Tensor:
-        R, S, L, D = x.shape
-        qkv = self.qkv(x).view(R * S, L, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [R*S, H, L, D/H]
-        if self.keys:  # the projection is linear, so it may come before the mean
-            k, v = segment_means(k, self.keys), segment_means(v, self.keys)
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(R, S, L, D)
+        return attend(self.qkv(x), self.heads, self.keys)

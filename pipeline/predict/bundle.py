@@ -4,7 +4,7 @@ A bundle is a safetensors file.  Its metadata hold, under ``tgdfer``, a manifest
 sha256 of the whole file, computed with zeros in its own place; its tensors are
 
 - ``network.I.NAME``: the parameters of network I
-- ``texts.I.fine``, ``texts.I.coarse``: its text features, [class, feature]
+- ``texts.I.fine``, ``texts.I.coarse``: its text features, [class, feature], if it reads texts
 - ``probe.features``, ``probe.I.logits``: what it must predict, so that other code is found out
 - ``encoder.NAME``: the encoder's weights, if they were asked for
 """
@@ -227,7 +227,7 @@ def _network_tensors(networks: "Sequence[TrainedRun]") -> "dict[str, torch.Tenso
         for name, kept in network.model.kept().items():
             tensors[f"network.{number}.{name}"] = kept[0].detach().cpu().contiguous()
         with torch.no_grad():
-            for kind, prompts in (("fine", network.model.fine), ("coarse", network.model.coarse)):
+            for kind, prompts in network.model.prompts().items():
                 tensors[f"texts.{number}.{kind}"] = prompts()[0].cpu().contiguous()
         logits_NK = network.predict(features_NTD).logits_NK
         tensors[f"probe.{number}.logits"] = torch.from_numpy(logits_NK.copy())

@@ -18,7 +18,7 @@ pipeline_tag: video-classification
 tags:
 - facial-expression-recognition
 ---
-# Facial expressions in videos, TG-DFER
+# Facial expressions in videos, {heads}
 
 - classes: {classes}
 - encoder: {encoder}
@@ -75,6 +75,7 @@ def write_card(
     weights = "included" if with_encoder else "not included; it is named, and checked when loaded"
     held_out = records[0].run.method.selection.tested_on == "held_out"
     return _CARD.format(
+        heads=" and ".join(dict.fromkeys(own.run.method.head.title for own in records)),
         classes=show(", ".join(first.classes)),
         encoder=show(f"{data.encoder.name} ({data.encoder.weights_sha256}), {weights}"),
         input=f"{data.frames} frames ({data.evaluation_frames}) of {size} x {size} pixels",

@@ -58,7 +58,7 @@ def write_graph(path: Path, networks: Mapping[str, TrainedRun], features: Identi
 
 def _refuse_prepended(networks: Mapping[str, TrainedRun]) -> None:
     for name, network in networks.items():
-        if network.run.method.label.visual_prompt == "prepend":
+        if network.run.method.visual_prompt == "prepend":
             raise RefusedError(
                 f"network {name} reads its visual prompts through the text tower "
                 "(label.visual_prompt=prepend), which no ONNX graph has; export without --onnx"
@@ -85,17 +85,17 @@ class _Member(nn.Module):
     def __init__(self, network: TrainedRun) -> None:
         super().__init__()
         self.model = deepcopy(network.model).cpu()
-        for name in ("fine", "coarse"):
-            setattr(self.model, name, _KnownTexts(getattr(self.model, name)))
-        self.temperature = network.run.method.label.temperature
+        for name, prompts in self.model.prompts().items():
+            setattr(self.model, name, _KnownTexts(prompts))
+        self.scale = network.run.method.influence_scale
         place_TU = torch.eye(self.model.frames)[:, self.model.chosen_T]
         self.register_buffer("place_TU", place_TU)
 
     def forward(self, features_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """(logits [B, K], cosines [B, T, K], 0 for frames that it does not use)."""
+        """(logits [B, K], influences [B, T, K], 0 for frames that it does not use)."""
         said = self.model(features_BTD[None])
-        cosines_BUK = said.frame_logits_RBTK[0] * self.temperature
-        return said.logits_RBK[0], self.place_TU @ cosines_BUK
+        influence_BUK = said.frame_logits_RBTK[0] * self.scale
+        return said.logits_RBK[0], self.place_TU @ influence_BUK
 
 
 class _Ensemble(nn.Module):
@@ -114,8 +114,8 @@ class _Ensemble(nn.Module):
         logits_BMK = torch.stack([logits_BK for logits_BK, _ in said], 1)
         p_BK = logits_BMK.softmax(-1).mean(1)
         label_BT1 = p_BK.argmax(1)[:, None, None].expand(-1, features.shape[1], 1)
-        cosine_BTK = torch.stack([cosine_BTK for _, cosine_BTK in said]).sum(0)
-        influence_BT = cosine_BTK.gather(2, label_BT1)[:, :, 0] / self.users_T
+        influence_BTK = torch.stack([influence_BTK for _, influence_BTK in said]).sum(0)
+        influence_BT = influence_BTK.gather(2, label_BT1)[:, :, 0] / self.users_T
         return logits_BMK, p_BK, influence_BT
 
 
@@ -158,6 +158,6 @@ def _check(data: bytes, networks: Mapping[str, TrainedRun]) -> None:
 
 
 def _features(model: Any, count: int) -> NDArray[np.float32]:
-    """Random features of ``count`` videos, as the encoder might give them to a TGDFER."""
+    """Random features of ``count`` videos, as the encoder might give them to a network."""
     shape = (count, model.frames, model.size)
     return np.random.default_rng(0).standard_normal(shape, np.float32)

@@ -133,7 +133,7 @@ def refuse_unmeasured(networks: Mapping[str, TrainedRun], kind: Influence) -> No
     if kind not in get_args(Influence):
         raise RefusedError(f"influence {kind}: expected one of {', '.join(get_args(Influence))}")
     for name, network in networks.items():
-        if kind.startswith("attention") and network.run.method.label.visual_prompt == "none":
+        if kind.startswith("attention") and network.run.method.visual_prompt == "none":
             raise RefusedError(
                 f"influence {kind} is the weight of a frame in the visual prompt, and network "
                 f"{name} has none; choose logit, margin or probability"
@@ -224,8 +224,8 @@ def _mean_influence(
         method = network.run.method
         chosen = list(method.input.chosen(frames))
         own_NT = influence_by(kind, own.frame_logits_NTK, own.attention_NTK, label_N)
-        # Logits are cosines divided by the temperature, which networks need not share.
-        scale = method.label.temperature if kind in _OF_LOGITS else 1.0
+        # Cosines are divided by the temperature, which networks need not share.
+        scale = method.influence_scale if kind in _OF_LOGITS else 1.0
         total_NT[:, chosen] += scale * own_NT
         count_T[chosen] += 1
     mean_NT: Array = np.divide(

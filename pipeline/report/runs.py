@@ -51,7 +51,8 @@ def row_of(record: Record) -> dict[str, Any]:
         "device": identity.get("device", ""),
         "precision": identity.get("precision", ""),
     }
-    settings = flatten(identity.get("method", {})).items()
+    method = identity.get("method", {})
+    settings = flatten({"head": {"kind": "tgdfer"}} | method if method else {}).items()
     return row | {name: value for name, value in settings if "." in name}
 
 

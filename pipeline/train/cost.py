@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cache.store import Store
-from pipeline.config import MethodConfig, PromptConfig, Run, TemporalConfig
+from pipeline.config import MethodConfig, PromptConfig, Run, TemporalConfig, effective
 from pipeline.datasets.texts import ClassTexts, class_texts
 
 RATES = Path(__file__).with_name("cost.json")
@@ -97,8 +97,7 @@ def work_of(method: MethodConfig, sizes: Sizes) -> Work:
     """The work of one run in a step."""
     layers, batch = _network(method, sizes), method.optimiser.batch
     products = sum(
-        own.count * own.positions(batch) * (own.weights + own.mixed) * (3 if own.trained else 2)
-        for own in layers
+        own.count * own.positions(batch) * (own.weights + own.mixed) * own.passes for own in layers
     )
     moved = 3 * _kept(layers, batch) + MOVED * _parameters(layers)
     return Work(sum(own.count for own in layers), 2e-9 * products, 1e-6 * moved)
@@ -135,6 +134,12 @@ class _Layers:
     kept: int  # numbers of every position that the backward pass needs
     shared: bool = False
     trained: bool = True
+    first: bool = False  # of a network, whose input needs no gradient
+
+    @property
+    def passes(self) -> int:
+        """How often its products are computed: forward, and backward for its input and weights."""
+        return 3 - (not self.trained) - self.first
 
     def positions(self, videos: int) -> int:
         """Positions of a run in a step of so many videos."""
@@ -151,8 +156,41 @@ def _parameters(layers: Sequence[_Layers]) -> int:
 
 def _network(method: MethodConfig, sizes: Sizes) -> list[_Layers]:
     """All layers of a network that make a difference to its cost."""
-    parts = (_temporal, _label, _texts)
+    ours = method.head.kind == "tgdfer"
+    parts = (_temporal, _label, _texts) if ours else (_head, _texts)
     return [own for part in parts for own in part(method, sizes) if own.count]
+
+
+def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
+    """The network of another publication, but for its texts."""
+    head, D, K = method.head, sizes.size, len(sizes.texts.classes)
+    frames, hidden = len(method.input.chosen(sizes.frames)), head.width(D)
+    tokens = frames + 1  # the frames, and their mean or the class token
+    if head.kind == "mlp":
+        yield _Layers(1, tokens, D * hidden, 0, D + hidden, first=True)
+        yield _Layers(head.depth - 1, tokens, hidden * hidden, 0, hidden)
+        yield _Layers(1, tokens, K * hidden, 0, 0)
+    elif head.kind == "bilstm":
+        yield from _lstm(head.depth, frames, D, hidden)
+        yield _Layers(1, frames, 2 * K * hidden, 0, 2 * hidden)
+    elif head.kind == "m3dfel":
+        instances, states = frames // head.instance, 2 * hidden
+        yield from _lstm(head.depth, instances, D, hidden)
+        yield _Layers(1, instances, 3 * states * states, 2 * instances * states, 8 * states)
+        yield _Layers(1, instances, K * states, 0, 2 * states)
+    else:
+        yield _encoder(head.depth, tokens, D, hidden, tokens)
+        cosines = head.reads_texts
+        yield _Layers(1, tokens, 0 if cosines else K * D, K * D if cosines else 0, 2 * D)
+
+
+def _lstm(depth: int, frames: int, inputs: int, hidden: int) -> Iterator[_Layers]:
+    """Bidirectional LSTMs: both directions at once, one frame after the other."""
+    recurrent = 8 * hidden * hidden
+    yield _Layers(1, frames, 8 * hidden * inputs, 0, inputs, first=True)
+    yield _Layers(depth - 1, frames, 16 * hidden * hidden, 0, 2 * hidden)
+    yield _Layers(depth * frames, 1, 0, recurrent, 14 * hidden)
+    yield _Layers(depth, 0, recurrent, 0, 0)  # weights that the frames share
 
 
 def _temporal(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
@@ -194,7 +232,9 @@ def _label(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
 
 def _texts(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
     """The frozen text tower, for prompts that change from step to step, or from video to video."""
-    prompts, label = method.prompts, method.label
+    if not method.head.reads_texts:
+        return
+    prompts, label = effective(method).prompts, effective(method).label
     fine, coarse = sizes.texts.of(prompts.fine_text), sizes.texts.of(prompts.coarse_text)
     if prompts.fine_learnable:
         yield from _tower(sizes, _positions(fine, prompts, prompts.context_length))

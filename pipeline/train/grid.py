@@ -104,6 +104,9 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
             raise RefusedError(f"{store.path} has no fold {run.fold}; it has {', '.join(folds)}")
         _check_votes(run, store)
         frames = len(run.method.input.chosen(store.frames))
+        if run.method.head.kind != "tgdfer":
+            run.method.head.refuse_misfit(frames, store.dim)
+            continue
         run.method.temporal.tokens(frames)
         run.method.temporal.refuse_more_keys(frames)
         run.method.temporal.heads(store.dim)
@@ -127,15 +130,16 @@ def _check_votes(run: Run, store: Store) -> None:
 
 def _check_prompts(runs: Sequence[Run], store: Store) -> None:
     """Refuse contexts so long that a class's text no longer fits the text tower."""
-    asked = {(run.method.prompts, run.method.label.visual_prompt) for run in runs}
-    if all(prompts.context_length <= SHORT_CONTEXT for prompts, _ in asked):
+    methods = [run.method for run in runs if run.method.head.reads_texts]
+    asked = {(own.prompts, own.visual_prompt, own.head.kind) for own in methods}
+    if all(prompts.context_length <= SHORT_CONTEXT for prompts, _, _ in asked):
         return
     from pipeline.model.text_tower import load_text_tower
 
     tower = load_text_tower(store.text_weights, store.text_config)
-    for prompts, visual in asked:
+    for prompts, visual, head in asked:
         fine = (prompts.fine_text, prompts.fine_learnable, int(visual == "prepend"))
-        coarse = (prompts.coarse_text, prompts.coarse_learnable, 0)
+        coarse = (prompts.coarse_text, prompts.coarse_learnable and head == "tgdfer", 0)
         for kind, learnable, more in (fine, coarse):
             texts = class_texts(store.classes, store.texts).of(kind)
             room = tower.context_length - more - max(len(tower.tokenize(text)) for text in texts)

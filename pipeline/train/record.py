@@ -155,7 +155,10 @@ class Record:
         return tested.ids, tested.labels, tested.predicted
 
     def frame_logits(self) -> NDArray[np.float32]:
-        """cos(x_t, label_k) / tau of the test videos, [N, T, K], in the order of predictions."""
+        """What the network says of the frames of the test videos, in the order of predictions.
+
+        [N, T, K]; of TG-DFER, cos(x_t, label_k) / tau.
+        """
         return self._array("frame_logits.npy")
 
     def attention(self) -> NDArray[np.float32]:
@@ -248,6 +251,8 @@ def identity_of(run: Run, store: str, device: str, code: str) -> dict[str, Any]:
         mode="json", exclude={"store": True, "optimiser": {"milestones", "precision"}}
     )
     settings["optimiser"]["decays"] = list(optimiser.decays())
+    if run.method.head.kind == "tgdfer":  # which has the name it had before there were others
+        del settings["head"]
     return {
         "method": settings,
         "precision": optimiser.resolved_precision(device),

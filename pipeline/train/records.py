@@ -321,8 +321,8 @@ def _predictions(outcome: "Outcome", store: Store) -> bytes:
     """One line per test video: its logits, and each frame's influence on the prediction."""
     predictions = outcome.selected.predictions
     predicted = predictions.labels_N
-    temperature = outcome.run.method.label.temperature
-    cosines_NT = temperature * influence(predictions.frame_logits_NTK, predicted)
+    scale = outcome.run.method.influence_scale
+    influence_NT = scale * influence(predictions.frame_logits_NTK, predicted)
     header = ["id", "label", "predicted"]
     header += [f"logit_{name}" for name in store.classes]
     chosen = outcome.run.method.input.chosen(store.frames)
@@ -333,7 +333,7 @@ def _predictions(outcome: "Outcome", store: Store) -> bytes:
             int(store.labels[row]),
             int(predicted[n]),
             *predictions.logits_NK[n].tolist(),
-            *cosines_NT[n].round(6).tolist(),
+            *influence_NT[n].round(6).tolist(),
         ]
         for n, row in enumerate(outcome.split.test)
     ]

@@ -20,7 +20,8 @@ from pipeline.config import OptimiserConfig, Run, stack_key
 from pipeline.datasets.texts import class_texts
 from pipeline.evaluate.metrics import Rows
 from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predict
-from pipeline.model.tgdfer import TGDFER
+from pipeline.model.heads.choose import build_network
+from pipeline.model.network import Network
 from pipeline.profile import stage
 from pipeline.train.average import WeightAverage, epoch_share, step_shares
 from pipeline.train.batches import epoch_batches
@@ -316,9 +317,9 @@ class Stack:
         return torch.from_numpy(np.stack(rows)).float().to(self.data.device)
 
 
-def build_model(data: TrainingData, runs: Sequence[Run]) -> TGDFER:
+def build_model(data: TrainingData, runs: Sequence[Run]) -> Network:
     """The network of R runs, each initialised from its own seed."""
-    return TGDFER(
+    return build_network(
         [torch.Generator().manual_seed(run.seed) for run in runs],
         data.tower,
         class_texts(data.store.classes, data.store.texts),
@@ -327,12 +328,12 @@ def build_model(data: TrainingData, runs: Sequence[Run]) -> TGDFER:
     ).to(data.device)
 
 
-def parameters_of(model: TGDFER, run: int) -> dict[str, Tensor]:
+def parameters_of(model: Network, run: int) -> dict[str, Tensor]:
     """What the network of one run of a stack consists of, without the run axis."""
     return _of_run(model.kept(), run)
 
 
-def learned_parameters(model: TGDFER) -> dict[str, Tensor]:
+def learned_parameters(model: Network) -> dict[str, Tensor]:
     """The trained parameters, with the run axis."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 

@@ -15,8 +15,9 @@ from pipeline.config import Run
 from pipeline.datasets.texts import ClassTexts, class_texts
 from pipeline.evaluate.influence import Array
 from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predict
+from pipeline.model.heads.choose import build_network
+from pipeline.model.network import Network
 from pipeline.model.text_tower import load_text_tower
-from pipeline.model.tgdfer import TGDFER
 from pipeline.train.record import TRAIN_AGAIN, check_finished
 from pipeline.weights import digest_weights, read_config
 
@@ -31,7 +32,7 @@ class TrainedRun:
 
     run: Run
     classes: tuple[str, ...]
-    model: TGDFER  # a stack of one run
+    model: Network  # a stack of one run
 
     def predict(self, features_NTD: NDArray[Any]) -> Predictions:
         """Predictions for N videos of T frames, from the encoder's features.
@@ -44,7 +45,7 @@ class TrainedRun:
                 f"features of shape {features_NTD.shape}, expected (videos, {frames}, {size}): "
                 "videos, frames per video, features per frame"
             )
-        device = self.model.temperature_R.device
+        device = self.model.device
         all_NTD = torch.from_numpy(np.asarray(features_NTD, np.float32)).to(device)
         (said,) = predict(self.model, lambda row_RB, _: all_NTD[row_RB], [np.arange(len(all_NTD))])
         return said
@@ -100,7 +101,7 @@ class Checkpoint:
 
         Raises DamagedError if the parameters are those of another method.
         """
-        model = TGDFER(
+        model = build_network(
             [torch.Generator().manual_seed(self.run.seed)],
             load_text_tower(text_weights, text_config),
             self.texts,

@@ -21,6 +21,12 @@ SETTINGS = [
     ("label.visual_prompt=none", "prompts.fine_learnable=false", "input.frames=8"),
     ("label.visual_prompt=prepend", "optimiser.batch=8"),
     ("prompts.fine_text=descriptors", "prompts.coarse_learnable=true"),
+    ("head.kind=mlp", "head.layers=3", "head.hidden=96"),
+    ("head.kind=mlp",),
+    ("head.kind=bilstm", "input.frames=8"),
+    ("head.kind=transformer", "head.hidden=96"),
+    ("head.kind=dfer_clip",),
+    ("head.kind=m3dfel", "head.layers=1", "head.hidden=48"),
 ]
 
 

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from cache.files import sha256_file
 from cache.store import Store
 from pipeline.config import Run, load_method
+from pipeline.report.tables import TableRow
 from pipeline.train.features import load_training_data
+from pipeline.train.grid import check_runs
 from pipeline.train.records import Records, describe_others
 from pipeline.train.selection import Outcome
 from pipeline.train.stack import train_stack
@@ -96,6 +98,47 @@ def test_record_of_some_frames_names_them_and_its_network_chooses_them_again(
     features_NTD = store.load_features([0])[outcome.split.test, 0]
     said = load_run(record.folder, store).predict(features_NTD)
     np.testing.assert_allclose(said.frame_logits_NTK, record.frame_logits(), atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["mlp", "bilstm", "transformer", "dfer_clip", "m3dfel"])
+def test_row_of_a_table_trains_any_head_whose_record_and_network_agree(
+    trained: Trained, tmp_path: Path, head: str
+) -> None:
+    store, _ = trained
+    base = load_method("paper", ["optimiser.epochs=1"])
+    row = TableRow(head, (), {"head": {"kind": head}})
+    run = Run(method=row.method(base), fold="3", seed=1)
+    assert run.method == load_method("paper", ["optimiser.epochs=1", f"head.kind={head}"])
+    check_runs([run], store)
+    (outcome,) = train_stack(load_training_data(store, torch.device("cpu")), [run])
+    records = Records(tmp_path, store)
+    folder = records.write(outcome, seconds=1.5)
+    record = records.find(run)
+    assert record is not None
+    assert record.ok, record.damage
+    features_NTD = store.load_features([0])[outcome.split.test, 0]
+    said = load_run(folder, store).predict(features_NTD)
+    np.testing.assert_allclose(said.logits_NK, outcome.selected.predictions.logits_NK, atol=1e-5)
+    np.testing.assert_allclose(said.frame_logits_NTK, record.frame_logits(), atol=1e-4)
+    assert np.isnan(record.attention()).all()
+    with (folder / "predictions.csv").open() as file:
+        first = next(csv.DictReader(file))
+    influence_T = record.frame_logits()[0, :, int(first["predicted"])]
+    shown_T = [float(first[f"influence_{frame}"]) for frame in range(store.frames)]
+    scale = 0.01 if head == "dfer_clip" else 1  # a cosine, or a logit
+    np.testing.assert_allclose(shown_T, scale * influence_T, atol=1e-5)
+
+
+def test_records_of_tg_dfer_do_not_depend_on_settings_of_other_heads(
+    trained: Trained, tmp_path: Path
+) -> None:
+    records = Records(tmp_path, trained[0])
+    plain, idle, other = (
+        Run(method=load_method("paper", settings), fold="3", seed=1)
+        for settings in ([], ["head.layers=2"], ["head.kind=bilstm"])
+    )
+    assert records.folder(plain) == records.folder(idle) != records.folder(other)
+    assert "head" not in records.identity(plain)["method"]
 
 
 def test_folder_without_result_is_an_unfinished_run(trained: Trained, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, effective, load_method, stack_key
-from pipeline.model.tgdfer import TGDFER
+from pipeline.model.network import Network
 from pipeline.train.features import CachedFeatures, TrainingData, load_training_data
 from pipeline.train.records import Records
 from pipeline.train.selection import Outcome
@@ -48,7 +48,7 @@ class InFloat64(CachedFeatures):
 @pytest.fixture
 def exact(store: Store, monkeypatch: pytest.MonkeyPatch) -> TrainingData:
     """Data that trains in float64: a few steps magnify float32's rounding a million times."""
-    monkeypatch.setattr(TGDFER, "to", lambda model, device: model.double())
+    monkeypatch.setattr(Network, "to", lambda model, device: model.double())
     data = load_training_data(store, torch.device("cpu"))
     features = InFloat64(torch.from_numpy(store.load_features()))
     return replace(data, features=features, tower=data.tower.double())
@@ -273,6 +273,19 @@ def test_runs_with_adamw_dropout_and_averages_equal_their_runs_alone(
     check_equal_alone(exact, [run(fold, 0, *common, *own) for fold in "12" for own in settings])
 
 
+HEADS = ("mlp", "bilstm", "transformer", "dfer_clip", "m3dfel")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+def test_runs_of_every_head_equal_their_runs_alone(exact: TrainingData, head: str) -> None:
+    common = [f"head.kind={head}", "head.dropout=0.3", "optimiser.epochs=2", "optimiser.batch=17"]
+    own = ["optimiser.lr=1e-3", "optimiser.kind=adamw", "input.scale=standardise"]
+    runs = [run(fold, seed, *common, *own) for fold, seed in (("1", 0), ("2", 1))]
+    runs.append(run("1", 0, *common, *own, "optimiser.label_smoothing=0.2"))
+    check_equal_alone(exact, runs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("control", ["tower=random", "texts=permuted", "texts=orthogonal"])
 def test_runs_of_a_stack_share_a_control_of_the_texts_and_equal_their_runs_alone(
@@ -311,6 +324,13 @@ IDLE = [
     (["optimiser.loss=cross_entropy"], ["balance_beta=0.5", "adjust_tau=0.5"]),
     (["optimiser.augment=false"], ["views=1"]),
     (["selection.rule=last"], ["validation_share=0.3"]),
+    (["head.kind=tgdfer"], ["layers=2", "hidden=5", "dropout=0.5", "instance=2"]),
+    (["head.kind=mlp"], ["instance=2", "prompts.texts=permuted", "optimiser.lr_prompts=1.0"]),
+    (["head.kind=mlp"], ["label.temperature=0.5", "input.centre_text=true"]),
+    (
+        ["head.kind=dfer_clip", "temporal.head_size=8"],
+        ["prompts.coarse_learnable=true", "label.pooling=top_k", "temporal.dropout=0.5"],
+    ),
 ]
 
 
@@ -359,6 +379,16 @@ def test_one_batch_is_learned_to_zero_loss(data: TrainingData, setting: str) -> 
     # All 34 training videos in one batch, the same view every time.
     same = ["optimiser.batch=34", "optimiser.augment=false", "optimiser.milestones=[]"]
     (outcome,) = train_stack(data, [run("1", 0, *same, "optimiser.epochs=80", setting)])
+    assert outcome.epochs[0]["train_loss"] > 1
+    assert outcome.epochs[-1]["train_loss"] < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_learns_one_batch_to_zero_loss(data: TrainingData, head: str) -> None:
+    same = ["optimiser.batch=34", "optimiser.augment=false", "optimiser.schedule=cosine"]
+    fast = ["optimiser.kind=adamw", "optimiser.lr=0.02", "optimiser.epochs=40"]
+    (outcome,) = train_stack(data, [run("1", 0, *same, *fast, f"head.kind={head}")])
     assert outcome.epochs[0]["train_loss"] > 1
     assert outcome.epochs[-1]["train_loss"] < 0.02
 

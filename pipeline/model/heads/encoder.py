@@ -1,0 +1,125 @@
+"""Frame features -> transformer with a class token -> logits: of Former-DFER and DFER-CLIP."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from pipeline.config import ATTENTION_HEADS, HeadConfig, MethodConfig
+from pipeline.datasets.texts import ClassTexts
+from pipeline.kernels.head import frame_logits
+from pipeline.model.layers import Dropout, LayerNorm, Linear, Product, attend, normal, per_run
+from pipeline.model.network import Network, Output
+from pipeline.model.prompts import Prompts
+from pipeline.model.text_tower import TextTower
+
+
+class ClassTokenEncoder(nn.Module):
+    """Frames [R, B, T, D] -> class token and frames [R, B, 1 + T, D], as both publications have it.
+
+    Class token and positions are drawn from N(0, 1); there is no norm after the last layer.
+    """
+
+    def __init__(
+        self, generators: Sequence[Generator], frames: int, size: int, head: HeadConfig
+    ) -> None:
+        super().__init__()
+        self.token_RD = per_run(generators, normal(size, std=1))
+        self.positions_RLD = per_run(generators, normal(1 + frames, size, std=1))
+        layers = (_Layer(generators, size, head) for _ in range(head.depth))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x_RBTD: Tensor) -> Tensor:
+        token = self.token_RD[:, None, None].expand(-1, x_RBTD.shape[1], -1, -1)
+        tokens = torch.cat([token, x_RBTD], 2) + self.positions_RLD[:, None]
+        encoded: Tensor = self.layers(tokens)
+        return encoded.to(x_RBTD.dtype)
+
+
+class _Layer(nn.Module):
+    """x + Attention(LN(x)), then x + MLP(LN(x)), with 8 heads.
+
+    Queries, keys and values have no biases; GELU is approximated by its tanh.
+    """
+
+    def __init__(self, generators: Sequence[Generator], size: int, head: HeadConfig) -> None:
+        super().__init__()
+        hidden, shares = head.width(size), [head.dropout] * len(generators)
+        self.norm_attention = LayerNorm(generators, size)
+        self.qkv = Product(generators, size, 3 * size)
+        self.out = Linear(generators, size, size)
+        self.norm_mlp = LayerNorm(generators, size)
+        self.up = Linear(generators, size, hidden)
+        self.down = Linear(generators, hidden, size)
+        self.drop_attention, self.drop_mlp = Dropout(shares), Dropout(shares)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = attend(self.qkv(self.norm_attention(x)), ATTENTION_HEADS)
+        x = x + self.drop_attention(self.out(mixed))
+        hidden = F.gelu(self.up(self.norm_mlp(x)), approximate="tanh")
+        encoded: Tensor = x + self.drop_mlp(self.down(hidden))
+        return encoded
+
+
+class TransformerHead(Network):
+    """A linear layer on the class token, as in Former-DFER; a frame's logits are its on the frame.
+
+    Training looks at the class token alone.
+    """
+
+    def __init__(
+        self,
+        generators: Sequence[Generator],
+        tower: TextTower,
+        texts: ClassTexts,
+        frames: int,
+        methods: Sequence[MethodConfig],
+    ) -> None:
+        super().__init__(frames, tower.size, methods)
+        used = len(self.chosen_T)
+        self.encoder = ClassTokenEncoder(generators, used, tower.size, methods[0].head)
+        self.classifier = Linear(generators, tower.size, len(texts.classes))
+
+    def _predict(self, x_RBTD: Tensor) -> Output:
+        logits = self.classifier(self.encoder(x_RBTD)).to(x_RBTD.dtype)
+        return Output(logits[:, :, 0], logits[:, :, 1:])
+
+
+class DFERCLIP(Network):
+    """cos(class token, text_k) / tau, as in DFER-CLIP; a frame's logits are its with the frame.
+
+    The texts are the prompts' fine ones, DFER-CLIP's own being learnable descriptors. Training
+    looks at the class token alone. The runs may differ in tau and in whether texts are centred.
+    """
+
+    temperature_R: Tensor
+
+    def __init__(
+        self,
+        generators: Sequence[Generator],
+        tower: TextTower,
+        texts: ClassTexts,
+        frames: int,
+        methods: Sequence[MethodConfig],
+    ) -> None:
+        super().__init__(frames, tower.size, methods)
+        taus = [method.label.temperature for method in methods]
+        temperature_R = torch.tensor(taus, dtype=torch.float64)
+        self.register_buffer("temperature_R", temperature_R, persistent=False)
+        used, prompts = len(self.chosen_T), methods[0].prompts
+        self.encoder = ClassTokenEncoder(generators, used, tower.size, methods[0].head)
+        self.fine = Prompts(
+            generators,
+            tower.redrawn() if prompts.tower == "random" else tower,
+            texts.of(prompts.fine_text),
+            prompts.fine_learnable,
+            prompts,
+            centre=[method.input.centre_text for method in methods],
+        )
+
+    def _predict(self, x_RBTD: Tensor) -> Output:
+        tokens = self.encoder(x_RBTD)
+        texts_RKD = self.fine().expand(len(tokens), -1, -1)
+        logits = frame_logits(tokens, texts_RKD[:, None], self.temperature_R)
+        return Output(logits[:, :, 0], logits[:, :, 1:])

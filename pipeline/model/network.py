@@ -1,0 +1,90 @@
+"""What all networks on frame features have: input, texts, dropout, output."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import MethodConfig
+from pipeline.model.layers import Dropout
+from pipeline.model.prompts import Prompts
+from pipeline.model.scaling import InputScale
+
+
+@dataclass(frozen=True)
+class Output:
+    """A network's output for B videos in R runs."""
+
+    logits_RBK: Tensor  # bag logits; softmax over K is the prediction (eq. 11)
+    frame_logits_RBTK: Tensor  # the influence of a frame; TG-DFER's are cos(X^I_t, label_k) / tau
+    attention_RBTK: Tensor | None = None  # frame weights of the visual prompts, if any
+
+
+class Network(nn.Module):
+    """R stacked networks of one kind, whose parameters have a leading run axis.
+
+    ``frames`` is the number of frames in the features, of which ``input.frames`` may choose some;
+    ``size`` is D. A frozen text tower may be part of the module, but is never trained.
+    """
+
+    chosen_T: Tensor
+
+    def __init__(self, frames: int, size: int, methods: Sequence[MethodConfig]) -> None:
+        super().__init__()
+        self.frames, self.size = frames, size
+        chosen = methods[0].input.chosen(frames)
+        self.register_buffer("chosen_T", torch.tensor(chosen), persistent=False)
+        self.input = InputScale(len(methods), size, methods[0].input.scale)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.chosen_T.device
+
+    def choose(self, features_RBTD: Tensor) -> Tensor:
+        """Those of the features' frames that the network uses."""
+        if len(self.chosen_T) == self.frames:
+            return features_RBTD
+        return features_RBTD.index_select(2, self.chosen_T)
+
+    @contextmanager
+    def dropping(self, keys_R: Tensor) -> Iterator[None]:
+        """Within the context, dropout is applied, by a key of each run for this step."""
+        for module in self._dropouts:
+            module.keys_R = keys_R
+        yield
+        for module in self._dropouts:
+            module.keys_R = None
+
+    def prompts(self) -> dict[str, Prompts]:
+        """The class texts that it reads, by their names in it."""
+        return {name: own for name, own in self.named_children() if isinstance(own, Prompts)}
+
+    def kept(self) -> dict[str, Tensor]:
+        """What tells a run's network from another's, with the run axis.
+
+        The trained parameters, the statistics of the input, and where orthogonal texts began.
+        """
+        learned = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        fixed = {f"input.{name}": b for name, b in self.input.named_buffers()}
+        offsets = {f"{name}.offset_RKD": own.offset_RKD for name, own in self.prompts().items()}
+        return learned | fixed | {name: b for name, b in offsets.items() if b is not None}
+
+    def forward(self, features_RBTD: Tensor) -> Output:
+        """Features as the image encoder gives them (not normalised) -> Output."""
+        return self._predict(self.input(self.choose(features_RBTD)))
+
+    def _predict(self, x_RBTD: Tensor) -> Output:
+        """Scaled features of the chosen frames -> Output."""
+        raise NotImplementedError
+
+    @cached_property
+    def _dropouts(self) -> list[Dropout]:
+        """All of them, each with its number as its site."""
+        found = [module for module in self.modules() if isinstance(module, Dropout)]
+        for site, module in enumerate(found):
+            module.site = site
+        return found

@@ -1,0 +1,201 @@
+"""Heads of other publications against slow float64 references, outputs and gradients."""
+
+import re
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cache.errors import RefusedError
+from pipeline.config import HeadConfig, MethodConfig, load_method
+from pipeline.datasets.texts import class_texts
+from pipeline.model.heads.choose import NETWORKS, build_network
+from pipeline.model.heads.recurrent import BiLSTM
+from pipeline.model.network import Network
+from pipeline.model.text_tower import TextTower, load_text_tower
+from support import oracle, peers
+from support.stores import CLASSES, text_config, text_weights
+
+T, D, B, R, TAU = 8, 16, 2, 2, 0.1
+HEADS = [kind for kind in NETWORKS if kind != "tgdfer"]
+DROPPING = ("head.dropout=0.4", "head.layers=2")
+LAYERS = {"mlp": 2, "bilstm": 2, "transformer": 2, "dfer_clip": 1, "m3dfel": 1}
+Reference = Callable[[np.ndarray, dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def tower() -> TextTower:
+    config = text_config(D)
+    return load_text_tower(text_weights(config), config)
+
+
+def method_of(kind: str, *settings: str) -> MethodConfig:
+    own = [f"head.kind={kind}", f"head.layers={LAYERS[kind]}", "head.hidden=12", "head.instance=2"]
+    own += ["prompts.fine_text=descriptors", f"label.temperature={TAU}"]
+    return load_method("paper", [*own, *settings])
+
+
+def network_of(kind: str, tower: TextTower, *seeds: int, settings: tuple[str, ...] = ()) -> Network:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    methods = [method_of(kind, *settings)] * len(seeds)
+    return build_network(generators, tower, class_texts(CLASSES), T, methods).double()
+
+
+def learned_of(network: Network) -> dict[str, Tensor]:
+    return {name: p for name, p in network.named_parameters() if p.requires_grad}
+
+
+def reference_of(network: Network, kind: str, run: int) -> Reference:
+    layers = LAYERS[kind]
+    if kind == "dfer_clip":
+        texts = network.prompts()["fine"]().detach()[run].numpy()
+        return lambda x, weights: peers.dfer_clip(x, weights, layers, texts, TAU)
+    if kind == "m3dfel":
+        return lambda x, weights: peers.m3dfel(x, weights, layers, instance=2)
+    plain = {"mlp": peers.mlp, "bilstm": peers.bilstm, "transformer": peers.former_dfer}[kind]
+    return lambda x, weights: plain(x, weights, layers)
+
+
+def published_of(network: Network, kind: str, run: int) -> dict[str, np.ndarray]:
+    """The weights of one run, by the authors' names."""
+    own = {name: p.detach()[run].double().numpy() for name, p in learned_of(network).items()}
+    return peers.published(kind, own)
+
+
+def inputs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(R, B, T, D, generator=generator, dtype=torch.float64)
+    return features, torch.tensor([[0, 6], [3, 2]])
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_logits_and_gradients_are_those_of_the_publication(tower: TextTower, kind: str) -> None:
+    network = network_of(kind, tower, 0, 1)
+    with torch.no_grad():  # far from the special values that layers start at
+        for name, parameter in learned_of(network).items():
+            torch.manual_seed(len(name))
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    features, targets = inputs()
+    out = network(features)
+    logits = out.logits_RBK.flatten(0, 1)
+    torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum").backward()
+    for r in range(R):
+        reference, weights = reference_of(network, kind, r), published_of(network, kind, r)
+        for b in range(B):
+            bag, frames = reference(features[r, b].numpy(), weights)
+            np.testing.assert_allclose(out.logits_RBK[r, b].detach(), bag, atol=1e-9)
+            np.testing.assert_allclose(out.frame_logits_RBTK[r, b].detach(), frames, atol=1e-9)
+    check_gradients(network, kind, R - 1)
+
+
+def check_gradients(network: Network, kind: str, run: int) -> None:
+    """Central differences of the reference along a random direction of every module."""
+    features, targets = inputs()
+
+    def loss() -> float:
+        reference, weights = reference_of(network, kind, run), published_of(network, kind, run)
+        logits = [reference(features[run, b].numpy(), weights)[0] for b in range(B)]
+        return sum(map(oracle.cross_entropy, logits, map(int, targets[run])))
+
+    for module, own in groupby(learned_of(network).items(), key=lambda pair: module_of(pair[0])):
+        moved = [(p, torch.randn(p.shape[1:], dtype=torch.float64)) for _, p in own]
+        losses = []
+        with torch.no_grad():
+            for step in (1e-5, -2e-5):
+                for parameter, direction in moved:
+                    parameter[run] += step * direction
+                losses.append(loss())
+            for parameter, direction in moved:
+                parameter[run] += 1e-5 * direction
+        got = sum(float((p.grad[run] * d).sum()) for p, d in moved if p.grad is not None)
+        assert got == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5, abs=1e-7), module
+
+
+def module_of(parameter: str) -> str:
+    """A layer as a whole, or the module that holds a parameter."""
+    layer = re.match(r".*layers\.\d+", parameter)
+    return layer[0] if layer else parameter.rpartition(".")[0]
+
+
+def test_dfer_clip_gives_the_peer_s_logits_in_float32_at_its_own_size() -> None:
+    config = text_config(512)
+    tower = load_text_tower(text_weights(config), config)
+    method = load_method("dfer-clip", ["head.kind=dfer_clip"])
+    network = build_network([torch.Generator()], tower, class_texts(CLASSES), 16, [method])
+    x_TD = torch.randn(16, 512)
+    texts = network.prompts()["fine"]().detach()[0].double().numpy()
+    weights = published_of(network, "dfer_clip", 0)
+    assert weights["temporal_net.temporal_transformer.layers.0.1.fn.fn.net.0.weight"].shape == (
+        1024,
+        512,
+    )
+    bag, _ = peers.dfer_clip(x_TD.double().numpy(), weights, 1, texts, 0.01)
+    with torch.no_grad():
+        np.testing.assert_allclose(network(x_TD[None, None]).logits_RBK[0, 0], bag, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_lstm_equals_torch_s_outputs_and_gradients(layers: int) -> None:
+    generators = [torch.Generator().manual_seed(seed) for seed in range(R)]
+    ours = BiLSTM(generators, 5, HeadConfig(kind="bilstm", layers=layers, hidden=3)).double()
+    x = torch.randn(R, B, T, 5, dtype=torch.float64, requires_grad=True)
+    states = ours(x)
+    states.square().sum().backward()
+    assert x.grad is not None
+    for r in range(R):
+        theirs = torch.nn.LSTM(5, 3, layers, batch_first=True, bidirectional=True).double()
+        theirs.load_state_dict(published_lstm(ours, lambda p, r=r: p.detach()[r]))
+        given = x.detach()[r].clone().requires_grad_()
+        expected, _ = theirs(given)
+        expected.square().sum().backward()
+        assert given.grad is not None
+        torch.testing.assert_close(states[r], expected, atol=1e-12, rtol=1e-9)
+        torch.testing.assert_close(x.grad[r], given.grad, atol=1e-12, rtol=1e-9)
+        for name, grad in published_lstm(ours, lambda p, r=r: p.grad[r]).items():
+            found = theirs.get_parameter(name).grad
+            torch.testing.assert_close(found, grad, atol=1e-12, rtol=1e-9)
+
+
+def published_lstm(ours: BiLSTM, of: Callable[[Any], Tensor]) -> dict[str, Tensor]:
+    """Something of each parameter, by torch's names."""
+    own = {name: of(p).numpy() for name, p in ours.named_parameters()}
+    found = peers.published_lstm(oracle.part(own, "layers."))
+    return {n.removeprefix("lstm."): torch.from_numpy(value.copy()) for n, value in found.items()}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_run_in_a_stack_begins_drops_and_predicts_as_alone(tower: TextTower, kind: str) -> None:
+    features, keys_R = inputs()[0], torch.tensor([7, 4_000_000_000])
+    both = network_of(kind, tower, 0, 1, settings=DROPPING)
+    with both.dropping(keys_R):
+        stacked = both(features).logits_RBK
+    assert (stacked - both(features).logits_RBK).abs().min() > 0
+    for r in range(R):
+        alone = network_of(kind, tower, r, settings=DROPPING)
+        for name, parameter in learned_of(alone).items():
+            assert torch.equal(parameter[0], learned_of(both)[name][r]), name
+        with alone.dropping(keys_R[r : r + 1]):
+            own = alone(features[r : r + 1]).logits_RBK[0]
+        torch.testing.assert_close(own, stacked[r], atol=1e-12, rtol=1e-9)
+
+
+def test_heads_that_the_features_do_not_fit_are_refused() -> None:
+    for settings, message in (
+        (["head.kind=transformer"], "8 attention heads, which do not divide 100 features"),
+        (["head.kind=m3dfel", "head.hidden=6"], r"divide 12 features.*another head\.hidden"),
+        (["head.kind=m3dfel", "head.instance=5"], r"head\.instance=5 does not divide the 16"),
+        (["head.kind=m3dfel", "head.instance=16"], "two or more instances"),
+    ):
+        with pytest.raises(RefusedError, match=message):
+            load_method("paper", settings).head.refuse_misfit(16, 100)
+    for kind in HEADS:
+        load_method("paper", [f"head.kind={kind}"]).head.refuse_misfit(16, 512)
+
+
+def test_rarity_of_a_class_cannot_change_the_rate_of_texts_that_a_head_does_not_read() -> None:
+    with pytest.raises(RefusedError, match=r"head\.kind=mlp reads no text; set head\.kind=tgdfer"):
+        load_method("paper", ["head.kind=mlp", "optimiser.text_rarity=1"])

@@ -1,0 +1,208 @@
+"""Heads of other publications in slow NumPy float64, for one run and one video.
+
+Written from the publications. Weights have the names and shapes of the authors' PyTorch modules: a
+linear layer's weight is [outputs, inputs]. Heads return (logits [K], frame logits [T, K]).
+"""
+
+import math
+
+import numpy as np
+
+from support.oracle import Array, Weights, cos, part, softmax
+
+HEADS = 8
+
+
+def linear(x: Array, weights: Weights, name: str) -> Array:
+    return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", 0.0)
+
+
+def logistic(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def layer_norm(x: Array, weights: Weights, name: str) -> Array:
+    rows = [(row - row.mean()) / math.sqrt(row.var() + 1e-5) for row in x]
+    return np.array(rows) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+
+def mlp(x: Array, weights: Weights, layers: int) -> tuple[Array, Array]:
+    """Hidden layers 0, 1, … and ``fc`` on the mean of the frames."""
+
+    def logits(row: Array) -> Array:
+        for n in range(layers):
+            row = np.maximum(linear(row, weights, str(n)), 0)
+        return linear(row, weights, "fc")
+
+    return logits(sum(x) / len(x)), np.array([logits(row) for row in x])
+
+
+def lstm(x: Array, weights: Weights, layers: int) -> Array:
+    """The bidirectional torch.nn.LSTM: [T, I] -> [T, 2H]."""
+    for layer in range(layers):
+        directions = []
+        for reverse in ("", "_reverse"):
+            w_ih, w_hh, b_ih, b_hh = (
+                weights[f"{kind}_l{layer}{reverse}"]
+                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            h, c, states = np.zeros(w_hh.shape[1]), np.zeros(w_hh.shape[1]), []
+            for row in x[::-1] if reverse else x:
+                i, f, g, o = np.split(w_ih @ row + b_ih + w_hh @ h + b_hh, 4)
+                c = logistic(f) * c + logistic(i) * np.tanh(g)
+                h = logistic(o) * np.tanh(c)
+                states.append(h)
+            directions.append(np.array(states[::-1] if reverse else states))
+        x = np.concatenate(directions, 1)
+    return x
+
+
+def bilstm(x: Array, weights: Weights, layers: int) -> tuple[Array, Array]:
+    """The mean over the frames of ``fc`` on the states of ``lstm``."""
+    states = lstm(x, part(weights, "lstm."), layers)
+    frames = np.array([linear(state, weights, "fc") for state in states])
+    return sum(frames) / len(frames), frames
+
+
+def attention(x: Array, weights: Weights, name: str) -> Array:
+    """Self-attention of 8 heads, without biases and without a layer after it."""
+    q, k, v = np.split(linear(x, weights, name), 3, axis=1)
+    width = q.shape[1] // HEADS
+    out = np.zeros_like(q)
+    for h in range(HEADS):
+        cols = slice(h * width, (h + 1) * width)
+        for i in range(len(x)):
+            scores = np.array([q[i, cols] @ key[cols] for key in k]) / math.sqrt(width)
+            out[i, cols] = softmax(scores) @ v[:, cols]
+    return out
+
+
+def encoder(x: Array, weights: Weights, layers: int, name: str) -> Array:
+    """Former-DFER's T-Former and DFER-CLIP's temporal model: [T, D] -> class token and frames."""
+    tokens = np.concatenate([weights["cls_token"][0], x]) + weights["pos_embedding"][0]
+    for n in range(layers):
+        attend, feed = f"{name}.layers.{n}.0.fn", f"{name}.layers.{n}.1.fn"
+        normed = layer_norm(tokens, weights, f"{attend}.norm")
+        mixed = attention(normed, weights, f"{attend}.fn.to_qkv")
+        tokens = tokens + linear(mixed, weights, f"{attend}.fn.to_out.0")
+        hidden = linear(layer_norm(tokens, weights, f"{feed}.norm"), weights, f"{feed}.fn.net.0")
+        cubic = math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)
+        tokens = tokens + linear(0.5 * hidden * (1 + np.tanh(cubic)), weights, f"{feed}.fn.net.3")
+    return tokens
+
+
+def former_dfer(x: Array, weights: Weights, layers: int) -> tuple[Array, Array]:
+    tokens = encoder(x, part(weights, "t_former."), layers, "spatial_transformer")
+    first, *frames = (linear(token, weights, "fc") for token in tokens)
+    return first, np.array(frames)
+
+
+def dfer_clip(
+    x: Array, weights: Weights, layers: int, texts: Array, tau: float
+) -> tuple[Array, Array]:
+    tokens = encoder(x, part(weights, "temporal_net."), layers, "temporal_transformer")
+    first, *frames = (np.array([cos(token, text) / tau for text in texts]) for token in tokens)
+    return first, np.array(frames)
+
+
+def dmin(x: Array, weights: Weights) -> Array:
+    """Dynamic multi-instance normalisation of instances [N, E]."""
+    means = sum(x) / len(x)
+    variances = sum((x - means) ** 2) / (len(x) - 1)
+    bag_mean = means.mean()
+    bag_variance = (variances + means**2).mean() - bag_mean**2
+    of_mean, of_variance = softmax(weights["mean_weight"]), softmax(weights["var_weight"])
+    mean = of_mean[0] * means + of_mean[1] * bag_mean
+    variance = of_variance[0] * variances + of_variance[1] * bag_variance
+    normed = (x - mean) / np.sqrt(variance + 1e-5)
+    return normed * weights["weight"][0, :, 0] + weights["bias"][0, :, 0]
+
+
+def m3dfel(x: Array, weights: Weights, layers: int, instance: int) -> tuple[Array, Array]:
+    """M3DFEL after its 3-D network, in whose place instances are means of frames.
+
+    A frame's logits are those of N times the share of its instance in the convolution.
+    """
+    instances = np.array([rows.mean(0) for rows in np.split(x, len(x) // instance)])
+    states = lstm(instances, part(weights, "lstm."), layers)
+    gates = logistic(dmin(attention(states, weights, "to_qkv"), part(weights, "norm.")))
+    gated = np.pad(states * gates, [(0, 0), (1, 1)])
+    kernel, bias = weights["pwconv.weight"][0], weights["pwconv.bias"][0]
+
+    def logits(share: Array) -> Array:
+        joined = [
+            (share[:, None] * kernel * gated[:, e : e + 3]).sum() for e in range(states.shape[1])
+        ]
+        return linear(np.array(joined) + bias, weights, "fc")
+
+    frames = [logits(len(kernel) * row) for row in np.eye(len(kernel))]
+    return logits(np.ones(len(kernel))), np.repeat(frames, instance, axis=0)
+
+
+def published(kind: str, weights: Weights) -> dict[str, Array]:
+    """The parameters of one run of ``head.kind``, by the authors' names and in their shapes."""
+    if kind in ("transformer", "dfer_clip"):
+        prefix, name = _ENCODERS[kind]
+        own = part(weights, "encoder.")
+        found = {
+            f"{prefix}cls_token": own["token_RD"][None, None],
+            f"{prefix}pos_embedding": own["positions_RLD"][None],
+        }
+        for n in range(sum(key.endswith("up.bias_RO") for key in own)):
+            found |= _layer(part(own, f"layers.{n}."), f"{prefix}{name}.layers.{n}")
+    elif kind == "mlp":
+        found = {}
+        for n in range(sum(key.endswith("bias_RO") for key in weights) - 1):
+            found |= _linear(weights, f"hidden.{n}", str(n))
+    else:
+        found = published_lstm(part(weights, "lstm.layers."))
+    if kind == "m3dfel":
+        found |= {
+            "to_qkv.weight": weights["qkv.weight_RIO"].T,
+            "norm.mean_weight": weights["norm.mean_R2"],
+            "norm.var_weight": weights["norm.variance_R2"],
+            "norm.weight": weights["norm.weight_RE"][None, :, None],
+            "norm.bias": weights["norm.bias_RE"][None, :, None],
+            "pwconv.weight": weights["join_RNJ"][None],
+            "pwconv.bias": weights["join_bias_R"][None],
+        }
+    return found if kind == "dfer_clip" else found | _linear(weights, "classifier", "fc")
+
+
+_ENCODERS = {
+    "transformer": ("t_former.", "spatial_transformer"),
+    "dfer_clip": ("temporal_net.", "temporal_transformer"),
+}
+
+
+def _linear(weights: Weights, ours: str, theirs: str) -> dict[str, Array]:
+    weight, bias = weights[f"{ours}.weight_RIO"], weights[f"{ours}.bias_RO"]
+    return {f"{theirs}.weight": weight.T, f"{theirs}.bias": bias}
+
+
+def _layer(weights: Weights, name: str) -> dict[str, Array]:
+    """A layer of Former-DFER's and DFER-CLIP's transformer."""
+    found = {f"{name}.0.fn.fn.to_qkv.weight": weights["qkv.weight_RIO"].T}
+    linears = {"out": "0.fn.fn.to_out.0", "up": "1.fn.fn.net.0", "down": "1.fn.fn.net.3"}
+    for ours, theirs in linears.items():
+        found |= _linear(weights, ours, f"{name}.{theirs}")
+    for ours, theirs in {"norm_attention": "0.fn.norm", "norm_mlp": "1.fn.norm"}.items():
+        found[f"{name}.{theirs}.weight"] = weights[f"{ours}.weight_RD"]
+        found[f"{name}.{theirs}.bias"] = weights[f"{ours}.bias_RD"]
+    return found
+
+
+def published_lstm(weights: Weights) -> dict[str, Array]:
+    """The layers of a bidirectional LSTM, as torch.nn.LSTM has them in a module ``lstm``."""
+    found = {}
+    for n in range(sum(key.endswith("bias_R2G") for key in weights)):
+        own = part(weights, f"{n}.")
+        weights_ih = np.split(own["given.weight_RIO"], 2, axis=1)
+        biases_ih = np.split(own["given.bias_RO"], 2)
+        for d, reverse in enumerate(("", "_reverse")):
+            end = f"l{n}{reverse}"
+            found[f"lstm.weight_ih_{end}"] = weights_ih[d].T
+            found[f"lstm.bias_ih_{end}"] = biases_ih[d]
+            found[f"lstm.weight_hh_{end}"] = own["weight_R2HG"][d].T
+            found[f"lstm.bias_hh_{end}"] = own["bias_R2G"][d]
+    return found
