@@ -12,8 +12,8 @@ import torch
 from cache.errors import RefusedError
 from pipeline.config import load_method
 from pipeline.datasets.texts import class_texts
+from pipeline.model.heads.choose import build_network
 from pipeline.model.text_tower import load_text_tower
-from pipeline.model.tgdfer import TGDFER
 from pipeline.predict import graph
 from pipeline.predict.graph import check_onnx, write_graph
 from pipeline.predict.prediction import ask
@@ -26,14 +26,20 @@ pytestmark = pytest.mark.slow  # it renders and trains
 
 @pytest.fixture(scope="module")
 def networks(trained: Trained, ensemble: Predictor) -> dict[str, TrainedRun]:
-    """A trained network, and one of another method that uses half of the frames."""
+    """A trained network, one of another method that uses half of the frames, and one that reads no text."""
     store, (name, first) = trained.store, next(iter(ensemble.networks.items()))
-    method = load_method("tuned", ["input.frames=8", "temporal.window=3"])
     tower = load_text_tower(store.text_weights, store.text_config)
-    texts, drawn = class_texts(store.classes), torch.Generator().manual_seed(1)
-    model = TGDFER([drawn], tower, texts, store.frames, [method])
-    run = first.run.model_copy(update={"method": method})
-    return {name: first, "other": replace(first, run=run, model=model)}
+    networks = {name: first}
+    for other, settings in {
+        "other": ["input.frames=8", "temporal.window=3"],
+        "without texts": ["head.kind=mlp"],
+    }.items():
+        method = load_method("tuned", settings)
+        texts, drawn = class_texts(store.classes), torch.Generator().manual_seed(1)
+        model = build_network([drawn], tower, texts, store.frames, [method])
+        run = first.run.model_copy(update={"method": method})
+        networks[other] = replace(first, run=run, model=model)
+    return networks
 
 
 @pytest.fixture(scope="module")
