@@ -338,14 +338,29 @@ class OptimiserConfig(Settings):
     target: Literal["hard", "votes"] = Field(
         "hard", description="what the loss compares with: the label, or the shares of the votes"
     )
-    loss: Literal["cross_entropy", "class_balanced", "logit_adjusted"] = Field(
-        "cross_entropy", description="cross-entropy as it is, or corrected for rare classes"
+    loss: Literal[
+        "cross_entropy", "class_balanced", "logit_adjusted", "focal", "intensity_aware"
+    ] = Field(
+        "cross_entropy",
+        description="cross-entropy as it is, corrected for rare classes, or for what is hard",
     )
     balance_beta: float = Field(
         0.999, ge=0, lt=1, description="beta of class_balanced; 0: none, near 1: by 1/n_k"
     )
     adjust_tau: float = Field(
         1.0, ge=0, le=100, description="factor of the log class shares in logit_adjusted"
+    )
+    focal_gamma: float = Field(
+        2.0, ge=1, le=10, description="gamma of focal: how much less count videos that are learned"
+    )
+    intensity: float = Field(
+        0.1, ge=0, le=100, description="factor of the second term of intensity_aware"
+    )
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="alpha of the shares in which pairs of videos are mixed in training; 0: none",
     )
     oversample: float = Field(
         0.0, ge=0, le=1, description="draw rare classes more often; 1: all classes alike, 0: no"
@@ -527,6 +542,9 @@ _OF_A_RUN: dict[str, Any] = {
         "loss",
         "balance_beta",
         "adjust_tau",
+        "focal_gamma",
+        "intensity",
+        "mixup",
         "oversample",
         "text_rarity",
         "augment",
@@ -542,9 +560,11 @@ _OF_A_RUN: dict[str, Any] = {
 def stack_key(method: MethodConfig) -> str:
     """Equal for methods whose runs can be stacked, as HFTA splits a grid (Wang et al. 2021)."""
     method = effective(method)
-    # Nothing to weight, or nothing to drop, is another program.
+    # Nothing to weight, to drop or to mix is another program, and so are losses of other terms.
     weighted, dropped = method.label.quality > 0, method.temporal.dropout > 0
-    return f"{method.model_dump_json(exclude=_OF_A_RUN)} {weighted} {dropped}"
+    more = [own for own in ("focal", "intensity_aware") if method.optimiser.loss == own]
+    more += ["mixup"] * (method.optimiser.mixup > 0)
+    return " ".join([f"{method.model_dump_json(exclude=_OF_A_RUN)} {weighted} {dropped}", *more])
 
 
 def effective(method: MethodConfig) -> MethodConfig:
@@ -588,6 +608,10 @@ def _idle(method: MethodConfig) -> Iterator[tuple[str, str]]:
         yield "optimiser", "balance_beta"
     if optimiser.loss != "logit_adjusted":
         yield "optimiser", "adjust_tau"
+    if optimiser.loss != "focal":
+        yield "optimiser", "focal_gamma"
+    if optimiser.loss != "intensity_aware":
+        yield "optimiser", "intensity"
     if not optimiser.augment:
         yield "optimiser", "views"
     if selection.rule != "best_on_val" and selection.tested_on != "held_out":

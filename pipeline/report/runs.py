@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cache.identity import flatten
 from pipeline.config import MethodConfig
-from pipeline.train.record import Record, read_records
+from pipeline.train.record import LATER, Record, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,9 +51,9 @@ def row_of(record: Record) -> dict[str, Any]:
         "device": identity.get("device", ""),
         "precision": identity.get("precision", ""),
     }
-    method = identity.get("method", {})
-    settings = flatten({"head": {"kind": "tgdfer"}} | method if method else {}).items()
-    return row | {name: value for name, value in settings if "." in name}
+    method = flatten(identity.get("method", {}))
+    settings = LATER | method if method else {}
+    return row | {name: value for name, value in settings.items() if "." in name}
 
 
 def varying_settings(rows: Iterable[dict[str, Any]]) -> list[str]:

@@ -47,6 +47,33 @@ def epoch_batches(
     return EpochBatches(video, view, weight)
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """What may be mixed into each video of the batches: another of its step, in the same run."""
+
+    video_SRB: NDArray[np.int64]
+    view_SRB: NDArray[np.int64]
+    share_SRB: NDArray[np.float32]  # of the other one; the same in all of a step of a run
+
+
+def mixed_pairs(
+    batches: EpochBatches, alphas: Sequence[float], generators: Sequence[Generator]
+) -> Pairs:
+    """Each run's videos of a step in another order, with a share from Beta(alpha, alpha).
+
+    As in mixup (Zhang et al. 2018); nothing is drawn for a run with an alpha of 0.
+    """
+    video, view = batches.video_SRB.copy(), batches.view_SRB.copy()
+    share = np.zeros(video.shape, np.float32)
+    for r, (alpha, generator) in enumerate(zip(alphas, generators, strict=True)):
+        for s, count in enumerate(batches.weight_SRB[:, r].sum(1).astype(int) * (alpha > 0)):
+            if count:
+                order = generator.permutation(count)
+                video[s, r, :count], view[s, r, :count] = video[s, r, order], view[s, r, order]
+                share[s, r] = generator.beta(alpha, alpha)
+    return Pairs(video, view, share)
+
+
 def _steps(values: NDArray[np.generic], steps: int, batch: int) -> NDArray[np.generic]:
     padded = np.zeros(steps * batch, values.dtype)
     padded[: len(values)] = values

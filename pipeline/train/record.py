@@ -43,6 +43,13 @@ FILES = (
     *FINISHED,
 )
 TRAIN_AGAIN = "train the run again with: tgdfer train --retrain-damaged"
+# Settings that came later; with these values they are not in the identity of a run.
+LATER = {
+    "head.kind": "tgdfer",
+    "optimiser.focal_gamma": 2.0,
+    "optimiser.intensity": 0.1,
+    "optimiser.mixup": 0.0,
+}
 DIGITS = 16  # of a folder's name
 FOLDERS = "[0-9a-f]" * DIGITS  # as a pattern
 # What reading refuses, so that a file without end does not fill the memory.
@@ -251,7 +258,11 @@ def identity_of(run: Run, store: str, device: str, code: str) -> dict[str, Any]:
         mode="json", exclude={"store": True, "optimiser": {"milestones", "precision"}}
     )
     settings["optimiser"]["decays"] = list(optimiser.decays())
-    if run.method.head.kind == "tgdfer":  # which has the name it had before there were others
+    for name, value in LATER.items():  # so that a run keeps the name that it had before
+        table, setting = name.split(".")
+        if settings[table][setting] == value:
+            del settings[table][setting]
+    if "kind" not in settings["head"]:  # TG-DFER reads no other
         del settings["head"]
     return {
         "method": settings,

@@ -24,7 +24,7 @@ from pipeline.model.heads.choose import build_network
 from pipeline.model.network import Network
 from pipeline.profile import stage
 from pipeline.train.average import WeightAverage, epoch_share, step_shares
-from pipeline.train.batches import epoch_batches
+from pipeline.train.batches import EpochBatches, Pairs, epoch_batches, mixed_pairs
 from pipeline.train.features import CachedFeatures, TrainingData
 from pipeline.train.imbalance import (
     class_counts,
@@ -38,7 +38,7 @@ from pipeline.train.schedule import rate_factors
 from pipeline.train.selection import History, Outcome, SelectedEpoch
 from pipeline.train.split import split_of
 from pipeline.train.state import BEGINS_AGAIN, RunState, StateError
-from pipeline.train.step import Batch, ReplayedStep, cross_entropy
+from pipeline.train.step import Batch, ReplayedStep, cross_entropy, intensity_aware
 
 
 def train_stack(
@@ -88,6 +88,9 @@ class Stack:
         self._smoothing_R = self._of_runs(lambda config: config.label_smoothing)
         self._weight_RK = self._of_classes(loss_weights)
         self._shift_RK = self._of_classes(logit_shifts)
+        self._gamma_R = self._of_loss("focal", lambda config: config.focal_gamma)
+        self._intensity_R = self._of_loss("intensity_aware", lambda config: config.intensity)
+        self._mixes = self._config.mixup > 0
         labels = [data.store.labels[history.split.train] for history in self.histories]
         self._chances = [
             draw_chances(run.method.optimiser, own) for run, own in zip(runs, labels, strict=True)
@@ -176,7 +179,9 @@ class Stack:
             self._generators,
             self._chances,
         )
+        pairs = self._pairs(batches)
         of_videos = (batches.video_SRB, batches.view_SRB, batches.weight_SRB)
+        of_videos += (pairs.video_SRB, pairs.view_SRB, pairs.share_SRB)
         arrays = (*of_videos, *self._of_steps(len(batches.video_SRB)))
         tensors = [torch.from_numpy(array).to(self.data.device) for array in arrays]
         return [Batch(*step) for step in zip(*tensors, strict=True)]
@@ -194,14 +199,12 @@ class Stack:
         grads: list[Tensor | None] = [None] * len(self._optimiser.parameters)
         for part, coming in zip(parts, [*parts[1:], after], strict=True):
             with stage("gather"):
-                features_RBTD = self.data.features(part.video_RB, part.view_RB)
+                features_RBTD, target_RBK = self._inputs(part)
                 if coming:
                     self.data.features.prepare(coming.video_RB, coming.view_RB)
             with stage("forward"), self._products(), self.model.dropping(part.key_R):
                 logits_RBK = self.model(features_RBTD).logits_RBK
-                target_RBK = self.data.targets_2NK[self._by_votes_R[:, None], part.video_RB]
-                of_classes = self._weight_RK, self._shift_RK
-                loss_RB = cross_entropy(logits_RBK, target_RBK, self._smoothing_R, *of_classes)
+                loss_RB = self._loss(logits_RBK, target_RBK)
                 loss_R = (loss_RB * part.weight_RB).sum(1)
                 # Runs are independent, so the gradient of the sum is each run's own gradient.
                 mean = (loss_R / count_R.clamp(min=1)).sum()
@@ -214,6 +217,37 @@ class Stack:
             if self._average is not None:
                 self._average.update(batch.share_R)
         return total_R
+
+    def _inputs(self, part: Batch) -> tuple[Tensor, Tensor]:
+        """Features and shares of the classes of a batch, mixed if that is asked for."""
+        features_RBTD = self.data.features(part.video_RB, part.view_RB)
+        target_RBK = self._targets(part.video_RB)
+        if not self._mixes:
+            return features_RBTD, target_RBK
+        other_RBTD = self.data.features(part.other_RB, part.other_view_RB)
+        share_RB1 = part.mixed_RB[..., None].to(features_RBTD.dtype)
+        mixed_RBTD = torch.lerp(features_RBTD, other_RBTD, share_RB1[..., None])
+        return mixed_RBTD, torch.lerp(target_RBK, self._targets(part.other_RB), share_RB1)
+
+    def _targets(self, video_RB: Tensor) -> Tensor:
+        return self.data.targets_2NK[self._by_votes_R[:, None], video_RB]
+
+    def _loss(self, logits_RBK: Tensor, target_RBK: Tensor) -> Tensor:
+        """Each video's loss, [R, B]."""
+        of_classes = self._weight_RK, self._shift_RK, self._gamma_R
+        loss_RB = cross_entropy(logits_RBK, target_RBK, self._smoothing_R, *of_classes)
+        if self._intensity_R is None:
+            return loss_RB
+        return loss_RB + self._intensity_R[:, None] * intensity_aware(logits_RBK, target_RBK)
+
+    def _pairs(self, batches: EpochBatches) -> Pairs:
+        """Drawn anew in every epoch, and apart from the order of the videos."""
+        generators = [
+            np.random.default_rng([run.seed, zlib.crc32(run.fold.encode()), 1 + self.epoch])
+            for run in self.runs
+        ]
+        alphas = [run.method.optimiser.mixup for run in self.runs]
+        return mixed_pairs(batches, alphas, generators)
 
     def _train(self) -> Tensor:
         """The steps of an epoch; each run's mean loss per video, [R] on the host."""
@@ -305,6 +339,10 @@ class Stack:
     def _of_runs(self, value: Callable[[OptimiserConfig], float]) -> Tensor:
         values = [value(run.method.optimiser) for run in self.runs]
         return torch.tensor(values, device=self.data.device)
+
+    def _of_loss(self, loss: str, value: Callable[[OptimiserConfig], float]) -> Tensor | None:
+        """A value of each run, if all have this loss."""
+        return self._of_runs(value) if self._config.loss == loss else None
 
     def _of_classes(
         self, value: Callable[[OptimiserConfig, NDArray[np.float64]], NDArray[np.float64]]

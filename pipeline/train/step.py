@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # (this step's batch, the following one) -> summed losses
@@ -19,18 +20,21 @@ class Batch:
     video_RB: Tensor  # rows of the store
     view_RB: Tensor
     weight_RB: Tensor  # 1, or 0 where a run has no video left
+    other_RB: Tensor  # rows of the videos that may be mixed into them
+    other_view_RB: Tensor
+    mixed_RB: Tensor  # their share
     factor_R: Tensor  # of the runs' learning rates in this step
     share_R: Tensor  # of the new weights in their average
     key_R: Tensor  # of the runs' dropout
 
     def part(self, start: int, stop: int) -> "Batch":
         """Videos ``start`` to ``stop`` of each run."""
-        video_RB, view_RB, weight_RB = (
-            tensor[:, start:stop] for tensor in (self.video_RB, self.view_RB, self.weight_RB)
-        )
-        return replace(
-            self, video_RB=video_RB, view_RB=view_RB, weight_RB=weight_RB, key_R=self.key_R + start
-        )
+        of_videos = {
+            own.name: getattr(self, own.name)[:, start:stop]
+            for own in fields(self)
+            if own.name.endswith("_RB")
+        }
+        return replace(self, **of_videos, key_R=self.key_R + start)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """All of them, in order."""
@@ -43,6 +47,7 @@ def cross_entropy(
     smoothing_R: Tensor,
     weight_RK: Tensor,
     shift_RK: Tensor,
+    gamma_R: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of each video with its run's smoothing s, class weights w and shifts, [R, B].
 
@@ -50,11 +55,26 @@ def cross_entropy(
 
     ``target_RBK`` has the shares y_k of the classes, of which there is one if a video has a label:
     so the loss is the mean over the annotators of what it would be with the label that each gave.
+    With ``gamma_R`` it is the focal loss: each k's part times (1 - p_k)^gamma (Lin et al. 2017).
     """
     log_p_RBK = (logits_RBK + shift_RK[:, None]).log_softmax(-1)
     smoothing_R11 = smoothing_R[:, None, None]
     loss_RBK = -(1 - smoothing_R11) * log_p_RBK - smoothing_R11 * log_p_RBK.mean(-1, keepdim=True)
+    if gamma_R is not None:
+        unsure_RBK = -torch.expm1(log_p_RBK).clamp(max=0)
+        loss_RBK = loss_RBK * unsure_RBK ** gamma_R[:, None, None]
     return (loss_RBK * target_RBK * weight_RK[:, None]).sum(-1)
+
+
+def intensity_aware(logits_RBK: Tensor, target_RBK: Tensor) -> Tensor:
+    """sum_k y_k (-log p'_k), [R, B], p' the softmax over k and the strongest other class alone.
+
+    The term that the intensity-aware loss adds to the cross-entropy (Li et al. 2023).
+    """
+    (best, second), (at_best, _) = (own.split(1, -1) for own in logits_RBK.topk(2))
+    is_best_RBK = at_best == torch.arange(logits_RBK.shape[-1], device=logits_RBK.device)
+    loss_RBK = F.softplus(torch.where(is_best_RBK, second, best) - logits_RBK)
+    return (loss_RBK * target_RBK).sum(-1)
 
 
 class ReplayedStep:

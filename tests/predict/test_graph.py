@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow  # it renders and trains
 
 @pytest.fixture(scope="module")
 def networks(trained: Trained, ensemble: Predictor) -> dict[str, TrainedRun]:
-    """A trained network, one of another method that uses half of the frames, and one that reads no text."""
+    """A trained network, one that uses half of the frames, and one that reads no text."""
     store, (name, first) = trained.store, next(iter(ensemble.networks.items()))
     tower = load_text_tower(store.text_weights, store.text_config)
     networks = {name: first}

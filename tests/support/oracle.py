@@ -255,6 +255,19 @@ def imbalanced_loss(
     return float(loss / effective[target] / mean)
 
 
+def focal_loss(logits: Array, target: int, gamma: float, smoothing: float) -> float:
+    """Lin et al. (2017, eq. 4); smoothed, all of a label's part is weighted by its focus."""
+    shares = softmax(logits)
+    loss = -(1 - smoothing) * np.log(shares[target]) - smoothing * np.log(shares).mean()
+    return float((1 - shares[target]) ** gamma * loss)
+
+
+def intensity_aware_term(logits: Array, target: int) -> float:
+    """Li et al. (2023): cross-entropy between the label and the strongest of the other classes."""
+    strongest = max(logit for k, logit in enumerate(logits) if k != target)
+    return float(-np.log(np.exp(logits[target]) / (np.exp(logits[target]) + np.exp(strongest))))
+
+
 def voted_loss(logits: Array, votes: Array, *given: Any) -> float:
     """The mean over the annotators of the loss with the label that each gave."""
     said = [k for k, count in enumerate(votes) for _ in range(int(count))]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cache.errors import RefusedError
-from pipeline.config import OptimiserConfig, Run, load_method
+from pipeline.config import OptimiserConfig, Run, load_method, stack_key
 from pipeline.train.batches import epoch_batches
 from pipeline.train.features import load_training_data
 from pipeline.train.imbalance import (
@@ -20,7 +20,7 @@ from pipeline.train.imbalance import (
     prompt_rates,
 )
 from pipeline.train.stack import Stack
-from pipeline.train.step import cross_entropy
+from pipeline.train.step import cross_entropy, intensity_aware
 from support import oracle
 from support.stores import CLASSES, write_store
 
@@ -86,6 +86,88 @@ def test_every_loss_of_labels_and_votes_and_its_gradient_equal_the_oracle_for_ev
                 assert float(logits.grad[r, b, k]) == pytest.approx(
                     (up - down) / 2e-5, rel=1e-6, abs=1e-9
                 )
+
+
+@pytest.mark.parametrize("loss", ["focal", "intensity_aware"])
+def test_losses_of_what_is_hard_and_their_gradients_equal_the_oracle(loss: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, len(VOTES), 3, generator=generator, dtype=torch.float64) * 2
+    logits.requires_grad_()
+    share_NK = VOTES / VOTES.sum(1, keepdims=True)
+    target = torch.from_numpy(share_NK).expand(2, -1, -1)
+    gammas, smoothing = torch.tensor([1.0, 2.5]).double(), torch.tensor([0.0, 0.2]).double()
+    ones, zeros = torch.ones(2, 3).double(), torch.zeros(2, 3).double()
+    if loss == "focal":
+        losses = cross_entropy(logits, target, smoothing, ones, zeros, gammas)
+    else:
+        losses = intensity_aware(logits, target)
+
+    def expected(own: np.ndarray, r: int, share_K: np.ndarray) -> float:
+        given = (float(gammas[r]), float(smoothing[r]))
+        each = [
+            oracle.focal_loss(own, k, *given)
+            if loss == "focal"
+            else oracle.intensity_aware_term(own, k)
+            for k in range(3)
+        ]
+        return float(share_K @ each)
+
+    losses.sum().backward()
+    assert logits.grad is not None
+    for r, b in np.ndindex(2, len(VOTES)):
+        own, share_K = logits[r, b].detach().numpy(), share_NK[b]
+        assert losses[r, b].item() == pytest.approx(expected(own, r, share_K), rel=1e-12)
+        for k, step in enumerate(np.eye(3) * 1e-5):
+            up, down = (expected(own + s, r, share_K) for s in (step, -step))
+            assert float(logits.grad[r, b, k]) == pytest.approx((up - down) / 2e-5, abs=1e-9)
+
+
+def test_a_video_that_is_certain_gives_finite_gradients_of_the_focal_loss() -> None:
+    logits = torch.tensor([[[90.0, 0.0, -90.0]]], requires_grad=True)
+    given = torch.eye(3)[None, :1], torch.zeros(1), torch.ones(1, 3), torch.zeros(1, 3)
+    cross_entropy(logits, *given, torch.ones(1)).sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_videos_of_a_step_are_mixed_in_pairs_with_features_and_targets_alike(
+    tmp_path: Path,
+) -> None:
+    stack = stack_of(tmp_path, "mixup=0.5 optimiser.target=votes", "mixup=0.8 optimiser.views=1")
+    data, batches = stack.data, stack.steps()
+    votes_NK = data.targets_2NK[1]
+    for batch in batches:
+        for r in range(2):
+            valid = batch.weight_RB[r] > 0
+            assert sorted(batch.other_RB[r][valid]) == sorted(batch.video_RB[r][valid])
+            assert len(batch.mixed_RB[r].unique()) == 1
+    assert len({float(batch.mixed_RB[r, 0]) for batch in batches for r in range(2)}) == 6
+    batch = batches[0]
+    share = batch.mixed_RB[..., None, None]
+    own, other = (
+        data.features(*rows)
+        for rows in (
+            (batch.video_RB, batch.view_RB),
+            (batch.other_RB, batch.other_view_RB),
+        )
+    )
+    with torch.no_grad():
+        logits_RBK = stack.model((1 - share) * own + share * other).logits_RBK
+    loss_R = stack.step(batch)
+    log_p_BK = logits_RBK[0].double().log_softmax(1).numpy()
+    mixed = float(batch.mixed_RB[0, 0])
+    target_BK = (1 - mixed) * votes_NK[batch.video_RB[0]] + mixed * votes_NK[batch.other_RB[0]]
+    assert float(loss_R[0]) == pytest.approx(-(target_BK.numpy() * log_p_BK).sum(), rel=1e-4)
+
+
+def test_pairs_of_a_run_do_not_depend_on_the_stack(tmp_path: Path) -> None:
+    alone = stack_of(tmp_path / "a", "mixup=0.8")
+    beside = stack_of(tmp_path / "b", "mixup=0.3", "mixup=0.8")
+    for own, both in zip(alone.steps(), beside.steps(), strict=True):
+        assert torch.equal(own.other_RB[0], both.other_RB[1])
+        assert torch.equal(own.mixed_RB[0], both.mixed_RB[1])
+    assert stack_key(alone.runs[0].method) == stack_key(beside.runs[0].method)
+    assert stack_key(load_method()) != stack_key(alone.runs[0].method)
 
 
 def test_every_run_of_a_stack_trains_with_its_own_loss(tmp_path: Path) -> None:

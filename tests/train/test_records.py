@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from cache.files import sha256_file
+from cache.identity import flatten
 from cache.store import Store
 from pipeline.config import Run, load_method
 from pipeline.report.tables import TableRow
 from pipeline.train.features import load_training_data
 from pipeline.train.grid import check_runs
+from pipeline.train.record import LATER
 from pipeline.train.records import Records, describe_others
 from pipeline.train.selection import Outcome
 from pipeline.train.stack import train_stack
@@ -129,16 +131,21 @@ def test_row_of_a_table_trains_any_head_whose_record_and_network_agree(
     np.testing.assert_allclose(shown_T, scale * influence_T, atol=1e-5)
 
 
-def test_records_of_tg_dfer_do_not_depend_on_settings_of_other_heads(
+def test_settings_that_came_later_leave_the_names_of_other_runs_as_they_were(
     trained: Trained, tmp_path: Path
 ) -> None:
     records = Records(tmp_path, trained[0])
-    plain, idle, other = (
+    plain, idle, head, mixed = (
         Run(method=load_method("paper", settings), fold="3", seed=1)
-        for settings in ([], ["head.layers=2"], ["head.kind=bilstm"])
+        for settings in ([], ["head.layers=2"], ["head.kind=bilstm"], ["optimiser.mixup=1"])
     )
-    assert records.folder(plain) == records.folder(idle) != records.folder(other)
-    assert "head" not in records.identity(plain)["method"]
+    folders = {records.folder(run) for run in (plain, idle, head, mixed)}
+    assert records.folder(plain) == records.folder(idle)
+    assert len(folders) == 3
+    kept = flatten(records.identity(plain)["method"])
+    assert not {*LATER} & kept.keys()
+    paper = flatten(load_method().model_dump(mode="json"))
+    assert LATER.items() <= paper.items()
 
 
 def test_folder_without_result_is_an_unfinished_run(trained: Trained, tmp_path: Path) -> None:

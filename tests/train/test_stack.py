@@ -322,6 +322,7 @@ IDLE = [
     (["optimiser.schedule=cosine"], ["milestones=[1]", "gamma=0.5"]),
     (["optimiser.average=none"], ["average_decay=0.5", "average_epochs=2"]),
     (["optimiser.loss=cross_entropy"], ["balance_beta=0.5", "adjust_tau=0.5"]),
+    (["optimiser.loss=class_balanced"], ["focal_gamma=1.5", "intensity=0.5"]),
     (["optimiser.augment=false"], ["views=1"]),
     (["selection.rule=last"], ["validation_share=0.3"]),
     (["head.kind=tgdfer"], ["layers=2", "hidden=5", "dropout=0.5", "instance=2"]),
@@ -352,6 +353,8 @@ def test_what_counts_as_without_effect_changes_nothing(
     [
         ["average=ema", "average_decay=0.5", "loss=class_balanced", "balance_beta=0.5"],
         ["average=last_epochs", "average_epochs=2", "loss=logit_adjusted", "adjust_tau=0.5"],
+        ["average=none", "loss=focal", "focal_gamma=1.5", "mixup=0.3"],
+        ["average=none", "loss=intensity_aware", "intensity=0.5"],
     ],
 )
 def test_what_has_an_effect_counts_as_such(settings: list[str]) -> None:
