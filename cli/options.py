@@ -269,7 +269,7 @@ PretrainedOption = Annotated[
     typer.Option(
         "--pretrained",
         metavar="TAG|FILE",
-        help="Weights of an open_clip model: a tag or a file.",
+        help="Weights of an open_clip model: a tag, a file, or a folder with one.",
         show_default="openai",
     ),
 ]

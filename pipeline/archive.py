@@ -100,6 +100,15 @@ def find_in_archive(file: BufferedReader) -> dict[str, Stored]:
     return found
 
 
+def has_constant(file: BufferedReader, value: float) -> bool:
+    """Whether the code of a TorchScript archive uses this number, as far as tracing stores it."""
+    wanted = {struct.pack(f"<{kind}", value) for kind in "dfe"}
+    return any(
+        "/constants/" in name and size <= 8 and _read(file, start, size) in wanted
+        for name, (start, size) in _entries(file).items()
+    )
+
+
 class _Name(NamedTuple):
     """What a pickle names in order to import it."""
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from cache.errors import RefusedError
 from cache.files import canonical_json
 from cache.outside import open_outside, parse_json, read_text
-from pipeline.archive import DTYPES, Stored, find_in_archive, is_archive
+from pipeline.archive import DTYPES, Stored, find_in_archive, has_constant, is_archive
 
 # What marks a digest of tensors.  Stores made before it existed have the sha256 of the file.
 TENSORS = "tensors:"
@@ -69,10 +69,13 @@ def digest_weights(path: Path, config: dict[str, Any], like: str = TENSORS) -> s
     return str(digest)
 
 
-def check_weights(path: Path) -> None:
-    """Raise RefusedError if the file is no file of weights; their values are not read."""
-    with _opened(path):
-        pass
+def traced_with(path: Path, value: float) -> bool:
+    """Whether the file is a traced TorchScript archive whose code uses this number.
+
+    Raises RefusedError if the file is no file of weights; their values are not read.
+    """
+    with _opened(path) as (file, _):
+        return is_archive(file) and has_constant(file, value)
 
 
 def read_weights(path: Path) -> Iterator[Weight]:

@@ -9,10 +9,12 @@ import importlib.util
 import json
 import os
 import re
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,11 +27,11 @@ from pipeline.device import choose_device
 from pipeline.weights import (
     TENSORS,
     Digest,
-    check_weights,
     digest_weights,
     is_no_weight,
     read_config,
     read_weights,
+    traced_with,
 )
 
 if TYPE_CHECKING:
@@ -43,6 +45,21 @@ MINI = Path(__file__).parent / "mini"
 LOCAL_DIR = "local-dir:"
 _CONFIG = "open_clip_config.json"
 _OTHER_TEXT_TOWER = "the encoder's text tower is not CLIP's own; choose another encoder"
+# OpenAI's weights: model -> the Hugging Face repository from which open_clip fetches them.
+OPENAI = {
+    "RN50": "timm/resnet50_clip.openai",
+    "RN101": "timm/resnet101_clip.openai",
+    "RN50x4": "timm/resnet50x4_clip.openai",
+    "RN50x16": "timm/resnet50x16_clip.openai",
+    "RN50x64": "timm/resnet50x64_clip.openai",
+    "ViT-B-32": "timm/vit_base_patch32_clip_224.openai",
+    "ViT-B-16": "timm/vit_base_patch16_clip_224.openai",
+    "ViT-L-14": "timm/vit_large_patch14_clip_224.openai",
+    "ViT-L-14-336": "timm/vit_large_patch14_clip_336.openai",
+}
+_HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_HUB_SECONDS = 2.0
+_QUICK_GELU = 1.702  # x sigmoid(1.702 x)
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -58,7 +75,14 @@ class EncoderFiles:
     hashed: str = TENSORS  # what its weights are hashed like
 
     def __post_init__(self) -> None:
-        check_weights(self.weights_path)
+        traced = traced_with(self.weights_path, _QUICK_GELU)  # which also checks the file
+        if traced and not self.config.get("quick_gelu"):
+            in_folder = self.name.startswith(LOCAL_DIR)
+            remedy = f"set quick_gelu in {_CONFIG}" if in_folder else f"{self.name}-quickgelu"
+            raise RefusedError(
+                f"the weights {self.weights_path} were traced with QuickGELU, as OpenAI's are, "
+                f"encoder {self.name} has GELU; use {remedy}"
+            )
 
     @cached_property
     def identity(self) -> EncoderIdentity:
@@ -83,8 +107,9 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     """What is known about an encoder before loading it.
 
     ``name`` is ``mini`` (bundled), ``local-dir:FOLDER`` as open_clip saves them, or an open_clip
-    model name with ``pretrained`` a tag (fetched by open_clip if it is not on this machine) or a
-    file of weights.  Raises RefusedError if anything is missing or does not fit together.
+    model name with ``pretrained`` a tag (fetched by open_clip if it is not on this machine), a file
+    of weights, or a folder with one.  Raises RefusedError if anything is missing or does not fit
+    together.
     """
     for text in filter(None, (name, pretrained)):
         if not text.isprintable():
@@ -97,7 +122,9 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     config = _open_clip_config(name)
     pixels: dict[str, Any] = {"mean": _OPENAI_MEAN, "std": _OPENAI_STD}
     weights = Path(pretrained or "openai")
-    if not _is_file(weights):
+    if pretrained is not None and os.path.isdir(weights):
+        weights = _only_weights_in(weights)
+    elif not _is_file(weights):
         weights, pixels = _fetch_tag(name, str(weights), config)
     elif not os.path.exists(weights):
         raise RefusedError(f"no weights at {weights}; check --pretrained")
@@ -302,14 +329,23 @@ def _in_folder(folder: Path, name: str) -> EncoderFiles:
     return EncoderFiles(name, weights[0], model, pixels)
 
 
+def _only_weights_in(folder: Path) -> Path:
+    weights = _weights_in(folder)
+    if len(weights) != 1:
+        names = ", ".join(path.name for path in weights[:3]) or "none"
+        raise RefusedError(f"--pretrained {folder}: expected one file of weights, found {names}")
+    return weights[0]
+
+
 def _weights_in(folder: Path) -> list[Path]:
-    """The safetensors of a folder, or if it has none, other files of weights."""
+    """The safetensors of a folder; if it has none, other files of weights; or files of any kind."""
     try:
         names = sorted(folder.iterdir())
     except OSError as error:
         raise RefusedError(f"cannot read {folder}: {error.strerror}; check --encoder") from error
     known = [path for path in names if path.suffix in (".safetensors", ".bin", ".pt", ".pth")]
-    return [path for path in known if path.suffix == ".safetensors"] or known
+    unnamed = [path for path in names if not path.suffix and path.is_file()]
+    return [path for path in known if path.suffix == ".safetensors"] or known or unnamed
 
 
 def _is_file(weights: Path) -> bool:
@@ -333,12 +369,7 @@ def _open_clip_config(name: str) -> dict[str, Any]:
 
 
 def _fetch_tag(name: str, tag: str, config: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
-    import open_clip
-
-    known = open_clip.get_pretrained_cfg(name, tag)
-    if not known:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise RefusedError(f"encoder {name} has no weights tagged {tag}; known tags: {tags}")
+    known = _known_tag(name, tag)
     if bool(known.get("quick_gelu")) != bool(config.get("quick_gelu")):
         wanted = "QuickGELU" if known.get("quick_gelu") else "GELU"
         plain = name.removesuffix("-quickgelu")
@@ -347,6 +378,9 @@ def _fetch_tag(name: str, tag: str, config: dict[str, Any]) -> tuple[Path, dict[
             f"the weights {tag} were trained with {wanted}, which encoder {name} does not use; "
             f"use --encoder {remedy}"
         )
+    _refuse_unreachable(name, tag, *os.path.split(known.get("hf_hub", "")))
+    import open_clip
+
     try:
         path = Path(open_clip.download_pretrained(known))
     except Exception as error:
@@ -355,6 +389,56 @@ def _fetch_tag(name: str, tag: str, config: dict[str, Any]) -> tuple[Path, dict[
             "download them elsewhere and pass the file with --pretrained FILE"
         ) from error
     return path, known
+
+
+def _known_tag(name: str, tag: str) -> dict[str, Any]:
+    """What open_clip knows of published weights; OpenAI's need no import, which takes seconds."""
+    if tag == "openai" and (repository := OPENAI.get(name.removesuffix("-quickgelu"))):
+        return {"hf_hub": f"{repository}/", "quick_gelu": True}
+    import open_clip
+
+    known: dict[str, Any] = open_clip.get_pretrained_cfg(name, tag)
+    if not known:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise RefusedError(f"encoder {name} has no weights tagged {tag}; known tags: {tags}")
+    return known
+
+
+def _refuse_unreachable(name: str, tag: str, repository: str, file: str) -> None:
+    """Refuse weights that are not on this machine if their server does not answer.
+
+    The library itself would go on trying for a minute.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    files = (file,) if file else _HUB_FILES
+    if not repository or _answers(constants.ENDPOINT):
+        return
+    if any(isinstance(try_to_load_from_cache(repository, own), str) for own in files):
+        return
+    raise RefusedError(
+        f"the weights {tag} of {name} are not on this machine, and {constants.ENDPOINT} does not "
+        f"answer; where it does, fetch {' or '.join(files)} from "
+        f"{constants.ENDPOINT}/{repository}, or the publisher's own file (OpenAI's are .pt), and "
+        "pass it with --pretrained FILE"
+    )
+
+
+def _answers(url: str) -> bool:
+    from huggingface_hub import get_session
+
+    answers = list[bool]()
+
+    def ask() -> None:
+        with suppress(Exception):  # of whichever library it uses
+            get_session().head(url, timeout=_HUB_SECONDS)
+            answers.append(True)
+
+    # The search for an address obeys no timeout.
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_HUB_SECONDS)
+    return bool(answers)
 
 
 def _preprocessing(config: dict[str, Any], pixels: dict[str, Any]) -> Preprocessing:

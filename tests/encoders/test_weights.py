@@ -6,7 +6,10 @@ import os
 import pickle
 import random
 import shutil
+import socket
 import struct
+import subprocess
+import sys
 import time
 import warnings
 import zipfile
@@ -25,7 +28,7 @@ from cache.files import sha256_file
 from cache.identity import EncoderIdentity
 from cli.extract import open_source
 from cli.options import Data
-from pipeline.encoders.clip import Encoder, EncoderFiles, find_encoder
+from pipeline.encoders.clip import OPENAI, Encoder, EncoderFiles, find_encoder
 from pipeline.weights import read_weights
 from support.sources import SIZE_PX, write_encoder
 
@@ -380,7 +383,7 @@ def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path: Path)
     (tmp_path / "folder.pt").mkdir()
     for path, message in {
         tmp_path / "fifo.pt": "a device, FIFO or socket",
-        tmp_path / "folder.pt": "a folder",
+        tmp_path / "folder.pt": "expected one file of weights, found none",
         Path("/dev/zero"): "a device, FIFO or socket",
     }.items():
         with pytest.raises(RefusedError, match=f"{path}.*{message}"):
@@ -395,6 +398,72 @@ def test_a_file_of_weights_needs_no_suffix(
     for name in ("weights", "./weights"):
         files = find_encoder("ViT-B-32-quickgelu", name)
         assert files.weights_path.samefile(tmp_path / "weights")
+
+
+def test_a_folder_of_weights_is_read_as_the_hub_and_a_user_keep_it(
+    folder: Path, state: State, tmp_path: Path
+) -> None:
+    blob, data = "0f1e2d3c4b5a", save(state)
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / blob).write_bytes(data)
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot/open_clip_model.safetensors").symlink_to(f"../blobs/{blob}")
+    (tmp_path / "snapshot/open_clip_pytorch_model.bin").write_bytes(b"of another format")
+    expected = find_encoder("ViT-B-32-quickgelu", str(folder / "w.safetensors")).identity
+    for place in ("blobs", f"blobs/{blob}", "snapshot"):
+        assert find_encoder("ViT-B-32-quickgelu", str(tmp_path / place)).identity == expected
+    (tmp_path / "blobs/another").write_bytes(data)
+    with pytest.raises(RefusedError, match="blobs: expected one file of weights, found 0f1e2d3c4"):
+        find_encoder("ViT-B-32-quickgelu", str(tmp_path / "blobs"))
+
+
+def test_a_server_that_is_silent_is_not_waited_for_and_the_file_to_fetch_is_named(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import time; begun = time.perf_counter()\n"
+        "from pipeline.encoders.clip import find_encoder\n"
+        "try: find_encoder('ViT-B-32-quickgelu', 'openai')\n"
+        "except Exception as error: print(error)\n"
+        "print(time.perf_counter() - begun)"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | own, capture_output=True, text=True
+        )
+    said, seconds = done.stdout.splitlines()
+    assert (
+        f"fetch open_clip_model.safetensors or open_clip_pytorch_model.bin from {address}" in said
+    )
+    assert said.endswith("pass it with --pretrained FILE")
+    assert float(seconds) < 5
+
+
+def test_the_repositories_of_openais_weights_are_those_that_open_clip_has() -> None:
+    published = {
+        model.removesuffix("-quickgelu"): open_clip.get_pretrained_cfg(model, tag)
+        for model, tag in open_clip.list_pretrained()
+        if tag == "openai"
+    }
+    assert {name: f"{own}/" for name, own in OPENAI.items()} == {
+        name: known["hf_hub"] for name, known in published.items()
+    }
+    assert all(known["quick_gelu"] for known in published.values())
+
+
+def test_an_archive_traced_with_quickgelu_is_refused_for_a_model_with_gelu(
+    folder: Path, scripted: Path, tmp_path: Path
+) -> None:
+    other = beside(folder, tmp_path, {"w.pt": scripted.read_bytes()})
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["quick_gelu"] = False
+    (other / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(RefusedError, match=r"traced with QuickGELU.*set quick_gelu in open_clip_c"):
+        find(other)
+    with pytest.raises(RefusedError, match="encoder ViT-B-32 has GELU; use ViT-B-32-quickgelu"):
+        find_encoder("ViT-B-32", str(scripted))
 
 
 @pytest.mark.parametrize(
