@@ -44,7 +44,6 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 MINI = Path(__file__).parent / "mini"
 LOCAL_DIR = "local-dir:"
 _CONFIG = "open_clip_config.json"
-_OTHER_TEXT_TOWER = "the encoder's text tower is not CLIP's own; choose another encoder"
 # OpenAI's weights: model -> the Hugging Face repository from which open_clip fetches them.
 OPENAI = {
     "RN50": "timm/resnet50_clip.openai",
@@ -59,6 +58,7 @@ OPENAI = {
 }
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _HUB_SECONDS = 2.0
+_PIXELS = ("mean", "std", "interpolation", "resize_mode")
 _QUICK_GELU = 1.702  # x sigmoid(1.702 x)
 _OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -75,6 +75,7 @@ class EncoderFiles:
     hashed: str = TENSORS  # what its weights are hashed like
 
     def __post_init__(self) -> None:
+        _refuse_text_tower(self.name, self.config["text_cfg"])
         traced = traced_with(self.weights_path, _QUICK_GELU)  # which also checks the file
         if traced and not self.config.get("quick_gelu"):
             in_folder = self.name.startswith(LOCAL_DIR)
@@ -120,14 +121,16 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
         folder = Path(name.removeprefix(LOCAL_DIR))
         return _in_folder(folder, LOCAL_DIR + folder.name)
     config = _open_clip_config(name)
-    pixels: dict[str, Any] = {"mean": _OPENAI_MEAN, "std": _OPENAI_STD}
     weights = Path(pretrained or "openai")
     if pretrained is not None and os.path.isdir(weights):
         weights = _only_weights_in(weights)
     elif not _is_file(weights):
         weights, pixels = _fetch_tag(name, str(weights), config)
+        return EncoderFiles(name, weights, config, _preprocessing(config, pixels))
     elif not os.path.exists(weights):
         raise RefusedError(f"no weights at {weights}; check --pretrained")
+    # Other image towers than CLIP's own are of publishers with other habits.
+    pixels = _published_pixels(name) if "timm_model_name" in config["vision_cfg"] else {}
     return EncoderFiles(name, weights, config, _preprocessing(config, pixels))
 
 
@@ -391,6 +394,15 @@ def _fetch_tag(name: str, tag: str, config: dict[str, Any]) -> tuple[Path, dict[
     return path, known
 
 
+def _published_pixels(name: str) -> dict[str, Any]:
+    """How the published weights of a model want their pixels; they agree, a file does not say."""
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    known = open_clip.get_pretrained_cfg(name, tags[0]) if tags else {}
+    return {key: known[key] for key in _PIXELS if key in known}
+
+
 def _known_tag(name: str, tag: str) -> dict[str, Any]:
     """What open_clip knows of published weights; OpenAI's need no import, which takes seconds."""
     if tag == "openai" and (repository := OPENAI.get(name.removesuffix("-quickgelu"))):
@@ -441,6 +453,18 @@ def _answers(url: str) -> bool:
     return bool(answers)
 
 
+def _refuse_text_tower(name: str, text: dict[str, Any]) -> None:
+    """Refuse text towers that stage two cannot read, before a single video is decoded."""
+    if text.get("hf_model_name") or text.get("embed_cls"):
+        raise RefusedError(f"encoder {name}: its text tower is not CLIP's own; choose another")
+    if tokenizer := text.get("hf_tokenizer_name"):
+        raise RefusedError(
+            f"encoder {name} reads texts by the tokenizer {tokenizer}, which is fetched from the "
+            "Hugging Face hub and not supported; choose a model with CLIP's own tokenizer, such as "
+            "ViT-B-16 or PE-Core-B-16"
+        )
+
+
 def _preprocessing(config: dict[str, Any], pixels: dict[str, Any]) -> Preprocessing:
     size = config["vision_cfg"].get("image_size", 224)
     resize = pixels.get("resize_mode", "shortest")
@@ -489,8 +513,6 @@ def _build(config: dict[str, Any]) -> Any:
     import open_clip
 
     config = deepcopy(config)
-    if "hf_model_name" in config["text_cfg"]:
-        raise RefusedError(_OTHER_TEXT_TOWER)
     if "timm_model_name" in config["vision_cfg"]:
         config["vision_cfg"]["timm_model_pretrained"] = False  # or it would be fetched
     if not config.pop("custom_text", False):
@@ -578,8 +600,6 @@ def _text_weights(model: Any) -> bytes:
     from safetensors.torch import save
 
     tower = model.text if hasattr(model, "text") else model
-    if not hasattr(tower, "token_embedding"):
-        raise RefusedError(_OTHER_TEXT_TOWER)
     tensors = {
         name: value.detach().to(torch.float32).contiguous()
         for name, value in tower.state_dict().items()

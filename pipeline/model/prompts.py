@@ -8,7 +8,7 @@ from torch import Generator, Tensor, nn
 from cache.errors import RefusedError
 from pipeline.config import PromptConfig
 from pipeline.model.layers import normal, per_run
-from pipeline.model.packing import Packing, context_slot, pack
+from pipeline.model.packing import Packing, context_slot
 from pipeline.model.text_tower import TextTower
 
 CONTEXT_STD = 0.02  # as in CoOp and the text tower's own embeddings
@@ -52,13 +52,13 @@ class Prompts(nn.Module):
         tokens = [tower.tokenize(text) for text in read]
         contexts = len({slot for own in slots for slot in own})
         prompts = [_arrange(own, text, config) for own, text in zip(slots, tokens, strict=True)]
-        self.packing = pack(prompts, tower.context_length)
+        self.packing = tower.lay_out(prompts)
         if visual:
             seeing = [
                 [start, context_slot(contexts + k), *rest]
                 for k, (start, *rest) in enumerate(prompts)
             ]
-            self.packing_visual = pack(seeing, tower.context_length)
+            self.packing_visual = tower.lay_out(seeing)
         draw = normal(contexts, tower.width, std=CONTEXT_STD)
         self.context_RCW = per_run(generators, draw) if learnable else None
         plain_KD = None if learnable else tower.encode_texts(read)

@@ -6,7 +6,7 @@ features, so text and image features always come from the same model.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,24 @@ from torch import Tensor, nn
 
 from cache.errors import RefusedError
 from pipeline.device import is_out_of_memory
-from pipeline.model.packing import Packing, pack
+from pipeline.model.packing import PADDING, Packing, pack, pad
 
 REDRAWN_SEED = 251_110_958  # unlikely to be where a trained tower began
+VOCABULARY = 49_408  # tokens of CLIP's tokenizer
+PROBE = "a happy face"
+TOLERANCE = 1e-3  # of the largest feature; float32 rounds a hundredth of that
+
+# How prompts are laid out: those of a causal tower share one short sequence.
+Layout = Literal["packed", "padded"]
+LAYOUTS: tuple[Layout, ...] = ("packed", "padded")
 
 
 class TextTower(nn.Module):
-    """Frozen text tower. Token width W, joint feature size D."""
+    """Frozen text tower. Token width W, joint feature size D.
+
+    ``layout`` is the first of LAYOUTS that gives a text the feature that the tower itself gives it.
+    Raises RefusedError if none does.
+    """
 
     def __init__(self, transformer: Any, config: dict[str, Any]) -> None:
         super().__init__()
@@ -29,6 +40,7 @@ class TextTower(nn.Module):
         self.width: int = transformer.width
         self.size: int = transformer.output_dim
         self.context_length: int = transformer.context_length
+        self.layout = self._find_layout()
 
     def redrawn(self) -> "TextTower":
         """The same architecture with open_clip's initial weights, always the same ones."""
@@ -42,13 +54,20 @@ class TextTower(nn.Module):
         tokenizer = _tokenizer()
         return [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
 
+    def lay_out(self, prompts: Sequence[Sequence[int]]) -> Packing:
+        """The layout of prompts, lists of token ids and context slots, for this tower.
+
+        Raises RefusedError for a prompt that is too long.
+        """
+        return self._lay_out(prompts, self.layout)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids [...] -> input embeddings [..., W], without positions."""
         embedded: Tensor = self.tower.token_embedding(tokens)
         return embedded
 
     def encode(self, embedded_RLW: Tensor, packing: Packing) -> Tensor:
-        """Packed input embeddings of R runs -> features of the K packed prompts [R, K, D]."""
+        """Input embeddings, laid out, of R runs -> features of the K prompts [R, K, D]."""
         tower = self.tower
         x = embedded_RLW + tower.positional_embedding[packing.position_L]
         mask_LL = packing.mask_LL.to(x.dtype)
@@ -66,10 +85,37 @@ class TextTower(nn.Module):
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Plain texts -> features [K, D], not normalised."""
-        packing = pack([self.tokenize(text) for text in texts], self.context_length)
+        return self._encode_plain(self.lay_out([self.tokenize(text) for text in texts]))
+
+    def _lay_out(self, prompts: Sequence[Sequence[int]], layout: Layout) -> Packing:
+        if layout == "packed":
+            return pack(prompts, self.context_length)
+        mask_NN = self.tower.attn_mask
+        if mask_NN is None:
+            mask_NN = torch.zeros(self.context_length, self.context_length)
+        return pad(prompts, mask_NN.cpu(), reads_last=self.tower.pool_type == "last")
+
+    def _encode_plain(self, packing: Packing) -> Tensor:
         packing.to(self.tower.positional_embedding.device)
         with torch.no_grad():
             return self.encode(self.embed(packing.token_L)[None], packing)[0]
+
+    def _find_layout(self) -> Layout:
+        tokens = self.tokenize(PROBE)
+        padded = [*tokens, *[PADDING] * (self.context_length - len(tokens))]
+        device = self.tower.positional_embedding.device
+        with torch.no_grad():
+            expected = self.tower(torch.tensor([padded], device=device))
+        if isinstance(expected, tuple):  # the states of all tokens come second
+            expected = expected[0]
+        for layout in LAYOUTS:
+            found = self._encode_plain(self._lay_out([tokens], layout))
+            if (found - expected).abs().max() <= TOLERANCE * expected.abs().max():
+                return layout
+        raise RefusedError(
+            "the store's text tower reads prompts neither as CLIP's does nor as one without its "
+            "mask; extract with another encoder"
+        )
 
 
 def _through(layer: Any, x_RLW: Tensor, mask_LL: Tensor, kept_K: Tensor | None = None) -> Tensor:
@@ -105,6 +151,7 @@ def load_text_tower(weights: bytes, config: dict[str, Any]) -> TextTower:
     from safetensors.torch import load
 
     try:
+        _refuse_tokenizer(config["text_cfg"])
         tensors = {name: value.float() for name, value in load(weights).items()}
         if config["text_cfg"]["layers"] > len(tensors):
             raise ValueError("there are fewer weights than layers")
@@ -140,14 +187,17 @@ def _short(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
-def _transformer(config: dict[str, Any]) -> Any:
-    from open_clip.transformer import QuickGELU, TextTransformer
+def _refuse_tokenizer(text: dict[str, Any]) -> None:
+    if text.get("hf_model_name") or text.get("hf_tokenizer_name"):
+        raise ValueError("it does not read the tokens of CLIP's own tokenizer")
+    if text.get("vocab_size", VOCABULARY) < VOCABULARY:
+        raise ValueError(f"it knows fewer than the {VOCABULARY} tokens of CLIP's tokenizer")
 
-    return TextTransformer(
-        **config["text_cfg"],
-        output_dim=config["embed_dim"],
-        act_layer=QuickGELU if config.get("quick_gelu") else nn.GELU,
-    )
+
+def _transformer(config: dict[str, Any]) -> Any:
+    from open_clip.model import _build_text_tower
+
+    return _build_text_tower(config["embed_dim"], config["text_cfg"], config.get("quick_gelu"))
 
 
 @cache

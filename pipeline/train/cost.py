@@ -36,6 +36,7 @@ class Sizes:
     tower_width: int  # W
     tower_layers: int
     folds: Mapping[str, tuple[int, int]]  # numbers of training and test videos
+    tower_padding: int = 0  # positions that every prompt takes, unless they share a short sequence
 
     @property
     def tower_bytes(self) -> int:
@@ -47,9 +48,12 @@ class Sizes:
 def sizes_of(store: Store) -> Sizes:
     """The sizes of a store."""
     texts = class_texts(store.classes, store.texts)
-    width, layers = (_said(store.text_config.get("text_cfg"), name) for name in ("width", "layers"))
+    tower = store.text_config.get("text_cfg")
+    width, layers, length = (_said(tower, name) for name in ("width", "layers", "context_length"))
+    is_packed = not (isinstance(tower, dict) and tower.get("no_causal_mask"))
     folds = {name: (len(train), len(test)) for name, train, test in store.folds}
-    return Sizes(store.frames, store.dim, texts, width, layers, folds)
+    padding = 0 if is_packed else length
+    return Sizes(store.frames, store.dim, texts, width, layers, folds, padding)
 
 
 def _said(tower: object, name: str) -> int:
@@ -237,12 +241,12 @@ def _texts(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
     prompts, label = effective(method).prompts, effective(method).label
     fine, coarse = sizes.texts.of(prompts.fine_text), sizes.texts.of(prompts.coarse_text)
     if prompts.fine_learnable:
-        yield from _tower(sizes, _positions(fine, prompts, prompts.context_length))
+        yield from _tower(sizes, _positions(sizes, fine, prompts, prompts.context_length))
     if prompts.coarse_learnable and label.fusion == "mlp":
-        yield from _tower(sizes, _positions(coarse, prompts, prompts.context_length))
+        yield from _tower(sizes, _positions(sizes, coarse, prompts, prompts.context_length))
     if label.visual_prompt == "prepend":
         length = prompts.context_length * prompts.fine_learnable
-        yield from _tower(sizes, _positions(fine, prompts, length, visual=1), shared=False)
+        yield from _tower(sizes, _positions(sizes, fine, prompts, length, visual=1), shared=False)
 
 
 def _tower(sizes: Sizes, places: int, shared: bool = True) -> Iterator[_Layers]:
@@ -254,8 +258,12 @@ def _tower(sizes: Sizes, places: int, shared: bool = True) -> Iterator[_Layers]:
     yield replace(own, count=sizes.tower_layers - last, weights=12 * W * W, mixed=mixed, kept=kept)
 
 
-def _positions(texts: Sequence[str], prompts: PromptConfig, context: int, visual: int = 0) -> int:
-    """About how many positions the packed prompts take."""
+def _positions(
+    sizes: Sizes, texts: Sequence[str], prompts: PromptConfig, context: int, visual: int = 0
+) -> int:
+    """About how many positions the prompts take."""
+    if sizes.tower_padding:
+        return len(texts) * sizes.tower_padding
     tokens = sum(len(TOKEN.findall(text)) + 1 for text in texts)  # and the token at the end
     once = prompts.context == "shared" and prompts.position == "end" and not visual
     return 1 + tokens + context * (1 if once else len(texts)) + visual * len(texts)

@@ -44,6 +44,7 @@ KEEP_SECONDS = 60.0  # between saves of an unfinished stack's state
 POLL_SECONDS = 1.0  # between looks at the runs that other processes are training
 GIB = 2**30
 SHORT_CONTEXT = 8  # learnable tokens that leave room for every text of ours
+LONG_TOWER = 77  # in a tower of so many positions, CLIP's
 CORES_OF_GPU = 4  # reserved for each
 MEMORY_GIB = 8  # reserved for each task, beside twice the features
 COUNTED = 0.85  # of the free memory: up to 1.09 times what is counted was measured
@@ -132,7 +133,8 @@ def _check_prompts(runs: Sequence[Run], store: Store) -> None:
     """Refuse contexts so long that a class's text no longer fits the text tower."""
     methods = [run.method for run in runs if run.method.head.reads_texts]
     asked = {(own.prompts, own.visual_prompt, own.head.kind) for own in methods}
-    if all(prompts.context_length <= SHORT_CONTEXT for prompts, _, _ in asked):
+    short = all(prompts.context_length <= SHORT_CONTEXT for prompts, *_ in asked)
+    if short and not _is_short(store.text_config.get("text_cfg")):
         return
     from pipeline.model.text_tower import load_text_tower
 
@@ -143,11 +145,18 @@ def _check_prompts(runs: Sequence[Run], store: Store) -> None:
         for kind, learnable, more in (fine, coarse):
             texts = class_texts(store.classes, store.texts).of(kind)
             room = tower.context_length - more - max(len(tower.tokenize(text)) for text in texts)
-            if learnable and prompts.context_length > room:
+            context = prompts.context_length if learnable else 0
+            if context > room:
                 raise RefusedError(
-                    f"prompts.context_length={prompts.context_length} does not fit the text tower "
-                    f"beside the longest text; choose at most {room}, or shorter texts"
+                    f"the longest text ({kind}) leaves {max(room, 0)} of the text tower's "
+                    f"{tower.context_length} positions, too few for prompts.context_length="
+                    f"{context}; choose a smaller one, or shorter texts"
                 )
+
+
+def _is_short(tower: object) -> bool:
+    length = tower.get("context_length") if isinstance(tower, dict) else None
+    return isinstance(length, int) and length < LONG_TOWER
 
 
 def _check_identity(run: Run, store: Store) -> None:

@@ -304,6 +304,7 @@ def _result(outcome: "Outcome", store: Store) -> dict[str, Any]:
         "epoch": outcome.epoch,
         "train_videos": len(outcome.split.train),
         f"{outcome.run.method.selection.tested_on}_videos": len(outcome.split.test),
+        "prompt_layout": outcome.layout,
     }
     if outcome.run.method.optimiser.target == "votes":
         result["voted_videos"] = int(store.voted[outcome.split.train].sum())

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import Run, SelectionConfig
 from pipeline.evaluate.metrics import confusion, uar, war
+from pipeline.model.text_tower import Layout
 from pipeline.train.features import TrainingData
 from pipeline.train.split import Split
 
@@ -38,6 +39,7 @@ class Outcome:
     epochs: list[Metrics]
     epoch: int  # the reported one, counted from 1
     selected: SelectedEpoch
+    layout: Layout  # of the prompts
 
     @property
     def diverged(self) -> bool:
@@ -86,7 +88,8 @@ class History:
     def outcome(self) -> Outcome:
         """The outcome of the run, after its last epoch."""
         assert self.selected is not None
-        return Outcome(self.run, self.split, self.epochs, self.best + 1, self.selected)
+        layout = self.data.tower.layout
+        return Outcome(self.run, self.split, self.epochs, self.best + 1, self.selected, layout)
 
     def _metrics(
         self, part: str, rows: NDArray[np.int64], logits_NK: NDArray[np.float32]

@@ -36,9 +36,8 @@ def write_record(
     said = Predictions(logits_NK, frames_NTK, attention.astype(np.float32))
     selected = SelectedEpoch(said, {"weight": torch.zeros(3)})
     scores = {f"{run.method.selection.tested_on}_{metric}": 0.5 for metric in ("uar", "war")}
-    outcome = Outcome(
-        run, Split(test, test[:0], test), [{"epoch": 1, "train_loss": 0.5, **scores}], 1, selected
-    )
+    epochs = [{"epoch": 1, "train_loss": 0.5, **scores}]
+    outcome = Outcome(run, Split(test, test[:0], test), epochs, 1, selected, "packed")
     return records.write(outcome, seconds=1.0)
 
 

@@ -1,0 +1,238 @@
+"""Encoders of every family as their own libraries have them, and from videos to a trained run."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn.functional import cosine_similarity
+
+import tgdfer
+from cache.errors import RefusedError
+from cache.store import Store
+from pipeline.config import PromptConfig, runs_of
+from pipeline.datasets.texts import class_texts
+from pipeline.datasets.videos import Fold, Video, VideoList
+from pipeline.encoders.clip import Encoder, EncoderFiles, find_encoder
+from pipeline.extract.loop import extract
+from pipeline.extract.planning import ExtractSettings
+from pipeline.model.prompts import Prompts
+from pipeline.model.text_tower import TextTower, load_text_tower
+from pipeline.train.grid import check_runs
+from pipeline.train.record import Record
+from pipeline.video.views import fit_for_evaluation
+from support.sources import pictures, write_list
+
+CLASSES = ("happiness", "sadness")
+TEXT = {"vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
+TIMM = {"timm_model_name": "test_vit", "image_size": 160}
+# The architectures of published models, with few layers of small width.
+FAMILIES: dict[str, tuple[dict[str, Any], str]] = {
+    "ViT-L-14-336": (
+        {
+            "embed_dim": 768,
+            "quick_gelu": True,
+            "vision_cfg": {"image_size": 42, "layers": 2, "width": 64, "patch_size": 14},
+            "text_cfg": {"context_length": 77, **TEXT},
+        },
+        "packed",
+    ),
+    "RN50": (
+        {
+            "embed_dim": 32,
+            "vision_cfg": {
+                "image_size": 64,
+                "layers": [1, 1, 1, 1],
+                "width": 8,
+                "patch_size": None,
+            },
+            "text_cfg": {"context_length": 77, **TEXT},
+        },
+        "packed",
+    ),
+    "PE-Core": (
+        {
+            "embed_dim": 48,
+            "custom_text": True,
+            "vision_cfg": {**TIMM, "timm_pool": "map", "timm_proj": None},
+            "text_cfg": {"context_length": 32, **TEXT},
+        },
+        "packed",
+    ),
+    "SigLIP2": (  # with CLIP's tokenizer
+        {
+            "embed_dim": 64,
+            "custom_text": True,
+            "init_logit_bias": -10,
+            "vision_cfg": {**TIMM, "timm_pool": "map", "timm_proj": "none"},
+            "text_cfg": {
+                **{"context_length": 32, **TEXT, "no_causal_mask": True, "pool_type": "last"},
+                **{"proj_bias": True, "norm_kwargs": {"eps": 1e-6}},
+                "act_kwargs": {"approximate": "tanh"},
+            },
+        },
+        "padded",
+    ),
+    "MobileCLIP": (
+        {
+            "embed_dim": 40,
+            "custom_text": True,
+            "vision_cfg": {**TIMM, "timm_pool": "avg", "timm_proj": "linear"},
+            "text_cfg": {"context_length": 32, **TEXT, "no_causal_mask": True},
+        },
+        "padded",
+    ),
+}
+
+
+def write_family(folder: Path, family: str) -> str:
+    """Random weights of a family; its pixels are squashed, with statistics of their own."""
+    config, _ = FAMILIES[family]
+    torch.manual_seed(0)
+    own = {key: value for key, value in config.items() if key != "custom_text"}
+    kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
+    state = kind(**json.loads(json.dumps(own))).state_dict()
+    folder.mkdir()
+    save_file({name: t.contiguous() for name, t in state.items()}, folder / "w.safetensors")
+    pixels = {"mean": [0.5] * 3, "std": [0.4] * 3, "interpolation": "bilinear"}
+    whole = {"model_cfg": config, "preprocess_cfg": pixels | {"resize_mode": "squash"}}
+    (folder / "open_clip_config.json").write_text(json.dumps(whole))
+    return f"local-dir:{folder}"
+
+
+Family = tuple[str, EncoderFiles, Any, Any]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """Its layout of prompts, its files, open_clip's own model, and its preprocessing."""
+    name = write_family(tmp_path_factory.mktemp("family") / request.param, request.param)
+    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    return FAMILIES[request.param][1], find_encoder(name), model.eval(), preprocess
+
+
+def tower_of(files: EncoderFiles) -> TextTower:
+    encoder = Encoder(files, "cpu", "fp32")
+    return load_text_tower(encoder.text_weights, json.loads(encoder.text_config))
+
+
+def encoded(files: EncoderFiles, frames_NHWC: np.ndarray) -> torch.Tensor:
+    """Our preprocessing and our features, in float32."""
+    frames_NCHW = torch.from_numpy(frames_NHWC).permute(0, 3, 1, 2)
+    fitted = [fit_for_evaluation(frame_CHW, files.preprocessing) for frame_CHW in frames_NCHW]
+    return Encoder(files, "cpu", "fp32").encode(torch.stack(fitted)).float()
+
+
+def test_features_are_those_of_open_clips_own_preprocessing_and_model(family: Family) -> None:
+    _, files, model, preprocess = family
+    frames = pictures(4, seed=3, height=200, width=260)
+    with torch.inference_mode():
+        images = torch.stack([preprocess(Image.fromarray(frame)) for frame in frames])
+        expected = model.encode_image(images)
+    assert cosine_similarity(encoded(files, frames), expected).min() >= 0.9999
+
+
+def test_texts_are_read_as_open_clips_own_model_reads_them(family: Family) -> None:
+    layout, files, model, _ = family
+    tower = tower_of(files)
+    assert tower.layout == layout
+    texts = class_texts(CLASSES).of("descriptors")
+    with torch.inference_mode():
+        tokens = open_clip.tokenize(list(texts), tower.context_length)
+        expected = model.encode_text(tokens)
+    found = tower.encode_texts(texts)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+def test_learned_context_of_a_tower_without_a_mask_sees_and_is_seen_by_the_whole_prompt(
+    tmp_path: Path,
+) -> None:
+    """Context vectors that are the embeddings of words give the features of these words."""
+    tower = tower_of(find_encoder(write_family(tmp_path / "MobileCLIP", "MobileCLIP")))
+    prompts = Prompts([torch.Generator()], tower, CLASSES, True, PromptConfig(context_length=2))
+    words = torch.tensor(tower.tokenize("a very")[1:-1])
+    assert prompts.context_RCW is not None
+    with torch.no_grad():
+        prompts.context_RCW[0] = tower.embed(words).repeat(len(CLASSES), 1)
+        found = prompts()[0]
+    expected = tower.encode_texts([f"a very {name}" for name in CLASSES])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+def video_list(here: Path) -> VideoList:
+    """12 videos of two classes in one fold."""
+    (here / "videos").mkdir()
+    write_list(here / "videos", 12, frames=8)
+    paths = sorted((here / "videos").iterdir())
+    videos = tuple(Video(path.stem, path, i // 2 % 2) for i, path in enumerate(paths))
+    ids = tuple(video.id for video in videos)
+    return VideoList("test", CLASSES, videos, (Fold("1", ids[:8], ids[8:]),))
+
+
+def extracted(here: Path, files: EncoderFiles, frames: int = 4) -> Store:
+    settings = ExtractSettings(views=1, frames=frames, precision="fp32", device="cpu", workers=1)
+    extract(video_list(here), here / "s.zarr", files, settings)
+    return tgdfer.open_store(here / "s.zarr")
+
+
+def trained(store: Store, here: Path, *settings: str) -> Record:
+    method = tgdfer.load_method("paper", ["optimiser.epochs=1", *settings])
+    return tgdfer.train(store, method, ["1"], runs=here / "runs", device="cpu")[0]
+
+
+def test_texts_too_long_for_a_short_tower_are_refused_before_training(tmp_path: Path) -> None:
+    store = extracted(tmp_path, find_encoder(write_family(tmp_path / "PE-Core", "PE-Core")))
+    for learnable, refused in ((True, True), (False, False)):
+        settings = [f"prompts.fine_learnable={learnable}".lower(), "prompts.fine_text=descriptors"]
+        runs = runs_of(tgdfer.load_method("paper", settings), ["1"], [0])
+        message = "leaves 3 of the text tower's 32 positions, too few for prompts.context_length=8"
+        with pytest.raises(RefusedError, match=message) if refused else nullcontext():
+            check_runs(runs, store)
+
+
+def test_any_model_goes_from_videos_to_a_trained_run(family: Family, tmp_path: Path) -> None:
+    layout, files, _, _ = family
+    store = extracted(tmp_path, files)
+    assert store.load_features().shape == (12, 1, 4, files.config["embed_dim"])
+    record = trained(store, tmp_path, "temporal.head_size=8")
+    assert record.ok
+    assert record.result is not None
+    assert record.result["prompt_layout"] == layout
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "ViT-B-16-SigLIP2",
+            "the tokenizer timm/ViT-B-16-SigLIP2.* choose a model with CLIP's own",
+        ),
+        ("coca_ViT-B-32", "its text tower is not CLIP's own"),
+        ("xlm-roberta-base-ViT-B-32", "its text tower is not CLIP's own"),
+    ],
+)
+def test_text_towers_that_cannot_be_read_are_refused_before_the_work(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    save_file({"x": torch.zeros(3)}, tmp_path / "w.safetensors")
+    with pytest.raises(RefusedError, match=message):
+        find_encoder(name, str(tmp_path / "w.safetensors"))
+
+
+def test_weights_in_a_file_get_the_pixels_of_the_published_ones(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(3)}, tmp_path / "w.safetensors")
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if "timm_model_name" in config["vision_cfg"]:
+            known = [open_clip.get_pretrained_cfg(name, tag) for tag in tags]
+            assert len({(own["mean"], own["std"], own["resize_mode"]) for own in known}) <= 1, name
+    pixels = find_encoder("PE-Core-B-16", str(tmp_path / "w.safetensors")).preprocessing
+    assert (pixels.mean, pixels.resize) == ((0.5, 0.5, 0.5), "squash")
