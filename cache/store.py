@@ -47,6 +47,10 @@ __all__ = [
 
 # Begins the digest of a store that only describes videos, whose features are computed in training.
 LIVE = "live-"
+NO_TEXTS = (
+    "its encoder reads no texts, which zero-shot classification and training need; extract with an "
+    "encoder of open_clip, or use what needs none: tgdfer compare fits logistic regressions"
+)
 # For what was written so: a repair only restores what was committed.
 _REPLACE = "copy the store again from an intact one, or extract it again"
 
@@ -183,6 +187,8 @@ class Store:
     def text_config(self) -> dict[str, Any]:
         """Configuration of the text tower: text_cfg, embed_dim, quick_gelu, logit_scale.
 
+        Without a text tower, text_cfg is None.
+
         Raises RefusedError if it changed or describes no tower for features of this size.
         """
         data = self._unchanged("text.json")
@@ -193,6 +199,11 @@ class Store:
                 f"{self.dim}: {_REPLACE}"
             )
         return config
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether its encoder has a text tower."""
+        return self.text_config.get("text_cfg", {}) is not None
 
     def load_features(self, views: Sequence[int] | None = None) -> NDArray[np.float16]:
         """Features as ``encode_image`` gave them, float16 [video, view, frame, dim].

@@ -1,5 +1,6 @@
 """tgdfer compare: TG-DFER and methods without a temporal network."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -125,20 +126,19 @@ def compare(
     wanted = {name: runs_of(method, folds, range(seeds)) for name, method in named.items()}
     every = [run for runs_of_one in wanted.values() for run in runs_of_one]
     check_reports(out, "comparison.md")
+    if not opened.has_texts:
+        _compare_regressions(opened, folds, search_baseline, out)
+        return
     records = open_records(every, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(every, records, retrain_damaged)
     train_pending(every, records, device, workers, features, where)
     # These load torch, so they come after everything that can be refused.
-    from pipeline.evaluate.baselines import logistic_regression, zero_shot
+    from pipeline.evaluate.baselines import zero_shot
     from pipeline.evaluate.localisation import localisation_table, localise
     from pipeline.report.comparison import best_of, comparison_table, of_runs, write_comparison
 
     zero_shots = [zero_shot(opened, "class", folds), zero_shot(opened, "descriptors", folds)]
-    baselines = [
-        logistic_regression(opened, "mean", folds),
-        logistic_regression(opened, "mean+max+std", folds),
-        *([_searched(opened, folds)] if search_baseline else []),
-    ]
+    baselines = _regressions(opened, folds, search_baseline)
     ours, good = [], {}
     for name, own in wanted.items():
         title = named[name].head.title + (f", {name}" if len(wanted) > 1 else "")
@@ -167,6 +167,35 @@ def compare(
     print(f"written: {show(path)}")
     next_step("tgdfer", "ablate", "table3", *as_asked(store, runs, configs[0], settings, seeds))
     leave_if_damaged(damaged)
+
+
+def _regressions(store: "Store", folds: list[str], search: bool) -> "list[PredictedLabels]":
+    from pipeline.evaluate.baselines import logistic_regression
+
+    return [
+        logistic_regression(store, "mean", folds),
+        logistic_regression(store, "mean+max+std", folds),
+        *([_searched(store, folds)] if search else []),
+    ]
+
+
+def _compare_regressions(store: "Store", folds: list[str], search: bool, out: Path) -> None:
+    """The table of a store without a text tower."""
+    from pipeline.report.comparison import best_of, comparison_table, write_comparison
+
+    without = "TG-DFER and zero-shot are left out: the store's encoder has no text tower"
+    print(without, file=sys.stderr)
+    header = {
+        "data": f"{store.title}, {len(store.ids)} videos, {len(store.missing)} missing",
+        "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views per video",
+        "protocol": f"{', '.join(folds)}: folds; {without}",
+        "store": store.digest,
+    }
+    methods = _regressions(store, folds, search)
+    references = {"best regression": best_of(methods, store)}
+    path = write_comparison(comparison_table(store, methods, header, references), out)
+    print(path.read_text(encoding="utf-8"))
+    print(f"written: {show(path)}")
 
 
 def _searched(store: "Store", folds: list[str]) -> "PredictedLabels":

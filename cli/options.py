@@ -188,7 +188,7 @@ def _encoder(default: bool | str) -> Any:
     return typer.Option(
         "--encoder",
         metavar="NAME",
-        help="mini (bundled), an open_clip model, or local-dir:FOLDER.",
+        help="mini (bundled), an open_clip model, timm:MODEL, or local-dir:FOLDER.",
         show_default=default,
     )
 
@@ -269,7 +269,7 @@ PretrainedOption = Annotated[
     typer.Option(
         "--pretrained",
         metavar="TAG|FILE",
-        help="Weights of an open_clip model: a tag, a file, or a folder with one.",
+        help="Weights: a tag of open_clip, a file, or a folder with one.",
         show_default="openai",
     ),
 ]

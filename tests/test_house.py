@@ -106,6 +106,7 @@ ORDER = [
     "pipeline/video/warp.py",
     "pipeline/video/on_device.py",
     "pipeline/video/views.py",
+    "pipeline/encoders/timm_models.py",
     "pipeline/encoders/clip.py",
     "pipeline/extract/overlaps.py",
     "pipeline/extract/readings.py",

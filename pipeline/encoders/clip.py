@@ -1,4 +1,6 @@
-"""Frames [frame, channel, height, width] -> features [frame, dim], by a frozen CLIP image tower.
+"""Frames [frame, channel, height, width] -> features [frame, dim], by a frozen image encoder.
+
+It is the image tower of a CLIP, or a model of timm, which reads no texts.
 
 ``find_encoder`` describes an encoder from its files alone, without importing torch; ``Encoder``
 loads it.
@@ -24,6 +26,7 @@ from cache.files import canonical_json, sha256
 from cache.identity import EncoderIdentity, Preprocessing
 from pipeline.archive import DTYPES
 from pipeline.device import choose_device
+from pipeline.encoders.timm_models import build_timm, describe_timm, without_classifier
 from pipeline.weights import (
     TENSORS,
     Digest,
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 MINI = Path(__file__).parent / "mini"
-LOCAL_DIR = "local-dir:"
+LOCAL_DIR, TIMM = "local-dir:", "timm:"
 _CONFIG = "open_clip_config.json"
 # OpenAI's weights: model -> the Hugging Face repository from which open_clip fetches them.
 OPENAI = {
@@ -70,13 +73,15 @@ class EncoderFiles:
 
     name: str  # what the identity records
     weights_path: Path
-    config: dict[str, Any] = field(repr=False)  # open_clip's model_cfg
+    config: dict[str, Any] = field(repr=False)  # open_clip's model_cfg, or the name in timm
     preprocessing: Preprocessing
     hashed: str = TENSORS  # what its weights are hashed like
 
     def __post_init__(self) -> None:
-        _refuse_text_tower(self.name, self.config["text_cfg"])
         traced = traced_with(self.weights_path, _QUICK_GELU)  # which also checks the file
+        if not self.is_clip:
+            return
+        _refuse_text_tower(self.name, self.config["text_cfg"])
         if traced and not self.config.get("quick_gelu"):
             in_folder = self.name.startswith(LOCAL_DIR)
             remedy = f"set quick_gelu in {_CONFIG}" if in_folder else f"{self.name}-quickgelu"
@@ -85,13 +90,25 @@ class EncoderFiles:
                 f"encoder {self.name} has GELU; use {remedy}"
             )
 
+    @property
+    def is_clip(self) -> bool:
+        """Whether it is a model of open_clip, with an image and a text tower."""
+        return "text_cfg" in self.config
+
+    @property
+    def activation(self) -> str:
+        """That of a CLIP; other models have the one that their library gives them."""
+        if not self.is_clip:
+            return "its library's"
+        return "QuickGELU" if self.config.get("quick_gelu") else "GELU"
+
     @cached_property
     def identity(self) -> EncoderIdentity:
         """What the store records about it; the text tower's sha256 is None until it is loaded."""
         return EncoderIdentity(
             name=self.name,
             weights_sha256=digest_weights(self.weights_path, self.config, self.hashed),
-            activation="QuickGELU" if self.config.get("quick_gelu") else "GELU",
+            activation=self.activation,
             dim=self.config["embed_dim"],
         )
 
@@ -107,10 +124,10 @@ class EncoderFiles:
 def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFiles:
     """What is known about an encoder before loading it.
 
-    ``name`` is ``mini`` (bundled), ``local-dir:FOLDER`` as open_clip saves them, or an open_clip
+    ``name`` is ``mini`` (bundled), ``local-dir:FOLDER`` as open_clip saves them, an open_clip
     model name with ``pretrained`` a tag (fetched by open_clip if it is not on this machine), a file
-    of weights, or a folder with one.  Raises RefusedError if anything is missing or does not fit
-    together.
+    of weights, or a folder with one, or ``timm:MODEL`` with a file or a folder.  Raises
+    RefusedError if anything is missing or does not fit together.
     """
     for text in filter(None, (name, pretrained)):
         if not text.isprintable():
@@ -120,6 +137,9 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     if name.startswith(LOCAL_DIR):
         folder = Path(name.removeprefix(LOCAL_DIR))
         return _in_folder(folder, LOCAL_DIR + folder.name)
+    if name.startswith(TIMM):
+        weights = _given_weights(name, pretrained)
+        return EncoderFiles(name, weights, *describe_timm(name.removeprefix(TIMM)))
     config = _open_clip_config(name)
     weights = Path(pretrained or "openai")
     if pretrained is not None and os.path.isdir(weights):
@@ -206,19 +226,11 @@ class Encoder:
         self.device = torch.device(choose_device(device))
         self.precision = choose_precision(precision, str(self.device))
         model = _load_model(files)
-        self.text_weights = _text_weights(model)
-        self.text_config = canonical_json(
-            {
-                "model": files.name,
-                "embed_dim": files.config["embed_dim"],
-                "quick_gelu": bool(files.config.get("quick_gelu")),
-                "text_cfg": files.config["text_cfg"],
-                "logit_scale": float(model.logit_scale.detach().exp()),
-            }
-        )
+        self.text_weights, self.text_config = _text_files(files, model)
         self._low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         # Convolutions are twice as fast in the channels-last layout.
-        self.visual = model.visual.to(self.device, memory_format=torch.channels_last)
+        visual = model.visual if files.is_clip else model
+        self.visual = visual.to(self.device, memory_format=torch.channels_last)
         self.visual.eval().requires_grad_(False)
         if self._low is not None:
             _compute_in(self._low, self.visual)
@@ -330,6 +342,16 @@ def _in_folder(folder: Path, name: str) -> EncoderFiles:
     model = whole["model_cfg"]
     pixels = _preprocessing(model, whole.get("preprocess_cfg", {}))
     return EncoderFiles(name, weights[0], model, pixels)
+
+
+def _given_weights(name: str, pretrained: str | None) -> Path:
+    """The file of weights of a model for which nothing is fetched."""
+    if pretrained is None:
+        raise RefusedError(
+            f"encoder {name}: nothing is fetched; pass its weights: --pretrained FILE"
+        )
+    weights = Path(pretrained)
+    return _only_weights_in(weights) if os.path.isdir(weights) else weights
 
 
 def _only_weights_in(folder: Path) -> Path:
@@ -461,7 +483,7 @@ def _refuse_text_tower(name: str, text: dict[str, Any]) -> None:
         raise RefusedError(
             f"encoder {name} reads texts by the tokenizer {tokenizer}, which is fetched from the "
             "Hugging Face hub and not supported; choose a model with CLIP's own tokenizer, such as "
-            "ViT-B-16 or PE-Core-B-16"
+            f"ViT-B-16 or PE-Core-B-16, or use the image tower alone: --encoder {TIMM}MODEL"
         )
 
 
@@ -487,10 +509,10 @@ def _load_model(files: EncoderFiles) -> Any:
     try:
         # A wrong configuration can describe a model of any size, so it is first built without data.
         with torch.device("meta"):
-            outline = _build(files.config)
+            outline = _build(files)
         state, found = _read_state(files)
-        state = _fit(state, outline)
-        model = _build(files.config)
+        state = _fit(state, outline, files)
+        model = _build(files)
         model.load_state_dict(state)
     except RefusedError:
         raise
@@ -504,15 +526,18 @@ def _load_model(files: EncoderFiles) -> Any:
         found = digest_weights(files.weights_path, files.config, expected)
     if found != expected:
         raise RefusedError(f"the weights {files.weights_path} were changed meanwhile; start again")
-    _check_activation(model, files)
+    if files.is_clip:
+        _check_activation(model, files)
     return model
 
 
-def _build(config: dict[str, Any]) -> Any:
-    """open_clip's model of this configuration, as its own ``create_model`` chooses it."""
+def _build(files: EncoderFiles) -> Any:
+    """The model of this configuration, as the library's own ``create_model`` chooses it."""
+    if not files.is_clip:
+        return build_timm(files.config["timm"])
     import open_clip
 
-    config = deepcopy(config)
+    config = deepcopy(files.config)
     if "timm_model_name" in config["vision_cfg"]:
         config["vision_cfg"]["timm_model_pretrained"] = False  # or it would be fetched
     if not config.pop("custom_text", False):
@@ -534,8 +559,24 @@ def _read_state(files: EncoderFiles) -> "tuple[dict[str, torch.Tensor], str]":
     return state, str(digest)
 
 
-def _fit(state: "dict[str, torch.Tensor]", outline: Any) -> "dict[str, torch.Tensor]":
-    """The weights as this model wants them, after the conversions of open_clip's own loader."""
+def _fit(
+    state: "dict[str, torch.Tensor]", outline: Any, files: EncoderFiles
+) -> "dict[str, torch.Tensor]":
+    """The weights as this model wants them, by name and shape."""
+    wanted = {n: t for n, t in outline.state_dict().items() if not is_no_weight(n)}
+    count, given = (sum(t.numel() for t in tensors.values()) for tensors in (wanted, state))
+    if count > 2 * given:
+        raise ValueError(f"the model has {count} weights, the file {given}")
+    state = (_converted if files.is_clip else without_classifier)(state, outline)
+    for name in sorted(wanted.keys() | state.keys()):
+        one, other = (list(x[name].shape) if name in x else None for x in (state, wanted))
+        if one != other:
+            raise ValueError(f"{name} has the shape {one} in the file, {other} in the model")
+    return state
+
+
+def _converted(state: "dict[str, torch.Tensor]", outline: Any) -> "dict[str, torch.Tensor]":
+    """The weights after the conversions of open_clip's own loader."""
     import torch
     from open_clip.convert import convert_state_dict
     from open_clip.model import (
@@ -544,10 +585,7 @@ def _fit(state: "dict[str, torch.Tensor]", outline: Any) -> "dict[str, torch.Ten
         resize_text_pos_embed,
     )
 
-    wanted = {n: t for n, t in outline.state_dict().items() if not is_no_weight(n)}
-    count, given = (sum(t.numel() for t in tensors.values()) for tensors in (wanted, state))
-    if count > 2 * given:
-        raise ValueError(f"the model has {count} weights, the file {given}")
+    wanted = outline.state_dict()
     state = convert_state_dict(outline, state)
     if not hasattr(outline, "positional_embedding"):
         state = convert_to_custom_text_state_dict(state)
@@ -557,10 +595,6 @@ def _fit(state: "dict[str, torch.Tensor]", outline: Any) -> "dict[str, torch.Ten
         state[name] = state[name].reshape(wanted[name].shape)
     resize_pos_embed(state, outline)
     resize_text_pos_embed(state, outline)
-    for name in sorted(wanted.keys() | state.keys()):
-        one, other = (list(x[name].shape) if name in x else None for x in (state, wanted))
-        if one != other:
-            raise ValueError(f"{name} has the shape {one} in the file, {other} in the model")
     return state
 
 
@@ -586,12 +620,28 @@ def _compute_in(low: "torch.dtype", visual: Any) -> None:
 
 
 def _check_activation(model: Any, files: EncoderFiles) -> None:
-    expected = files.identity.activation
+    expected = files.activation
     other = {"QuickGELU": "GELU", "GELU": "QuickGELU"}[expected]
     if any(type(module).__name__ == other for module in model.modules()):
         raise RefusedError(
             f"encoder {files.name} was built with {other}, its configuration says {expected}"
         )
+
+
+def _text_files(files: EncoderFiles, model: Any) -> tuple[bytes, bytes]:
+    """``text.safetensors`` and ``text.json`` of a store; without a tower, no tensors and null."""
+    from safetensors.torch import save
+
+    if not files.is_clip:
+        return save({}), canonical_json({"embed_dim": files.config["embed_dim"], "text_cfg": None})
+    config = {
+        "model": files.name,
+        "embed_dim": files.config["embed_dim"],
+        "quick_gelu": bool(files.config.get("quick_gelu")),
+        "text_cfg": files.config["text_cfg"],
+        "logit_scale": float(model.logit_scale.detach().exp()),
+    }
+    return _text_weights(model), canonical_json(config)
 
 
 def _text_weights(model: Any) -> bytes:

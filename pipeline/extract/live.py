@@ -40,6 +40,10 @@ class LiveFeatures:
         self._batch_frames = settings.batch_frames or default
         self._pool = ThreadPoolExecutor(settings.workers or usable_cores())
         self._ahead: dict[tuple[int, int], Future[Tensor]] = {}
+        if trained and not encoder.files.is_clip:
+            raise RefusedError(
+                f"optimiser.lr_encoder trains encoders of open_clip only, not {encoder.files.name}"
+            )
         if trained:
             encoder.visual.requires_grad_(True)
             encoder.visual.set_grad_checkpointing(True)

@@ -115,6 +115,7 @@ class Summary:
 
 # While one waits for its features to be copied back, the other starts its batch.
 _CUDA_ENCODERS = 2
+_LIBRARIES = ("torch", "open_clip_torch", "timm", "av")
 _WAITING_BATCHES = 4  # for each thread that encodes
 
 OnProgress = Callable[[ExtractProgress], None]
@@ -449,7 +450,7 @@ def _provenance(settings: ExtractSettings, encoder: "Encoder", plan: Plan) -> di
 
     cuda = encoder.device.type == "cuda"
     return {
-        "versions": {n: importlib.metadata.version(n) for n in ("torch", "open_clip_torch", "av")},
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "device": torch.cuda.get_device_name(encoder.device)
         if cuda
         else platform.processor() or "cpu",

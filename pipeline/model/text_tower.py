@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cache.errors import RefusedError
 from pipeline.device import is_out_of_memory
+from cache.store import NO_TEXTS
 from pipeline.model.packing import PADDING, Packing, pack, pad
 
 REDRAWN_SEED = 251_110_958  # unlikely to be where a trained tower began
@@ -145,11 +146,14 @@ def load_text_tower(weights: bytes, config: dict[str, Any]) -> TextTower:
     """The tower from a store's ``text.safetensors`` and its configuration.
 
     ``config`` holds open_clip's ``embed_dim``, ``quick_gelu`` and ``text_cfg``.  Raises
-    RefusedError, before memory is taken for the tower, if the weights are not those of such a one.
+    RefusedError, before memory is taken for the tower, if there is none, or if the weights are not
+    those of such a one.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    if config.get("text_cfg", {}) is None:
+        raise RefusedError(f"the store has no text tower: {NO_TEXTS}")
     try:
         _refuse_tokenizer(config["text_cfg"])
         tensors = {name: value.float() for name, value in load(weights).items()}

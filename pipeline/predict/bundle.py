@@ -192,6 +192,11 @@ def write_bundle(
     """Write networks and what they need to ``path``, complete or not at all."""
     from safetensors.torch import save
 
+    if with_encoder and not encoder.files.is_clip:
+        raise RefusedError(
+            f"a bundle holds encoders of open_clip only, not {encoder.files.name}; export without "
+            "--with-encoder, and name it to tgdfer predict"
+        )
     files, first = encoder.files, checkpoints[0]
     identity = replace(files, hashed=TENSORS).identity
     known = {"text_sha256": encoder.identity.text_sha256}

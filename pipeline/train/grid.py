@@ -15,7 +15,7 @@ from cache.errors import RefusedError
 from cache.identity import flatten, side_by_side
 from cache.plan import refuse_contradiction
 from cache.remote import RemotePath
-from cache.store import Store, open_store
+from cache.store import NO_TEXTS, Store, open_store
 from pipeline.config import Run
 from pipeline.datasets.texts import class_texts
 from pipeline.device import device_kind, free_on_gpu, is_out_of_memory
@@ -71,6 +71,8 @@ def check_runs(
             "--allow-missing"
         )
     refuse_contradiction(store.plan, store.path)
+    if not store.has_texts:
+        raise RefusedError(f"{store.path} has no text tower: {NO_TEXTS}")
     check_shapes(runs, store)
     for run in runs:
         _check_identity(run, store)

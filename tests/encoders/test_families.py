@@ -8,18 +8,23 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
+import typer
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity
+from typer.testing import CliRunner
 
 import tgdfer
 from cache.errors import RefusedError
 from cache.store import Store
+from cli.compare import compare
 from pipeline.config import PromptConfig, runs_of
 from pipeline.datasets.texts import class_texts
 from pipeline.datasets.videos import Fold, Video, VideoList
-from pipeline.encoders.clip import Encoder, EncoderFiles, find_encoder
+from pipeline.encoders.clip import Encoder, EncoderFiles, Precision, find_encoder
+from pipeline.evaluate.baselines import logistic_regression, zero_shot
 from pipeline.extract.loop import extract
 from pipeline.extract.planning import ExtractSettings
 from pipeline.model.prompts import Prompts
@@ -122,11 +127,13 @@ def tower_of(files: EncoderFiles) -> TextTower:
     return load_text_tower(encoder.text_weights, json.loads(encoder.text_config))
 
 
-def encoded(files: EncoderFiles, frames_NHWC: np.ndarray) -> torch.Tensor:
-    """Our preprocessing and our features, in float32."""
+def encoded(
+    files: EncoderFiles, frames_NHWC: np.ndarray, precision: Precision = "fp32"
+) -> torch.Tensor:
+    """Our preprocessing and our features."""
     frames_NCHW = torch.from_numpy(frames_NHWC).permute(0, 3, 1, 2)
     fitted = [fit_for_evaluation(frame_CHW, files.preprocessing) for frame_CHW in frames_NCHW]
-    return Encoder(files, "cpu", "fp32").encode(torch.stack(fitted)).float()
+    return Encoder(files, "cpu", precision).encode(torch.stack(fitted)).float()
 
 
 def test_features_are_those_of_open_clips_own_preprocessing_and_model(family: Family) -> None:
@@ -166,10 +173,85 @@ def test_learned_context_of_a_tower_without_a_mask_sees_and_is_seen_by_the_whole
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
+def write_timm(folder: Path, model: str) -> tuple[str, str]:
+    """The name of an image model of timm, and a file of random weights, with a classifier."""
+    torch.manual_seed(0)
+    state = timm.create_model(model, num_classes=10).state_dict()
+    save_file({n: t.contiguous() for n, t in state.items()}, folder / "timm.safetensors")
+    return f"timm:{model}", str(folder / "timm.safetensors")
+
+
+@pytest.mark.parametrize("model", ["test_vit", "test_convnext", "test_efficientnet"])
+def test_features_are_those_of_timms_own_preprocessing_and_model(
+    model: str, tmp_path: Path
+) -> None:
+    files = find_encoder(*write_timm(tmp_path, model))
+    own = timm.create_model(model, num_classes=10)
+    own.load_state_dict(load_file(files.weights_path))
+    own.reset_classifier(0)
+    known = timm.data.resolve_data_config(pretrained_cfg=own.pretrained_cfg)
+    preprocess = timm.data.create_transform(**known | {"crop_pct": 1.0})  # all of a cropped face
+    frames = pictures(4, seed=3, height=200, width=260)
+    with torch.inference_mode():
+        images = torch.stack([preprocess(Image.fromarray(frame)) for frame in frames])
+        expected = own.eval()(images)
+    found = encoded(files, frames)
+    assert cosine_similarity(found, expected).min() >= 0.9999
+    low = encoded(files, frames, "bf16")
+    assert cosine_similarity(low, expected).min() >= 0.99
+
+
+def test_an_image_model_makes_a_store_for_what_needs_no_texts(tmp_path: Path) -> None:
+    name, weights = write_timm(tmp_path, "test_vit")
+    store = extracted(tmp_path, find_encoder(name, weights))
+    assert store.load_features().shape == (12, 1, 4, 64)
+    assert store.identity.encoder.name == "timm:test_vit"
+    assert sorted(logistic_regression(store, "mean").rows) == [8, 9, 10, 11]
+    remedy = "reads no texts, .* extract with an encoder of open_clip, .* tgdfer compare"
+    for needs_texts in (lambda: zero_shot(store, "class"), lambda: trained(store, tmp_path)):
+        with pytest.raises(RefusedError, match=remedy):
+            needs_texts()
+    commands = typer.Typer()
+    commands.command()(compare)
+    done = CliRunner().invoke(commands, ["--store", str(store.path), "--out", str(tmp_path)])
+    assert done.exit_code == 0
+    assert "left out: the store's encoder has no text tower" in done.stderr
+    table = (tmp_path / "comparison.md").read_text()
+    assert "| logistic regression, mean of frames |" in table
+    assert "TG-DFER |" not in table
+    assert extracted(tmp_path, find_encoder(name, weights)).digest == store.digest  # found finished
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm:test_vitt", "timm has no model test_vitt; did you mean one of test_vit"),
+        ("timm:hf-hub:someone/model", "timm has no model hf-hub:someone/model"),
+        ("timm:test_vit.nobody", "Invalid pretrained tag"),
+    ],
+)
+def test_image_models_that_timm_does_not_have_are_refused(
+    name: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RefusedError, match=message):
+        find_encoder(name, str(tmp_path / "w.safetensors"))
+
+
+def test_an_image_model_needs_a_file_of_its_own_weights(tmp_path: Path) -> None:
+    name, weights = write_timm(tmp_path, "test_vit")
+    with pytest.raises(RefusedError, match="nothing is fetched; pass its weights: --pretrained"):
+        find_encoder(name)
+    with pytest.raises(
+        RefusedError, match=r"do not load into timm:test_convnext: .* has the shape"
+    ):
+        find_encoder("timm:test_convnext", weights).check()
+
+
 def video_list(here: Path) -> VideoList:
     """12 videos of two classes in one fold."""
-    (here / "videos").mkdir()
-    write_list(here / "videos", 12, frames=8)
+    if not (here / "videos").exists():
+        (here / "videos").mkdir()
+        write_list(here / "videos", 12, frames=8)
     paths = sorted((here / "videos").iterdir())
     videos = tuple(Video(path.stem, path, i // 2 % 2) for i, path in enumerate(paths))
     ids = tuple(video.id for video in videos)
