@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cache.errors import RefusedError
-from pipeline.device import is_out_of_memory
 from cache.store import NO_TEXTS
+from pipeline.device import is_out_of_memory
 from pipeline.model.packing import PADDING, Packing, pack, pad
 
 REDRAWN_SEED = 251_110_958  # unlikely to be where a trained tower began
