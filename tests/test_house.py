@@ -135,6 +135,8 @@ ORDER = [
     "pipeline/model/heads/m3dfel.py",
     "pipeline/model/heads/choose.py",
     "pipeline/evaluate/metrics.py",
+    "pipeline/evaluate/classes.py",
+    "pipeline/evaluate/calibration.py",
     "pipeline/evaluate/statistics.py",
     "pipeline/evaluate/influence.py",
     "pipeline/evaluate/predictions.py",

@@ -156,10 +156,20 @@ class Record:
 
     def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
         """(ids, labels, predicted classes) of the test videos."""
-        _, tested, damage = self._verified
-        if tested is None:
-            raise RefusedError(damage or f"{self.folder} is unfinished: it has no predictions")
+        tested = self._tested()
         return tested.ids, tested.labels, tested.predicted
+
+    def logits(self) -> NDArray[np.float64]:
+        """Logits of the test videos, [N, K], in the order of predictions."""
+        return self._tested().logits_NK
+
+    def epochs(self) -> dict[str, NDArray[np.float64]]:
+        """Every epoch's number, loss and scores in [0, 1], [epoch], by the columns of metrics.csv.
+
+        Scores are ``test_uar`` and ``test_war``, or ``held_out_…`` in their place, and ``val_…``
+        where videos were held out to select by.
+        """
+        return _parse_epochs(self.folder / "metrics.csv", self.read("metrics.csv"))
 
     def frame_logits(self) -> NDArray[np.float32]:
         """What the network says of the frames of the test videos, in the order of predictions.
@@ -187,6 +197,12 @@ class Record:
             return replace(self, broken=str(error))
         return self
 
+    def _tested(self) -> _Tested:
+        _, tested, damage = self._verified
+        if tested is None:
+            raise RefusedError(damage or f"{self.folder} is unfinished: it has no predictions")
+        return tested
+
     def _array(self, name: str) -> NDArray[np.float32]:
         _, tested, _ = self._verified
         return _parse_array(self.folder / name, self.read(name), _shape(self.metadata, tested))
@@ -202,6 +218,7 @@ class Record:
             sums = result["sha256"]
             small = {name: _read(self.folder, name, sums) for name in FINISHED[1:]}
             tested = _parse_predictions(self.folder / "predictions.csv", small["predictions.csv"])
+            _parse_epochs(self.folder / "metrics.csv", small["metrics.csv"])
             for name in ARRAYS:
                 _parse_array(self.folder / name, small[name], _shape(self.metadata, tested))
             _check_result(self.folder, result, tested)
@@ -399,6 +416,16 @@ def _parse_predictions(path: Path, data: bytes) -> _Tested:
     if not whole:
         raise DamagedError(f"{path} is damaged: not predictions as this program writes them")
     return tested
+
+
+def _parse_epochs(path: Path, data: bytes) -> dict[str, NDArray[np.float64]]:
+    try:
+        head, *rows = csv.reader(io.StringIO(data.decode(), newline=""), strict=True)
+        return dict(zip(head, np.array(rows, np.float64).T, strict=True))
+    except (ValueError, csv.Error):
+        raise DamagedError(
+            f"{path} is damaged: not the epochs as this program writes them"
+        ) from None
 
 
 def _shape(metadata: dict[str, Any], tested: _Tested | None) -> tuple[Any, ...]:

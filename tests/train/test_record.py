@@ -78,6 +78,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "predictions cut": (lambda f: cut(f, "predictions.csv"), r"predictions\.csv is damaged: its"),
     "logits cut": (lambda f: cut(f, "frame_logits.npy"), r"frame_logits\.npy is damaged: its sha"),
     "metrics cut": (lambda f: cut(f, "metrics.csv"), r"metrics\.csv is damaged: its sha"),
+    "metrics binary": (
+        lambda f: forge(f, "metrics.csv", b"\xff\x00" * 50),
+        r"metrics\.csv is damaged: not the epochs as this program writes them",
+    ),
+    "metrics ragged": (
+        lambda f: forge(f, "metrics.csv", b"epoch,train_loss\n1,0.5\n2\n"),
+        r"metrics\.csv is damaged: not the epochs",
+    ),
+    "metrics a word": (
+        lambda f: forge(f, "metrics.csv", b"epoch,train_loss\n1,low\n"),
+        r"metrics\.csv is damaged: not the epochs",
+    ),
     "settings cut": (lambda f: cut(f, "run.json"), r"run\.json is damaged: JSON: .*EOF"),
     "result cut": (lambda f: cut(f, "result.json"), r"result\.json is damaged: JSON: .*EOF"),
     "result empty": (lambda f: cut(f, "result.json", 0), r"result\.json is damaged: JSON"),

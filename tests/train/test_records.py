@@ -70,7 +70,11 @@ def test_result_is_read_back_with_its_predictions(trained: Trained, tmp_path: Pa
     assert result.ok
     _, labels, predicted = result.predictions()
     assert labels.tolist() == store.labels[outcome.split.test].tolist()
+    np.testing.assert_array_equal(result.logits(), outcome.selected.predictions.logits_NK)
     assert predicted.tolist() == outcome.selected.predictions.logits_NK.argmax(1).tolist()
+    epochs = [list(row.values()) for row in outcome.epochs]
+    assert list(result.epochs()) == list(outcome.epochs[0])
+    np.testing.assert_array_equal(np.transpose([*result.epochs().values()]), epochs)
     frames = result.frame_logits()
     assert frames.shape == (len(labels), store.frames, len(store.classes))
     with (result.folder / "predictions.csv").open() as file:
