@@ -15,7 +15,7 @@ setup: .venv/stamp  ## make the virtual environment .venv (once; again when the 
 # The paper trains 50 epochs; 20 keep the demonstration short.
 EPOCHS ?= 20
 
-ablation-table: setup  ## the main job: extract if needed, run Table 3, write reports/ablation.{md,csv,tex}
+ablation-table: setup  ## the main job: extract if needed, run Table 3, write reports/ablation.{md,csv,tex,json}
 	$(BIN)/tgdfer extract
 	$(BIN)/tgdfer ablate table3 --set optimiser.epochs=$(EPOCHS)
 

@@ -27,7 +27,7 @@ from cli.options import (
     TablesArgument,
     WorkersOption,
 )
-from cli.show import count, show
+from cli.show import command, count, show
 from cli.training import (
     as_asked,
     leave_if_damaged,
@@ -65,7 +65,7 @@ def ablate(
     """Train ablation tables over all folds and write them to reports/.
 
     Finished runs, including those of other tables, are not repeated. The tables are written to
-    ablation.md, ablation.csv and ablation.tex, the curves of table robustness to robustness.png
+    ablation.md, .csv, .json and .tex, the curves of table robustness to robustness.png
     and robustness.svg.
 
     \b
@@ -81,8 +81,9 @@ def ablate(
     from cache.store import open_store
     from pipeline.config import load_method
     from pipeline.engines.choose import choose_engine
-    from pipeline.report.ablation import collect, header_of, runs_of_table, write_tables
+    from pipeline.report.ablation import collect, header_of, runs_of_table
     from pipeline.report.curves import CURVES, draw_curves
+    from pipeline.report.forms import FORMS, write_tables
     from pipeline.report.tables import ROBUSTNESS, find_tables, fit, vary
     from pipeline.report.written import check_reports
 
@@ -96,17 +97,21 @@ def ablate(
     folds = [name for name, _, _ in opened.folds]
     wanted = [run for t in chosen for run in runs_of_table(t, base, folds, range(seeds))]
     pictures = CURVES if ROBUSTNESS.name in (tables or []) else ()
-    check_reports(out, "ablation.md", "ablation.csv", "ablation.tex", *pictures)
+    check_reports(out, *FORMS, *pictures)
     records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
     damaged = report_damaged(wanted, records, retrain_damaged)
     trained = train_pending(wanted, records, device, workers, features, where)
     filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
+    options = as_asked(store, runs, config, settings, seeds)
     header = header_of(opened, base, len(folds), seeds, chosen)
+    asked = [part for setting in varied for part in ("--vary", setting)]
+    header["code"] = records.code
+    header["command"] = command("tgdfer", "ablate", *(tables or []), *asked, *options)
     drawn = next((rows for table, rows in filled if table.name == ROBUSTNESS.name), None)
     paths = write_tables(filled, header, out, draw_curves(drawn, header) if drawn else {})
     print(paths[0].read_text(encoding="utf-8"))
     finished = len(set(wanted)) - trained - damaged
     print(f"{count(trained, 'run')} trained, {finished} already finished.")
     print("written: " + ", ".join(show(path) for path in paths))
-    suggest_comparison(opened, *as_asked(store, runs, config, settings, seeds))
+    suggest_comparison(opened, *options)
     leave_if_damaged(damaged)

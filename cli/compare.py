@@ -111,7 +111,7 @@ def compare(
     from cache.store import open_store
     from pipeline.config import load_method, runs_of
     from pipeline.engines.choose import choose_engine
-    from pipeline.report.ablation import header_of
+    from pipeline.report.ablation import describe_selection, header_of
     from pipeline.report.written import check_reports
 
     where = choose_engine(engine, gpus, engine_set, device, workers)
@@ -150,10 +150,15 @@ def compare(
     header["protocol"] = f"{tested}, seeds per fold: {seeds}, epochs: " + ", ".join(
         f"{method.optimiser.epochs} ({name})" for name, method in named.items()
     )
+    if len({method.selection for method in named.values()}) > 1:
+        header["reported"] = "; ".join(
+            f"{describe_selection(method.selection)} ({name})" for name, method in named.items()
+        )
     del header["spread"]  # the folds are pooled
+    header["code"] = records.code
     references = {"best regression": best_of(baselines, opened)}
     if search_baseline:
-        references["searched regression"] = baselines[-1]
+        references["searched one"] = baselines[-1]
     if len(ours) > 1:
         references[next(iter(named))] = ours[0]
     text = comparison_table(opened, [*zero_shots, *baselines, *ours], header, references)

@@ -267,6 +267,8 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
 def _cells(row: dict[str, Any], names: list[str]) -> list[str]:
     scored = row["status"] == "done"
     scores = [f"{100 * row[name]:.2f}" if scored else "–" for name in ("uar", "war")]
+    if scored and row.get("selection.rule") == "best_on_test":
+        scores[1] += " (optimistic)"
     code = row["code"] if row["status"] == "done" else f"{row['code']}, {row['status']}"
     data = f"{row['data']} {row['store'][:SHOWN_DIGITS]}"
     start = [Path(row["folder"]).name, data, row["fold"], row["seed"], *scores, code]

@@ -19,6 +19,7 @@ __all__ = [
     "ClosedOutputError",
     "Escaping",
     "columns",
+    "command",
     "count",
     "duration",
     "escape_output",
@@ -65,10 +66,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:.0f} h"
 
 
+def command(*words: object) -> str:
+    """Words as a command line, ready to copy.
+
+    >>> command("tgdfer", "train", "--store", "my store.zarr")
+    "tgdfer train --store 'my store.zarr'"
+    """
+    return " ".join(shlex.quote(show(word)) for word in words)
+
+
 def next_step(*words: object) -> None:
-    """Print the command that usually comes next to stderr, ready to copy."""
+    """Print the command that usually comes next to stderr."""
     sys.stdout.flush()  # where both go to one file, this is the last line
-    print(f"next: {' '.join(shlex.quote(show(word)) for word in words)}", file=sys.stderr)
+    print(f"next: {command(*words)}", file=sys.stderr)
 
 
 class ClosedOutputError(Exception):

@@ -26,6 +26,7 @@ class PredictedLabels:
     rows: NDArray[np.int64]  # rows of the store
     predicted: NDArray[np.int64]
     networks: Sequence[tuple[str, int]] = ()  # (fold, seed) of each prediction, if there are seeds
+    note: str = ""  # what was chosen to predict them
 
     @property
     def seeds(self) -> int:
@@ -123,8 +124,12 @@ def searched_logistic_regression(
         chosen.append(f"{best.pooling} C={best.c:g}{' balanced' if best.balanced else ''}")
         rows.append(test)
         predicted.append(_fit_and_predict(store, pooled[best.pooling], best, train, test))
-    name = f"logistic regression, searched ({'; '.join(dict.fromkeys(chosen))})"
-    return PredictedLabels(name, np.concatenate(rows), np.concatenate(predicted))
+    return PredictedLabels(
+        "logistic regression, searched in every fold",
+        np.concatenate(rows),
+        np.concatenate(predicted),
+        note="; ".join(dict.fromkeys(chosen)),
+    )
 
 
 def fits(store: Store, folds: Folds = None) -> int:

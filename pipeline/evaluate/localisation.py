@@ -14,7 +14,8 @@ from cache.store import Store
 from pipeline.config import Run
 from pipeline.evaluate.influence import Array, Influence, average_precision, influence_by
 from pipeline.evaluate.statistics import Interval, bootstrap_mean
-from pipeline.show import markdown_line
+from pipeline.markdown import paragraph, table
+from pipeline.show import show
 
 FIRST = get_args(Influence)[0]  # the paper's, to which the others are compared
 
@@ -99,21 +100,21 @@ def mean_precision(found: Found, subset_N: NDArray[np.bool_]) -> Interval | None
 def localisation_table(found: Mapping[str, Found], classes: Sequence[str], name: str = "") -> str:
     """Markdown: mean average precision of each ranking, over all videos and per class."""
     of = f" ({name})" if name else ""
-    lines = ["", f"## Which frames show the label{of}", ""]
-    lines += [
+    about = (
         "Mean average precision over test videos in which some but not all frames show the label, "
         f"with 95 % intervals; differences to {FIRST}, the paper's influence, are paired by video."
-    ]
-    columns = ["ranking", "all", f"minus {FIRST}", *classes, "videos"]
-    lines += ["", markdown_line(columns), markdown_line(["---"] * len(columns))]
+    )
+    rows = []
     for ranking, own in found.items():
         known = np.isfinite(own.precision)
         cells = [_interval(own, own.precision), "–"]
         if ranking != FIRST:
             cells[1] = _interval(own, own.precision - found[FIRST].precision, "+")
         cells += [_mean(own.precision[known & (own.labels == k)]) for k in range(len(classes))]
-        lines.append(markdown_line([ranking, *cells, int(known.sum())]))
-    return "\n".join(lines) + "\n"
+        rows.append([ranking, *cells, int(known.sum())])
+    columns = ["ranking", "all", f"minus {FIRST}", *classes, "videos"]
+    lines = ["", f"## Which frames show the label{show(of)}", "", paragraph(about), ""]
+    return "\n".join([*lines, *table(columns, rows)]) + "\n"
 
 
 def _interval(own: Found, values: Array, sign: str = "") -> str:

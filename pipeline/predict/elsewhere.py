@@ -15,6 +15,7 @@ from cache.store import Store
 from pipeline.evaluate.metrics import Rows, confusion, recalls
 from pipeline.evaluate.statistics import Sample, bootstrap
 from pipeline.predict.prediction import probabilities
+from pipeline.report.rules import OPTIMISTIC
 from pipeline.show import markdown_line, show
 from pipeline.train.split import scored_rows
 from pipeline.train.trained import Checkpoint, refuse_other_features
@@ -90,12 +91,19 @@ class Evaluation:
     videos: int
     unsupported: dict[str, int]  # label that no network knows -> videos, which do not count
     elsewhere: float  # share of predictions whose most likely class is none of the store's
+    optimistic: bool  # epochs were selected on these videos
 
     def scores(self) -> str:
         """UAR / WAR in per cent, with 95 % intervals over people."""
         sample = Sample(self.labels, self.predicted, self.people)
         found = bootstrap(sample, len(self.shared))
         return " / ".join(interval.text(".1f", 100) for interval in found)
+
+    def note(self) -> str:
+        """What a reader of the scores must know."""
+        if not self.own_folds:
+            return ""
+        return f" (own test folds{', optimistic' if self.optimistic else ''})"
 
 
 def evaluate_elsewhere(
@@ -145,6 +153,8 @@ def evaluate_elsewhere(
         len(set(every.tolist())),
         unknown,
         float(np.concatenate(away).mean()),
+        _has_videos_of(first, store)
+        and any(own.run.method.selection.rule == OPTIMISTIC for own in checkpoints),
     )
 
 
@@ -163,7 +173,7 @@ def evaluation_report(table: Sequence[Sequence[Evaluation]], stores: Sequence[St
     lines = ["# Trained networks on other data", "", _NOTE, ""]
     lines += map(markdown_line, [columns, ["---"] * len(columns)])
     for row in table:
-        cells = [own.scores() + (" (own test folds)" if own.own_folds else "") for own in row]
+        cells = [own.scores() + own.note() for own in row]
         lines.append(markdown_line([row[0].trained_on, row[0].networks, *cells]))
     for row in table:
         for own, name in zip(row, names, strict=True):

@@ -1,6 +1,6 @@
-"""Records of runs -> the ablation tables: Markdown to read, CSV to compute with, LaTeX to print.
+"""Records of runs -> the rows of the ablation tables, which ``forms`` writes.
 
-A table is a pure function of the result files. Missing and diverged runs are shown as such.
+A row is a pure function of the result files. Missing and diverged runs are counted.
 """
 
 import statistics
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, SelectionConfig, runs_of
+from pipeline.evaluate.classes import ClassScores
 from pipeline.evaluate.influence import influence_by, repool
 from pipeline.evaluate.localisation import Found, localise, mean_precision
 from pipeline.evaluate.metrics import confusion, recalls, uar, war
@@ -27,28 +28,22 @@ from pipeline.evaluate.statistics import (
     Sample,
     bootstrap,
     bootstrap_difference,
-    holm,
     mcnemar,
 )
+from pipeline.report.rules import OPTIMISTIC, RULES, by_rule
 from pipeline.report.tables import FrameChoice, Table, TableRow
-from pipeline.report.written import write_reports
-from pipeline.show import markdown_line, show
 from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
 
-Test = tuple[str, str]  # a row's name, and the metric in which it is compared
 Guess = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]  # rows, labels, predicted
 
-REPORTED = "as reported in the paper for DFEW"
 SELECTION = {
     "last": "the last epoch",
     "best_on_val": "the best epoch on videos held out of the training set",
     "best_on_test": "the best epoch on the test videos, which is optimistic",
 }
-LEVEL = 0.05
 HELD_OUT = "scored on videos held out of the training set, not on the test videos"
-RANKINGS = {"logit": "AP of influence", "attention": "AP of attention"}
 
 
 @dataclass(frozen=True)
@@ -82,11 +77,25 @@ class FilledRow:
     mcnemar: float | None  # p-value of no difference in WAR to its reference; None for more seeds
     pooled: Interval | None  # WAR over the videos of all runs, in a table by subset
     precisions: Mapping[str, Interval | None]  # of the table's rankings, if the truth is known
+    selection: SelectionConfig  # of its runs
+    by_rule: Mapping[str, Cell]  # WAR by each rule of selection, where its runs tell all of it
+    scores: ClassScores  # of the videos of all runs together
+    classes: Sequence[str]
 
     @property
     def n(self) -> str:
         """Number of runs, with a note if some are missing."""
         return describe_runs(self.done, self.expected, self.diverged, self.damaged)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of its runs are done."""
+        return self.done == self.expected > 0
+
+    @property
+    def name(self) -> str:
+        """Its name, with a note if its epochs were selected on the test videos."""
+        return mark_optimistic(self.row.name, self.selection)
 
 
 def collect(
@@ -111,7 +120,7 @@ def collect(
         if table.rankings and folders not in located:
             located[folders] = localise(said.good, store)
         found = located.get(folders, {})
-        filled = _fill(row, table, said, read(table.reference(row)), found, store)
+        filled = _fill(row, row.method(base), table, said, read(table.reference(row)), found, store)
         behind = _differences(best, said, {"WAR": war}, store)["WAR"] if best else None
         rows.append(replace(filled, behind=behind))
     return rows
@@ -144,6 +153,15 @@ def describe_runs(done: int, expected: int, diverged: int, damaged: int) -> str:
     return ", ".join(notes)
 
 
+def mark_optimistic(name: str, selection: SelectionConfig) -> str:
+    """The name of something with scores, with a note if the test videos selected the epoch.
+
+    >>> mark_optimistic("a", SelectionConfig(rule="best_on_test"))
+    'a (optimistic)'
+    """
+    return f"{name} (optimistic)" if selection.rule == OPTIMISTIC else name
+
+
 def describe_selection(selection: SelectionConfig) -> str:
     """Which epoch is reported, and on which videos if not on those of the test."""
     rule = SELECTION[selection.rule]
@@ -171,25 +189,6 @@ def describe_absent(store: Store, folds: Sequence[str]) -> str:
         if absent:
             notes.append(f"{', '.join(store.classes[k] for k in sorted(absent))} in fold {fold}")
     return "; ".join(notes)
-
-
-def write_tables(
-    tables: Sequence[tuple[Table, list[FilledRow]]],
-    header: Mapping[str, str],
-    out: Path,
-    pictures: Mapping[str, bytes] | None = None,
-) -> list[Path]:
-    """Write ``ablation.md``, ``.csv`` and ``.tex`` to ``out``, and pictures; returns their paths.
-
-    ``header`` says what the tables were made from: data set, encoder, protocol, digests.
-    """
-    contents = {
-        "ablation.md": _markdown(tables, header),
-        "ablation.csv": _frame(tables, header).to_csv(index=False),
-        "ablation.tex": _latex(tables, header),
-        **(pictures or {}),
-    }
-    return write_reports(contents, out)
 
 
 def header_of(
@@ -262,6 +261,11 @@ class _Said:
         ]
         return Sample(labels, said, store.people(rows), networks)
 
+    def scores(self, classes: int) -> ClassScores:
+        """Of all runs together."""
+        counts = [confusion(labels, said, classes) for _, labels, said in self.guesses]
+        return ClassScores(np.sum(counts, 0) if counts else np.zeros((classes, classes)))
+
     @property
     def complete(self) -> bool:
         return len(self.good) == self.expected > 0
@@ -282,6 +286,7 @@ def _said(found: Sequence[Record | None], row: TableRow, store: Store) -> _Said:
 
 def _fill(
     row: TableRow,
+    method: MethodConfig,
     table: Table,
     own: _Said,
     reference: _Said,
@@ -312,7 +317,20 @@ def _fill(
             name: mean_precision(found[name], members_N) if name in found else None
             for name in (table.rankings if store.plan.videos.truth_sha256 else ())
         },
+        selection=method.selection,
+        by_rule={} if row.choice or row.subset else _by_rule(own.good),
+        scores=own.scores(len(store.classes)),
+        classes=store.classes,
     )
+
+
+def _by_rule(good: Sequence[Record]) -> dict[str, Cell]:
+    found = [by_rule(record) for record in good]
+    return {
+        rule: _cell([100 * own[rule][1] for own in found])
+        for rule in RULES
+        if found and all(rule in own for own in found)
+    }
 
 
 @cache
@@ -398,220 +416,8 @@ def _mcnemar(own: _Said, reference: _Said) -> float | None:
     return mcnemar(own.right(), reference.right())
 
 
-def _show(difference: Interval | None) -> str:
-    return "–" if difference is None else difference.text("+.2f", 100)
-
-
 def _cell(values: Sequence[float]) -> Cell:
     return Cell(
         statistics.fmean(values) if values else None,
         statistics.stdev(values) if len(values) > 1 else None,
     )
-
-
-# What the columns of some tables mean.
-_SUBSETS = (
-    "Each row is scored on the test videos of one subset, its UAR over the classes that they show, "
-    "and compared with the row that is named: a resample draws people for both rows together, and "
-    "each row is scored on its own videos of them."
-)
-_PRECISIONS = (
-    "AP is the average precision at finding the frames that show the label: by the paper's "
-    "influence, and by the attention of the visual prompt."
-)
-
-
-def _markdown(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> str:
-    lines = ["# Ablation tables", "", *[f"- {name}: {show(text)}" for name, text in header.items()]]
-    for table, rows in tables:
-        columns = ["", *table.columns, *_figure_names(rows), "n"]
-        columns += _compared_names(table, rows, " [95 %]")
-        if in_paper := any(line.reported for line in rows):
-            columns += [f"{metric}, {REPORTED}" for metric in ("UAR", "WAR")]
-        lines += [
-            "",
-            f"## {table.title}",
-            "",
-            *_notes(table, rows),
-            markdown_line(columns),
-            markdown_line(["---"] * len(columns)),
-        ]
-        for line in rows:
-            ours = [line.row.name, *line.row.cells, *_figures(line), line.n]
-            ours += _compared(table, line)
-            theirs = [_reported(line, metric) for metric in ("uar", "war") if in_paper]
-            lines.append(markdown_line([*ours, *theirs]))
-        lines += ["", *_reading(rows)]
-    return "\n".join(lines) + "\n"
-
-
-def _reading(rows: Sequence[FilledRow]) -> list[str]:
-    """What the differences of a table allow to say, with all of its tests counted."""
-    tests = _tests(rows)
-    if not tests:
-        return []
-    smallest = 100 * statistics.median(own.detectable for own in tests.values())
-    clear = [f"{show(row)} ({metric})" for row, metric in _significant(tests)]
-    return [
-        f"- Clear of zero at 5 % with all {len(tests)} tests of this table counted (Holm): "
-        + _listed(clear),
-        "- Smallest true difference that one test finds in about 80 % of all cases, median over "
-        f"the tests: {smallest:.1f}",
-        *_near_the_best(rows),
-    ]
-
-
-def _tests(rows: Sequence[FilledRow]) -> dict[Test, Difference]:
-    """The differences of a table but those of a row to itself."""
-    return {
-        (line.row.name, metric): own
-        for line in rows
-        for metric, own in line.differences.items()
-        if own is not None and own.error
-    }
-
-
-def _near_the_best(rows: Sequence[FilledRow]) -> list[str]:
-    behind = {(line.row.name, "WAR"): line.behind for line in rows if line.behind is not None}
-    best = [show(name) for (name, _), own in behind.items() if not own.error]
-    tests = {test: own for test, own in behind.items() if own.error}
-    if not best or not tests:
-        return []
-    worse = _significant(tests)
-    near = [show(test[0]) for test in tests if test not in worse]
-    return [f"- Not clearly worse in WAR than {' and '.join(best)} (Holm): {_listed(near)}"]
-
-
-def _significant(tests: Mapping[Test, Difference]) -> list[Test]:
-    """The names of the tests that reject at 5 %, all of them counted."""
-    return [name for name, p in _corrected(tests).items() if p < LEVEL]
-
-
-def _corrected(tests: Mapping[Test, Difference]) -> dict[Test, float]:
-    return dict(zip(tests, holm([own.p for own in tests.values()]), strict=True))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
-
-
-def _notes(table: Table, rows: Sequence[FilledRow]) -> list[str]:
-    notes = [_SUBSETS] * table.by_subset + [_PRECISIONS] * bool(rows[0].precisions)
-    return [" ".join(notes), ""] if notes else []
-
-
-def _figure_names(rows: Sequence[FilledRow]) -> list[str]:
-    recalled = [f"recall of {name}" for name in rows[0].recalls]
-    return ["UAR", "WAR", *recalled, *(RANKINGS[name] for name in rows[0].precisions)]
-
-
-def _figures(line: FilledRow) -> list[str]:
-    located = ("–" if own is None else f"{own.value:.3f}" for own in line.precisions.values())
-    return [*map(str, (line.uar, line.war, *line.recalls.values())), *located]
-
-
-def _compared_names(table: Table, rows: Sequence[FilledRow], more: str = "") -> list[str]:
-    if table.has_references:
-        return ["compared with", *(f"{name} difference{more}" for name in rows[0].differences)]
-    return [f"{name} − {table.main.name}{more}" for name in rows[0].differences]
-
-
-def _compared(table: Table, line: FilledRow) -> list[str]:
-    reference = [table.reference(line.row).name] if table.has_references else []
-    return [*reference, *map(_show, line.differences.values())]
-
-
-def _reported(line: FilledRow, metric: str) -> str:
-    return f"{line.reported[metric]:.2f}" if line.reported else "–"
-
-
-def _frame(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> Any:
-    import pandas as pd
-
-    records = []
-    for table, rows in tables:
-        corrected = _corrected(_tests(rows))
-        for line in rows:
-            record: dict[str, Any] = {"table": table.name, "row": show(line.row.name)}
-            record |= dict(zip(table.columns, map(show, line.row.cells), strict=True))
-            for metric in ("uar", "war"):
-                cell: Cell = getattr(line, metric)
-                record[f"{metric}_mean"], record[f"{metric}_std"] = cell.mean, cell.deviation
-            for name, cell in line.recalls.items():
-                record[f"recall_{name}_mean"] = cell.mean
-                record[f"recall_{name}_std"] = cell.deviation
-            record |= _bounds("war_pooled", line.pooled, 100)
-            for name, found in line.precisions.items():
-                record |= _bounds(f"ap_{name}", found, 1)
-            if table.has_references:
-                record["compared_with"] = show(table.reference(line.row).name)
-            for name, own in line.differences.items():
-                metric = name.lower() if name in ("UAR", "WAR") else f"recall_{name}"
-                record |= _bounds(f"{metric}_difference", own, 100)
-                if own is not None:
-                    record[f"{metric}_difference_p"] = own.p
-                    record[f"{metric}_difference_p_holm"] = corrected.get((line.row.name, name))
-            record |= {} if line.mcnemar is None else {"war_mcnemar_p": line.mcnemar}
-            record |= _bounds("war_behind_best", line.behind, 100)
-            record |= {"n": line.done, "diverged": line.diverged}
-            record |= {"damaged": line.damaged, "expected": line.expected}
-            record |= {"reported": header.get("reported", "")}
-            record |= {f"{metric}_reported_dfew": value for metric, value in line.reported.items()}
-            records.append(record)
-    return pd.DataFrame(records)
-
-
-def _bounds(name: str, found: Interval | None, scale: float) -> dict[str, float]:
-    """The columns of an interval; none if there is none."""
-    if found is None:
-        return {}
-    bounds = {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-    return {column: scale * value for column, value in bounds.items()}
-
-
-def _latex(tables: Sequence[tuple[Table, list[FilledRow]]], header: Mapping[str, str]) -> str:
-    import pandas as pd
-
-    parts = [f"% {name}: {show(text)}" for name, text in header.items()]
-    for table, rows in tables:
-        columns = ["", *map(_tex, table.columns), *_figure_names(rows), "$n$"]
-        in_paper = any(line.reported for line in rows)
-        # Beside the paper's figures, the page has no room for differences.
-        columns += [] if in_paper else map(_tex, _compared_names(table, rows))
-        theirs = [f"The last two columns are {REPORTED}."] if in_paper else []
-        chosen = [f"Of {header['reported']}."] if "reported" in header else []
-        caption = _tex(" ".join([f"{table.title}.", *theirs, f"{header['data']}.", *chosen]))
-        columns += ["UAR (reported)", "WAR (reported)"] if in_paper else []
-        cells = [
-            [
-                *map(_tex, (line.row.name, *line.row.cells, *_figures(line), line.n)),
-                *([] if in_paper else map(_tex, _compared(table, line))),
-                *(_tex(_reported(line, metric)) for metric in ("uar", "war") if in_paper),
-            ]
-            for line in rows
-        ]
-        parts.append(
-            pd.DataFrame(cells, columns=columns)
-            .style.hide(axis="index")
-            .to_latex(
-                hrules=True, caption=caption, label=f"tab:{table.name}", position_float="centering"
-            )
-        )
-    return "\n".join(parts)
-
-
-# What LaTeX would obey instead of printing, and what not every font has.
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "–": "--",
-    "−": "$-$",
-    "°": r"$^\circ$",
-    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in show(text))

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from cache.store import Store
 from pipeline.evaluate.baselines import PredictedLabels
 from pipeline.evaluate.statistics import bootstrap, bootstrap_difference
-from pipeline.report.ablation import describe_intervals, describe_runs
+from pipeline.markdown import item, table
+from pipeline.report.ablation import describe_intervals, describe_runs, mark_optimistic
 from pipeline.report.written import write_reports
-from pipeline.show import markdown_line, show
 from pipeline.train.record import Record
 
 
@@ -20,10 +20,13 @@ def of_runs(
 ) -> tuple[PredictedLabels, list[Record]]:
     """(test predictions of runs over all folds and seeds, the records they come from).
 
-    A run that is not finished, diverged or is damaged counts only in the name.
+    A run that is not finished, diverged or is damaged counts only in the name, which also says if
+    epochs were selected on test videos.
     """
     good = [record for record in records if record is not None and record.ok]
     statuses = [record.status for record in records if record is not None]
+    if good:
+        name = mark_optimistic(name, good[0].run.method.selection)
     if len(good) < len(records):
         lost = (statuses.count("diverged"), statuses.count("damaged"))
         name = f"{name} ({describe_runs(len(good), len(records), *lost)})"
@@ -58,19 +61,15 @@ def comparison_table(
         named = (f"{short} is {own.name}" for short, own in references.items())
         notes["differences"] = f"paired by video, not corrected; {'; '.join(named)}"
     columns[3:3] = [f"{metric} − {short}" for short in references for metric in ("UAR", "WAR")]
-    lines = [
-        "# Comparison of methods",
-        "",
-        *[f"- {name}: {show(text)}" for name, text in notes.items()],
-    ]
-    lines += ["", markdown_line(columns), markdown_line(["---"] * len(columns))]
+    notes |= {method.name: method.note for method in methods if method.note}
+    rows = []
     for method in methods:
-        videos = len(set(method.rows.tolist()))
-        cells = [method.name, *_scores(method, store)]
+        cells: list[object] = [method.name, *_scores(method, store)]
         for reference in references.values():
             cells += _differences(method, reference, store)
-        lines.append(markdown_line([*cells, videos, method.seeds]))
-    return "\n".join(lines) + "\n"
+        rows.append([*cells, len(set(method.rows.tolist())), method.seeds])
+    about = [item(f"{name}: {text}") for name, text in notes.items()]
+    return "\n".join(["# Comparison of methods", "", *about, "", *table(columns, rows)]) + "\n"
 
 
 def best_of(methods: Sequence[PredictedLabels], store: Store) -> PredictedLabels:

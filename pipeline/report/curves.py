@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.evaluate.statistics import Interval
-from pipeline.report.ablation import RANKINGS, FilledRow
+from pipeline.report.ablation import FilledRow
+from pipeline.report.forms import RANKINGS
 from pipeline.report.tables import (
     ALL_VIDEOS,
     BASE,
@@ -70,7 +71,7 @@ def draw_curves(rows: Sequence[FilledRow], header: Mapping[str, str]) -> dict[st
             axes[1, 0].set_ylabel(RANKINGS["logit"])
         title = (
             show(f"TG-DFER on videos that are harder to see: {header['data']}"),
-            show(f"{header['protocol']}; bars: 95 % intervals"),
+            show(f"{header['protocol']}; {header['reported']}; bars: 95 % intervals"),
         )
         figure.suptitle("\n".join(title), fontsize="medium")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

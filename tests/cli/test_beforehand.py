@@ -123,7 +123,7 @@ def test_finished_runs_on_a_read_only_disk_still_make_tables(place: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "0 runs trained, 2 already finished" in done.stdout
     assert {path.name for path in (place / "made").iterdir()} == {
-        f"ablation.{kind}" for kind in ("md", "csv", "tex")
+        f"ablation.{kind}" for kind in ("md", "csv", "tex", "json")
     }
 
 

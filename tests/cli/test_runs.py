@@ -13,6 +13,7 @@ from pipeline.train.grid import train_runs
 from pipeline.train.records import Records
 from pipeline.train.watched import read_watched, watched
 from support.commands import tgdfer
+from support.markdown import tight
 from support.stores import random_store
 
 
@@ -131,7 +132,7 @@ def test_commands_leave_damaged_runs_as_they_are_and_end_with_code_3(place: Path
         assert "1 damaged run left as found; train again with --retrain-damaged" in done.stderr
         assert "\x1b" not in done.stdout + done.stderr
     assert "0 runs trained, 1 already finished." in train.stdout
-    assert "| 1 of 2, 1 damaged | – |" in ablate.stdout
+    assert "| 1 of 2, 1 damaged | – |" in tight(ablate.stdout)
     assert "| TG-DFER (1 of 2, 1 damaged) |" in compare.stdout
     assert (folder / "predictions.csv").read_bytes() == whole[:60]
     again = tgdfer("train", *window, *odd, "--retrain-damaged", cwd=place)

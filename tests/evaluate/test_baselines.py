@@ -18,6 +18,7 @@ from pipeline.evaluate.baselines import (
 from pipeline.model.text_tower import load_text_tower
 from pipeline.report.comparison import best_of, comparison_table
 from pipeline.train.halving import searched_hold_out
+from support.markdown import cells_of, tight
 from support.stores import CLASSES, random_store, text_config, text_weights, write_store
 
 
@@ -74,7 +75,7 @@ def test_comparison_counts_videos_and_seeds_and_resamples_people(tmp_path: Path)
     rows = np.arange(40)
     right = PredictedLabels("right", np.tile(rows, 2), np.tile(store.labels, 2), TWO_SEEDS)
     wrong = PredictedLabels("wrong", rows, (store.labels + 1) % 7)
-    text = comparison_table(store, [right, wrong], {"data": "test"})
+    text = tight(comparison_table(store, [right, wrong], {"data": "test"}))
     assert "| right | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] | 40 | 2 |" in text
     assert "| wrong | 0.0 [0.0, 0.0] | 0.0 [0.0, 0.0] | 40 | 1 |" in text
     assert "resamples of people" in text
@@ -86,8 +87,7 @@ def test_searched_regression_chooses_the_pooling_that_the_labels_need(tmp_path: 
     hold_out = searched_hold_out(store)
     result = searched_logistic_regression(store, hold_out, lambda: done.append(None))
     assert len(done) == fits(store) == 5 * 3 * 30
-    assert "std" in result.name
-    assert "logistic regression, searched (" in result.name
+    assert "std" in result.note
     assert sorted(result.rows) == list(range(100))
     assert (result.predicted == store.labels[result.rows]).mean() > 0.95
 
@@ -103,12 +103,11 @@ def test_differences_to_a_baseline_are_paired_by_video(tmp_path: Path) -> None:
     fewer = PredictedLabels("fewer", rows[:30], store.labels[:30])
     assert best_of([base, better], store) is better
     text = comparison_table(store, [base, better, part], {}, {"best": base})
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == [*("method", "UAR", "WAR", "UAR − best", "WAR − best", "videos", "seeds")]
-    assert cells[2][3:5] == ["–", "–"]
-    assert cells[3][4].startswith("+50.0 [")
-    assert cells[4][4].startswith("+0.0 [")
+    cells = cells_of(text)
+    assert cells["method"] == ["UAR", "WAR", "UAR − best", "WAR − best", "videos", "seeds"]
+    assert cells["base"][2:4] == ["–", "–"]
+    assert cells["better"][3].startswith("+50.0 [")
+    assert cells["part"][3].startswith("+0.0 [")
     assert "- differences: paired by video, not corrected; best is base" in text
-    without = comparison_table(store, [better], {}, {"best": fewer}).splitlines()[-1]
-    assert without.split("|")[4:6] == [" – ", " – "]
+    without = cells_of(comparison_table(store, [better], {}, {"best": fewer}))
+    assert without["better"][2:4] == ["–", "–"]

@@ -16,6 +16,7 @@ from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
 from pipeline.train.trained import TrainedRun, load_run
+from support.markdown import cells_of
 from support.stores import CLASSES, random_store, write_store
 
 CLASS_COUNT = 2
@@ -48,10 +49,10 @@ def test_influence_finds_the_frames_that_show_the_label(tmp_path: Path) -> None:
     assert mean["logit"] > mean["random"] + 0.15
     assert mean["uniform"] == pytest.approx(0.5)
     assert 0.45 < mean["random"] < 0.75
-    table = localisation_table(found, classes)
-    assert f"| logit | {mean['logit']:.3f} [" in table
-    assert f"| margin | {mean['margin']:.3f} [" in table
-    assert "| 16 |" in table
+    table = cells_of(localisation_table(found, classes))
+    assert table["logit"][0].startswith(f"{mean['logit']:.3f} [")
+    assert table["margin"][0].startswith(f"{mean['margin']:.3f} [")
+    assert table["margin"][-1] == "16"
 
 
 def test_rankings_use_the_frames_that_the_network_uses(tmp_path: Path) -> None:

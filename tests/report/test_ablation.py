@@ -10,9 +10,11 @@ from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import PRESETS, MethodConfig, Run, load_method, runs_of, stack_key
 from pipeline.evaluate.statistics import holm
-from pipeline.report.ablation import collect, header_of, write_tables
+from pipeline.report.ablation import collect, header_of
+from pipeline.report.forms import write_tables
 from pipeline.report.tables import TABLE3, Table, find_tables, vary
 from pipeline.train.records import Records
+from support.markdown import prose, tight
 from support.records import write_record
 from support.stores import CLASSES, write_store
 
@@ -47,16 +49,19 @@ def test_table_shows_mean_deviation_n_and_the_reported_column(store: Store, tmp_
     write_result(tmp_path / "runs", store, "d", 2, war=0.3)
     rows = collect(TABLE3, MethodConfig(), FOLDS, [0], Records(tmp_path / "runs", store))
     header = header_of(store, MethodConfig(), 3, 1)
-    md, table, tex = write_tables([(TABLE3, rows)], header, tmp_path / "out")
-    text = md.read_text()
+    md, table, tex, _ = write_tables([(TABLE3, rows)], header, tmp_path / "out")
+    text = tight(md.read_text())
     same, more = "+0.00 [+0.00, +0.00]", "+10.00 ["
-    assert f"| e | 1 | 1 | 60.00 ± 10.00 | 60.00 ± 10.00 | 3 | {same} | 60.17 | 71.62 |" in text
-    assert f"| f | 1 | 2 | 70.00 ± 10.00 | 70.00 ± 10.00 | 3 | {more}" in text
-    assert "| b | none | 1 | 40.00 | 40.00 | 1 of 3 | – | 59.83 | 71.34 |" in text
-    assert "| c | none | 2 | – | – | 0 of 3, 1 diverged | – | 59.45 | 71.18 |" in text
-    assert "| d | 1 | none | 30.00 | 30.00 | 1 of 3, 1 damaged | – |" in text
-    assert "| a | none | none | – | – | 0 of 3 | – | 57.66 | 69.14 |" in text
-    assert text.count("as reported in the paper for DFEW") == 2
+    assert "| e | 1 | 1 | 60.00 ± 10.00 | 60.00 ± 10.00 ≈ | 3 |" in text
+    assert "| f | 1 | 2 | 70.00 ± 10.00 * | 70.00 ± 10.00 * | 3 |" in text
+    assert "| b | none | 1 | 40.00 | 40.00 | 1 of 3 |" in text
+    assert "| c | none | 2 | – | – | 0 of 3, 1 diverged |" in text
+    assert "| d | 1 | none | 30.00 | 30.00 | 1 of 3, 1 damaged |" in text
+    assert "| a | none | none | – | – | 0 of 3 |" in text
+    assert f"| e | {same} | 60.17 / 71.62 |" in text
+    assert f"| f | {more}" in text
+    assert "| d | – | 58.50 / 69.24 |" in text
+    assert "UAR / WAR as reported in the paper for DFEW" in prose(text)
     lines = {line["row"]: line for line in csv.DictReader(table.open())}
     assert float(lines["e"]["uar_std"]) == pytest.approx(10)
     assert lines["e"]["war_reported_dfew"] == "71.62"
@@ -117,11 +122,13 @@ def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
         "fear": None,
     }
     assert set(rows[2].differences.values()) == {None}
-    md, comma, tex = write_tables([(table, rows)], header_of(store, load_method(), 2, 1), tmp_path)
-    text = md.read_text()
-    assert "| UAR | WAR | recall of disgust | recall of fear | n | UAR − main setting [" in text
-    figures = "90.00 ± 0.00 | 83.33 ± 0.00 | 100.00 ± 0.00 | – | 2 | +40.00 ["
-    assert f"| b | 0.5 | cross_entropy | 0 | {figures}" in text
+    header = header_of(store, load_method(), 2, 1)
+    md, comma, tex, _ = write_tables([(table, rows)], header, tmp_path)
+    text = tight(md.read_text())
+    assert "| UAR | WAR |\n" in text
+    assert "| | recall of disgust | recall of fear | n | UAR − main setting |\n" in text
+    assert "| b | 0.5 | cross_entropy | 0 | 90.00 ± 0.00 * | 83.33 ± 0.00 ≈ |\n" in text
+    assert "| b | 100.00 ± 0.00 | – | 2 | +40.00 [" in text
     lines = {line["row"]: line for line in csv.DictReader(comma.open())}
     assert float(lines["b"]["recall_disgust_difference"]) == 100
     for metric in ("uar", "war"):
@@ -139,7 +146,7 @@ def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
     assert lines["a"]["uar_difference_p_holm"] == ""
     assert float(lines["b"]["war_mcnemar_p"]) == 1  # as many videos gained as lost
     assert lines["c"]["uar_difference"] == lines["b"]["recall_fear_mean"] == ""
-    assert "UAR $-$ main setting & WAR $-$ main setting & disgust $-$" in tex.read_text()
+    assert " & WAR $-$ main setting & disgust $-$ main setting & fear $-$" in tex.read_text()
 
 
 def test_ingredients_are_added_to_the_base_or_taken_from_it_one_at_a_time() -> None:
@@ -207,9 +214,10 @@ def test_a_table_without_rare_classes_shows_only_the_difference_in_war(
     store: Store, tmp_path: Path
 ) -> None:
     rows = collect(TABLE3, load_method(), FOLDS, [0], Records(tmp_path, store))
-    md, _, tex = write_tables([(TABLE3, rows)], {"data": ""}, tmp_path)
-    assert "| fine | coarse | UAR | WAR | n | WAR − main setting [95 %] |" in md.read_text()
-    assert "fine & coarse & UAR & WAR & $n$ & UAR (reported) &" in tex.read_text()
+    md, _, tex, _ = write_tables([(TABLE3, rows)], {"data": ""}, tmp_path)
+    columns = ["fine", "coarse", "UAR", "WAR", "n", "WAR − main setting", "in the paper"]
+    assert f"| | {' | '.join(columns)} |\n" in tight(md.read_text())
+    assert f" & {' & '.join(columns)} \\\\\n".replace("−", "$-$") in tex.read_text()
 
 
 def test_varied_settings_are_a_table_of_every_combination() -> None:
@@ -278,14 +286,15 @@ def test_names_from_outside_break_no_table_and_no_terminal(store: Store, tmp_pat
     rows = collect(table, load_method(), FOLDS, [0], Records(tmp_path / "runs", store))
     header = header_of(store, load_method(), 3, 1) | {"data": "50 % & #1_{x}\x1b[31m\nof \u202e"}
     paths = write_tables([(table, rows)], header, tmp_path / "out")
-    md, comma, tex = (path.read_text() for path in paths)
-    for text in (md, comma, tex):
+    md, comma, tex, json = (path.read_text() for path in paths)
+    for text in (md, comma, tex, json):
         assert not {"\x1b", "\u202e"} & set(text)
     assert r"- data: 50 % & #1_{x}\x1b[31m\nof \u202e" in md.splitlines()
-    assert r"| 1 | a\|b\x1b | – |" in md
+    assert r"| 1 | a\|b\x1b | – |" in tight(md)
     assert r"1,a|b\x1b,," in comma
-    assert r"50 \% \& \#1\_\{x\}\textbackslash{}x1b[31m\textbackslash{}nof" in tex
+    assert r"50 \% \& \#1\_\{x\}\textbackslash{}x1b{[}31m\textbackslash{}nof" in tex
     assert r"2 & c\_\% & -- &" in tex
+    assert all(len(line) <= 100 for line in md.splitlines())
 
 
 def test_header_names_the_classes_that_no_test_video_shows(store: Store) -> None:

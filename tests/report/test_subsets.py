@@ -11,8 +11,9 @@ from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
 from pipeline.evaluate.influence import average_precision
-from pipeline.report.ablation import FilledRow, collect, header_of, runs_of_table, write_tables
+from pipeline.report.ablation import FilledRow, collect, header_of, runs_of_table
 from pipeline.report.curves import CURVES, draw_curves
+from pipeline.report.forms import FORMS, write_tables
 from pipeline.report.tables import (
     POPULATION,
     ROBUSTNESS,
@@ -24,6 +25,7 @@ from pipeline.report.tables import (
 )
 from pipeline.train.records import Records
 from support.commands import tgdfer
+from support.markdown import tight
 from support.records import write_record
 from support.stores import random_store, write_store
 
@@ -158,12 +160,13 @@ def test_hard_videos_are_compared_with_clean_ones_and_the_remedy_with_the_same_v
     assert lost is not None
     assert won is not None
     assert lost.high < 0 < won.low
-    md, comma, tex = write_tables([(table, rows)], header_of(robust, base, 2, 1), tmp_path / "out")
-    heads = "| AP of influence | AP of attention | n | compared with | UAR difference [95 %] |"
-    assert heads in md.read_text()
-    assert "| hidden_60 quality | face hidden | 60 % of the face | standardise | 1 |" in (
-        md.read_text()
-    )
+    header = header_of(robust, base, 2, 1)
+    md, comma, tex, _ = write_tables([(table, rows)], header, tmp_path / "out")
+    text = tight(md.read_text())
+    heads = ["UAR", "WAR", "AP of influence", "AP of attention", "compared with", "UAR difference"]
+    assert [head for head in heads if f" | {head} |" not in text] == []
+    assert "| hidden_60 quality | face hidden | 60 % of the face | standardise | 1 |" in text
+    assert "Runs in every row: 2." in text
     line = next(line for line in csv.DictReader(comma.open()) if line["row"] == "hidden_30 quality")
     assert line["compared_with"] == "hidden_30 scaled"
     assert float(line["war_pooled"]) == pytest.approx(float(line["war_mean"]))
@@ -229,7 +232,9 @@ def test_runs_that_are_missing_leave_gaps_in_tables_and_curves(
     assert set(rows[1].differences.values()) == {None}
     header = header_of(robust, base, 2, 1)
     md, *_ = write_tables([(table, rows)], header, tmp_path / "out", draw_curves(rows, header))
-    assert "| base | base | – | – | – | – | 0 of 2 | clean | – | – |" in md.read_text()
+    text = tight(md.read_text())
+    assert "| clean | clean | – | base | base | – | – |\n" in text
+    assert "| clean | – | – | 0 of 2 | clean |\n" in text
 
 
 def test_a_user_s_own_subsets_are_compared_with_all_videos(tmp_path: Path) -> None:
@@ -332,9 +337,11 @@ def test_the_command_writes_tables_and_curves_and_refuses_another_store(tmp_path
     options = ["--store", "s.zarr", "--device", "cpu"]
     done = tgdfer("ablate", "robustness", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "| hidden_30 quality | face hidden | 30 % of the face | standardise | 1 |" in done.stdout
+    assert "| hidden_30 quality | face hidden | 30 % of the face | standardise | 1 |" in tight(
+        done.stdout
+    )
     assert "0 runs trained, 6 already finished" in done.stdout
-    names = {"ablation.md", "ablation.csv", "ablation.tex", *CURVES}
+    names = {*FORMS, *CURVES}
     assert {path.name for path in (tmp_path / "reports").iterdir()} == names
     refused = tgdfer("ablate", "population", *options, cwd=tmp_path)
     assert (refused.returncode, "extract --dataset faces-people" in refused.stderr) == (2, True)
