@@ -1,5 +1,6 @@
 """tgdfer ablate: tables of the paper, trained where needed, written as Markdown, CSV and LaTeX."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -81,11 +82,12 @@ def ablate(
     from cache.store import open_store
     from pipeline.config import load_method
     from pipeline.engines.choose import choose_engine
-    from pipeline.report.ablation import collect, header_of, runs_of_table
+    from pipeline.report.ablation import collect, header_of, methods_to_tune, runs_of_table
     from pipeline.report.curves import CURVES, draw_curves
     from pipeline.report.forms import FORMS, write_tables
     from pipeline.report.tables import ROBUSTNESS, find_tables, fit, vary
     from pipeline.report.written import check_reports
+    from pipeline.train.rates import best_factors, trials
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:
@@ -95,22 +97,31 @@ def ablate(
     opened = open_store(store)
     chosen = [fit(table, opened, base) for table in chosen]
     folds = [name for name, _, _ in opened.folds]
+    tuned = methods_to_tune(chosen, base)
+    tried = [run for method in tuned for fold in folds for run in trials(method, fold)]
     wanted = [run for t in chosen for run in runs_of_table(t, base, folds, range(seeds))]
     pictures = CURVES if ROBUSTNESS.name in (tables or []) else ()
     check_reports(out, *FORMS, *pictures)
-    records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
+    asked = [*tried, *wanted]
+    records = open_records(asked, opened, runs, device, allow_missing, allow_duplicates)
+    report_damaged(tried, records, retrain_damaged)
+    if tried:
+        print("learning rates of every row and fold, on held-out videos:", file=sys.stderr)
+    trained = train_pending(tried, records, device, workers, features, where)
+    factors = best_factors(tuned, folds, records)
+    wanted = [run for t in chosen for run in runs_of_table(t, base, folds, range(seeds), factors)]
     damaged = report_damaged(wanted, records, retrain_damaged)
-    trained = train_pending(wanted, records, device, workers, features, where)
-    filled = [(t, collect(t, base, folds, range(seeds), records)) for t in chosen]
+    trained += train_pending(wanted, records, device, workers, features, where)
+    filled = [(t, collect(t, base, folds, range(seeds), records, factors)) for t in chosen]
     options = as_asked(store, runs, config, settings, seeds)
     header = header_of(opened, base, len(folds), seeds, chosen)
-    asked = [part for setting in varied for part in ("--vary", setting)]
+    varying = [part for setting in varied for part in ("--vary", setting)]
     header["code"] = records.code
-    header["command"] = command("tgdfer", "ablate", *(tables or []), *asked, *options)
+    header["command"] = command("tgdfer", "ablate", *(tables or []), *varying, *options)
     drawn = next((rows for table, rows in filled if table.name == ROBUSTNESS.name), None)
     paths = write_tables(filled, header, out, draw_curves(drawn, header) if drawn else {})
     print(paths[0].read_text(encoding="utf-8"))
-    finished = len(set(wanted)) - trained - damaged
+    finished = len({*tried, *wanted}) - trained - damaged
     print(f"{count(trained, 'run')} trained, {finished} already finished.")
     print("written: " + ", ".join(show(path) for path in paths))
     suggest_comparison(opened, *options)

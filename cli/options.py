@@ -421,7 +421,7 @@ OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder fo
 TablesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        help="table3 to table6, views, influence, input, without, imbalance, long, text, "
+        help="table1 to table6, views, influence, input, without, imbalance, long, text, "
         "robustness, population.",
         show_default=False,
         callback=_check_tables,

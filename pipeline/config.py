@@ -562,9 +562,9 @@ def stack_key(method: MethodConfig) -> str:
     method = effective(method)
     # Nothing to weight, to drop or to mix is another program, and so are losses of other terms.
     weighted, dropped = method.label.quality > 0, method.temporal.dropout > 0
-    more = [own for own in ("focal", "intensity_aware") if method.optimiser.loss == own]
-    more += ["mixup"] * (method.optimiser.mixup > 0)
-    return " ".join([f"{method.model_dump_json(exclude=_OF_A_RUN)} {weighted} {dropped}", *more])
+    loss, mixed = method.optimiser.loss, method.optimiser.mixup > 0
+    terms = loss if loss in ("focal", "intensity_aware") else "cross_entropy"
+    return f"{method.model_dump_json(exclude=_OF_A_RUN)} {weighted} {dropped} {mixed} {terms}"
 
 
 def effective(method: MethodConfig) -> MethodConfig:

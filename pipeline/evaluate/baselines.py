@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from cache.store import Store
@@ -45,20 +46,71 @@ class PredictedLabels:
         return Sample(store.labels[self.rows], self.predicted, people, self.networks)
 
 
+# Averaged as in CLIP's own zero-shot evaluation (Radford et al. 2021); these are of faces.
+TEMPLATES = (
+    *("a photo of a face that shows {}", "a person with an expression of {}"),
+    *("a facial expression of {}", "a face full of {}", "somebody who feels {}"),
+    *("a frame of a video of a person who shows {}",),
+)
+ZERO_SHOTS: dict[Literal["class", "descriptors", "templates"], str] = {
+    "class": "names",
+    "descriptors": "sentences",
+    "templates": "templates",
+}
+
+
 def zero_shot(
-    store: Store, kind: Literal["class", "descriptors"], folds: Folds = None
+    store: Store, kind: Literal["class", "descriptors", "templates"], folds: Folds = None
 ) -> PredictedLabels:
     """The class text with the highest mean cosine over frames; nothing is trained."""
-    tower = load_text_tower(store.text_weights, store.text_config)
-    texts_KD = tower.encode_texts(class_texts(store.classes, store.texts).of(kind))
+    texts_KD = _encode_texts(store, kind)
     rows = np.concatenate([test for _, test in _parts(store, folds)])
     scores = []
     for unit in store.plan.units():
         features_BTD = torch.from_numpy(store.load_block("features", unit, 0).astype(np.float32))
         scores.append(cosine(features_BTD, texts_KD).mean(dim=1))
     scores_NK = torch.cat(scores)[rows]
-    named = "names" if kind == "class" else "sentences"
-    return PredictedLabels(f"zero-shot, class {named}", rows, scores_NK.argmax(1).numpy())
+    name = f"zero-shot, class {ZERO_SHOTS[kind]}"
+    return PredictedLabels(name, rows, scores_NK.argmax(1).numpy())
+
+
+def _encode_texts(store: Store, kind: Literal["class", "descriptors", "templates"]) -> torch.Tensor:
+    """One vector per class, [K, D]."""
+    tower = load_text_tower(store.text_weights, store.text_config)
+    texts = class_texts(store.classes, store.texts)
+    if kind != "templates":
+        return tower.encode_texts(texts.of(kind))
+    filled = [template.format(name) for template in TEMPLATES for name in texts.classes]
+    of_templates = F.normalize(tower.encode_texts(filled), dim=-1)
+    return of_templates.unflatten(0, (len(TEMPLATES), -1)).mean(0)
+
+
+def class_means(store: Store, folds: Folds = None) -> PredictedLabels:
+    """The class whose mean over training videos has the highest cosine; features as regressions."""
+    pooled_NVD = _pooled(store, ["mean"])["mean"]
+    rows, predicted = [], []
+    for train, test in _parts(store, folds):
+        x, labels = _training(store, pooled_NVD, train)
+        known = np.unique(labels)
+        means = np.stack([_unit(x[labels == k]).mean(0) for k in known])
+        rows.append(test)
+        predicted.append(known[(pooled_NVD[test, 0] @ _unit(means).T).argmax(1)])
+    return PredictedLabels("class means", np.concatenate(rows), np.concatenate(predicted))
+
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    scaled: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return scaled
+
+
+def by_name(name: str, store: Store, folds: Folds, hold_out: "HoldOut") -> PredictedLabels:
+    """The predictions of one of the baselines of Tables 1 and 2."""
+    if name == "regression":
+        return searched_logistic_regression(store, hold_out, folds=folds)
+    if name == "class means":
+        return class_means(store, folds)
+    kinds = {f"zero-shot, {named}": kind for kind, named in ZERO_SHOTS.items()}
+    return zero_shot(store, kinds[name], folds)
 
 
 def logistic_regression(
@@ -149,15 +201,23 @@ def _fit_and_predict(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train_views = slice(1, None) if store.views > 1 else slice(0, 1)
-    x_NVD = pooled_NVD[train, train_views]
-    labels = np.repeat(store.labels[train], x_NVD.shape[1])
+    x, labels = _training(store, pooled_NVD, train)
     weight = "balanced" if fit.balanced else None
     regression = LogisticRegression(C=fit.c, class_weight=weight, max_iter=2000)
     model = make_pipeline(StandardScaler(), regression)
-    model.fit(x_NVD.reshape(len(labels), -1), labels)
+    model.fit(x, labels)
     said: NDArray[np.int64] = model.predict(pooled_NVD[test, 0])
     return said
+
+
+def _training(
+    store: Store, pooled_NVD: NDArray[np.float32], train: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Features and labels to train on: one row for every augmented view of every video."""
+    train_views = slice(1, None) if store.views > 1 else slice(0, 1)
+    x_NVD = pooled_NVD[train, train_views]
+    labels = np.repeat(store.labels[train], x_NVD.shape[1])
+    return x_NVD.reshape(len(labels), -1), labels
 
 
 def _pooled(store: Store, poolings: Sequence[str]) -> dict[str, NDArray[np.float32]]:

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.evaluate.statistics import Difference, Interval, holm
 from pipeline.markdown import groups, item, paragraph, table
 from pipeline.report.ablation import FilledRow, describe_selection
+from pipeline.report.reported import reported_systems
 from pipeline.report.rules import OPTIMISTIC, RULES
 from pipeline.report.tables import Table
 from pipeline.report.written import write_reports
@@ -164,6 +165,7 @@ def _markdown(tables: Filled, header: Mapping[str, str]) -> str:
         blocks += [f"## {own.title}", paragraph(_legend(own, rows))]
         blocks += ["\n".join(table([column.head for column in columns], cells))]
         blocks += ["\n".join(map(item, _reading(rows))), "\n".join(_selection_rules(rows))]
+        blocks += [reported_systems(own)] if own.counts else []
     blocks.append(_items(header, [name for name in PROVENANCE if name in header]))
     return "\n\n".join(filter(None, blocks)) + "\n"
 

@@ -44,6 +44,7 @@ class TableRow:
     choice: FrameChoice | None = None  # None: all frames, as trained
     subset: str = ""  # of the test videos, on which it is scored; "": all
     folds: tuple[str, ...] = ()  # (): those of the command
+    baseline: str = ""  # a method of evaluate/baselines.py, of which there are no runs
     against: "TableRow | None" = None  # the row that it is compared with; None: the table's main
 
     def method(self, base: MethodConfig) -> MethodConfig:
@@ -67,6 +68,8 @@ class Table:
     recalls: tuple[str, ...] = ()  # classes whose recall is shown, where the data set has them
     rankings: tuple[Influence, ...] = ()  # of frames, whose average precision is shown
     dataset: str = ""  # a rendered set that has the subsets and folds of its rows
+    tuned: bool = False  # learning rates are chosen for every row and fold, on held-out videos
+    counts: str = ""  # a known data set, from whose recalls by class the reported scores follow
 
     @property
     def by_subset(self) -> bool:
@@ -461,7 +464,65 @@ POPULATION = Table(
     dataset="faces-people",
 )
 
-ALL = [TABLE3, TABLE4, TABLE5, TABLE6, VIEWS, INFLUENCE, INPUT, WITHOUT, IMBALANCE, LONG, TEXT]
+EMOTIONS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")
+
+
+def _head(name: str, what: str, kind: str, **more: Mapping[str, Any]) -> TableRow:
+    return TableRow(name, (what,), {"head": {"kind": kind}, **more})
+
+
+# Named as in the paper where it has the system.
+_SYSTEMS = (
+    TableRow("zero-shot, names", ("nothing trained",), baseline="zero-shot, names"),
+    TableRow("zero-shot, templates", ("nothing trained",), baseline="zero-shot, templates"),
+    TableRow("zero-shot, sentences", ("nothing trained",), baseline="zero-shot, sentences"),
+    TableRow("class means", ("mean of the frames",), baseline="class means"),
+    TableRow("regression", ("searched",), baseline="regression"),
+    _head("MLP", "mean of the frames", "mlp"),
+    _head("ResNet18-LSTM", "its LSTM", "bilstm"),
+    _head("Former-DFER", "its T-Former", "transformer"),
+    _head("IAL", "T-Former, its loss", "transformer", optimiser={"loss": "intensity_aware"}),
+    _head("MIDAS", "T-Former, mixed pairs", "transformer", optimiser={"mixup": 1.0}),
+    _head("M3DFEL", "its head", "m3dfel"),
+    _head("DFER-CLIP", "its head", "dfer_clip", prompts={"fine_text": "descriptors"}),
+    TableRow("TG-DFER, no layers", ("Table 3, row a",), TABLE3.rows[0].settings),
+    TableRow("TG-DFER", ("the base",)),
+)
+
+TABLE1 = Table(
+    "table1",
+    "Systems of Table 1 of the paper on equal features",
+    ("what is trained here",),
+    _SYSTEMS,
+    main=_SYSTEMS[-1],
+    differences=("UAR", "WAR"),
+    recalls=EMOTIONS,
+    tuned=True,
+    counts="dfew",
+)
+TABLE2 = replace(
+    TABLE1,
+    name="table2",
+    title="Systems of Table 2 of the paper on equal features",
+    recalls=(),
+    counts="ferv39k",
+)
+
+ALL = [
+    TABLE1,
+    TABLE2,
+    TABLE3,
+    TABLE4,
+    TABLE5,
+    TABLE6,
+    VIEWS,
+    INFLUENCE,
+    INPUT,
+    WITHOUT,
+    IMBALANCE,
+    LONG,
+    TEXT,
+]
 ALL += [ROBUSTNESS, POPULATION]
 TABLES = {table.name: table for table in ALL}
 
@@ -492,6 +553,8 @@ def fit(table: Table, store: Store, base: MethodConfig) -> Table:
                 "adds nothing; name another with --config, such as tuned"
             )
         table = replace(table, rows=(first, *taken))
+    if table.tuned:
+        table = _with_encoder(table, store.identity.encoder.name)
     folds = [name for name, _, _ in store.folds]
     for row in table.rows:
         lacking = [f"subset {row.subset}"] if row.subset not in ("", *store.subsets) else []
@@ -502,6 +565,11 @@ def fit(table: Table, store: Store, base: MethodConfig) -> Table:
                 f"that has it with: tgdfer extract --dataset {table.dataset}"
             )
     return table
+
+
+def _with_encoder(table: Table, name: str) -> Table:
+    rows = tuple(replace(row, cells=(*row.cells, name)) for row in table.rows)
+    return replace(table, columns=(*table.columns, "encoder"), rows=rows)
 
 
 def vary(settings: Sequence[str]) -> Table:

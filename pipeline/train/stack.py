@@ -181,8 +181,8 @@ class Stack:
         )
         pairs = self._pairs(batches)
         of_videos = (batches.video_SRB, batches.view_SRB, batches.weight_SRB)
-        of_videos += (pairs.video_SRB, pairs.view_SRB, pairs.share_SRB)
-        arrays = (*of_videos, *self._of_steps(len(batches.video_SRB)))
+        of_pairs = (pairs.video_SRB, pairs.view_SRB, pairs.share_SRB)
+        arrays = (*of_videos, *of_pairs, *self._of_steps(len(batches.video_SRB)))
         tensors = [torch.from_numpy(array).to(self.data.device) for array in arrays]
         return [Batch(*step) for step in zip(*tensors, strict=True)]
 

@@ -10,6 +10,7 @@ from cache.store import Store
 from pipeline.datasets.texts import class_texts
 from pipeline.evaluate.baselines import (
     PredictedLabels,
+    class_means,
     fits,
     logistic_regression,
     searched_logistic_regression,
@@ -111,3 +112,33 @@ def test_differences_to_a_baseline_are_paired_by_video(tmp_path: Path) -> None:
     assert "- differences: paired by video, not corrected; best is base" in text
     without = cells_of(comparison_table(store, [better], {}, {"best": fewer}))
     assert without["better"][2:4] == ["–", "–"]
+
+
+def test_class_means_are_those_of_the_directions_of_training_videos(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=70, views=3, missing=(5,))
+    found = class_means(store)
+    pooled_NVD = store.load_features().astype(np.float64).mean(2)
+    expected = {}
+    for _, train, test in store.folds:
+        means = np.zeros((len(CLASSES), store.dim))
+        for row in train:
+            for view in (1, 2):
+                if row != 5:
+                    vector = pooled_NVD[row, view]
+                    means[store.labels[row]] += vector / np.sqrt((vector**2).sum())
+        for row in test:
+            cosines = means @ pooled_NVD[row, 0] / np.sqrt((means**2).sum(1))
+            expected[int(row)] = int(cosines.argmax())
+    said = dict(zip(found.rows.tolist(), found.predicted.tolist(), strict=True))
+    assert said == {row: k for row, k in expected.items() if row != 5}
+
+
+def test_templates_with_the_name_alone_are_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=70)
+    several = zero_shot(store, "templates").predicted
+    monkeypatch.setattr("pipeline.evaluate.baselines.TEMPLATES", ("{}", "{}"))
+    names = zero_shot(store, "class").predicted
+    assert (zero_shot(store, "templates").predicted == names).all()
+    assert (several != names).any()

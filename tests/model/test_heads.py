@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import pytest
@@ -148,21 +147,22 @@ def test_lstm_equals_torch_s_outputs_and_gradients(layers: int) -> None:
     assert x.grad is not None
     for r in range(R):
         theirs = torch.nn.LSTM(5, 3, layers, batch_first=True, bidirectional=True).double()
-        theirs.load_state_dict(published_lstm(ours, lambda p, r=r: p.detach()[r]))
+        theirs.load_state_dict(published_lstm(ours, r))
         given = x.detach()[r].clone().requires_grad_()
         expected, _ = theirs(given)
         expected.square().sum().backward()
         assert given.grad is not None
         torch.testing.assert_close(states[r], expected, atol=1e-12, rtol=1e-9)
         torch.testing.assert_close(x.grad[r], given.grad, atol=1e-12, rtol=1e-9)
-        for name, grad in published_lstm(ours, lambda p, r=r: p.grad[r]).items():
+        for name, grad in published_lstm(ours, r, grads=True).items():
             found = theirs.get_parameter(name).grad
             torch.testing.assert_close(found, grad, atol=1e-12, rtol=1e-9)
 
 
-def published_lstm(ours: BiLSTM, of: Callable[[Any], Tensor]) -> dict[str, Tensor]:
-    """Something of each parameter, by torch's names."""
-    own = {name: of(p).numpy() for name, p in ours.named_parameters()}
+def published_lstm(ours: BiLSTM, run: int, grads: bool = False) -> dict[str, Tensor]:
+    """The weights of a run by torch's names, or their gradients."""
+    values = {name: p.grad if grads else p.detach() for name, p in ours.named_parameters()}
+    own = {name: value[run].numpy() for name, value in values.items() if value is not None}
     found = peers.published_lstm(oracle.part(own, "layers."))
     return {n.removeprefix("lstm."): torch.from_numpy(value.copy()) for n, value in found.items()}
 

@@ -1,0 +1,70 @@
+"""A method -> the learning rate with which it is trained in each fold, chosen on held-out videos.
+
+Methods are compared fairly only after equal tuning. So each of them has the same grid of rates, and
+in every fold the one is used that does best on videos held out of that fold's own training part.
+Test videos are never looked at. All of these are ordinary runs, which are trained once.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+from cache.errors import RefusedError
+from pipeline.config import MethodConfig, Run, method_from
+from pipeline.train.halving import HELD_OUT_SHARE
+from pipeline.train.records import Records
+
+FACTORS = (0.3, 1.0, 3.0, 10.0)  # of both rates of the base
+SEED = 0  # of the one run with each
+
+
+def with_rates(method: MethodConfig, factor: float) -> MethodConfig:
+    """The method with both learning rates multiplied."""
+    optimiser = method.optimiser
+    rates = {"lr": optimiser.lr * factor, "lr_prompts": optimiser.lr_prompts * factor}
+    return _changed(method, "optimiser", rates)
+
+
+def trials(method: MethodConfig, fold: str) -> list[Run]:
+    """One run with each of FACTORS, tested on videos held out of the fold's training part."""
+    held = {"rule": "last", "tested_on": "held_out", "validation_share": HELD_OUT_SHARE}
+    own = _changed(method, "selection", held)
+    return [Run(method=with_rates(own, factor), fold=fold, seed=SEED) for factor in FACTORS]
+
+
+def best_factors(
+    methods: Sequence[MethodConfig], folds: Sequence[str], records: Records
+) -> Mapping[tuple[MethodConfig, str], float]:
+    """For each method and fold, the factor with the highest mean of UAR and WAR of its trial.
+
+    Of equal ones the smallest. Raises RefusedError if a trial's record is damaged, or if all of a
+    method's trials diverged.
+    """
+    return {
+        (method, fold): _best(trials(method, fold), records) for method in methods for fold in folds
+    }
+
+
+def _best(runs: Sequence[Run], records: Records) -> float:
+    scores = [_score(run, records) for run in runs]
+    if max(scores) == -math.inf:
+        raise RefusedError(f"fold {runs[0].fold}: training diverged with every learning rate")
+    return FACTORS[scores.index(max(scores))]
+
+
+def _score(run: Run, records: Records) -> float:
+    """Mean of UAR and WAR on the held-out videos; −inf if the run diverged."""
+    record = records.find(run)
+    assert record is not None
+    if record.damage:
+        raise RefusedError(f"{record.damage}; choose again with --retrain-damaged")
+    result = record.result or {}
+    scores: list[float | None] = [result.get(name) for name in ("uar", "war")]
+    known = [score for score in scores if score is not None]
+    return statistics.fmean(known) if known else -math.inf
+
+
+def _changed(method: MethodConfig, table: str, values: Mapping[str, object]) -> MethodConfig:
+    settings = method.model_dump()
+    settings[table] = {**settings[table], **values}
+    return method_from(settings, "a learning rate")
