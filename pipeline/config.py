@@ -72,7 +72,7 @@ class InputConfig(Settings):
 class HeadConfig(Settings):
     """The network on the features: TG-DFER, or that of another publication (docs/baselines.md)."""
 
-    kind: Literal["tgdfer", "mlp", "bilstm", "transformer", "dfer_clip", "m3dfel"] = Field(
+    kind: Literal["tgdfer", "mlp", "bilstm", "transformer", "dfer_clip", "m3dfel", "est"] = Field(
         "tgdfer", description="TG-DFER, or another publication's network on the same features"
     )
     layers: int = Field(
@@ -89,7 +89,7 @@ class HeadConfig(Settings):
         0.0, ge=0, lt=1, description="share of each layer's output set to zero in training"
     )
     instance: int = Field(
-        4, ge=1, le=FRAMES_MAX, description="frames per instance, if kind is m3dfel"
+        4, ge=1, le=FRAMES_MAX, description="frames per instance of m3dfel, or snippet of est"
     )
 
     @property
@@ -113,21 +113,22 @@ class HeadConfig(Settings):
 
     def refuse_misfit(self, frames: int, size: int) -> None:
         """Raises RefusedError for T frames or D features that it cannot divide."""
-        if self.kind == "m3dfel" and (frames % self.instance or frames == self.instance):
+        if self.kind in ("m3dfel", "est") and (frames % self.instance or frames == self.instance):
             raise RefusedError(
                 f"head.instance={self.instance} does not divide the {frames} frames that are used "
                 "into two or more instances; choose another, or other input.frames"
             )
-        attended = {"transformer": size, "dfer_clip": size, "m3dfel": 2 * self.width(size)}
-        if attended.get(self.kind, 0) % ATTENTION_HEADS:
+        heads = ATTENTION_HEADS.get(self.kind, 1)
+        attended = 2 * self.width(size) if self.kind == "m3dfel" else size
+        if attended % heads:
             raise RefusedError(
-                f"head.kind={self.kind} has {ATTENTION_HEADS} attention heads, which do not divide "
-                f"{attended[self.kind]} features; choose another head.kind"
+                f"head.kind={self.kind} has {heads} attention heads, which do not divide "
+                f"{attended} features; choose another head.kind"
                 + (", or another head.hidden" if self.kind == "m3dfel" else ", or another encoder")
             )
 
 
-ATTENTION_HEADS = 8  # of the published heads
+ATTENTION_HEADS = {"transformer": 8, "dfer_clip": 8, "m3dfel": 8, "est": 4}  # as published
 # Layers, and hidden width as a multiple of D.
 _PUBLISHED = {
     "mlp": (1, 1),
@@ -135,6 +136,7 @@ _PUBLISHED = {
     "transformer": (3, 2),
     "dfer_clip": (1, 2),
     "m3dfel": (2, 1),
+    "est": (4, 4),
 }
 
 
@@ -623,7 +625,7 @@ def _idle_for(head: HeadConfig) -> Iterator[tuple[str, str]]:
     if head.kind == "tgdfer":
         yield "head", "layers hidden dropout instance"
         return
-    if head.kind != "m3dfel":
+    if head.kind not in ("m3dfel", "est"):
         yield "head", "instance"
     yield "temporal", " ".join(TemporalConfig.model_fields)
     yield "label", " ".join(LabelConfig.model_fields.keys() - {"temperature"})

@@ -134,6 +134,7 @@ ORDER = [
     "pipeline/model/heads/recurrent.py",
     "pipeline/model/heads/encoder.py",
     "pipeline/model/heads/m3dfel.py",
+    "pipeline/model/heads/snippets.py",
     "pipeline/model/heads/choose.py",
     "pipeline/evaluate/metrics.py",
     "pipeline/evaluate/classes.py",

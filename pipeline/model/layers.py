@@ -145,7 +145,7 @@ def attend(qkv: Tensor, heads: int, keys: int = 0) -> Tensor:
 
 
 class TransformerLayer(nn.Module):
-    """One encoder layer over the second-last axis: [R, S, L, D] -> the same; GELU.
+    """One encoder layer over the second-last axis: [R, S, L, D] -> the same; GELU by default.
 
     pre-norm:  x + Attention(LN(x)), then x + MLP(LN(x));
     post-norm: LN(x + Attention(x)), then LN(x + MLP(x)). ``heads`` divides D. Each
@@ -163,8 +163,10 @@ class TransformerLayer(nn.Module):
         norm: Literal["pre", "post"] = "pre",
         dropout: Sequence[float] = (),
         keys: int = 0,
+        activation: Callable[[Tensor], Tensor] = F.gelu,
     ) -> None:
         super().__init__()
+        self.activation = activation
         hidden = max(1, round(size * mlp_ratio))
         self.heads, self.norm, self.keys = heads, norm, keys
         self.norm_attention = LayerNorm(generators, size)
@@ -196,7 +198,7 @@ class TransformerLayer(nn.Module):
         return normed
 
     def _mlp(self, x: Tensor) -> Tensor:
-        hidden: Tensor = self.drop_mlp(self.down(F.gelu(self.up(x))))
+        hidden: Tensor = self.drop_mlp(self.down(self.activation(self.up(x))))
         return hidden
 
     def _heads(self, x: Tensor) -> Tensor:

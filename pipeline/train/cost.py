@@ -182,6 +182,14 @@ def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
         yield from _lstm(head.depth, instances, D, hidden)
         yield _Layers(1, instances, 3 * states * states, 2 * instances * states, 8 * states)
         yield _Layers(1, instances, K * states, 0, 2 * states)
+    elif head.kind == "est":
+        snippets = frames // head.instance
+        yield _Layers(1, frames, 4 * D * D, 2 * head.instance * D, 9 * D)
+        yield _encoder(head.depth, snippets, D, hidden, snippets)
+        yield _Layers(head.depth, snippets, 2 * D * D, 0, 2 * D)
+        yield _Layers(head.depth, 1, 4 * D * D + 2 * D * hidden, 2 * snippets * D, 14 * D + hidden)
+        classifier = 128 * D + 64 * 128 + K * 64
+        yield _Layers(1, snippets + 1, classifier, 0, 3 * D + 192)
     else:
         yield _encoder(head.depth, tokens, D, hidden, tokens)
         cosines = head.reads_texts

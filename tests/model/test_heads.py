@@ -22,7 +22,7 @@ from support.stores import CLASSES, text_config, text_weights
 T, D, B, R, TAU = 8, 16, 2, 2, 0.1
 HEADS = [kind for kind in NETWORKS if kind != "tgdfer"]
 DROPPING = ("head.dropout=0.4", "head.layers=2")
-LAYERS = {"mlp": 2, "bilstm": 2, "transformer": 2, "dfer_clip": 1, "m3dfel": 1}
+LAYERS = {"mlp": 2, "bilstm": 2, "transformer": 2, "dfer_clip": 1, "m3dfel": 1, "est": 2}
 Reference = Callable[[np.ndarray, dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
 
 
@@ -53,8 +53,9 @@ def reference_of(network: Network, kind: str, run: int) -> Reference:
     if kind == "dfer_clip":
         texts = network.prompts()["fine"]().detach()[run].numpy()
         return lambda x, weights: peers.dfer_clip(x, weights, layers, texts, TAU)
-    if kind == "m3dfel":
-        return lambda x, weights: peers.m3dfel(x, weights, layers, instance=2)
+    if kind in ("m3dfel", "est"):
+        divided = peers.m3dfel if kind == "m3dfel" else peers.est
+        return lambda x, weights: divided(x, weights, layers, instance=2)
     plain = {"mlp": peers.mlp, "bilstm": peers.bilstm, "transformer": peers.former_dfer}[kind]
     return lambda x, weights: plain(x, weights, layers)
 

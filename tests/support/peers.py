@@ -5,6 +5,7 @@ linear layer's weight is [outputs, inputs]. Heads return (logits [K], frame logi
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -139,6 +140,56 @@ def m3dfel(x: Array, weights: Weights, layers: int, instance: int) -> tuple[Arra
     return logits(np.ones(len(kernel))), np.repeat(frames, instance, axis=0)
 
 
+def attended(q: Array, memory: Array, weights: Weights, name: str) -> Array:
+    """torch.nn.MultiheadAttention of 4 heads: queries [L, D] and keys and values of [N, D]."""
+    w_q, w_k, w_v = np.split(weights[f"{name}.in_proj_weight"], 3)
+    b_q, b_k, b_v = np.split(weights[f"{name}.in_proj_bias"], 3)
+    q, k, v = q @ w_q.T + b_q, memory @ w_k.T + b_k, memory @ w_v.T + b_v
+    out, width = np.zeros_like(q), q.shape[1] // 4
+    for h in range(4):
+        cols = slice(h * width, (h + 1) * width)
+        for i in range(len(q)):
+            scores = np.array([q[i, cols] @ key[cols] for key in k]) / math.sqrt(width)
+            out[i, cols] = softmax(scores) @ v[:, cols]
+    return linear(out, weights, f"{name}.out_proj")
+
+
+def feed_forward(x: Array, weights: Weights, name: str) -> Array:
+    hidden = np.maximum(linear(x, weights, f"{name}.linear1"), 0)
+    return linear(hidden, weights, f"{name}.linear2")
+
+
+def est(x: Array, weights: Weights, layers: int, instance: int) -> tuple[Array, Array]:
+    """EST after its ResNet, without the task of ordering snippets."""
+    snippets = []
+    for n, rows in enumerate(np.split(x, len(x) // instance)):
+        y = layer_norm(rows + attended(rows, rows, weights, "attn"), weights, "norm1")
+        shares = np.array([max(cos(row, y.max(axis=0)), 1e-8) for row in y])
+        place = np.arange(x.shape[1])
+        angle = n / 10000 ** (2 * (place // 2) / x.shape[1])
+        wave = np.where(place % 2, np.cos(angle), np.sin(angle))
+        snippets.append(shares @ y / shares.sum() + wave)
+    memory, name = np.array(snippets), "transformer.encoder"
+    for n in range(layers):
+        own = f"{name}.layers.{n}"
+        mixed = attended(memory, memory, weights, f"{own}.self_attn")
+        memory = layer_norm(memory + mixed, weights, f"{own}.norm1")
+        memory = layer_norm(memory + feed_forward(memory, weights, own), weights, f"{own}.norm2")
+    memory, name = layer_norm(memory, weights, f"{name}.norm"), "transformer.decoder"
+    q = weights["query_embed.weight"]
+    for n in range(layers):
+        own = f"{name}.layers.{n}"
+        q = layer_norm(q + attended(q, q, weights, f"{own}.self_attn"), weights, f"{own}.norm1")
+        asked = attended(q, memory, weights, f"{own}.multihead_attn")
+        q = layer_norm(q + asked, weights, f"{own}.norm2")
+        q = layer_norm(q + feed_forward(q, weights, own), weights, f"{own}.norm3")
+    tokens = np.concatenate([layer_norm(q, weights, f"{name}.norm"), memory])
+    for layer in ("classifier.0", "classifier.2"):
+        tokens = np.maximum(linear(tokens, weights, layer), 0)
+    logits = linear(tokens, weights, "classifier.5.0")
+    return logits[0], np.repeat(logits[1:], instance, axis=0)
+
+
 def published(kind: str, weights: Weights) -> dict[str, Array]:
     """The parameters of one run of ``head.kind``, by the authors' names and in their shapes."""
     if kind in ("transformer", "dfer_clip"):
@@ -150,6 +201,8 @@ def published(kind: str, weights: Weights) -> dict[str, Array]:
         }
         for n in range(sum(key.endswith("up.bias_RO") for key in own)):
             found |= _layer(part(own, f"layers.{n}."), f"{prefix}{name}.layers.{n}")
+    elif kind == "est":
+        return _est(weights)
     elif kind == "mlp":
         found = {}
         for n in range(sum(key.endswith("bias_RO") for key in weights) - 1):
@@ -189,6 +242,50 @@ def _layer(weights: Weights, name: str) -> dict[str, Array]:
     for ours, theirs in {"norm_attention": "0.fn.norm", "norm_mlp": "1.fn.norm"}.items():
         found[f"{name}.{theirs}.weight"] = weights[f"{ours}.weight_RD"]
         found[f"{name}.{theirs}.bias"] = weights[f"{ours}.bias_RD"]
+    return found
+
+
+def _norm(weights: Weights, ours: str, theirs: str) -> dict[str, Array]:
+    weight, bias = weights[f"{ours}.weight_RD"], weights[f"{ours}.bias_RD"]
+    return {f"{theirs}.weight": weight, f"{theirs}.bias": bias}
+
+
+def _attention(weights: Weights, ours: Sequence[str], out: str, theirs: str) -> dict[str, Array]:
+    """One of torch.nn.MultiheadAttention; zeros for queries and keys that change nothing."""
+    weight = np.concatenate([weights[f"{own}.weight_RIO"].T for own in ours])
+    bias = np.concatenate([weights[f"{own}.bias_RO"] for own in ours])
+    lacking = 3 * weight.shape[1] - len(weight)
+    found = _linear(weights, out, f"{theirs}.out_proj")
+    found[f"{theirs}.in_proj_weight"] = np.pad(weight, [(lacking, 0), (0, 0)])
+    found[f"{theirs}.in_proj_bias"] = np.pad(bias, (lacking, 0))
+    return found
+
+
+def _est(weights: Weights) -> dict[str, Array]:
+    found = {"query_embed.weight": weights["query_RD"][None]}
+    found |= _attention(weights, ["snippets.qkv"], "snippets.out", "attn")
+    found |= _norm(weights, "snippets.norm", "norm1")
+    depth = sum(key.endswith("memory.bias_RO") for key in weights)
+    for n in range(depth):
+        ours, theirs = f"encoder.{n}", f"transformer.encoder.layers.{n}"
+        found |= _attention(weights, [f"{ours}.qkv"], f"{ours}.out", f"{theirs}.self_attn")
+        found |= _norm(weights, f"{ours}.norm_attention", f"{theirs}.norm1")
+        found |= _norm(weights, f"{ours}.norm_mlp", f"{theirs}.norm2")
+        found |= _linear(weights, f"{ours}.up", f"{theirs}.linear1")
+        found |= _linear(weights, f"{ours}.down", f"{theirs}.linear2")
+        ours, theirs = f"decoder.{n}", f"transformer.decoder.layers.{n}"
+        found |= _attention(weights, [f"{ours}.value"], f"{ours}.value_out", f"{theirs}.self_attn")
+        asking = [f"{ours}.query", f"{ours}.memory"]
+        found |= _attention(weights, asking, f"{ours}.out", f"{theirs}.multihead_attn")
+        for m in range(3):
+            found |= _norm(weights, f"{ours}.norms.{m}", f"{theirs}.norm{m + 1}")
+        found |= _linear(weights, f"{ours}.up", f"{theirs}.linear1")
+        found |= _linear(weights, f"{ours}.down", f"{theirs}.linear2")
+    found |= _norm(weights, f"encoder.{depth}", "transformer.encoder.norm")
+    found |= _norm(weights, "norm", "transformer.decoder.norm")
+    layers = {"first": "0", "second": "2", "classifier": "5.0"}
+    for ours, theirs in layers.items():
+        found |= _linear(weights, ours, f"classifier.{theirs}")
     return found
 
 

@@ -26,6 +26,7 @@ SETTINGS = [
     ("head.kind=bilstm", "input.frames=8"),
     ("head.kind=transformer", "head.hidden=96"),
     ("head.kind=dfer_clip",),
+    ("head.kind=est", "head.layers=2"),
     ("head.kind=m3dfel", "head.layers=1", "head.hidden=48"),
 ]
 

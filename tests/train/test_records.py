@@ -106,7 +106,7 @@ def test_record_of_some_frames_names_them_and_its_network_chooses_them_again(
     np.testing.assert_allclose(said.frame_logits_NTK, record.frame_logits(), atol=1e-4)
 
 
-@pytest.mark.parametrize("head", ["mlp", "bilstm", "transformer", "dfer_clip", "m3dfel"])
+@pytest.mark.parametrize("head", ["mlp", "bilstm", "transformer", "dfer_clip", "m3dfel", "est"])
 def test_row_of_a_table_trains_any_head_whose_record_and_network_agree(
     trained: Trained, tmp_path: Path, head: str
 ) -> None:

@@ -10,6 +10,7 @@ from pipeline.model.heads.encoder import DFERCLIP, TransformerHead
 from pipeline.model.heads.m3dfel import M3DFEL
 from pipeline.model.heads.mlp import MeanMLP
 from pipeline.model.heads.recurrent import LSTMHead
+from pipeline.model.heads.snippets import EST
 from pipeline.model.network import Network
 from pipeline.model.text_tower import TextTower
 from pipeline.model.tgdfer import TGDFER
@@ -21,6 +22,7 @@ NETWORKS = {
     "transformer": TransformerHead,
     "dfer_clip": DFERCLIP,
     "m3dfel": M3DFEL,
+    "est": EST,
 }
 
 

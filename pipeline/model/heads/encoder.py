@@ -46,6 +46,7 @@ class _Layer(nn.Module):
     def __init__(self, generators: Sequence[Generator], size: int, head: HeadConfig) -> None:
         super().__init__()
         hidden, shares = head.width(size), [head.dropout] * len(generators)
+        self.heads = ATTENTION_HEADS[head.kind]
         self.norm_attention = LayerNorm(generators, size)
         self.qkv = Product(generators, size, 3 * size)
         self.out = Linear(generators, size, size)
@@ -55,7 +56,7 @@ class _Layer(nn.Module):
         self.drop_attention, self.drop_mlp = Dropout(shares), Dropout(shares)
 
     def forward(self, x: Tensor) -> Tensor:
-        mixed = attend(self.qkv(self.norm_attention(x)), ATTENTION_HEADS)
+        mixed = attend(self.qkv(self.norm_attention(x)), self.heads)
         x = x + self.drop_attention(self.out(mixed))
         hidden = F.gelu(self.up(self.norm_mlp(x)), approximate="tanh")
         encoded: Tensor = x + self.drop_mlp(self.down(hidden))

@@ -78,7 +78,7 @@ class M3DFEL(Network):
     def _predict(self, x_RBTD: Tensor) -> Output:
         instances = x_RBTD.unflatten(2, (-1, self.instance)).mean(3)
         states_RBNE = self.lstm(instances)
-        mixed = attend(self.qkv(states_RBNE), ATTENTION_HEADS).to(x_RBTD.dtype)
+        mixed = attend(self.qkv(states_RBNE), ATTENTION_HEADS["m3dfel"]).to(x_RBTD.dtype)
         logits_RBNK = self.classifier(self._joined(states_RBNE * self.norm(mixed).sigmoid()))
         logits_RBNK = logits_RBNK.to(x_RBTD.dtype)
         return Output(logits_RBNK.mean(2), logits_RBNK.repeat_interleave(self.instance, 2))
