@@ -23,7 +23,8 @@ from cache.files import canonical_json, sha256
 WHOLE_FRAMES = "whole"
 
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-Size = Annotated[int, Field(ge=1, le=1 << 20)]
+SIZE_MAX = 1 << 20
+Size = Annotated[int, Field(ge=1, le=SIZE_MAX)]
 
 
 class FrozenModel(BaseModel):

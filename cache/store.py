@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from cache.chunks import DTYPES, array_shape, chunk_name, read_chunk, repair_hint, rows_name
 from cache.errors import DamagedError, RefusedError
 from cache.files import sha256, sha256_file, storage_errors
-from cache.identity import Identity
+from cache.identity import SIZE_MAX, Identity
 from cache.journal import read_commits
 from cache.manifest import files_on_disk, read_manifest
 from cache.outside import parse_json
@@ -49,7 +49,8 @@ __all__ = [
 LIVE = "live-"
 NO_TEXTS = (
     "its encoder reads no texts, which zero-shot classification and training need; extract with an "
-    "encoder of open_clip, or use what needs none: tgdfer compare fits logistic regressions"
+    "encoder of open_clip, or name a CLIP beside it (--encoder timm:MODEL+CLIP), or use what needs "
+    "no texts: tgdfer compare fits logistic regressions"
 )
 # For what was written so: a repair only restores what was committed.
 _REPLACE = "copy the store again from an intact one, or extract it again"
@@ -187,13 +188,16 @@ class Store:
     def text_config(self) -> dict[str, Any]:
         """Configuration of the text tower: text_cfg, embed_dim, quick_gelu, logit_scale.
 
-        Without a text tower, text_cfg is None.
+        Without a text tower, text_cfg is None.  If the tower is not the image encoder's own,
+        features is the number of them in a frame, and embed_dim that in a text.
 
         Raises RefusedError if it changed or describes no tower for features of this size.
         """
         data = self._unchanged("text.json")
         config = parse_json(data, self.path / "text.json")
-        if config.get("embed_dim") != self.dim:
+        size = config.get("embed_dim")
+        is_size = type(size) is int and 0 < size <= SIZE_MAX
+        if not is_size or config.get("features", size) != self.dim:
             raise DamagedError(
                 f"{self.path / 'text.json'} describes no text tower for features of size "
                 f"{self.dim}: {_REPLACE}"
@@ -204,6 +208,17 @@ class Store:
     def has_texts(self) -> bool:
         """Whether its encoder has a text tower."""
         return self.text_config.get("text_cfg", {}) is not None
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether texts and frames have features of one CLIP, so that cosines say something."""
+        return self.has_texts and "features" not in self.text_config
+
+    @property
+    def network_dim(self) -> int:
+        """Features per frame (D) in a network: those of a text, to which others are projected."""
+        described = self.manifest["files"]  # nothing, if features are computed in training
+        return self.text_config["embed_dim"] if described else self.dim
 
     def load_features(self, views: Sequence[int] | None = None) -> NDArray[np.float16]:
         """Features as ``encode_image`` gave them, float16 [video, view, frame, dim].

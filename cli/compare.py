@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -137,7 +137,8 @@ def compare(
     from pipeline.evaluate.localisation import localisation_table, localise
     from pipeline.report.comparison import best_of, comparison_table, of_runs, write_comparison
 
-    zero_shots = [zero_shot(opened, "class", folds), zero_shot(opened, "descriptors", folds)]
+    kinds: tuple[Literal["class", "descriptors"], ...] = ("class", "descriptors")
+    zero_shots = [zero_shot(opened, kind, folds) for kind in kinds if opened.is_aligned]
     baselines = _regressions(opened, folds, search_baseline)
     ours, good = [], {}
     for name, own in wanted.items():

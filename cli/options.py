@@ -188,7 +188,8 @@ def _encoder(default: bool | str) -> Any:
     return typer.Option(
         "--encoder",
         metavar="NAME",
-        help="mini (bundled), an open_clip model, timm:MODEL, or local-dir:FOLDER.",
+        help="mini (bundled), an open_clip model, local-dir:FOLDER, or timm:MODEL, with texts read "
+        "by a CLIP timm:MODEL+CLIP.",
         show_default=default,
     )
 

@@ -1,6 +1,7 @@
 """Frames [frame, channel, height, width] -> features [frame, dim], by a frozen image encoder.
 
-It is the image tower of a CLIP, or a model of timm, which reads no texts.
+It is the image tower of a CLIP, or a model of timm, which reads no texts; those may be read by the
+text tower of a CLIP beside it.
 
 ``find_encoder`` describes an encoder from its files alone, without importing torch; ``Encoder``
 loads it.
@@ -76,6 +77,7 @@ class EncoderFiles:
     config: dict[str, Any] = field(repr=False)  # open_clip's model_cfg, or the name in timm
     preprocessing: Preprocessing
     hashed: str = TENSORS  # what its weights are hashed like
+    text: "EncoderFiles | None" = None  # the CLIP that reads texts for an image model
 
     def __post_init__(self) -> None:
         traced = traced_with(self.weights_path, _QUICK_GELU)  # which also checks the file
@@ -96,6 +98,11 @@ class EncoderFiles:
         return "text_cfg" in self.config
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What the digest of its weights says of it beside them."""
+        return self.config | ({"text": self.text.identity.weights_sha256} if self.text else {})
+
+    @property
     def activation(self) -> str:
         """That of a CLIP; other models have the one that their library gives them."""
         if not self.is_clip:
@@ -107,7 +114,7 @@ class EncoderFiles:
         """What the store records about it; the text tower's sha256 is None until it is loaded."""
         return EncoderIdentity(
             name=self.name,
-            weights_sha256=digest_weights(self.weights_path, self.config, self.hashed),
+            weights_sha256=digest_weights(self.weights_path, self.described, self.hashed),
             activation=self.activation,
             dim=self.config["embed_dim"],
         )
@@ -119,6 +126,8 @@ class EncoderFiles:
     def check(self) -> None:
         """Raise RefusedError if the weights do not load into the model."""
         _load_model(self)
+        if self.text:
+            self.text.check()
 
 
 def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFiles:
@@ -126,8 +135,9 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
 
     ``name`` is ``mini`` (bundled), ``local-dir:FOLDER`` as open_clip saves them, an open_clip
     model name with ``pretrained`` a tag (fetched by open_clip if it is not on this machine), a file
-    of weights, or a folder with one, or ``timm:MODEL`` with a file or a folder.  Raises
-    RefusedError if anything is missing or does not fit together.
+    of weights, or a folder with one, or ``timm:MODEL`` with a file or a folder.  Of a timm model,
+    ``timm:MODEL+CLIP`` names a CLIP that reads texts, perhaps with its weights,
+    ``timm:MODEL+CLIP=FILE``.  Raises RefusedError if anything is missing or does not fit together.
     """
     for text in filter(None, (name, pretrained)):
         if not text.isprintable():
@@ -138,8 +148,11 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
         folder = Path(name.removeprefix(LOCAL_DIR))
         return _in_folder(folder, LOCAL_DIR + folder.name)
     if name.startswith(TIMM):
-        weights = _given_weights(name, pretrained)
-        return EncoderFiles(name, weights, *describe_timm(name.removeprefix(TIMM)))
+        image, _, text = name.partition("+")
+        weights, known = _given_weights(name, pretrained), describe_timm(image.removeprefix(TIMM))
+        clip = _text_encoder(text) if text else None
+        full = f"{image}+{clip.name}" if clip else image
+        return EncoderFiles(full, weights, *known, text=clip)
     config = _open_clip_config(name)
     weights = Path(pretrained or "openai")
     if pretrained is not None and os.path.isdir(weights):
@@ -152,6 +165,13 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     # Other image towers than CLIP's own are of publishers with other habits.
     pixels = _published_pixels(name) if "timm_model_name" in config["vision_cfg"] else {}
     return EncoderFiles(name, weights, config, _preprocessing(config, pixels))
+
+
+def _text_encoder(text: str) -> EncoderFiles:
+    name, _, weights = (text, "", "") if text.startswith(LOCAL_DIR) else text.partition("=")
+    if name.startswith(TIMM):
+        raise RefusedError(f"{name} reads no texts; name a CLIP after the +, such as mini")
+    return find_encoder(name, weights or None)
 
 
 def choose_precision(precision: Precision, device: str) -> str:
@@ -523,7 +543,7 @@ def _load_model(files: EncoderFiles) -> Any:
             "pass safetensors or a plain state dict of this model"
         ) from error
     if not expected.startswith(TENSORS):
-        found = digest_weights(files.weights_path, files.config, expected)
+        found = digest_weights(files.weights_path, files.described, expected)
     if found != expected:
         raise RefusedError(f"the weights {files.weights_path} were changed meanwhile; start again")
     if files.is_clip:
@@ -549,7 +569,7 @@ def _read_state(files: EncoderFiles) -> "tuple[dict[str, torch.Tensor], str]":
     """(the weights, the digest of the bytes that they were made of)."""
     import torch
 
-    state, digest = {}, Digest(files.config)
+    state, digest = {}, Digest(files.described)
     for weight in read_weights(files.weights_path):
         digest.add(weight)
         dtype = getattr(torch, DTYPES[weight.dtype][0])
@@ -632,11 +652,15 @@ def _text_files(files: EncoderFiles, model: Any) -> tuple[bytes, bytes]:
     """``text.safetensors`` and ``text.json`` of a store; without a tower, no tensors and null."""
     from safetensors.torch import save
 
+    dim = files.config["embed_dim"]
+    if files.text is not None:
+        weights, known = _text_files(files.text, _load_model(files.text))
+        return weights, canonical_json(json.loads(known) | {"features": dim})
     if not files.is_clip:
-        return save({}), canonical_json({"embed_dim": files.config["embed_dim"], "text_cfg": None})
+        return save({}), canonical_json({"embed_dim": dim, "text_cfg": None})
     config = {
         "model": files.name,
-        "embed_dim": files.config["embed_dim"],
+        "embed_dim": dim,
         "quick_gelu": bool(files.config.get("quick_gelu")),
         "text_cfg": files.config["text_cfg"],
         "logit_scale": float(model.logit_scale.detach().exp()),

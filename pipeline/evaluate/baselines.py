@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from cache.store import Store
+from cache.errors import RefusedError
+from cache.store import NO_TEXTS, Store
 from pipeline.datasets.texts import class_texts
 from pipeline.evaluate.metrics import confusion, uar, war
 from pipeline.evaluate.statistics import Sample
@@ -62,7 +63,13 @@ ZERO_SHOTS: dict[Literal["class", "descriptors", "templates"], str] = {
 def zero_shot(
     store: Store, kind: Literal["class", "descriptors", "templates"], folds: Folds = None
 ) -> PredictedLabels:
-    """The class text with the highest mean cosine over frames; nothing is trained."""
+    """The class text with the highest mean cosine over frames; nothing is trained.
+
+    Raises RefusedError if texts and frames are not features of one CLIP.
+    """
+    if not store.is_aligned:
+        why = "its texts are read by another encoder than its frames, so that cosines say nothing"
+        raise RefusedError(f"{store.path}: {why if store.has_texts else NO_TEXTS}")
     texts_KD = _encode_texts(store, kind)
     rows = np.concatenate([test for _, test in _parts(store, folds)])
     scores = []

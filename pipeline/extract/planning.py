@@ -94,11 +94,16 @@ class ExtractSettings:
 
 def default_store(dataset: str, encoder: str, limit: int | None, faces: str = WHOLE_FRAMES) -> Path:
     """The default store of a data set, or of its first ``limit`` videos, and an encoder."""
-    if encoder.startswith(LOCAL_DIR):
-        encoder = Path(encoder.removeprefix(LOCAL_DIR)).resolve().name
+    encoder = "-".join(map(_short_name, encoder.split("+")))
     name = re.sub(r"[^\w.-]", "-", f"{dataset}-{encoder}")
     name += "" if faces == WHOLE_FRAMES else f"-{faces}"
     return Path("data") / (name + ("" if limit is None else f"-first{limit}") + ".zarr")
+
+
+def _short_name(encoder: str) -> str:
+    if encoder.startswith(LOCAL_DIR):
+        return Path(encoder.removeprefix(LOCAL_DIR)).resolve().name
+    return encoder.partition("=")[0]
 
 
 def suited_batch(frames: int, device: str) -> int:

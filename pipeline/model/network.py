@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from pipeline.config import MethodConfig
-from pipeline.model.layers import Dropout
+from pipeline.model.layers import Dropout, Linear
 from pipeline.model.prompts import Prompts
 from pipeline.model.scaling import InputScale
+from pipeline.model.text_tower import TextTower
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Network(nn.Module):
     """R stacked networks of one kind, whose parameters have a leading run axis.
 
     ``frames`` is the number of frames in the features, of which ``input.frames`` may choose some;
-    ``size`` is D. A frozen text tower may be part of the module, but is never trained.
+    ``size`` is D, that of a frame. A frozen text tower may be part of the module, but is never trained.
     """
 
     chosen_T: Tensor
@@ -88,3 +89,13 @@ class Network(nn.Module):
         for site, module in enumerate(found):
             module.site = site
         return found
+
+
+def projection(generators: Sequence[Generator], tower: TextTower) -> Linear | None:
+    """What brings frames of another encoder than the text tower's own to the texts' D: x W + b."""
+    return None if tower.is_own else Linear(generators, tower.features, tower.size)
+
+
+def projected(project: Linear | None, x_RBTD: Tensor) -> Tensor:
+    """Features of frames in the space of the texts."""
+    return x_RBTD if project is None else project(x_RBTD).to(x_RBTD.dtype)

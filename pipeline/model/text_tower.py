@@ -40,6 +40,8 @@ class TextTower(nn.Module):
         self.tower = transformer.eval().requires_grad_(False)
         self.width: int = transformer.width
         self.size: int = transformer.output_dim
+        self.is_own = "features" not in config  # the frames' encoder is of the same CLIP
+        self.features: int = config.get("features", self.size)  # D of a frame
         self.context_length: int = transformer.context_length
         self.layout = self._find_layout()
 
@@ -145,7 +147,8 @@ def _linear(x_RLW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def load_text_tower(weights: bytes, config: dict[str, Any]) -> TextTower:
     """The tower from a store's ``text.safetensors`` and its configuration.
 
-    ``config`` holds open_clip's ``embed_dim``, ``quick_gelu`` and ``text_cfg``.  Raises
+    ``config`` holds open_clip's ``embed_dim``, ``quick_gelu`` and ``text_cfg``, and perhaps
+    ``features``, the size of those of another encoder that are to be projected.  Raises
     RefusedError, before memory is taken for the tower, if there is none, or if the weights are not
     those of such a one.
     """

@@ -11,7 +11,7 @@ from pipeline.datasets.texts import ClassTexts
 from pipeline.kernels.head import frame_logits
 from pipeline.model.bag import BagPooling
 from pipeline.model.label import LabelHead
-from pipeline.model.network import Network, Output
+from pipeline.model.network import Network, Output, projected, projection
 from pipeline.model.prompts import Prompts
 from pipeline.model.scaling import log_quality
 from pipeline.model.temporal import TemporalNetwork
@@ -23,7 +23,8 @@ class TGDFER(Network):
 
     The configurations may differ in the temperature, in initial values, in whether texts are
     centred, and in a quality and a dropout above 0.
-    The frozen text tower is part of the module, but has no run axis and is never trained.
+    The frozen text tower is part of the module, but has no run axis and is never trained. Frames
+    encoded by another encoder than the tower's own are first projected, x W + b, to its D.
     ``frames`` is the number of frames in the features, of which ``input.frames`` may choose some.
     """
 
@@ -38,7 +39,8 @@ class TGDFER(Network):
         frames: int,
         methods: Sequence[MethodConfig],
     ) -> None:
-        super().__init__(frames, tower.size, methods)
+        super().__init__(frames, tower.features, methods)
+        self.project = projection(generators, tower)
         size, prompts, label = tower.size, methods[0].prompts, methods[0].label
         fine, coarse = texts.of(prompts.fine_text), texts.of(prompts.coarse_text)
         for name in ("temperature", "quality"):
@@ -70,7 +72,7 @@ class TGDFER(Network):
     def _predict(self, x_RBTD: Tensor) -> Output:
         temperature_R = self.temperature_R
         prior_RBT = log_quality(x_RBTD, self.quality_R) if self.weighted else None
-        instances_RBTD = self.temporal(x_RBTD)
+        instances_RBTD = self.temporal(projected(self.project, x_RBTD))
         labels_RBKD, attention_RBTK = self.label(
             instances_RBTD, self.fine, self.coarse, temperature_R, prior_RBT
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cache.store import Store
-from pipeline.config import MethodConfig, PromptConfig, Run, TemporalConfig, effective
+from pipeline.config import HeadConfig, MethodConfig, PromptConfig, Run, TemporalConfig, effective
 from pipeline.datasets.texts import ClassTexts, class_texts
 
 RATES = Path(__file__).with_name("cost.json")
@@ -31,12 +31,17 @@ class Sizes:
     """What a store says of the shapes of its runs."""
 
     frames: int  # T, of a view
-    size: int  # D, features of a frame
+    size: int  # D, features of a frame in the network
     texts: ClassTexts
     tower_width: int  # W
     tower_layers: int
     folds: Mapping[str, tuple[int, int]]  # numbers of training and test videos
+    features: int = 0  # of a frame in the store, where that may be another number
     tower_padding: int = 0  # positions that every prompt takes, unless they share a short sequence
+
+    def of_head(self, head: HeadConfig) -> int:
+        """D in a network: that of the texts, if it reads them, else that of a frame."""
+        return self.size if head.reads_texts else self.features or self.size
 
     @property
     def tower_bytes(self) -> int:
@@ -53,7 +58,8 @@ def sizes_of(store: Store) -> Sizes:
     is_packed = not (isinstance(tower, dict) and tower.get("no_causal_mask"))
     folds = {name: (len(train), len(test)) for name, train, test in store.folds}
     padding = 0 if is_packed else length
-    return Sizes(store.frames, store.dim, texts, width, layers, folds, padding)
+    dims = store.network_dim, store.dim
+    return Sizes(store.frames, dims[0], texts, width, layers, folds, dims[1], padding)
 
 
 def _said(tower: object, name: str) -> int:
@@ -167,7 +173,7 @@ def _network(method: MethodConfig, sizes: Sizes) -> list[_Layers]:
 
 def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
     """The network of another publication, but for its texts."""
-    head, D, K = method.head, sizes.size, len(sizes.texts.classes)
+    head, D, K = method.head, sizes.of_head(method.head), len(sizes.texts.classes)
     frames, hidden = len(method.input.chosen(sizes.frames)), head.width(D)
     tokens = frames + 1  # the frames, and their mean or the class token
     if head.kind == "mlp":

@@ -108,11 +108,12 @@ def check_shapes(runs: Sequence[Run], store: Store) -> None:
         _check_votes(run, store)
         frames = len(run.method.input.chosen(store.frames))
         if run.method.head.kind != "tgdfer":
-            run.method.head.refuse_misfit(frames, store.dim)
+            head = run.method.head
+            head.refuse_misfit(frames, store.network_dim if head.reads_texts else store.dim)
             continue
         run.method.temporal.tokens(frames)
         run.method.temporal.refuse_more_keys(frames)
-        run.method.temporal.heads(store.dim)
+        run.method.temporal.heads(store.network_dim)
         label = run.method.label
         if label.pooling == "top_k" and label.top_k > frames:
             raise RefusedError(

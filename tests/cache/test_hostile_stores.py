@@ -496,7 +496,12 @@ def test_rows_of_another_shape_are_refused(copy: Path, data: bytes) -> None:
         open_store(copy).load_rows(0)
 
 
-@pytest.mark.parametrize("data", [b"[]", b"null", b'{"embed_dim":16}', b"{}", b"{", b'"x"'])
+OTHER_SIZES = [b'{"embed_dim":8,"features":9}', b'{"embed_dim":"8","features":8}']
+
+
+@pytest.mark.parametrize(
+    "data", [b"[]", b"null", b'{"embed_dim":16}', *OTHER_SIZES, b"{}", b"{", b'"x"']
+)
 def test_text_configuration_of_another_tower_is_refused(copy: Path, data: bytes) -> None:
     forge_file(copy, "text.json", data)
     with pytest.raises(RefusedError, match=r"text\.json (describes no|holds a|is not valid JSON)"):

@@ -31,8 +31,9 @@ from pipeline.model.prompts import Prompts
 from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.train.grid import check_runs
 from pipeline.train.record import Record
+from pipeline.train.trained import load_run
 from pipeline.video.views import fit_for_evaluation
-from support.sources import pictures, write_list
+from support.sources import pictures, write_encoder, write_list
 
 CLASSES = ("happiness", "sadness")
 TEXT = {"vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -245,6 +246,34 @@ def test_an_image_model_needs_a_file_of_its_own_weights(tmp_path: Path) -> None:
         RefusedError, match=r"do not load into timm:test_convnext: .* has the shape"
     ):
         find_encoder("timm:test_convnext", weights).check()
+
+
+def test_an_image_model_with_the_text_tower_of_a_clip_trains_through_a_projection(
+    tmp_path: Path,
+) -> None:
+    name, weights = write_timm(tmp_path, "test_vit")
+    clip = write_encoder(tmp_path / "clip", dim=24)
+    files = find_encoder(f"{name}+{clip}", weights)
+    store = extracted(tmp_path, files)
+    assert (store.dim, store.network_dim) == (64, 24)
+    assert store.identity.encoder.name == "timm:test_vit+local-dir:clip"
+    record = trained(store, tmp_path, "temporal.head_size=8")
+    assert record.ok
+    kept = load_run(record.folder, store).model.kept()
+    assert kept["project.weight_RIO"].shape == (1, 64, 24)
+    for kind in ("dfer_clip", "mlp"):  # which reads texts, and which does not
+        own = trained(store, tmp_path, f"head.kind={kind}")
+        kept = load_run(own.folder, store).model.kept()
+        assert ("project.weight_RIO" in kept) == (kind == "dfer_clip")
+    with pytest.raises(RefusedError, match="texts are read by another encoder than its frames"):
+        zero_shot(store, "class")
+    again = find_encoder(
+        f"{name}+{write_encoder(tmp_path / 'other/clip', dim=24, seed=1)}", weights
+    )
+    assert again.identity.name == files.identity.name
+    assert again.identity != files.identity
+    with pytest.raises(RefusedError, match="reads no texts; name a CLIP after the"):
+        find_encoder(f"{name}+{name}", weights)
 
 
 def video_list(here: Path) -> VideoList:

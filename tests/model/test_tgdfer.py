@@ -74,9 +74,9 @@ def make_model(
     return model
 
 
-def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+def inputs(size: int = D) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
-    features = torch.randn(R, B, T, D, generator=generator, dtype=torch.float64)
+    features = torch.randn(R, B, T, size, generator=generator, dtype=torch.float64)
     return features, torch.tensor([[0, 6], [3, 2]])
 
 
@@ -105,7 +105,7 @@ def encoder_of(model: TGDFER, run: int) -> Any:
 def oracle_loss(
     weights: dict[str, np.ndarray], model: TGDFER, run: int, options: oracle.Options
 ) -> float:
-    features, targets = inputs()
+    features, targets = inputs(model.size)
     fine, coarse = texts_of(model, run)
     losses = [
         oracle.cross_entropy(
@@ -119,7 +119,7 @@ def oracle_loss(
 
 def check_model(model: TGDFER, options: oracle.Options) -> None:
     """Outputs of both runs; gradients of one, by differences of the oracle."""
-    features, targets = inputs()
+    features, targets = inputs(model.size)
     out = model(features)
     logits = out.logits_RBK.flatten(0, 1)
     torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum").backward()
@@ -167,6 +167,12 @@ def layer_of(parameter: str) -> str:
 
 def test_the_papers_network_equals_the_oracle(tower: TextTower) -> None:
     check_model(make_model(tower), oracle.Options(heads=HEADS, tau=TAU))
+
+
+def test_features_of_another_encoder_are_projected_as_in_the_oracle() -> None:
+    config = text_config(D) | {"features": D + 5}
+    other = load_text_tower(text_weights(config), config).double()
+    check_model(make_model(other), oracle.Options(heads=HEADS, tau=TAU))
 
 
 @pytest.mark.slow

@@ -227,9 +227,14 @@ class Options:
 def tgdfer(
     x: Array, fine: Array, coarse: Array, weights: Weights, o: Options
 ) -> tuple[Array, Array]:
-    """Features [T, D], text features [K, D] -> bag logits [K] (eq. 11), frame logits [T, K]."""
-    instances = temporal(x, part(weights, "temporal."), o)
+    """Features [T, D], text features [K, D] -> bag logits [K] (eq. 11), frame logits [T, K].
+
+    With weights of a projection, the features are first brought from any size to D.
+    """
     prior = softmax(np.array([-o.quality * (row @ row) / len(row) for row in x]))
+    if "project.weight_RIO" in weights:
+        x = x @ weights["project.weight_RIO"] + weights["project.bias_RO"]
+    instances = temporal(x, part(weights, "temporal."), o)
     own = part(weights, "label.")
     labels = np.array([label(instances, prior, fine, coarse, k, own, o) for k in range(len(fine))])
     frames = np.array([[cos(row, label_k) / o.tau for label_k in labels] for row in instances])

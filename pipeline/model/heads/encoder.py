@@ -10,7 +10,7 @@ from pipeline.config import ATTENTION_HEADS, HeadConfig, MethodConfig
 from pipeline.datasets.texts import ClassTexts
 from pipeline.kernels.head import frame_logits
 from pipeline.model.layers import Dropout, LayerNorm, Linear, Product, attend, normal, per_run
-from pipeline.model.network import Network, Output
+from pipeline.model.network import Network, Output, projected, projection
 from pipeline.model.prompts import Prompts
 from pipeline.model.text_tower import TextTower
 
@@ -77,10 +77,10 @@ class TransformerHead(Network):
         frames: int,
         methods: Sequence[MethodConfig],
     ) -> None:
-        super().__init__(frames, tower.size, methods)
+        super().__init__(frames, tower.features, methods)
         used = len(self.chosen_T)
-        self.encoder = ClassTokenEncoder(generators, used, tower.size, methods[0].head)
-        self.classifier = Linear(generators, tower.size, len(texts.classes))
+        self.encoder = ClassTokenEncoder(generators, used, tower.features, methods[0].head)
+        self.classifier = Linear(generators, tower.features, len(texts.classes))
 
     def _predict(self, x_RBTD: Tensor) -> Output:
         logits = self.classifier(self.encoder(x_RBTD)).to(x_RBTD.dtype)
@@ -104,7 +104,8 @@ class DFERCLIP(Network):
         frames: int,
         methods: Sequence[MethodConfig],
     ) -> None:
-        super().__init__(frames, tower.size, methods)
+        super().__init__(frames, tower.features, methods)
+        self.project = projection(generators, tower)
         taus = [method.label.temperature for method in methods]
         temperature_R = torch.tensor(taus, dtype=torch.float64)
         self.register_buffer("temperature_R", temperature_R, persistent=False)
@@ -120,7 +121,7 @@ class DFERCLIP(Network):
         )
 
     def _predict(self, x_RBTD: Tensor) -> Output:
-        tokens = self.encoder(x_RBTD)
+        tokens = self.encoder(projected(self.project, x_RBTD))
         texts_RKD = self.fine().expand(len(tokens), -1, -1)
         logits = frame_logits(tokens, texts_RKD[:, None], self.temperature_R)
         return Output(logits[:, :, 0], logits[:, :, 1:])

@@ -63,11 +63,11 @@ class M3DFEL(Network):
         frames: int,
         methods: Sequence[MethodConfig],
     ) -> None:
-        super().__init__(frames, tower.size, methods)
+        super().__init__(frames, tower.features, methods)
         head = methods[0].head
-        states = 2 * head.width(tower.size)
+        states = 2 * head.width(tower.features)
         self.instance, count = head.instance, len(self.chosen_T) // head.instance
-        self.lstm = BiLSTM(generators, tower.size, head)
+        self.lstm = BiLSTM(generators, tower.features, head)
         self.qkv = Product(generators, states, 3 * states)
         self.norm = MultiInstanceNorm(len(methods), states)
         bound = (TAPS * count) ** -0.5

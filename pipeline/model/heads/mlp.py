@@ -28,9 +28,9 @@ class MeanMLP(Network):
         frames: int,
         methods: Sequence[MethodConfig],
     ) -> None:
-        super().__init__(frames, tower.size, methods)
+        super().__init__(frames, tower.features, methods)
         head = methods[0].head
-        sizes = [tower.size, *[head.width(tower.size)] * head.depth]
+        sizes = [tower.features, *[head.width(tower.features)] * head.depth]
         self.hidden = nn.ModuleList(Linear(generators, *sides) for sides in pairwise(sizes))
         self.drop = nn.ModuleList(Dropout([head.dropout] * len(methods)) for _ in self.hidden)
         self.classifier = Linear(generators, sizes[-1], len(texts.classes))

@@ -77,10 +77,10 @@ class LSTMHead(Network):
         frames: int,
         methods: Sequence[MethodConfig],
     ) -> None:
-        super().__init__(frames, tower.size, methods)
+        super().__init__(frames, tower.features, methods)
         head = methods[0].head
-        self.lstm = BiLSTM(generators, tower.size, head)
-        self.classifier = Linear(generators, 2 * head.width(tower.size), len(texts.classes))
+        self.lstm = BiLSTM(generators, tower.features, head)
+        self.classifier = Linear(generators, 2 * head.width(tower.features), len(texts.classes))
 
     def _predict(self, x_RBTD: Tensor) -> Output:
         frame_logits_RBTK = self.classifier(self.lstm(x_RBTD)).to(x_RBTD.dtype)
