@@ -47,6 +47,15 @@ def ablate(
             "--vary", metavar="KEY=[V1,V2]", help="Add a table of these values; repeatable."
         ),
     ] = [],  # noqa: B006  (typer copies it)
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            "--rows",
+            metavar="NAME,NAME",
+            help="Only these rows of the tables.",
+            show_default="all",
+        ),
+    ] = None,
     store: StoreOption = DEFAULT_STORE,
     config: ConfigOption = DEFAULT_CONFIG,
     settings: SetOption = [],  # noqa: B006  (typer copies it)
@@ -95,7 +104,11 @@ def ablate(
     base = load_method(config, settings)
     where = choose_engine(engine, gpus, engine_set, device, workers)
     opened = open_store(store)
-    chosen = [fit(table, opened, base) for table in chosen]
+    names = None if rows is None else [name.strip() for name in rows.split(",")]
+    chosen = [fit(table, opened, base, names) for table in chosen]
+    if unknown := {*(names or ())} - {row.name for table in chosen for row in table.rows}:
+        raise RefusedError(f"--rows: no such row in these tables: {min(unknown)}; leave it out")
+    chosen = [table for table in chosen if table.rows]
     folds = [name for name, _, _ in opened.folds]
     tuned = methods_to_tune(chosen, base)
     tried = [run for method in tuned for fold in folds for run in trials(method, fold)]

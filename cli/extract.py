@@ -91,7 +91,7 @@ def extract(
         ),
     ] = 5,
     frames: Annotated[
-        int, typer.Option("--frames", metavar="N", min=1, help="Frames per view.")
+        int, typer.Option("--frames", metavar="N", min=1, help="Frames per view, or segments.")
     ] = 16,
     sampling: SamplingOption = "segments",
     augmentation: AugmentationOption = "standard",

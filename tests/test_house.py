@@ -108,6 +108,7 @@ ORDER = [
     "pipeline/video/on_device.py",
     "pipeline/video/views.py",
     "pipeline/encoders/timm_models.py",
+    "pipeline/encoders/torchvision_models.py",
     "pipeline/encoders/clip.py",
     "pipeline/extract/overlaps.py",
     "pipeline/extract/readings.py",

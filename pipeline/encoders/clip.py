@@ -1,7 +1,8 @@
 """Frames [frame, channel, height, width] -> features [frame, dim], by a frozen image encoder.
 
-It is the image tower of a CLIP, or a model of timm, which reads no texts; those may be read by the
-text tower of a CLIP beside it.
+It is the image tower of a CLIP, a model of timm, or a 3-D CNN of torchvision, which makes one
+feature of several frames.  The last two read no texts; those may be read by the text tower of a
+CLIP beside them.
 
 ``find_encoder`` describes an encoder from its files alone, without importing torch; ``Encoder``
 loads it.
@@ -28,6 +29,11 @@ from cache.identity import EncoderIdentity, Preprocessing
 from pipeline.archive import DTYPES
 from pipeline.device import choose_device
 from pipeline.encoders.timm_models import build_timm, describe_timm, without_classifier
+from pipeline.encoders.torchvision_models import (
+    build_torchvision,
+    describe_torchvision,
+    without_fc,
+)
 from pipeline.weights import (
     TENSORS,
     Digest,
@@ -44,9 +50,10 @@ if TYPE_CHECKING:
     from pipeline.kernels.pixels import PixelFormat
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Library = Literal["open_clip", "timm", "torchvision"]
 
 MINI = Path(__file__).parent / "mini"
-LOCAL_DIR, TIMM = "local-dir:", "timm:"
+LOCAL_DIR, TIMM, TORCHVISION = "local-dir:", "timm:", "torchvision:"
 _CONFIG = "open_clip_config.json"
 # OpenAI's weights: model -> the Hugging Face repository from which open_clip fetches them.
 OPENAI = {
@@ -74,10 +81,10 @@ class EncoderFiles:
 
     name: str  # what the identity records
     weights_path: Path
-    config: dict[str, Any] = field(repr=False)  # open_clip's model_cfg, or the name in timm
+    config: dict[str, Any] = field(repr=False)  # open_clip's model_cfg, or a name
     preprocessing: Preprocessing
     hashed: str = TENSORS  # what its weights are hashed like
-    text: "EncoderFiles | None" = None  # the CLIP that reads texts for an image model
+    text: "EncoderFiles | None" = None  # the CLIP that reads texts for another model
 
     def __post_init__(self) -> None:
         traced = traced_with(self.weights_path, _QUICK_GELU)  # which also checks the file
@@ -93,14 +100,16 @@ class EncoderFiles:
             )
 
     @property
-    def is_clip(self) -> bool:
-        """Whether it is a model of open_clip, with an image and a text tower."""
-        return "text_cfg" in self.config
+    def library(self) -> Library:
+        """Whose model it is."""
+        if "text_cfg" in self.config:  # whatever else a folder's configuration may have
+            return "open_clip"
+        return "timm" if "timm" in self.config else "torchvision"
 
     @property
-    def described(self) -> dict[str, Any]:
-        """What the digest of its weights says of it beside them."""
-        return self.config | ({"text": self.text.identity.weights_sha256} if self.text else {})
+    def is_clip(self) -> bool:
+        """Whether it is a model of open_clip, with an image and a text tower."""
+        return self.library == "open_clip"
 
     @property
     def activation(self) -> str:
@@ -108,6 +117,16 @@ class EncoderFiles:
         if not self.is_clip:
             return "its library's"
         return "QuickGELU" if self.config.get("quick_gelu") else "GELU"
+
+    @property
+    def segment(self) -> int:
+        """Frames of which it makes one feature."""
+        return self.config.get("segment", 1)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What the digest of its weights says of it beside them."""
+        return self.config | ({"text": self.text.identity.weights_sha256} if self.text else {})
 
     @cached_property
     def identity(self) -> EncoderIdentity:
@@ -135,9 +154,9 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
 
     ``name`` is ``mini`` (bundled), ``local-dir:FOLDER`` as open_clip saves them, an open_clip
     model name with ``pretrained`` a tag (fetched by open_clip if it is not on this machine), a file
-    of weights, or a folder with one, or ``timm:MODEL`` with a file or a folder.  Of a timm model,
-    ``timm:MODEL+CLIP`` names a CLIP that reads texts, perhaps with its weights,
-    ``timm:MODEL+CLIP=FILE``.  Raises RefusedError if anything is missing or does not fit together.
+    of weights, or a folder with one, or ``timm:MODEL`` or ``torchvision:MODEL/FRAMES`` with a file
+    or a folder.  Of the last two, ``…+CLIP`` names a CLIP that reads texts, perhaps with its
+    weights, ``…+CLIP=FILE``.  Raises RefusedError if anything is missing or does not fit together.
     """
     for text in filter(None, (name, pretrained)):
         if not text.isprintable():
@@ -147,12 +166,8 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     if name.startswith(LOCAL_DIR):
         folder = Path(name.removeprefix(LOCAL_DIR))
         return _in_folder(folder, LOCAL_DIR + folder.name)
-    if name.startswith(TIMM):
-        image, _, text = name.partition("+")
-        weights, known = _given_weights(name, pretrained), describe_timm(image.removeprefix(TIMM))
-        clip = _text_encoder(text) if text else None
-        full = f"{image}+{clip.name}" if clip else image
-        return EncoderFiles(full, weights, *known, text=clip)
+    if name.startswith((TIMM, TORCHVISION)):
+        return _of_library(name, pretrained)
     config = _open_clip_config(name)
     weights = Path(pretrained or "openai")
     if pretrained is not None and os.path.isdir(weights):
@@ -167,9 +182,19 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     return EncoderFiles(name, weights, config, _preprocessing(config, pixels))
 
 
+def _of_library(name: str, pretrained: str | None) -> EncoderFiles:
+    """A model that reads no texts, and perhaps the CLIP that does."""
+    own, _, text = name.partition("+")
+    weights = _given_weights(name, pretrained)
+    library, _, model = own.partition(":")
+    config, pixels = (describe_timm if library == "timm" else describe_torchvision)(model)
+    clip = _text_encoder(text) if text else None
+    return EncoderFiles(f"{own}+{clip.name}" if clip else own, weights, config, pixels, text=clip)
+
+
 def _text_encoder(text: str) -> EncoderFiles:
     name, _, weights = (text, "", "") if text.startswith(LOCAL_DIR) else text.partition("=")
-    if name.startswith(TIMM):
+    if name.startswith((TIMM, TORCHVISION)):
         raise RefusedError(f"{name} reads no texts; name a CLIP after the +, such as mini")
     return find_encoder(name, weights or None)
 
@@ -250,7 +275,9 @@ class Encoder:
         self._low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         # Convolutions are twice as fast in the channels-last layout.
         visual = model.visual if files.is_clip else model
-        self.visual = visual.to(self.device, memory_format=torch.channels_last)
+        in_3d = files.library == "torchvision"
+        layout = torch.channels_last_3d if in_3d else torch.channels_last
+        self.visual = visual.to(self.device, memory_format=layout)
         self.visual.eval().requires_grad_(False)
         if self._low is not None:
             _compute_in(self._low, self.visual)
@@ -292,8 +319,9 @@ class Encoder:
     def encode(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
         """Un-normalised ``encode_image`` of frames -> float16 [frame, dim] on the device.
 
-        The frames are uint8, or as ``pixel_format`` says.
-        The exact bits depend on the number of frames in the call, so callers keep that fixed.
+        Of a 3-D model it is [segment, dim], of ``files.segment`` frames each.  The frames are
+        uint8, or as ``pixel_format`` says.  The exact bits depend on the number of frames in the
+        call, so callers keep that fixed.
         """
         import torch
 
@@ -337,11 +365,14 @@ class Encoder:
     def _normalise(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
         import torch
 
-        if frames_NCHW.dtype != torch.uint8:
-            return frames_NCHW
-        pixels_NCHW = frames_NCHW.to(self.device, non_blocking=True).float()
-        scale_CHW, offset_CHW = (x.view(3, 1, 1) for x in (self._scale_C, self._offset_C))
-        return pixels_NCHW.mul_(scale_CHW).sub_(offset_CHW)
+        pixels_NCHW = frames_NCHW
+        if frames_NCHW.dtype == torch.uint8:
+            pixels_NCHW = frames_NCHW.to(self.device, non_blocking=True).float()
+            scale_CHW, offset_CHW = (x.view(3, 1, 1) for x in (self._scale_C, self._offset_C))
+            pixels_NCHW.mul_(scale_CHW).sub_(offset_CHW)
+        if self.files.library != "torchvision":
+            return pixels_NCHW
+        return pixels_NCHW.unflatten(0, (-1, self.files.segment)).transpose(1, 2)
 
 
 def _in_folder(folder: Path, name: str) -> EncoderFiles:
@@ -553,8 +584,9 @@ def _load_model(files: EncoderFiles) -> Any:
 
 def _build(files: EncoderFiles) -> Any:
     """The model of this configuration, as the library's own ``create_model`` chooses it."""
-    if not files.is_clip:
-        return build_timm(files.config["timm"])
+    if files.library != "open_clip":
+        build = build_timm if files.library == "timm" else build_torchvision
+        return build(files.config[files.library])
     import open_clip
 
     config = deepcopy(files.config)
@@ -587,7 +619,8 @@ def _fit(
     count, given = (sum(t.numel() for t in tensors.values()) for tensors in (wanted, state))
     if count > 2 * given:
         raise ValueError(f"the model has {count} weights, the file {given}")
-    state = (_converted if files.is_clip else without_classifier)(state, outline)
+    fits = {"open_clip": _converted, "timm": without_classifier, "torchvision": without_fc}
+    state = fits[files.library](state, outline)
     for name in sorted(wanted.keys() | state.keys()):
         one, other = (list(x[name].shape) if name in x else None for x in (state, wanted))
         if one != other:

@@ -101,7 +101,8 @@ def _encode(
     """One view of several videos, as a batch of ``shape`` [video, frame]."""
     started = time.perf_counter()
     with stage("encode"):
-        batch_NTCHW = encoder.blank(math.prod(shape)).unflatten(0, shape)
+        frames = math.prod(shape) * encoder.files.segment
+        batch_NTCHW = encoder.blank(frames).unflatten(0, (shape[0], -1))
         for place, views_VTCHW in enumerate(videos):
             if views_VTCHW is not None:
                 batch_NTCHW[place] = views_VTCHW[view]

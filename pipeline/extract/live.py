@@ -37,7 +37,8 @@ class LiveFeatures:
         self._videos, self._encoder, self._settings = videos, encoder, settings
         self._trained = trained
         default = suited_batch(settings.frames, encoder.device.type)
-        self._batch_frames = settings.batch_frames or default
+        self._segment = encoder.files.segment
+        self._batch_frames = (settings.batch_frames or default) * self._segment
         self._pool = ThreadPoolExecutor(settings.workers or usable_cores())
         self._ahead: dict[tuple[int, int], Future[Tensor]] = {}
         if trained and not encoder.files.is_clip:
@@ -87,7 +88,7 @@ class LiveFeatures:
         size = self._batch_frames
         padded = torch.cat([frames_NCHW, self._encoder.blank(-len(frames_NCHW) % size)])
         parts = [self._encoder.encode(batch).clone() for batch in padded.split(size)]
-        return torch.cat(parts)[: len(frames_NCHW)]
+        return torch.cat(parts)[: len(frames_NCHW) // self._segment]
 
     def _decode(self, row: int, view: int) -> Tensor:
         video, settings = self._videos[row], self._settings
@@ -96,7 +97,7 @@ class LiveFeatures:
             made = decode_views(
                 video,
                 (view,),
-                settings.frames,
+                settings.frames * self._segment,
                 settings.seed,
                 pixels,
                 names=settings.names,

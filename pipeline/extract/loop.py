@@ -366,6 +366,8 @@ class _Run:
         started = time.perf_counter()
         video, settings = self._videos[row], self._settings
         pixels, form = self._encoder.files.preprocessing, self._encoder.pixel_format
+        segment = self._encoder.files.segment
+        frames = settings.frames * segment
         read: Callable[..., Found] = read_frames
         mark = self._writer.decoding_mark(row)
         if settings.isolate or mark.is_file():
@@ -377,7 +379,7 @@ class _Run:
         died = False
         try:
             with stage("decode"):
-                wanted = (views, settings.frames, settings.seed, pixels)
+                wanted = (views, frames, settings.seed, pixels)
                 made = decode_views(video, *wanted, read, settings.names, self._cropping, form)
         except BadVideoError as error:
             died = isinstance(error, DecoderDeathError)  # its mark stays: a repair isolates it
@@ -392,8 +394,9 @@ class _Run:
                 mark.unlink(missing_ok=True)
         spent = {"upload": made.upload_seconds, "views": made.views_seconds}
         spent["decode"] = time.perf_counter() - started - sum(spent.values())
-        described = _describe(video, made.found, made.length < settings.frames)
-        return Decoded(described, spent, made.views_VTCHW, made.frame_index_VT)
+        described = _describe(video, made.found, made.length < frames)
+        middle_VT = made.frame_index_VT[:, segment // 2 :: segment]
+        return Decoded(described, spent, made.views_VTCHW, middle_VT)
 
     def _note(self, decoded: "Decoded") -> None:
         for name, seconds in decoded.seconds.items():

@@ -71,12 +71,12 @@ def _refuse_other_encoder(store: Store, encoder: Encoder) -> None:
 
 
 def _reencode(store: Store, video: Video, encoder: Encoder, kept_TD: np.ndarray) -> Reencoded:
-    identity = store.identity
+    identity, frames = store.identity, store.frames * encoder.files.segment
     try:
         made = decode_views(
             video,
             (0,),
-            store.frames,
+            frames,
             identity.seed,
             identity.preprocessing,
             cropping=cropping_of(identity.faces),
@@ -87,8 +87,8 @@ def _reencode(store: Store, video: Video, encoder: Encoder, kept_TD: np.ndarray)
     view_TCHW = made.views_VTCHW[0]
     # Bits depend on the number of frames in a call, so the batch is padded as in extraction.
     assert identity.batch_frames is not None
-    batch_NCHW = encoder.blank(identity.batch_frames)
-    batch_NCHW[: store.frames] = view_TCHW
+    batch_NCHW = encoder.blank(identity.batch_frames * encoder.files.segment)
+    batch_NCHW[:frames] = view_TCHW
     again_TD = encoder.encode(batch_NCHW)[: store.frames].cpu().numpy()
     cosine_T = _cosines(again_TD.astype(np.float64), kept_TD.astype(np.float64))
     return Reencoded(video.id, float(cosine_T.min()), bool(np.array_equal(again_TD, kept_TD)))

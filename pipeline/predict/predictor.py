@@ -201,6 +201,11 @@ def assemble(
     """Networks and their encoder, loaded; raises RefusedError if they do not belong together."""
     refuse_mixed(checkpoints)
     first = checkpoints[0]
+    if files.segment > 1:
+        raise RefusedError(
+            f"{first.where}: encoder {files.name} makes one feature of {files.segment} frames, "
+            "which predictions from videos do not support; extract a store, and use tgdfer evaluate"
+        )
     loaded = Encoder(files, device, _precision(first.data, precision, device))
     if loaded.identity.text_sha256 != first.data.encoder.text_sha256:
         raise RefusedError(f"{first.where}: the encoder's text tower is another than in training")

@@ -536,12 +536,14 @@ def find_tables(names: Sequence[str]) -> list[Table]:
     return [TABLES[name] for name in names]
 
 
-def fit(table: Table, store: Store, base: MethodConfig) -> Table:
-    """The table with what the store and the base have.
+def fit(
+    table: Table, store: Store, base: MethodConfig, names: Collection[str] | None = None
+) -> Table:
+    """The table with what the store and the base have, perhaps only the rows of these names.
 
     ``robustness`` has a row for each subset of the store, ``without`` only what differs from the
-    paper. Raises RefusedError if the store lacks a subset or a fold that a row names, or if nothing
-    differs from the paper.
+    paper. Raises RefusedError if the store lacks a subset or a fold that a row names, if a row's
+    windows do not fit its frames, or if nothing differs from the paper.
     """
     if table is ROBUSTNESS and store.subsets:
         table = robustness(store.subsets)
@@ -554,8 +556,11 @@ def fit(table: Table, store: Store, base: MethodConfig) -> Table:
                 "adds nothing; name another with --config, such as tuned"
             )
         table = replace(table, rows=(first, *taken))
+    if names is not None:
+        table = replace(table, rows=tuple(row for row in table.rows if row.name in names))
     if table.tuned:
-        table = _with_encoder(table, store.identity.encoder.name)
+        table = _on_features(table, store)
+    _refuse_misfits(table, store, base)
     folds = [name for name, _, _ in store.folds]
     for row in table.rows:
         lacking = [f"subset {row.subset}"] if row.subset not in ("", *store.subsets) else []
@@ -568,9 +573,41 @@ def fit(table: Table, store: Store, base: MethodConfig) -> Table:
     return table
 
 
-def _with_encoder(table: Table, name: str) -> Table:
-    rows = tuple(replace(row, cells=(*row.cells, name)) for row in table.rows)
+def _on_features(table: Table, store: Store) -> Table:
+    """With the encoder in every row, and without zero-shot where it says nothing."""
+    name = store.identity.encoder.name
+    rows = tuple(
+        replace(row, cells=(*row.cells, name))
+        for row in table.rows
+        if store.is_aligned or not row.baseline.startswith("zero-shot")
+    )
     return replace(table, columns=(*table.columns, "encoder"), rows=rows)
+
+
+def _refuse_misfits(table: Table, store: Store, base: MethodConfig) -> None:
+    """Refuse rows whose windows or heads do not fit the features, with the rows that do."""
+    trained = [row for row in table.rows if not row.baseline]
+    why = {row.name: _misfit(row.method(base), store) for row in trained}
+    if misfits := {name: reason for name, reason in why.items() if reason}:
+        name, reason = next(iter(misfits.items()))
+        fitting = ",".join(row.name for row in table.rows if row.name not in misfits)
+        remedy = f'take those that do: --rows "{fitting}"' if fitting else "change temporal.window"
+        raise RefusedError(
+            f"table {table.name}: {len(misfits)} of {len(table.rows)} rows do not fit "
+            f"{store.path}, such as {name}: {reason}; {remedy}"
+        )
+
+
+def _misfit(method: MethodConfig, store: Store) -> str:
+    frames = len(method.input.chosen(store.frames))
+    try:
+        if method.head.kind == "tgdfer":
+            method.temporal.tokens(frames)
+        else:
+            method.head.refuse_misfit(frames, store.dim)
+    except RefusedError as error:
+        return str(error).partition(";")[0]
+    return ""
 
 
 def vary(settings: Sequence[str]) -> Table:

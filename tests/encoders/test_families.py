@@ -10,25 +10,31 @@ import open_clip
 import pytest
 import timm
 import torch
+import torchvision
 import typer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cosine_similarity
+from torchvision.transforms._presets import VideoClassification
 from typer.testing import CliRunner
 
 import tgdfer
 from cache.errors import RefusedError
 from cache.store import Store
+from cli.ablate import ablate
 from cli.compare import compare
 from pipeline.config import PromptConfig, runs_of
 from pipeline.datasets.texts import class_texts
 from pipeline.datasets.videos import Fold, Video, VideoList
 from pipeline.encoders.clip import Encoder, EncoderFiles, Precision, find_encoder
 from pipeline.evaluate.baselines import logistic_regression, zero_shot
+from pipeline.extract.live import open_live
 from pipeline.extract.loop import extract
 from pipeline.extract.planning import ExtractSettings
+from pipeline.extract.reencode import compare_reencoded
 from pipeline.model.prompts import Prompts
 from pipeline.model.text_tower import TextTower, load_text_tower
+from pipeline.report.tables import TABLE3, TABLE4, fit
 from pipeline.train.grid import check_runs
 from pipeline.train.record import Record
 from pipeline.train.trained import load_run
@@ -248,6 +254,85 @@ def test_an_image_model_needs_a_file_of_its_own_weights(tmp_path: Path) -> None:
         find_encoder("timm:test_convnext", weights).check()
 
 
+def write_video_model(folder: Path, model: str) -> str:
+    """A file of random weights of a 3-D CNN, with a classifier."""
+    torch.manual_seed(0)
+    state = getattr(torchvision.models.video, model)(num_classes=7).state_dict()
+    save_file(dict(state), folder / "video.safetensors")
+    return str(folder / "video.safetensors")
+
+
+@pytest.mark.parametrize("model", ["mc3_18", pytest.param("r2plus1d_18", marks=pytest.mark.slow)])
+def test_features_are_those_of_torchvisions_own_preprocessing_and_model(
+    model: str, tmp_path: Path
+) -> None:
+    files = find_encoder(f"torchvision:{model}/4", write_video_model(tmp_path, model))
+    own = getattr(torchvision.models.video, model)(num_classes=7)
+    own.load_state_dict(load_file(files.weights_path))
+    own.fc = torch.nn.Identity()
+    preprocess = VideoClassification(crop_size=(112, 112), resize_size=(112, 112))
+    frames = pictures(8, seed=3, height=112, width=112)
+    with torch.inference_mode():
+        segments = torch.from_numpy(frames).permute(0, 3, 1, 2).unflatten(0, (2, 4))
+        expected = own.eval()(preprocess(segments))
+    found = encoded(files, frames)
+    assert found.shape == (2, 512)
+    assert cosine_similarity(found, expected).min() >= 0.9999
+
+
+Segments = tuple[EncoderFiles, VideoList, Store]
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory: pytest.TempPathFactory) -> Segments:
+    """Six videos of four segments, with texts read by a CLIP."""
+    here = tmp_path_factory.mktemp("segments")
+    name = f"torchvision:mc3_18/2+{write_encoder(here / 'clip')}"
+    files = find_encoder(name, write_video_model(here, "mc3_18"))
+    store = extracted(here, files, count=6)
+    return files, video_list(here, 6), store
+
+
+def test_segments_are_encoded_alike_into_a_store_again_and_in_training(segments: Segments) -> None:
+    files, videos, store = segments
+    (again,) = compare_reencoded(store, videos, Encoder(files, "cpu", "fp32"), 1)
+    assert again.cosine > 0.9999
+    _, live, _, _ = open_live(videos, files, SETTINGS, trained=False)
+    kept_TD = torch.from_numpy(store.load_features()[3, 0]).float()
+    found_TD = live(torch.tensor([[3]]), torch.tensor([[0]]))[0, 0]
+    assert cosine_similarity(found_TD, kept_TD).min() > 0.9999
+    assert cosine_similarity(kept_TD[0], kept_TD[3], dim=0) < 0.9999
+
+
+def test_a_store_of_segments_trains_the_rows_of_tables_that_fit_it(
+    segments: Segments, tmp_path: Path
+) -> None:
+    _, _, store = segments
+    assert store.load_features().shape == (6, 1, 4, 512)
+    # All 8 frames of a video in segments of 2, of which the second is recorded.
+    assert store.load_frame_index()[0, 0].tolist() == [1, 3, 5, 7]
+    base = tgdfer.load_method("paper", ["optimiser.epochs=1", "temporal.head_size=8"])
+    table3 = fit(TABLE3, store, base)
+    assert len(table3.rows) == 12
+    rows = [row.method(base) for row in table3.rows if row.name in "ah"]
+    assert all(tgdfer.train(store, own, ["1"], runs=tmp_path, device="cpu")[0].ok for own in rows)
+    message = 'such as w8 s8: .* cover 4 frames.* --rows "w2 s2,w4 s4,w2 s1,w4 s1,w4 s2,w4 s3"'
+    with pytest.raises(RefusedError, match=message):
+        fit(TABLE4, store, base)
+    assert [row.name for row in fit(TABLE4, store, base, ["w2 s1"]).rows] == ["w2 s1"]
+    commands = typer.Typer()
+    commands.command()(ablate)
+    given = ["table3", "table4", "--store", str(store.path), "--rows", "a,w2 s1,w9"]
+    refused = CliRunner().invoke(commands, given).exception
+    assert "no such row in these tables: w9" in str(refused)
+
+
+@pytest.mark.parametrize("name", ["r3d_18", "r3d_18/0", "resnet18/4", "r3d_18/x", "../r3d_18/4"])
+def test_video_models_that_are_not_supported_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="expected one of r3d_18, mc3_18, r2plus1d_18, a slash"):
+        find_encoder(f"torchvision:{name}", str(tmp_path / "w.safetensors"))
+
+
 def test_an_image_model_with_the_text_tower_of_a_clip_trains_through_a_projection(
     tmp_path: Path,
 ) -> None:
@@ -276,20 +361,24 @@ def test_an_image_model_with_the_text_tower_of_a_clip_trains_through_a_projectio
         find_encoder(f"{name}+{name}", weights)
 
 
-def video_list(here: Path) -> VideoList:
-    """12 videos of two classes in one fold."""
+def video_list(here: Path, count: int = 12) -> VideoList:
+    """Videos of two classes in one fold."""
     if not (here / "videos").exists():
         (here / "videos").mkdir()
-        write_list(here / "videos", 12, frames=8)
+        write_list(here / "videos", count, frames=8)
     paths = sorted((here / "videos").iterdir())
     videos = tuple(Video(path.stem, path, i // 2 % 2) for i, path in enumerate(paths))
     ids = tuple(video.id for video in videos)
-    return VideoList("test", CLASSES, videos, (Fold("1", ids[:8], ids[8:]),))
+    return VideoList("test", CLASSES, videos, (Fold("1", ids[:-4], ids[-4:]),))
 
 
-def extracted(here: Path, files: EncoderFiles, frames: int = 4) -> Store:
-    settings = ExtractSettings(views=1, frames=frames, precision="fp32", device="cpu", workers=1)
-    extract(video_list(here), here / "s.zarr", files, settings)
+SETTINGS = ExtractSettings(
+    views=1, frames=4, batch_frames=4, precision="fp32", device="cpu", workers=1
+)
+
+
+def extracted(here: Path, files: EncoderFiles, count: int = 12) -> Store:
+    extract(video_list(here, count), here / "s.zarr", files, SETTINGS)
     return tgdfer.open_store(here / "s.zarr")
 
 

@@ -493,6 +493,17 @@ def test_an_impossible_model_is_refused_before_it_is_built(
     assert time.perf_counter() - started < 5
 
 
+def test_a_folder_cannot_say_that_its_model_is_one_of_another_library(
+    folder: Path, state: State, tmp_path: Path
+) -> None:
+    bad = beside(folder, tmp_path, {"w.safetensors": save(state)})
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["timm"] = "hf-hub:attacker/model"
+    (bad / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(RefusedError, match="unexpected keyword argument 'timm'"):
+        find(bad).check()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
