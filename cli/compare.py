@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,6 +42,7 @@ from cli.training import (
 
 if TYPE_CHECKING:
     from cache.store import Store
+    from pipeline.config import MethodConfig
     from pipeline.evaluate.baselines import PredictedLabels
     from pipeline.evaluate.influence import Array
     from pipeline.evaluate.localisation import TestedRun
@@ -111,7 +112,6 @@ def compare(
     from cache.store import open_store
     from pipeline.config import load_method, runs_of
     from pipeline.engines.choose import choose_engine
-    from pipeline.report.ablation import describe_selection, header_of
     from pipeline.report.written import check_reports
 
     where = choose_engine(engine, gpus, engine_set, device, workers)
@@ -133,30 +133,18 @@ def compare(
     damaged = report_damaged(every, records, retrain_damaged)
     train_pending(every, records, device, workers, features, where)
     # These load torch, so they come after everything that can be refused.
-    from pipeline.evaluate.baselines import zero_shot
     from pipeline.evaluate.localisation import localisation_table, localise
     from pipeline.report.comparison import best_of, comparison_table, of_runs, write_comparison
 
-    kinds: tuple[Literal["class", "descriptors"], ...] = ("class", "descriptors")
-    zero_shots = [zero_shot(opened, kind, folds) for kind in kinds if opened.is_aligned]
+    zero_shots = _zero_shots(opened, folds)
     baselines = _regressions(opened, folds, search_baseline)
     ours, good = [], {}
     for name, own in wanted.items():
         title = named[name].head.title + (f", {name}" if len(wanted) > 1 else "")
         predicted, good[name] = of_runs(title, [records.find(run) for run in own], opened)
         ours.append(predicted)
-    first = next(iter(named.values()))
-    header = header_of(opened, first, len(folds), seeds)
     tested = f"{len(folds)} folds" if fold == "all" else f"fold {show(fold)}"
-    header["protocol"] = f"{tested}, seeds per fold: {seeds}, epochs: " + ", ".join(
-        f"{method.optimiser.epochs} ({name})" for name, method in named.items()
-    )
-    if len({method.selection for method in named.values()}) > 1:
-        header["reported"] = "; ".join(
-            f"{describe_selection(method.selection)} ({name})" for name, method in named.items()
-        )
-    del header["spread"]  # the folds are pooled
-    header["code"] = records.code
+    header = _header(opened, named, tested, seeds) | {"code": records.code}
     references = {"best regression": best_of(baselines, opened)}
     if search_baseline:
         references["searched one"] = baselines[-1]
@@ -173,6 +161,32 @@ def compare(
     print(f"written: {show(path)}")
     next_step("tgdfer", "ablate", "table3", *as_asked(store, runs, configs[0], settings, seeds))
     leave_if_damaged(damaged)
+
+
+def _header(
+    store: "Store", named: "dict[str, MethodConfig]", tested: str, seeds: int
+) -> dict[str, str]:
+    from pipeline.report.ablation import describe_selection, header_of
+
+    header = header_of(store, next(iter(named.values())), len(store.folds), seeds)
+    header["protocol"] = f"{tested}, seeds per fold: {seeds}, epochs: " + ", ".join(
+        f"{method.optimiser.epochs} ({name})" for name, method in named.items()
+    )
+    if len({method.selection for method in named.values()}) > 1:
+        header["reported"] = "; ".join(
+            f"{describe_selection(method.selection)} ({name})" for name, method in named.items()
+        )
+    del header["spread"]  # the folds are pooled
+    return header
+
+
+def _zero_shots(store: "Store", folds: list[str]) -> "list[PredictedLabels]":
+    from pipeline.evaluate.baselines import zero_shot
+
+    if not store.is_aligned:
+        print("zero-shot is left out: texts are read by another encoder", file=sys.stderr)
+        return []
+    return [zero_shot(store, "class", folds), zero_shot(store, "descriptors", folds)]
 
 
 def _regressions(store: "Store", folds: list[str], search: bool) -> "list[PredictedLabels]":

@@ -28,7 +28,8 @@ class Network(nn.Module):
     """R stacked networks of one kind, whose parameters have a leading run axis.
 
     ``frames`` is the number of frames in the features, of which ``input.frames`` may choose some;
-    ``size`` is D, that of a frame. A frozen text tower may be part of the module, but is never trained.
+    ``size`` is D, that of a frame. A frozen text tower may be part of the module, but is never
+    trained.
     """
 
     chosen_T: Tensor
