@@ -242,7 +242,9 @@ def test_varied_settings_are_a_table_of_every_combination() -> None:
 
 
 def test_unknown_table_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RefusedError, match="no table table9; available: table3, table4"):
+    with pytest.raises(
+        RefusedError, match="no table table9; available: table1, table2, table3, table4"
+    ):
         find_tables(["table9"])
 
 

@@ -24,7 +24,7 @@ SCORE = Cell(88.888, 11.111)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return random_store(tmp_path_factory.mktemp("store") / "s.zarr", 21, frames=2, dim=4)
+    return random_store(tmp_path_factory.mktemp("store") / "s.zarr", 70, frames=2, dim=4)
 
 
 def full(line: FilledRow) -> FilledRow:
