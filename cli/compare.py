@@ -1,12 +1,14 @@
-"""tgdfer compare: TG-DFER and methods without a temporal network."""
+"""tgdfer compare: two settings, runs or tables; or TG-DFER and methods without its network."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cache.errors import RefusedError
 from cli.options import (
     DEFAULT_CONFIG,
     DEFAULT_OUT,
@@ -26,8 +28,10 @@ from cli.options import (
     SetOption,
     StoreOption,
     WorkersOption,
+    check_config,
     check_configs,
     complete_presets,
+    refuse_unread,
 )
 from cli.progress import progress
 from cli.show import next_step, show
@@ -41,15 +45,42 @@ from cli.training import (
 )
 
 if TYPE_CHECKING:
+    from cache.remote import StorePath
     from cache.store import Store
-    from pipeline.config import MethodConfig
+    from pipeline.config import MethodConfig, Run
+    from pipeline.engines.choose import EngineChoice
     from pipeline.evaluate.baselines import PredictedLabels
     from pipeline.evaluate.influence import Array
     from pipeline.evaluate.localisation import TestedRun
+    from pipeline.report.versus import Side
     from pipeline.train.records import Records
+
+    Train = Callable[[Sequence[Run], Store], tuple[Records, int]]  # what is not finished
+    Ranking = Callable[[TestedRun], dict[str, Array]]  # of the frames of its test videos
+
+OF_BASELINES = ("configs", "out", "search_baseline", "leave_one_out")
+OF_TRAINING = (
+    *("settings", "seeds", "runs", "fold", "device", "workers", "features", "engine", "gpus"),
+    *("engine_set", "allow_missing", "allow_duplicates", "retrain_damaged"),
+)
+
+
+def _side(metavar: str, help_text: str) -> Any:
+    return typer.Argument(
+        metavar=metavar,
+        help=help_text,
+        show_default=False,
+        autocompletion=complete_presets,
+    )
 
 
 def compare(
+    context: typer.Context,
+    a: Annotated[
+        str | None,
+        _side("[A", "A preset, a TOML file, a folder of a run or of runs, or tables in JSON."),
+    ] = None,
+    b: Annotated[str | None, _side("B]", "What A is compared with: another of these.")] = None,
     store: StoreOption = DEFAULT_STORE,
     configs: Annotated[
         list[str],
@@ -92,15 +123,24 @@ def compare(
         ),
     ] = False,
 ) -> None:
-    """Compare TG-DFER with zero-shot CLIP and logistic regression.
+    """Compare A with B, or TG-DFER with zero-shot CLIP and logistic regression.
 
-    Scores have 95 % intervals, and so have their differences to the best logistic regression, to
-    the searched one, and to the first configuration. If
-    every frame is labelled, as in the embedded set, it also measures how well a frame's influence
-    finds the frames that show the label. Writes reports/comparison.md.
+    Of A and B it prints UAR, WAR and the recall of each class with 95 % intervals, the differences
+    paired by video with p-values, and the smallest difference that such a test finds. Settings are
+    trained first where needed; runs must be of videos of the store, which tells who is seen in
+    them.
+
+    With neither, the baselines are fitted, and scores have intervals, and so have their differences
+    to the best logistic regression, to the searched one, and to the first configuration. If every
+    frame is labelled, as in the embedded set, it also measures how well a frame's influence finds
+    the frames that show the label. Writes reports/comparison.md.
 
     \b
-    On the embedded faces:
+    Two settings:
+      tgdfer compare paper tuned
+    Two versions of the code:
+      tgdfer compare runs-before runs-after
+    With the baselines, on the embedded faces:
       tgdfer compare
     Two configurations beside a searched baseline:
       tgdfer compare --config paper --config tuned --search-baseline
@@ -109,17 +149,51 @@ def compare(
     On DFEW:
       tgdfer compare --store data/dfew-ViT-B-32-quickgelu.zarr
     """
-    from cache.store import open_store
-    from pipeline.config import load_method, runs_of
     from pipeline.engines.choose import choose_engine
-    from pipeline.report.written import check_reports
 
     where = choose_engine(engine, gpus, engine_set, device, workers)
+    train = partial(
+        _trained,
+        root=runs,
+        device=device,
+        workers=workers,
+        features=features,
+        where=where,
+        allow_missing=allow_missing,
+        allow_duplicates=allow_duplicates,
+        retrain_damaged=retrain_damaged,
+    )
+    if a is not None:
+        return _compare_two(context, a, b, store, settings, seeds, fold, train)
+    here = device if where.is_local else "auto"
+    rank = partial(_leaving_out, device=here) if leave_one_out else None
+    _compare_baselines(
+        store, configs, settings, seeds, runs, out, fold, search_baseline, rank, train
+    )
+
+
+def _compare_baselines(
+    store: "StorePath",
+    configs: Sequence[str],
+    settings: Sequence[str],
+    seeds: int,
+    runs: Path,
+    out: Path,
+    fold: str,
+    search_baseline: bool,
+    rank: "Callable[[Store, Records], Ranking] | None",
+    train: "Train",
+) -> None:
+    """Write a table of settings beside methods that have no network."""
+    from cache.store import open_store
+    from pipeline.config import load_method, runs_of
+    from pipeline.report.written import check_reports
+
     named = {Path(config).stem: load_method(config, settings) for config in configs}
     opened = open_store(store)
     if fold == "all":
         refuse_to_pool(opened)
-    if leave_one_out:
+    if rank is not None:
         for method in named.values():
             method.input.refuse_leaving_out_the_only_frame(opened.frames)
     folds = [name for name, _, _ in opened.folds] if fold == "all" else [fold]
@@ -129,9 +203,7 @@ def compare(
     if not opened.has_texts:
         _compare_regressions(opened, folds, search_baseline, out)
         return
-    records = open_records(every, opened, runs, device, allow_missing, allow_duplicates)
-    damaged = report_damaged(every, records, retrain_damaged)
-    train_pending(every, records, device, workers, features, where)
+    records, damaged = train(every, opened)
     # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.localisation import localisation_table, localise
     from pipeline.report.comparison import best_of, comparison_table, of_runs, write_comparison
@@ -151,8 +223,7 @@ def compare(
     if len(ours) > 1:
         references[next(iter(named))] = ours[0]
     text = comparison_table(opened, [*zero_shots, *baselines, *ours], header, references)
-    here = device if where.is_local else "auto"
-    more = [_leaving_out(opened, records, here)] if leave_one_out else []
+    more = [] if rank is None else [rank(opened, records)]
     for name, records_of_one in good.items():
         if located := localise(records_of_one, opened, *more):
             text += localisation_table(located, opened.classes, name if len(good) > 1 else "")
@@ -218,6 +289,77 @@ def _compare_regressions(store: "Store", folds: list[str], search: bool, out: Pa
     print(f"written: {show(path)}")
 
 
+def _trained(
+    wanted: "Sequence[Run]",
+    store: "Store",
+    root: Path,
+    device: str,
+    workers: int | None,
+    features: str,
+    where: "EngineChoice",
+    allow_missing: bool,
+    allow_duplicates: bool,
+    retrain_damaged: bool,
+) -> "tuple[Records, int]":
+    """The records of runs, all finished but those that are damaged; and how many these are."""
+    records = open_records(wanted, store, root, device, allow_missing, allow_duplicates)
+    damaged = report_damaged(wanted, records, retrain_damaged)
+    train_pending(wanted, records, device, workers, features, where)
+    return records, damaged
+
+
+def _compare_two(
+    context: typer.Context,
+    a: str,
+    b: str | None,
+    store: "StorePath",
+    settings: Sequence[str],
+    seeds: int,
+    fold: str,
+    train: "Train",
+) -> None:
+    """Print how two settings, runs or tables differ."""
+    from cache.store import open_store
+    from pipeline.config import load_method, runs_of
+    from pipeline.report.versus import read_side, versus, versus_report
+    from pipeline.report.versus_tables import versus_tables
+
+    if b is None or a == b:
+        raise RefusedError(
+            f"compare {a}: expected another setting, run or table to compare it with"
+        )
+    refuse_unread(context, OF_BASELINES, "not read where A is compared with B")
+    paths = Path(a), Path(b)
+    of_settings = [name for name in (a, b) if not Path(name).is_dir()]
+    if all(path.suffix == ".json" for path in paths):
+        refuse_unread(context, ("store", *OF_TRAINING), "not read where tables are compared")
+        print(versus_tables(*paths))
+        return
+    if not of_settings:
+        refuse_unread(context, OF_TRAINING, "not read where finished runs are compared")
+    methods = {name: load_method(check_config(name), settings) for name in of_settings}
+    opened = open_store(store)
+    folds = [name for name, _, _ in opened.folds] if fold == "all" else [fold]
+    wanted = {name: runs_of(method, folds, range(seeds)) for name, method in methods.items()}
+    every = [run for own in wanted.values() for run in own]
+    records, damaged = train(every, opened) if every else (None, 0)
+    first, second = (
+        _finished(name, wanted[name], records) if records and name in wanted else read_side(path)
+        for name, path in zip((a, b), paths, strict=True)
+    )
+    print(versus_report(versus(first, second, opened)))
+    next_step("tgdfer", "compare", "--store", store)
+    leave_if_damaged(damaged)
+
+
+def _finished(name: str, wanted: "Sequence[Run]", records: "Records") -> "Side":
+    from pipeline.report.versus import Side
+
+    found = [record for run in wanted if (record := records.find(run)) is not None and record.ok]
+    lost = f" ({len(found)} of {len(wanted)} runs)" if len(found) < len(wanted) else ""
+    return Side(name + lost, found)
+
+
 def _searched(store: "Store", folds: list[str]) -> "PredictedLabels":
     from pipeline.evaluate.baselines import fits, searched_logistic_regression
     from pipeline.train.halving import searched_hold_out
@@ -226,9 +368,7 @@ def _searched(store: "Store", folds: list[str]) -> "PredictedLabels":
         return searched_logistic_regression(store, searched_hold_out(store), shown.advance, folds)
 
 
-def _leaving_out(
-    store: "Store", records: "Records", device: str
-) -> "Callable[[TestedRun], dict[str, Array]]":
+def _leaving_out(store: "Store", records: "Records", device: str) -> "Ranking":
     """A run -> the ranking of the frames of its test videos by leaving each of them out."""
     from pipeline.device import choose_device
     from pipeline.train.trained import load_run

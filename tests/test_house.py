@@ -176,6 +176,8 @@ ORDER = [
     "pipeline/report/reported.py",
     "pipeline/report/ablation.py",
     "pipeline/report/forms.py",
+    "pipeline/report/versus.py",
+    "pipeline/report/versus_tables.py",
     "pipeline/report/curves.py",
     "pipeline/report/comparison.py",
     "pipeline/report/tuning.py",

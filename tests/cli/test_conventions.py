@@ -53,6 +53,12 @@ WRONG = {
     "ablate --store s.zarr": "such as table3",
     "ablate --vary label.top_k=3 --store s.zarr": "expected KEY=[VALUE, VALUE, ...]",
     "compare --store none.zarr": "no store at none.zarr",
+    "compare paper": "compare paper: expected another setting, run or table to compare it with",
+    "compare papr tuned --store s.zarr": "did you mean paper?",
+    "compare paper tuned --search-baseline": "--search-baseline: not read where A is compared with",
+    "compare empty s.zarr --seeds 2": "--seeds: not read where finished runs are compared",
+    "compare empty s.zarr --store s.zarr": "empty: no finished run here",
+    "compare none.json nine.json": "none.json",
     "compare --store twice.zarr": "video 00000 is tested in 2 folds, light-1, dark-1; use tgdfer "
     "ablate",
     "train --store foldless.zarr": "no fold has both training and test videos among these 14; "
