@@ -1,5 +1,6 @@
 """Bootstrap intervals, single and paired."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.evaluate.statistics import (
     holm,
     mcnemar,
 )
+from support.commands import ROOT
 
 
 def alone(labels: np.ndarray, predicted: np.ndarray) -> Sample:
@@ -165,6 +167,18 @@ def test_intervals_cover_the_truth_with_other_people_and_other_trainings(seeds: 
 def test_one_test_in_twenty_finds_a_difference_where_there_is_none(seeds: int) -> None:
     for share in intervals.false_positives(SETS, seeds).values():
         assert is_a_share_of(0.05, share)
+
+
+def test_the_committed_simulation_of_1000_sets_keeps_what_is_promised() -> None:
+    found = json.loads((ROOT / "benchmarks/intervals.json").read_text())
+    assert found["sets"] == 1000
+    for seeds in ("3", "2", "1"):
+        assert all(0.93 <= share <= 0.975 for share in found["coverage"][seeds].values())
+        assert all(0.03 <= share <= 0.065 for share in found["false_positives"][seeds].values())
+        assert found["families"][seeds] <= 0.05
+        assert found["of_these_networks"][seeds]["WAR"] < 0.93
+    assert 0.74 <= found["power"]["found"] <= 0.86
+    assert found["mcnemar"] <= 0.05
 
 
 def test_networks_of_several_folds_tell_how_trainings_differ_if_each_has_one_seed() -> None:
