@@ -97,6 +97,26 @@ def mean_precision(found: Found, subset_N: NDArray[np.bool_]) -> Interval | None
     return _mean_over_people(found, np.where(subset_N[found.rows], found.precision, np.nan))
 
 
+def precision_recall(
+    runs: Sequence[TestedRun], store: Store, kind: Influence
+) -> tuple[Array, Array] | None:
+    """(precision, recall) of the 1, 2, …, T frames that rank highest, each [T], means over videos.
+
+    Over the test videos of all runs in which some but not all frames show the label. None without
+    such a video, and for a ranking that the method does not have.
+    """
+    truth = store.frame_truth()
+    parts = [] if truth is None else [_hits(run, store, truth[0], kind) for run in runs]
+    hits_NT = np.concatenate(parts) if parts else np.empty((0, 1))
+    shown_N = hits_NT.sum(1)
+    hits_NT = hits_NT[(shown_N > 0) & (shown_N < hits_NT.shape[1])]
+    if not len(hits_NT) or not np.isfinite(shown_N).all():
+        return None
+    found_NT = hits_NT.cumsum(1)
+    ranks_T = np.arange(1, found_NT.shape[1] + 1)
+    return (found_NT / ranks_T).mean(0), (found_NT / found_NT[:, -1:]).mean(0)
+
+
 def localisation_table(found: Mapping[str, Found], classes: Sequence[str], name: str = "") -> str:
     """Markdown: mean average precision of each ranking, over all videos and per class."""
     of = f" ({name})" if name else ""
@@ -115,6 +135,17 @@ def localisation_table(found: Mapping[str, Found], classes: Sequence[str], name:
     columns = ["ranking", "all", f"minus {FIRST}", *classes, "videos"]
     lines = ["", f"## Which frames show the label{show(of)}", "", paragraph(about), ""]
     return "\n".join([*lines, *table(columns, rows)]) + "\n"
+
+
+def _hits(run: TestedRun, store: Store, truth_NT: NDArray[np.int8], kind: Influence) -> Array:
+    """Whether the frame of each rank shows the label, [N, T]; NaN without such a ranking."""
+    ids, labels, predicted = run.predictions()
+    scores_NT = influence_by(kind, run.frame_logits(), run.attention(), predicted)
+    frames = run.run.method.input.chosen(store.frames)
+    shows_NT = truth_NT[store.rows_of(ids)][:, frames] == labels[:, None]
+    order_NT = np.argsort(-scores_NT, axis=1, kind="stable")
+    hits_NT = np.take_along_axis(shows_NT, order_NT, 1).astype(np.float64)
+    return np.where(np.isfinite(scores_NT).all(), hits_NT, np.nan)
 
 
 def _interval(own: Found, values: Array, sign: str = "") -> str:

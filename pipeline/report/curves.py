@@ -54,10 +54,9 @@ def draw_curves(rows: Sequence[FilledRow], header: Mapping[str, str]) -> dict[st
     Bars are 95 % intervals. ``header`` says what the rows were made from, as in the tables. The
     same rows give the same bytes.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with plain_names(), rc_context({"svg.hashsalt": "tgdfer", "svg.fonttype": "none"}):
+    with drawing():
         panels = _panels([line.row.subset for line in rows])
         located = any(line.precisions for line in rows)
         width, height = PANEL_INCHES
@@ -75,7 +74,16 @@ def draw_curves(rows: Sequence[FilledRow], header: Mapping[str, str]) -> dict[st
         )
         figure.suptitle("\n".join(title), fontsize="medium")
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        return {name: _bytes(figure, name) for name in CURVES}
+        return {name: file_of(figure, name) for name in CURVES}
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """As ``plain_names``; the same figure gives the same bytes, and letters of an SVG stay text."""
+    from matplotlib import rc_context
+
+    with plain_names(), rc_context({"svg.hashsalt": "tgdfer", "svg.fonttype": "none"}):
+        yield
 
 
 @contextmanager
@@ -88,6 +96,14 @@ def plain_names() -> Iterator[None]:
     with rc_context({"text.parse_math": False}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         yield
+
+
+def file_of(figure: "Figure", name: str) -> bytes:
+    """A figure as the bytes of a file, SVG or PNG by the end of its name."""
+    data = io.BytesIO()
+    metadata = {"Date": None} if name.endswith(".svg") else {}
+    figure.savefig(data, format=name.rpartition(".")[2], dpi=DPI, metadata=metadata)
+    return data.getvalue()
 
 
 def _panels(subsets: Sequence[str]) -> list[_Panel]:
@@ -157,10 +173,3 @@ def _plot(
         linewidth=1.2,
         **style,
     )
-
-
-def _bytes(figure: "Figure", name: str) -> bytes:
-    data = io.BytesIO()
-    metadata = {"Date": None} if name.endswith(".svg") else {}
-    figure.savefig(data, format=name.rpartition(".")[2], dpi=DPI, metadata=metadata)
-    return data.getvalue()

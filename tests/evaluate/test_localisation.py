@@ -9,7 +9,7 @@ import torch
 from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import Run, load_method
-from pipeline.evaluate.localisation import localisation_table, localise
+from pipeline.evaluate.localisation import localisation_table, localise, precision_recall
 from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions
 from pipeline.train.features import load_training_data
 from pipeline.train.record import Record
@@ -17,6 +17,7 @@ from pipeline.train.records import Records
 from pipeline.train.stack import train_stack
 from pipeline.train.trained import TrainedRun, load_run
 from support.markdown import cells_of
+from support.records import write_record
 from support.stores import CLASSES, random_store, write_store
 
 CLASS_COUNT = 2
@@ -53,6 +54,40 @@ def test_influence_finds_the_frames_that_show_the_label(tmp_path: Path) -> None:
     assert table["logit"][0].startswith(f"{mean['logit']:.3f} [")
     assert table["margin"][0].startswith(f"{mean['margin']:.3f} [")
     assert table["margin"][-1] == "16"
+
+
+def test_precision_and_recall_of_the_highest_ranked_frames_are_means_over_videos(
+    tmp_path: Path,
+) -> None:
+    generator = np.random.default_rng(0)
+    labels, frames = np.arange(22) % CLASS_COUNT, 6
+    truth = np.where(generator.random((22, frames)) < 0.4, labels[:, None], -1)
+    truth[:3] = labels[:3, None]  # all frames show it, so that they say nothing
+    features, folds = np.ones((22, 1, frames, 8)), {"1": (range(20, 22), range(20))}
+    store = write_store(tmp_path / "s.zarr", features, labels, truth_NT=truth, folds=folds)
+    run = Run(method=load_method(), fold="1", seed=0)
+    said = generator.standard_normal((20, frames, len(CLASSES)))
+    predicted = generator.integers(0, CLASS_COUNT, 20)
+    records = Records(tmp_path / "runs", store)
+    write_record(records, run, predicted, frame_logits_NTK=said)
+    record = records.find(run)
+    assert record is not None
+    found = precision_recall([record], store, "logit")
+    assert found is not None
+    precisions, recalls = [], []
+    for n in range(20):
+        shows = [bool(truth[n, t] == labels[n]) for t in range(frames)]
+        if 0 < sum(shows) < frames:
+            ranked = sorted(range(frames), key=lambda t: -said[n, t, predicted[n]])
+            hits = [sum(shows[t] for t in ranked[:count]) for count in range(1, frames + 1)]
+            precisions.append([hit / count for count, hit in enumerate(hits, 1)])
+            recalls.append([hit / sum(shows) for hit in hits])
+    np.testing.assert_allclose(found[0], np.mean(precisions, 0))
+    np.testing.assert_allclose(found[1], np.mean(recalls, 0))
+    assert len(precisions) < 18
+    assert precision_recall([record], store, "attention") is None  # it has none
+    without = write_store(tmp_path / "without.zarr", features, labels, folds=folds)
+    assert precision_recall([record], without, "logit") is None
 
 
 def test_rankings_use_the_frames_that_the_network_uses(tmp_path: Path) -> None:

@@ -22,11 +22,17 @@ def write_record(
     diverged: bool = False,
     frame_logits_NTK: np.ndarray | None = None,
     attention_NTK: np.ndarray | None = None,
+    logits_NK: np.ndarray | None = None,
 ) -> Path:
-    """The record of a run that predicts these classes for the test videos of its fold."""
+    """The record of a run that predicts these classes for the test videos of its fold.
+
+    ``logits_NK`` are given if they are not 1 for that class and 0 for all others.
+    """
     store = records.store
     test, classes = scored_rows(store, run.fold, run.method.selection, run.seed), len(store.classes)
-    logits_NK = np.eye(classes, dtype=np.float32)[predicted]
+    if logits_NK is None:
+        logits_NK = np.eye(classes, dtype=np.float32)[predicted]
+    logits_NK = logits_NK.astype(np.float32)
     if diverged:
         logits_NK *= np.nan
     frames_NTK = np.repeat(logits_NK[:, None], store.frames, axis=1)

@@ -1,0 +1,86 @@
+"""A filled table -> in words: which row leads, from which it can be told apart, what is missing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.evaluate.statistics import holm
+from pipeline.report.ablation import FilledRow
+from pipeline.report.forms import LEVEL
+from pipeline.report.tables import Table
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The row of highest WAR, and the names of others by what is known of them in comparison."""
+
+    leading: FilledRow
+    worse: list[str]  # clearly: at 5 %, all comparisons with the leading row counted (Holm)
+    near: list[str]
+
+
+def judge(rows: Sequence[FilledRow]) -> Verdict | None:
+    """None if no row has all of its runs, or if the rows are scored on different videos."""
+    compared = [(line, line.behind) for line in rows if line.behind is not None]
+    leading = next((line for line, behind in compared if behind.value == 0), None)
+    if leading is None:
+        return None
+    tested = [(line, behind) for line, behind in compared if behind.error]
+    corrected = holm([behind.p for _, behind in tested])
+    worse = [line.row.name for (line, _), p in zip(tested, corrected, strict=True) if p < LEVEL]
+    others = [line.row.name for line, _ in compared if line is not leading]
+    return Verdict(leading, worse, [name for name in others if name not in worse])
+
+
+def answer(table: Table, rows: Sequence[FilledRow]) -> list[str]:
+    """What a table answers to "which setting recognises the expressions best?", as sentences."""
+    lacking, verdict = missing(rows), judge(rows)
+    unknown = [f"No answer yet: {len(lacking)} of {len(rows)} rows lack runs."] * bool(lacking)
+    if verdict is None:
+        apart = "The rows are scored on different videos, so that none leads: see the differences."
+        return [*unknown, *[apart] * table.by_subset]
+    leading = verdict.leading
+    spread = " (mean ± standard deviation over its runs)" if leading.done > 1 else ""
+    verb = "leads the rows that have all of theirs" if lacking else "leads"
+    return [
+        *unknown,
+        f"{describe(leading)} {verb}: WAR {leading.war} %, UAR {leading.uar} %{spread}.",
+        *_lead(table, leading),
+        *_told_apart(verdict),
+    ]
+
+
+def missing(rows: Sequence[FilledRow]) -> list[FilledRow]:
+    """The rows that lack runs: not trained, unfinished, diverged or damaged."""
+    return [line for line in rows if not line.complete]
+
+
+def describe(line: FilledRow) -> str:
+    """A row by its name and what it changes."""
+    return f"{line.name} ({', '.join(line.row.cells)})" if line.row.cells else line.name
+
+
+def _lead(table: Table, leading: FilledRow) -> list[str]:
+    reference, lead = table.reference(leading.row), leading.differences.get("WAR")
+    if lead is None or not lead.error:
+        return []
+    return [f"Its lead over {reference.name}: {lead.text('+.2f', 100)} WAR (95 % interval)."]
+
+
+def _told_apart(verdict: Verdict) -> list[str]:
+    others = len(verdict.worse) + len(verdict.near)
+    if not others:
+        return []
+    counted = f"with all {others} comparisons counted (Holm, 5 %)" if others > 1 else "at 5 %"
+    best = (
+        f"It was found as the best of {others + 1} on these very videos, so its own score is "
+        "somewhat optimistic."
+    )
+    if not verdict.near:
+        return [f"It is separable from every other row, {counted}.", best]
+    near = ", ".join(verdict.near)
+    if not verdict.worse:
+        return [f"It is not separable from any other row, {counted}: the order may be chance."]
+    return [
+        f"It is separable from {len(verdict.worse)} rows, {counted}, but not from {near}.",
+        best,
+    ]

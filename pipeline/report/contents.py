@@ -1,0 +1,246 @@
+"""Records of a store's runs -> what a report shows of them, and its figures."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.identity import flatten
+from cache.store import Store
+from pipeline.config import MethodConfig, Run, runs_of
+from pipeline.evaluate.calibration import reliability
+from pipeline.evaluate.influence import Array
+from pipeline.evaluate.localisation import precision_recall
+from pipeline.evaluate.metrics import Rows
+from pipeline.report.ablation import FilledRow, collect
+from pipeline.report.answer import Verdict, judge
+from pipeline.report.figures import (
+    Picture,
+    Strip,
+    draw_classes,
+    draw_confusion,
+    draw_contact_sheet,
+    draw_forest,
+    draw_learning,
+    draw_localisation,
+    draw_reliability,
+    draw_robustness,
+    draw_strips,
+    scaled,
+)
+from pipeline.report.pooled import Pooled, disagreement, learning_curves, pool
+from pipeline.report.tables import ROBUSTNESS, Table, TableRow
+from pipeline.train.record import Record, read_records
+from pipeline.train.records import Records
+
+Frames = Mapping[int, NDArray[np.uint8]]  # row of the store -> its T frames, [T, H, W, 3]
+
+STRIPS = 3  # of answers that are right, and as many of those that are wrong
+SHEET = 10  # frames of a class on the contact sheet
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The tables of a report, and the runs that they are made from."""
+
+    tables: Sequence[Table]
+    base: MethodConfig  # that rows change
+    folds: Sequence[str]
+    seeds: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A filled table, and the finished records of each row by its name."""
+
+    table: Table
+    rows: list[FilledRow]
+    records: Mapping[str, list[Record]]
+
+    @cached_property
+    def verdict(self) -> Verdict | None:
+        """Which row leads, if one does."""
+        return judge(self.rows)
+
+
+@dataclass(frozen=True)
+class Leading:
+    """The leading row of a table, what its networks say, and where all networks disagree."""
+
+    reported: Reported
+    row: FilledRow
+    records: list[Record]
+    pooled: Pooled
+    disagreement_N: Array  # of the pooled videos
+
+
+def found_runs(records: Records) -> tuple[list[Run], Counter[str]]:
+    """(runs that these records may count, finished or not; how many others there are, by reason).
+
+    Damaged ones are among the others.
+    """
+    runs, others = [], Counter[str]()
+    for record in read_records(records.root):
+        identity = record.metadata.get("identity")
+        if identity is None:
+            others["damaged"] += 1
+        elif identity["store"] != records.store.digest:
+            others["of other stores"] += 1
+        elif record.changed_code():
+            others["of other code"] += 1
+        elif identity["device"] != records.device:
+            others[f"trained on {identity['device']}"] += 1
+        else:
+            runs.append(record.run)
+    return runs, others
+
+
+def ask_for_found(runs: Sequence[Run], folds: Sequence[str]) -> Asked:
+    """A table of all settings that some runs have, in those of the ``folds`` and seeds they have.
+
+    Differences refer to the paper's setting if it is among them, else to the first.
+    """
+    methods = [*dict.fromkeys(run.method for run in runs)]
+    paper = MethodConfig()
+    methods.sort(key=lambda method: (method != paper, repr(method)))
+    settings = [_settings(method) for method in methods]
+    names = [n for n in settings[0] if len({repr(own[n]) for own in settings}) > 1]
+    rows = tuple(
+        TableRow(str(number), tuple(str(own[name]) for name in names), method.model_dump())
+        for number, (method, own) in enumerate(zip(methods, settings, strict=True), 1)
+    )
+    title = f"Settings found among the runs ({len(rows)})"
+    table = Table("settings", title, tuple(names), rows, main=rows[0], differences=("UAR", "WAR"))
+    seen = {run.fold for run in runs}
+    seeds = sorted({run.seed for run in runs})
+    return Asked([table], methods[0], [name for name in folds if name in seen], seeds)
+
+
+def fill(asked: Asked, records: Records) -> list[Reported]:
+    """The tables, filled from the records."""
+    return [
+        Reported(
+            table,
+            collect(table, asked.base, asked.folds, asked.seeds, records),
+            {row.name: _good(row, asked, records) for row in table.rows},
+        )
+        for table in asked.tables
+    ]
+
+
+def find_leading(tables: Sequence[Reported], store: Store) -> Leading | None:
+    """The leading row of the first table in which a row of runs leads."""
+    for own in tables:
+        row = own.verdict.leading if own.verdict else None
+        records = own.records[row.row.name] if row else []
+        if row is not None and records:  # a baseline has none
+            pooled = pool(records, store)
+            every = {record.folder: record for good in own.records.values() for record in good}
+            shares = disagreement([*every.values()], store)[pooled.rows_N]
+            return Leading(own, row, records, pooled, shares)
+    return None
+
+
+def choose_videos(pooled: Pooled, count: int) -> Rows:
+    """Rows of up to ``count`` videos: half of them most surely wrong, others of every class."""
+    wrong_N = pooled.predicted_N != pooled.labels_N
+    by_certainty = np.argsort(-pooled.p_NK.max(1), kind="stable")
+    chosen = dict.fromkeys(by_certainty[wrong_N[by_certainty]][: count // 2].tolist())
+    classes = np.unique(pooled.labels_N)
+    for label in classes:
+        left = [n for n in np.flatnonzero(pooled.labels_N == label).tolist() if n not in chosen]
+        wanted = min(len(left), (count - count // 2) // len(classes))
+        chosen |= dict.fromkeys(left[i * len(left) // wanted] for i in range(wanted))
+    return pooled.rows_N[sorted(chosen)]
+
+
+def draw_tables(tables: Sequence[Reported], header: Mapping[str, str]) -> list[Picture]:
+    """The figures of each table."""
+    pictures = []
+    for own in tables:
+        leading = own.verdict.leading if own.verdict else None
+        pictures.append(draw_forest(own.table, own.rows, leading))
+        chosen = any(row.choice for row in own.table.rows)
+        if leading is not None and own.records[leading.row.name] and not chosen:
+            curves = {name: learning_curves(good) for name, good in own.records.items() if good}
+            reference = own.table.reference(leading.row).name
+            pictures.append(draw_learning(own.table, curves, leading.row.name, reference))
+        if own.table.name == ROBUSTNESS.name:
+            pictures.append(draw_robustness(own.rows, header))
+    return pictures
+
+
+def draw_leading(leading: Leading, store: Store, frames: Frames) -> list[Picture]:
+    """The figures of the leading row, and of the frames that are at hand."""
+    pooled, classes = leading.pooled, store.classes
+    pictures = [
+        draw_confusion(pooled, classes),
+        draw_classes(pooled.scores, classes),
+        draw_reliability(reliability(pooled.logits_MK, pooled.labels_M)),
+    ]
+    kinds = {"influence": "logit", "attention": "attention"}
+    ranked = {name: precision_recall(leading.records, store, kind) for name, kind in kinds.items()}
+    if found := {name: own for name, own in ranked.items() if own is not None}:
+        pictures.append(draw_localisation(found))
+    if strips := _strips(pooled, store, frames):
+        pictures.append(draw_strips(strips))
+    if sheet := _sheet(store, frames):
+        pictures.append(draw_contact_sheet(sheet))
+    return pictures
+
+
+def true_intensity(store: Store, pooled: Pooled) -> Array | None:
+    """How strongly each frame shows the label of its video, [N, T] in [0, 1], if that is known."""
+    truth = store.frame_truth()
+    if truth is None:
+        return None
+    labels_NT, intensity_NT = (own[pooled.rows_N][:, pooled.frames] for own in truth)
+    return np.where(labels_NT == pooled.labels_N[:, None], intensity_NT, 0).astype(np.float64)
+
+
+def _settings(method: MethodConfig) -> dict[str, object]:
+    return flatten(method.model_dump(mode="json", exclude={"store"}))
+
+
+def _good(row: TableRow, asked: Asked, records: Records) -> list[Record]:
+    if row.baseline:
+        return []
+    runs = runs_of(row.method(asked.base), row.folds or asked.folds, asked.seeds)
+    return [own for own in map(records.find, runs) if own is not None and own.ok]
+
+
+def _strips(pooled: Pooled, store: Store, frames: Frames) -> list[Strip]:
+    """Of the most certain answers, some that are wrong and some that are right."""
+    order = np.argsort(-pooled.p_NK.max(1), kind="stable").tolist()
+    shown = [n for n in order if int(pooled.rows_N[n]) in frames]
+    wrong = [n for n in shown if pooled.predicted_N[n] != pooled.labels_N[n]]
+    right = list({int(pooled.labels_N[n]): n for n in reversed(shown) if n not in wrong}.values())
+    intensity_NT = true_intensity(store, pooled)
+    return [
+        Strip(
+            describe_answer(pooled, n, store),
+            frames[int(pooled.rows_N[n])][pooled.frames],
+            scaled(pooled.influence_NT[n]),
+            None if intensity_NT is None else intensity_NT[n],
+        )
+        for n in [*right[-STRIPS:], *wrong[:STRIPS]]
+    ]
+
+
+def describe_answer(pooled: Pooled, n: int, store: Store) -> str:
+    """What was said of a video: "00042: fear, taken for surprise (62 %)"."""
+    label, said = (store.classes[own[n]] for own in (pooled.labels_N, pooled.predicted_N))
+    verdict = "right" if label == said else f"taken for {said}"
+    return f"{store.ids[pooled.rows_N[n]]}: {label}, {verdict} ({100 * pooled.p_NK[n].max():.0f} %)"
+
+
+def _sheet(store: Store, frames: Frames) -> dict[str, list[NDArray[np.uint8]]]:
+    sheet: dict[str, list[NDArray[np.uint8]]] = {}
+    for row in sorted(frames):
+        own = sheet.setdefault(store.classes[store.labels[row]], [])
+        if len(own) < SHEET:
+            own.append(frames[row][store.frames // 2])
+    return {name: sheet[name] for name in store.classes if name in sheet}
