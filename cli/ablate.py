@@ -26,6 +26,7 @@ from cli.options import (
     SetOption,
     StoreOption,
     TablesArgument,
+    VaryOption,
     WorkersOption,
 )
 from cli.show import command, count, show
@@ -41,12 +42,7 @@ from cli.training import (
 
 def ablate(
     tables: TablesArgument = None,
-    varied: Annotated[
-        list[str],
-        typer.Option(
-            "--vary", metavar="KEY=[V1,V2]", help="Add a table of these values; repeatable."
-        ),
-    ] = [],  # noqa: B006  (typer copies it)
+    varied: VaryOption = [],  # noqa: B006  (typer copies it)
     rows: Annotated[
         str | None,
         typer.Option(

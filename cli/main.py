@@ -21,6 +21,7 @@ from cli.export import export
 from cli.extract import extract
 from cli.faces import faces
 from cli.predict import predict
+from cli.report import report
 from cli.runs import runs_app
 from cli.show import ClosedOutputError, escape_output, show
 from cli.store import store_app
@@ -43,7 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    *(extract, train, ablate, compare, tune),
+    *(extract, train, ablate, compare, tune, report),
     *(predict, faces, evaluate, export, demo, doctor),
 ):
     app.command()(command)

@@ -429,6 +429,10 @@ TablesArgument = Annotated[
         autocompletion=_tables,
     ),
 ]
+VaryOption = Annotated[
+    list[str],
+    typer.Option("--vary", metavar="KEY=[V1,V2]", help="Add a table of these values; repeatable."),
+]
 
 # The machine.
 DeviceOption = Annotated[

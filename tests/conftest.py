@@ -2,6 +2,7 @@
 
 import multiprocessing.util
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from support import ray as ray_cluster
     from support.slurm import Cluster
     from support.trained import Trained
@@ -107,6 +110,25 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator["ray_cluster.Clust
         with running() as cluster:
             patch.setenv("RAY_ADDRESS", cluster.address)
             yield cluster
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """Chromium without a window; where it is not installed the test is skipped, or fails where
+    TGDFER_REQUIRE_CHROMIUM=1 promises it.
+
+    It ends with its module: Playwright's event loop runs in this thread until then.
+    """
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get("TGDFER_REQUIRE_CHROMIUM") == "1":
+            pytest.fail("TGDFER_REQUIRE_CHROMIUM=1, but there is no chromium")
+        pytest.skip("no chromium; Debian has it in the package of that name")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        # Root, as in containers, has no sandbox; what is opened is ours.
+        yield driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
 
 @pytest.fixture

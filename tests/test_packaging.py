@@ -17,8 +17,6 @@ from support.commands import ROOT, python
 
 ROOMS = ("cache", "pipeline", "cli")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Imported by others: pandas writes LaTeX with it.
-INDIRECT = {"jinja2"}
 
 
 def distribution(text: str) -> str:
@@ -54,6 +52,7 @@ def test_wheel_has_every_file_of_the_rooms_and_nothing_else(built: Path) -> None
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == {"tgdfer.py"} | room_files()
     data = {"presets/paper.toml", "datasets/texts.toml", "report/reported.toml", "py.typed"}
+    data |= {f"report/page_files/page.{end}" for end in ("html", "css", "js")}
     mini = {"open_clip_config.json", "open_clip_model.safetensors"}
     for name in data | {f"encoders/mini/{file}" for file in mini}:
         assert f"pipeline/{name}" in names
@@ -104,7 +103,7 @@ def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None
     homes = importlib.metadata.packages_distributions()
     used = {distribution(home) for name in imported() for home in homes.get(name, [name])}
     # triton comes with torch; the others are extras, and whoever lacks them is told.
-    assert used - {"triton", "aiohttp"} - EXTRAS == DECLARED - INDIRECT
+    assert used - {"triton", "aiohttp"} - EXTRAS == DECLARED
 
 
 def test_editable_wheel_points_at_the_checkout_and_copies_nothing(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from cache.identity import flatten
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, runs_of
 from pipeline.evaluate.calibration import reliability
-from pipeline.evaluate.influence import Array
+from pipeline.evaluate.influence import Array, Influence
 from pipeline.evaluate.localisation import precision_recall
 from pipeline.evaluate.metrics import Rows
 from pipeline.report.ablation import FilledRow, collect
@@ -119,8 +120,22 @@ def ask_for_found(runs: Sequence[Run], folds: Sequence[str]) -> Asked:
     return Asked([table], methods[0], [name for name in folds if name in seen], seeds)
 
 
+@dataclass(frozen=True)
+class _ReadOnce(Records):
+    """Records that are read and verified once, however many rows they are part of."""
+
+    known: dict[Path, Record | None] = field(default_factory=dict)
+
+    def find(self, run: Run) -> Record | None:
+        folder = self.folder(run)
+        if folder not in self.known:
+            self.known[folder] = super().find(run)
+        return self.known[folder]
+
+
 def fill(asked: Asked, records: Records) -> list[Reported]:
     """The tables, filled from the records."""
+    records = _ReadOnce(records.root, records.store, records.device, records.code_files)
     return [
         Reported(
             table,
@@ -181,7 +196,7 @@ def draw_leading(leading: Leading, store: Store, frames: Frames) -> list[Picture
         draw_classes(pooled.scores, classes),
         draw_reliability(reliability(pooled.logits_MK, pooled.labels_M)),
     ]
-    kinds = {"influence": "logit", "attention": "attention"}
+    kinds: dict[str, Influence] = {"influence": "logit", "attention": "attention"}
     ranked = {name: precision_recall(leading.records, store, kind) for name, kind in kinds.items()}
     if found := {name: own for name, own in ranked.items() if own is not None}:
         pictures.append(draw_localisation(found))

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Style = dict[str, Any]  # of what matplotlib draws
+
 LEADING, REFERENCE, OTHER, SECOND = "#0072B2", "#000000", "#999999", "#E69F00"
+FAINT = "#595959"  # of text
 FOLDER = "figures"
 LABEL_LETTERS = 48
 NUMBERED_CLASSES = 12  # a confusion matrix of more has no numbers
@@ -78,12 +81,13 @@ def draw_forest(table: Table, rows: Sequence[FilledRow], leading: FilledRow | No
         for place, line in enumerate(rows):
             own = line.differences.get("WAR")
             if own is None:
-                where = {"transform": axes.get_yaxis_transform(), "va": "center", "size": "small"}
-                axes.text(0.01, place, f"runs: {line.n}", color=OTHER, style="italic", **where)
+                place_of = axes.get_yaxis_transform()
+                style: Style = {"color": FAINT, "style": "italic", "size": "small", "va": "center"}
+                axes.text(0.01, place, f"runs: {line.n}", transform=place_of, **style)
                 continue
             value, low, high = (100 * each for each in (own.value, own.low, own.high))
-            style = _emphasis(line is leading)
-            axes.errorbar(value, place, xerr=_sides(value, low, high), capsize=3, **style)
+            sides = _sides(value, low, high)
+            axes.errorbar(value, place, xerr=sides, capsize=3, **_emphasis(line is leading))
         axes.axvline(0, color=REFERENCE, linewidth=0.8)
         axes.set_yticks(range(len(rows)), [_short(describe(line)) for line in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -159,14 +163,10 @@ def draw_classes(scores: ClassScores, classes: Sequence[str]) -> Picture:
     with drawing():
         figure = _figure(6.5, 0.42 * len(classes) + 1.3)
         axes, places = figure.add_subplot(), np.arange(len(classes))
-        for side, (label, values_K, style) in enumerate(
-            (
-                ("recall", scores.recall_K, {"color": LEADING}),
-                ("F1", scores.f1_K, {"color": SECOND, "hatch": "///", "edgecolor": "white"}),
-            )
-        ):
-            width_K = 100 * np.nan_to_num(values_K)
-            axes.barh(places + 0.38 * side - 0.19, width_K, 0.38, label=label, **style)
+        recall_K, f1_K = (100 * np.nan_to_num(own) for own in (scores.recall_K, scores.f1_K))
+        axes.barh(places - 0.19, recall_K, 0.38, label="recall", color=LEADING)
+        hatched: Style = {"color": SECOND, "hatch": "///", "edgecolor": "white"}
+        axes.barh(places + 0.19, f1_K, 0.38, label="F1", **hatched)
         counts = scores.videos_K.astype(int).tolist()
         names = [f"{_short(name)} ({own})" for name, own in zip(classes, counts, strict=True)]
         axes.set_yticks(places, names)
@@ -217,7 +217,7 @@ def draw_localisation(found: Mapping[str, tuple[Array, Array]]) -> Picture:
         styles = zip(found, ((LEADING, "o", "-"), (SECOND, "s", "--")), strict=False)
         for name, (color, marker, dashes) in styles:
             precision, recall = (100 * own for own in found[name])
-            style = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4}
+            style: Style = {"color": color, "marker": marker, "linestyle": dashes, "markersize": 4}
             axes.plot(recall, precision, label=name, **style)
         axes.set(xlabel="recall (%)", ylabel="precision (%)", xlim=(0, 102), ylim=(0, 102))
         axes.grid(alpha=0.3)
@@ -295,7 +295,7 @@ def _picture(
     return Picture(name, caption, alt, svg, png, shows_frames)
 
 
-def _emphasis(leads: bool) -> dict[str, Any]:
+def _emphasis(leads: bool) -> Style:
     color = LEADING if leads else REFERENCE
     marker = {"marker": "s"} if leads else {"marker": "o", "markerfacecolor": "white"}
     return {"color": color, "markersize": 5, "linestyle": "none", **marker}
@@ -357,7 +357,7 @@ def _draw_matrix(axes: "Axes", counts: Array, classes: Sequence[str]) -> None:
     for (true, predicted), value in np.ndenumerate(share):
         if value == value:
             color = "white" if value > 55 else "black"
-            style = {"ha": "center", "va": "center", "fontsize": "x-small"}
+            style: Style = {"ha": "center", "va": "center", "fontsize": "x-small"}
             axes.text(predicted, true, f"{value:.0f}", color=color, **style)
 
 
@@ -365,7 +365,7 @@ def _largest_confusion(counts: Array, classes: Sequence[str]) -> str:
     wrong = counts - np.diag(np.diagonal(counts))
     if not wrong.any():
         return "No video was confused."
-    true, predicted = np.unravel_index(wrong.argmax(), wrong.shape)
+    true, predicted = map(int, np.unravel_index(wrong.argmax(), wrong.shape))
     return (
         f"Most often, {classes[true]} was taken for {classes[predicted]}: "
         f"{int(wrong.max())} of {int(counts[true].sum())} answers."

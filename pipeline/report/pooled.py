@@ -59,7 +59,7 @@ def pool(records: Sequence[Record], store: Store) -> Pooled:
         confusions[record.run.fold] = confusions.get(record.run.fold, 0) + counts
     rows_N = np.flatnonzero(asked_N)
     p_NK = p_NK[rows_N] / asked_N[rows_N, None]
-    mean_NTK = logits_NTK[rows_N] / asked_N[rows_N, None, None].astype(np.float32)
+    mean_NTK = (logits_NTK[rows_N] / asked_N[rows_N, None, None]).astype(np.float32)
     return Pooled(
         rows_N,
         store.labels[rows_N],

@@ -31,7 +31,7 @@ def write_reports(contents: Mapping[str, str | bytes], out: Path) -> list[Path]:
         out / name: own.encode() if isinstance(own, str) else own for name, own in contents.items()
     }
     for attempt in range(_NEIGHBOURS):
-        make_directories(scratch)
+        make_directories(scratch, *{path.parent for path in files})
         try:
             write_files(files, scratch)
             break

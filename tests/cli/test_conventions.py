@@ -66,6 +66,11 @@ WRONG = {
     "tune --store foldless.zarr": "no fold has both training and test videos among these 14",
     "compare --store s.zarr --set label.pooling=max": "label.pooling",
     "compare --store s.zarr --leave-one-out --set input.frames=1": "use 2 frames or more",
+    "report --store s.zarr --device cpu": "runs: no run of s.zarr by this code; train some with: "
+    "tgdfer train --cached",
+    "report --store s.zarr --seeds 2": "--seeds: read only with a table",
+    "report table3 --store s.zarr --root nowhere": "--root nowhere: no such folder",
+    "report table3 --store none.zarr": "no store at none.zarr",
     "extract --dataset dfwe": "--dataset dfwe: expected faces, dfew, ferv39k, mafw, caer, crema-d, "
     "ravdess, afew, enterface, folders or list; did you mean dfew?",
     "extract --dataset dfew --encoder mini --root nowhere": "nowhere",

@@ -30,16 +30,15 @@ def write_record(
     """
     store = records.store
     test, classes = scored_rows(store, run.fold, run.method.selection, run.seed), len(store.classes)
-    if logits_NK is None:
-        logits_NK = np.eye(classes, dtype=np.float32)[predicted]
-    logits_NK = logits_NK.astype(np.float32)
+    given_NK = np.eye(classes)[predicted] if logits_NK is None else logits_NK
+    said_NK = given_NK.astype(np.float32)
     if diverged:
-        logits_NK *= np.nan
-    frames_NTK = np.repeat(logits_NK[:, None], store.frames, axis=1)
+        said_NK *= np.nan
+    frames_NTK = np.repeat(said_NK[:, None], store.frames, axis=1)
     if frame_logits_NTK is not None:
         frames_NTK = frame_logits_NTK.astype(np.float32)
     attention = np.full_like(frames_NTK, np.nan) if attention_NTK is None else attention_NTK
-    said = Predictions(logits_NK, frames_NTK, attention.astype(np.float32))
+    said = Predictions(said_NK, frames_NTK, attention.astype(np.float32))
     selected = SelectedEpoch(said, {"weight": torch.zeros(3)})
     scores = {f"{run.method.selection.tested_on}_{metric}": 0.5 for metric in ("uar", "war")}
     epochs = [{"epoch": 1, "train_loss": 0.5, **scores}]

@@ -1,0 +1,268 @@
+"""What a report shows -> one HTML page, which needs no other file and no network.
+
+The page is made from ``page_files/``. The same records give the same bytes.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+
+from cache.store import Store
+from pipeline.evaluate.statistics import Interval
+from pipeline.report.ablation import Cell as Score
+from pipeline.report.ablation import FilledRow
+from pipeline.report.answer import Verdict, answer, missing
+from pipeline.report.contents import Leading, Reported, true_intensity
+from pipeline.report.figures import Picture, scaled
+from pipeline.report.forms import RANKINGS
+from pipeline.show import show
+
+PAGE = "index.html"
+VIDEOS_MAX = 20_000  # that the browser lists
+LEVELS = 35  # of a frame's influence, which one digit in base 36 says
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+OPTIMISTIC = "optimistic"
+
+
+@dataclass(frozen=True)
+class About:
+    """Where the numbers of a page come from."""
+
+    header: Mapping[str, str]  # as in tables
+    commands: Mapping[str, str]  # of every table by its name, and "report" of the page
+    notes: Sequence[
+        str
+    ]  # what a reader has to know first: runs that do not count, frames that lack
+
+
+@dataclass(frozen=True)
+class Bar:
+    """An interval on an axis from 0 to 100."""
+
+    zero: float
+    low: float
+    width: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table, and what it is sorted by."""
+
+    text: str
+    order: float | str = ""
+    bar: Bar | None = None
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as it is shown; the first cell of a row is its name."""
+
+    name: str
+    title: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    command: str = ""
+
+
+def render(
+    tables: Sequence[Reported],
+    leading: Leading | None,
+    pictures: Sequence[Picture],
+    strips: Mapping[int, bytes],
+    store: Store,
+    about: About,
+) -> str:
+    """The page; ``strips`` has the frames of some rows of the store side by side, as JPEGs."""
+    script = _file("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return _template().render(
+        title=f"Report: {store.title}",
+        tables=[(_grid(own, about.commands[own.table.name]), own) for own in tables],
+        answers=[answer(own.table, own.rows) for own in tables],
+        missing=[(own.table, missing(own.rows)) for own in tables if missing(own.rows)],
+        leading=leading,
+        pictures=[(own, _source(own)) for own in pictures],
+        about=about,
+        optimistic=OPTIMISTIC in about.header.get("reported", ""),
+        runs=_runs(tables),
+        videos=None if leading is None else _videos(leading, store),
+        strips={row: _data_url("jpeg", data) for row, data in sorted(strips.items())},
+        versions=leading.records[0].metadata.get("versions", {}) if leading else {},
+        style=_file("page.css"),
+        script=script,
+        script_digest=digest,
+        videos_max=VIDEOS_MAX,
+    )
+
+
+def _template() -> Any:
+    environment = Environment(
+        autoescape=True,
+        finalize=_harmless,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data"] = _json
+    return environment.from_string(_file("page.html"))
+
+
+def _file(name: str) -> str:
+    return files("pipeline.report").joinpath("page_files", name).read_text(encoding="utf-8")
+
+
+def _harmless(value: object) -> object:
+    """Names from outside, without letters that would reorder or hide what is beside them."""
+    return value if hasattr(value, "__html__") else show(value)
+
+
+def _json(value: object) -> str:
+    """JSON that ends no element, whatever is in it."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), sort_keys=True)
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return text
+
+
+def _source(picture: Picture) -> str:
+    """Photographs are smaller as PNG, everything else as SVG."""
+    if picture.shows_frames:
+        return _data_url("png", picture.png)
+    return _data_url("svg+xml", picture.svg)
+
+
+def _data_url(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _grid(own: Reported, command: str) -> Grid:
+    table, rows, verdict = own.table, own.rows, own.verdict
+    columns = ["row", *table.columns, "UAR %", "WAR %"]
+    columns += [f"recall of {name} %" for name in rows[0].recalls]
+    columns += [RANKINGS[name] for name in rows[0].precisions]
+    columns += ["compared with"] * table.has_references
+    other = "the compared" if table.has_references else table.main.name
+    columns += [f"{name} − {other} [95 %]" for name in rows[0].differences]
+    columns += ["beside the leading row"] * (verdict is not None)
+    columns += ["runs"]
+    in_paper = any(line.reported for line in rows)
+    columns += ["UAR, as reported for DFEW", "WAR, as reported for DFEW"] * in_paper
+    lines = [
+        [
+            Cell(line.name, line.row.name),
+            *(Cell(cell, cell) for cell in line.row.cells),
+            *map(_score, (line.uar, line.war, *line.recalls.values())),
+            *(_interval(each, [], 1, ".3f") for each in line.precisions.values()),
+            *[Cell(table.reference(line.row).name)] * table.has_references,
+            *(_difference(line, name, rows) for name in line.differences),
+            *([_standing(line, verdict)] if verdict else []),
+            Cell(line.n, line.done, mark="" if line.complete else "lacking"),
+            *(_reported(line, metric) for metric in ("uar", "war") if in_paper),
+        ]
+        for line in rows
+    ]
+    return Grid(table.name, table.title, columns, lines, command)
+
+
+def _score(score: Score) -> Cell:
+    return Cell(str(score), "" if score.mean is None else score.mean)
+
+
+def _reported(line: FilledRow, metric: str) -> Cell:
+    value = line.reported.get(metric)
+    return Cell("–") if value is None else Cell(f"{value:.2f}", value)
+
+
+def _difference(line: FilledRow, metric: str, rows: Sequence[FilledRow]) -> Cell:
+    every = [own for row in rows if (own := row.differences[metric]) is not None]
+    return _interval(line.differences[metric], every, 100, "+.2f")
+
+
+def _interval(own: Interval | None, every: Sequence[Interval], scale: float, form: str) -> Cell:
+    if own is None:
+        return Cell("–")
+    return Cell(
+        own.text(form, scale).replace("-", "−"), own.value, _bar(own, every) if every else None
+    )
+
+
+def _bar(own: Interval, every: Sequence[Interval]) -> Bar:
+    """On the axis that has room for all of them, and for zero."""
+    low = min(0, *(each.low for each in every))
+    width = max(0, *(each.high for each in every)) - low or 1
+    zero, start, end, value = (
+        round(100 * (place - low) / width, 1) for place in (0, own.low, own.high, own.value)
+    )
+    return Bar(zero, start, round(end - start, 1), value)
+
+
+def _standing(line: FilledRow, verdict: Verdict) -> Cell:
+    if line is verdict.leading:
+        return Cell("leads", 0, mark="leads")
+    if line.row.name in verdict.near:
+        return Cell("not separable", 1)
+    return Cell("worse", 2) if line.row.name in verdict.worse else Cell("–", 3)
+
+
+def _runs(tables: Sequence[Reported]) -> Grid:
+    """Every finished run, and the rows that it is part of."""
+    rows_of: dict[str, list[str]] = {}
+    records = {}
+    for own in tables:
+        for name, good in own.records.items():
+            for record in good:
+                rows_of.setdefault(record.folder.name, []).append(f"{own.table.name} {name}")
+                records[record.folder.name] = record
+    lines = []
+    for folder, record in sorted(records.items()):
+        result, run = record.result or {}, record.run
+        scores = [100 * result[metric] for metric in ("uar", "war")]
+        lines.append(
+            [
+                Cell(folder, folder),
+                Cell(", ".join(rows_of[folder]), rows_of[folder][0]),
+                Cell(run.fold, run.fold),
+                Cell(str(run.seed), run.seed),
+                *(Cell(f"{own:.2f}", own) for own in scores),
+                Cell(str(result["epoch"]), result["epoch"]),
+            ]
+        )
+    columns = ["run", "rows", "fold", "seed", "UAR %", "WAR %", "epoch"]
+    return Grid("runs", f"All {len(lines)} finished runs", columns, lines)
+
+
+def _videos(leading: Leading, store: Store) -> dict[str, Any]:
+    """What the browser shows of each video, as short as it can be."""
+    pooled = leading.pooled
+    levels_NT = np.rint(LEVELS * scaled(pooled.influence_NT)).astype(int).tolist()
+    truth_NT = true_intensity(store, pooled)
+    shown = None if truth_NT is None else np.rint(LEVELS * truth_NT).astype(int).tolist()
+    entries = [
+        [
+            row,
+            show(store.ids[row]),
+            int(pooled.labels_N[n]),
+            [int(k) for k in np.argsort(-pooled.p_NK[n], kind="stable")[:3]],
+            [round(100 * p) for p in np.sort(pooled.p_NK[n])[::-1][:3].tolist()],
+            round(100 * float(leading.disagreement_N[n])),
+            "".join(DIGITS[level] for level in levels_NT[n]),
+            "" if shown is None else "".join(DIGITS[level] for level in shown[n]),
+        ]
+        for n, row in enumerate(pooled.rows_N[:VIDEOS_MAX].tolist())
+    ]
+    frames = [int(frame) for frame in pooled.frames]
+    return {
+        "classes": [show(name) for name in store.classes],
+        "entries": entries,
+        "frames": frames,
+        "total": len(pooled.rows_N),
+    }
