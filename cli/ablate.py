@@ -1,7 +1,10 @@
 """tgdfer ablate: tables of the paper, trained where needed, written as Markdown, CSV and LaTeX."""
 
 import sys
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +14,7 @@ from cli.options import (
     DEFAULT_OUT,
     DEFAULT_RUNS,
     DEFAULT_STORE,
+    AlsoOption,
     ConfigOption,
     DeviceOption,
     DuplicatesOption,
@@ -30,14 +34,16 @@ from cli.options import (
     WorkersOption,
 )
 from cli.show import command, count, show
-from cli.training import (
-    as_asked,
-    leave_if_damaged,
-    open_records,
-    report_damaged,
-    suggest_comparison,
-    train_pending,
-)
+from cli.training import as_asked, leave_if_damaged, suggest_comparison, trained_records
+
+if TYPE_CHECKING:
+    from cache.remote import StorePath
+    from cache.store import Store
+    from pipeline.config import MethodConfig
+    from pipeline.report.tables import Table
+    from pipeline.train.records import Records
+
+    Train = Callable[..., tuple[Records, int, int]]  # what trained_records does
 
 
 def ablate(
@@ -53,6 +59,7 @@ def ablate(
         ),
     ] = None,
     store: StoreOption = DEFAULT_STORE,
+    also: AlsoOption = [],  # noqa: B006  (typer copies it)
     config: ConfigOption = DEFAULT_CONFIG,
     settings: SetOption = [],  # noqa: B006  (typer copies it)
     seeds: SeedsOption = 1,
@@ -81,57 +88,140 @@ def ablate(
       tgdfer ablate table3 --store data/dfew-ViT-B-32-quickgelu.zarr --seeds 3
     As jobs of a SLURM cluster, eight at a time:
       tgdfer ablate table3 --engine slurm --device cuda --gpus 8 --engine-set partition=gpu
+    The same head on features of two encoders:
+      tgdfer ablate encoders --store data/faces-mini.zarr --also data/faces-RN50.zarr
     Every combination of some values:
       tgdfer ablate --vary optimiser.lr=[0.003,0.01] --vary label.temperature=[0.01,0.07]
     """
-    from cache.store import open_store
     from pipeline.config import load_method
     from pipeline.engines.choose import choose_engine
+
+    train = partial(
+        trained_records,
+        root=runs,
+        device=device,
+        workers=workers,
+        features=features,
+        where=choose_engine(engine, gpus, engine_set, device, workers),
+        allow_missing=allow_missing,
+        allow_duplicates=allow_duplicates,
+        retrain_damaged=retrain_damaged,
+    )
+    words = [*(tables or []), *(word for own in varied for word in ("--vary", own))]
+    words += [word for own in also for word in ("--also", str(own))]
+    options = as_asked(store, runs, config, settings, seeds)
+    asked = command("tgdfer", "ablate", *words, *options)
+    base = load_method(config, settings)
+    if "encoders" in (tables or []):
+        if tables != ["encoders"] or varied or rows is not None or not also:
+            raise RefusedError(
+                "table encoders stands alone, without --vary and --rows, and needs another store: "
+                "--also STORE"
+            )
+        return _ablate_encoders([store, *also], base, seeds, out, train, asked)
+    if also:
+        raise RefusedError("--also: read only by table encoders")
+    _ablate(tables or [], varied, rows, store, base, seeds, out, train, asked, options)
+
+
+def _ablate(
+    tables: Sequence[str],
+    varied: Sequence[str],
+    names: str | None,
+    store: "StorePath",
+    base: "MethodConfig",
+    seeds: int,
+    out: Path,
+    train: "Train",
+    asked: str,
+    options: Sequence[object],
+) -> None:
+    """Train tables on one store, and write them."""
+    from cache.store import open_store
     from pipeline.report.ablation import collect, header_of, methods_to_tune, runs_of_table
     from pipeline.report.curves import CURVES, draw_curves
     from pipeline.report.forms import FORMS, write_tables
-    from pipeline.report.tables import ROBUSTNESS, find_tables, fit, vary
+    from pipeline.report.tables import ROBUSTNESS
     from pipeline.report.written import check_reports
     from pipeline.train.rates import best_factors, trials
 
-    chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
-    if not chosen:
-        raise RefusedError("no table given: name one, such as table3, or use --vary KEY=[V1,V2]")
-    base = load_method(config, settings)
-    where = choose_engine(engine, gpus, engine_set, device, workers)
     opened = open_store(store)
-    names = None if rows is None else [name.strip() for name in rows.split(",")]
-    chosen = [fit(table, opened, base, names) for table in chosen]
-    if unknown := {*(names or ())} - {row.name for table in chosen for row in table.rows}:
-        raise RefusedError(f"--rows: no such row in these tables: {min(unknown)}; leave it out")
-    chosen = [table for table in chosen if table.rows]
+    chosen = _chosen(tables, varied, names, opened, base)
     folds = [name for name, _, _ in opened.folds]
+    every = partial(runs_of_table, base=base, folds=folds, seeds=range(seeds))
+    pictures = CURVES if ROBUSTNESS.name in tables else ()
+    check_reports(out, *FORMS, *pictures)
     tuned = methods_to_tune(chosen, base)
     tried = [run for method in tuned for fold in folds for run in trials(method, fold)]
-    wanted = [run for t in chosen for run in runs_of_table(t, base, folds, range(seeds))]
-    pictures = CURVES if ROBUSTNESS.name in (tables or []) else ()
-    check_reports(out, *FORMS, *pictures)
-    asked = [*tried, *wanted]
-    records = open_records(asked, opened, runs, device, allow_missing, allow_duplicates)
-    report_damaged(tried, records, retrain_damaged)
     if tried:
         print("learning rates of every row and fold, on held-out videos:", file=sys.stderr)
-    trained = train_pending(tried, records, device, workers, features, where)
+    records, _, before = train(tried, opened, [run for table in chosen for run in every(table)])
     factors = best_factors(tuned, folds, records)
-    wanted = [run for t in chosen for run in runs_of_table(t, base, folds, range(seeds), factors)]
-    damaged = report_damaged(wanted, records, retrain_damaged)
-    trained += train_pending(wanted, records, device, workers, features, where)
+    wanted = [run for table in chosen for run in every(table, factors=factors)]
+    records, damaged, trained = train(wanted, opened)
     filled = [(t, collect(t, base, folds, range(seeds), records, factors)) for t in chosen]
-    options = as_asked(store, runs, config, settings, seeds)
     header = header_of(opened, base, len(folds), seeds, chosen)
-    varying = [part for setting in varied for part in ("--vary", setting)]
-    header["code"] = records.code
-    header["command"] = command("tgdfer", "ablate", *(tables or []), *varying, *options)
-    drawn = next((rows for table, rows in filled if table.name == ROBUSTNESS.name), None)
+    header |= {"code": records.code, "command": asked}
+    drawn = next((own for table, own in filled if table.name == ROBUSTNESS.name), None)
     paths = write_tables(filled, header, out, draw_curves(drawn, header) if drawn else {})
     print(paths[0].read_text(encoding="utf-8"))
-    finished = len({*tried, *wanted}) - trained - damaged
-    print(f"{count(trained, 'run')} trained, {finished} already finished.")
+    finished = len({*tried, *wanted}) - before - trained - damaged
+    print(f"{count(before + trained, 'run')} trained, {finished} already finished.")
     print("written: " + ", ".join(show(path) for path in paths))
     suggest_comparison(opened, *options)
+    leave_if_damaged(damaged)
+
+
+def _chosen(
+    tables: Sequence[str],
+    varied: Sequence[str],
+    names: str | None,
+    store: "Store",
+    base: "MethodConfig",
+) -> "list[Table]":
+    """The tables with the rows that are asked for, as the store has them."""
+    from pipeline.report.tables import find_tables, fit, vary
+
+    found = find_tables(tables) + ([vary(varied)] if varied else [])
+    if not found:
+        raise RefusedError("no table given: name one, such as table3, or use --vary KEY=[V1,V2]")
+    only = None if names is None else [name.strip() for name in names.split(",")]
+    found = [fit(table, store, base, only) for table in found]
+    if unknown := {*(only or ())} - {row.name for table in found for row in table.rows}:
+        raise RefusedError(f"--rows: no such row in these tables: {min(unknown)}; leave it out")
+    return [table for table in found if table.rows]
+
+
+def _ablate_encoders(
+    stores: "Sequence[StorePath]",
+    base: "MethodConfig",
+    seeds: int,
+    out: Path,
+    train: "Train",
+    asked: str,
+) -> None:
+    """Train the same runs on each store, and write one row for each."""
+    from cache.store import open_store
+    from pipeline.config import runs_of
+    from pipeline.report.ablation import collect_stores, header_of
+    from pipeline.report.forms import FORMS, write_tables
+    from pipeline.report.tables import rows_of_stores
+    from pipeline.report.written import check_reports
+
+    opened = [open_store(store) for store in stores]
+    table = rows_of_stores(opened)
+    folds = [name for name, _, _ in opened[0].folds]
+    check_reports(out, *FORMS)
+    runs = runs_of(base, folds, range(seeds))
+    done = [train(runs, store) for store in opened]
+    records = [own for own, _, _ in done]
+    rows = collect_stores(table, base, folds, range(seeds), records)
+    header = header_of(opened[0], base, len(folds), seeds, [table])
+    header |= {"encoder": "one for each row, all frozen", "code": records[0].code}
+    header |= {"store": ", ".join(store.digest for store in opened), "command": asked}
+    paths = write_tables([(table, rows)], header, out)
+    print(paths[0].read_text(encoding="utf-8"))
+    trained, damaged = sum(own for *_, own in done), sum(own for _, own, _ in done)
+    print(f"{count(trained, 'run')} trained, {len(done) * len(runs) - trained} already finished.")
+    print("written: " + ", ".join(show(path) for path in paths))
     leave_if_damaged(damaged)

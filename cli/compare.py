@@ -38,24 +38,21 @@ from cli.show import next_step, show
 from cli.training import (
     as_asked,
     leave_if_damaged,
-    open_records,
     refuse_to_pool,
-    report_damaged,
-    train_pending,
+    trained_records,
 )
 
 if TYPE_CHECKING:
     from cache.remote import StorePath
     from cache.store import Store
     from pipeline.config import MethodConfig, Run
-    from pipeline.engines.choose import EngineChoice
     from pipeline.evaluate.baselines import PredictedLabels
     from pipeline.evaluate.influence import Array
     from pipeline.evaluate.localisation import TestedRun
     from pipeline.report.versus import Side
     from pipeline.train.records import Records
 
-    Train = Callable[[Sequence[Run], Store], tuple[Records, int]]  # what is not finished
+    Train = Callable[[Sequence[Run], Store], tuple[Records, int, int]]  # what is not finished
     Ranking = Callable[[TestedRun], dict[str, Array]]  # of the frames of its test videos
 
 OF_BASELINES = ("configs", "out", "search_baseline", "leave_one_out")
@@ -153,7 +150,7 @@ def compare(
 
     where = choose_engine(engine, gpus, engine_set, device, workers)
     train = partial(
-        _trained,
+        trained_records,
         root=runs,
         device=device,
         workers=workers,
@@ -203,7 +200,7 @@ def _compare_baselines(
     if not opened.has_texts:
         _compare_regressions(opened, folds, search_baseline, out)
         return
-    records, damaged = train(every, opened)
+    records, damaged, _ = train(every, opened)
     # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.localisation import localisation_table, localise
     from pipeline.report.comparison import best_of, comparison_table, of_runs, write_comparison
@@ -289,25 +286,6 @@ def _compare_regressions(store: "Store", folds: list[str], search: bool, out: Pa
     print(f"written: {show(path)}")
 
 
-def _trained(
-    wanted: "Sequence[Run]",
-    store: "Store",
-    root: Path,
-    device: str,
-    workers: int | None,
-    features: str,
-    where: "EngineChoice",
-    allow_missing: bool,
-    allow_duplicates: bool,
-    retrain_damaged: bool,
-) -> "tuple[Records, int]":
-    """The records of runs, all finished but those that are damaged; and how many these are."""
-    records = open_records(wanted, store, root, device, allow_missing, allow_duplicates)
-    damaged = report_damaged(wanted, records, retrain_damaged)
-    train_pending(wanted, records, device, workers, features, where)
-    return records, damaged
-
-
 def _compare_two(
     context: typer.Context,
     a: str,
@@ -342,7 +320,7 @@ def _compare_two(
     folds = [name for name, _, _ in opened.folds] if fold == "all" else [fold]
     wanted = {name: runs_of(method, folds, range(seeds)) for name, method in methods.items()}
     every = [run for own in wanted.values() for run in own]
-    records, damaged = train(every, opened) if every else (None, 0)
+    records, damaged, _ = train(every, opened) if every else (None, 0, 0)
     first, second = (
         _finished(name, wanted[name], records) if records and name in wanted else read_side(path)
         for name, path in zip((a, b), paths, strict=True)

@@ -335,6 +335,15 @@ StoreOption = Annotated[
         help="Feature store made by extract, or a copy at s3://, https://, zip://.",
     ),
 ]
+AlsoOption = Annotated[
+    list[StorePath],
+    typer.Option(
+        "--also",
+        parser=store_path,
+        metavar="PATH|URL",
+        help="Another store of the same videos, for table encoders; repeatable.",
+    ),
+]
 NewStoreOption = Annotated[
     StorePath | None,
     typer.Option(
@@ -423,7 +432,7 @@ TablesArgument = Annotated[
     list[str] | None,
     typer.Argument(
         help="table1 to table6, views, influence, input, without, imbalance, long, text, "
-        "robustness, population.",
+        "robustness, population, encoders.",
         show_default=False,
         callback=_check_tables,
         autocompletion=_tables,

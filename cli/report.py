@@ -85,20 +85,21 @@ def report(
     from cache.store import open_store
     from pipeline.config import load_method
     from pipeline.device import device_kind
+    from pipeline.report.ablation import methods_to_tune
     from pipeline.report.contents import Asked, found_runs
     from pipeline.report.figures import FOLDER
     from pipeline.report.page import PAGE
     from pipeline.report.tables import find_tables, fit, vary
     from pipeline.report.written import check_reports
+    from pipeline.train.rates import best_factors
     from pipeline.train.records import Records
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:
         refuse_unread(context, ("seeds",), "read only with a table; the runs say which they have")
-    if tuned := [table.name for table in chosen if table.tuned]:
+    if any(not table.rows for table in chosen):
         raise RefusedError(
-            f"table {tuned[0]}: which learning rates were chosen for it is not in the records; see "
-            f"its files of tgdfer ablate {tuned[0]}, and name no table for the settings themselves"
+            "table encoders: a report is of one store; see what tgdfer ablate encoders has written"
         )
     base = load_method(config, settings)
     opened = open_store(store)
@@ -109,7 +110,10 @@ def report(
     found, others = found_runs(records)
     folds = [name for name, _, _ in opened.folds]
     fitted = [fit(table, opened, base) for table in chosen]
-    asked = Asked(fitted, base, folds, range(seeds)) if fitted else _found(found, others, records)
+    factors = best_factors(methods_to_tune(fitted, base), folds, records)
+    asked = Asked(fitted, base, folds, range(seeds), factors)
+    if not fitted:
+        asked = _found(found, others, records)
     words = [*(tables or []), *(word for own in varied for word in ("--vary", own))]
     options = as_asked(store, runs, config, settings, seeds)
     commands = {

@@ -74,6 +74,31 @@ def train_pending(
         )
 
 
+def trained_records(
+    wanted: "Sequence[Run]",
+    store: "Store",
+    also: "Sequence[Run]" = (),
+    *,
+    root: Path,
+    device: str,
+    workers: int | None,
+    features: str,
+    where: "EngineChoice",
+    allow_missing: bool,
+    allow_duplicates: bool,
+    retrain_damaged: bool,
+) -> "tuple[Records, int, int]":
+    """(records of runs, all finished but damaged ones; how many these are; how many it trained).
+
+    Before any is trained, it is checked that the store can train them, and ``also`` others.
+    """
+    every = [*wanted, *also]
+    records = open_records(every, store, root, device, allow_missing, allow_duplicates)
+    damaged = report_damaged(wanted, records, retrain_damaged)
+    trained = train_pending(wanted, records, device, workers, features, where)
+    return records, damaged, trained
+
+
 def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Records") -> int:
     """Train the runs that have no record one after the other, in this process; returns how many."""
     from pipeline.train.grid import train_live

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.store import Store
-from pipeline.config import MethodConfig, Run, SelectionConfig
+from pipeline.config import MethodConfig, Run, SelectionConfig, runs_of
 from pipeline.evaluate.classes import ClassScores
 from pipeline.evaluate.influence import influence_by, repool
 from pipeline.evaluate.localisation import Found, localise, mean_precision
@@ -122,7 +122,9 @@ def collect(
     def read(row: TableRow) -> _Said:
         if row.baseline:
             return _said_by_baseline(row.baseline, store, row.folds or folds)
-        return _said([find(run) for run in _runs_of(row, base, folds, seeds, factors)], row, store)
+        return _said(
+            [find(run) for run in runs_of_row(row, base, folds, seeds, factors)], row, store
+        )
 
     located: dict[tuple[Path, ...], dict[str, Found]] = {}
     said_of_rows = [read(row) for row in table.rows]
@@ -137,6 +139,29 @@ def collect(
         behind = _differences(best, said, {"WAR": war}, store)["WAR"] if best else None
         rows.append(replace(filled, behind=behind))
     return rows
+
+
+def collect_stores(
+    table: Table,
+    base: MethodConfig,
+    folds: Sequence[str],
+    seeds: Sequence[int],
+    records: Sequence[Records],
+) -> list[FilledRow]:
+    """As ``collect``, of a table whose rows are ``base`` on the stores of the ``records``."""
+    runs, store = runs_of(base, folds, seeds), records[0].store
+    said_of_rows = [
+        _said([own.find(run) for run in runs], row, own.store)
+        for row, own in zip(table.rows, records, strict=True)
+    ]
+    best = _best(table, said_of_rows)
+    return [
+        replace(
+            _fill(row, base, table, said, said_of_rows[0], {}, store),
+            behind=_differences(best, said, {"WAR": war}, store)["WAR"] if best else None,
+        )
+        for row, said in zip(table.rows, said_of_rows, strict=True)
+    ]
 
 
 def _best(table: Table, said_of_rows: "Sequence[_Said]") -> "_Said | None":
@@ -156,8 +181,24 @@ def runs_of_table(
 ) -> list[Run]:
     """The runs that a table is made from, without duplicates; ``folds`` are the command's."""
     rows = [own for row in table.rows for own in (table.reference(row), row) if not own.baseline]
-    found = (run for row in rows for run in _runs_of(row, base, folds, seeds, factors))
+    found = (run for row in rows for run in runs_of_row(row, base, folds, seeds, factors))
     return list(dict.fromkeys(found))
+
+
+def runs_of_row(
+    row: TableRow,
+    base: MethodConfig,
+    folds: Sequence[str],
+    seeds: Sequence[int],
+    factors: Factors,
+) -> list[Run]:
+    """The runs of a row that has some; ``folds`` are the command's."""
+    method = row.method(base)
+    return [
+        Run(method=with_rates(method, factors.get((method, fold), 1.0)), fold=fold, seed=seed)
+        for seed in seeds
+        for fold in row.folds or folds
+    ]
 
 
 def methods_to_tune(tables: Sequence[Table], base: MethodConfig) -> list[MethodConfig]:
@@ -266,21 +307,6 @@ def _folds(folds: int, tables: Sequence[Table]) -> str:
         if counts != {folds}
     ]
     return ", ".join([f"{folds} folds", *notes])
-
-
-def _runs_of(
-    row: TableRow,
-    base: MethodConfig,
-    folds: Sequence[str],
-    seeds: Sequence[int],
-    factors: Factors,
-) -> list[Run]:
-    method = row.method(base)
-    return [
-        Run(method=with_rates(method, factors.get((method, fold), 1.0)), fold=fold, seed=seed)
-        for seed in seeds
-        for fold in row.folds or folds
-    ]
 
 
 @dataclass(frozen=True)

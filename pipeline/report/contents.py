@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from cache.identity import flatten
 from cache.store import Store
-from pipeline.config import MethodConfig, Run, runs_of
+from pipeline.config import MethodConfig, Run
 from pipeline.evaluate.calibration import reliability
 from pipeline.evaluate.influence import Array, Influence
 from pipeline.evaluate.localisation import precision_recall
 from pipeline.evaluate.metrics import Rows
-from pipeline.report.ablation import FilledRow, collect
+from pipeline.report.ablation import Factors, FilledRow, collect, runs_of_row
 from pipeline.report.answer import Verdict, judge
 from pipeline.report.figures import (
     Picture,
@@ -51,6 +51,7 @@ class Asked:
     base: MethodConfig  # that rows change
     folds: Sequence[str]
     seeds: Sequence[int]
+    factors: Factors = field(default_factory=dict)  # of learning rates, in tuned tables
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ def found_runs(records: Records) -> tuple[list[Run], Counter[str]]:
             others["of other stores"] += 1
         elif record.changed_code():
             others["of other code"] += 1
+        elif record.run.method.selection.tested_on == "held_out":
+            others["of a search, scored on held-out videos"] += 1
         elif identity["device"] != records.device:
             others[f"trained on {identity['device']}"] += 1
         else:
@@ -139,7 +142,7 @@ def fill(asked: Asked, records: Records) -> list[Reported]:
     return [
         Reported(
             table,
-            collect(table, asked.base, asked.folds, asked.seeds, records),
+            collect(table, asked.base, asked.folds, asked.seeds, records, asked.factors),
             {row.name: _good(row, asked, records) for row in table.rows},
         )
         for table in asked.tables
@@ -223,7 +226,7 @@ def _settings(method: MethodConfig) -> dict[str, object]:
 def _good(row: TableRow, asked: Asked, records: Records) -> list[Record]:
     if row.baseline:
         return []
-    runs = runs_of(row.method(asked.base), row.folds or asked.folds, asked.seeds)
+    runs = runs_of_row(row, asked.base, asked.folds, asked.seeds, asked.factors)
     return [own for own in map(records.find, runs) if own is not None and own.ok]
 
 

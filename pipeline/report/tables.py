@@ -509,6 +509,46 @@ TABLE2 = replace(
     counts="ferv39k",
 )
 
+ENCODERS = Table(
+    "encoders",
+    "The same head on the features of several encoders (not in the paper)",
+    ("D", "T", "weights"),
+    (),  # one for each store
+    differences=("UAR", "WAR"),
+)
+
+
+def rows_of_stores(stores: Sequence[Store]) -> Table:
+    """Table ``encoders`` of stores that hold the same videos in the same folds.
+
+    Differences refer to the first. Raises RefusedError for stores of other videos or folds, or with
+    other missing videos.
+    """
+    rows: list[TableRow] = []
+    for store in stores:
+        if different := _differs(stores[0], store):
+            raise RefusedError(
+                f"{store.path} and {stores[0].path} differ in their {different}; extract the same "
+                "data set in the same way with both encoders"
+            )
+        encoder = store.identity.encoder
+        again = sum(row.name.partition(" #")[0] == encoder.name for row in rows)
+        name = f"{encoder.name} #{again + 1}" if again else encoder.name
+        cells = (str(store.dim), str(store.frames), encoder.weights_sha256[:8])
+        rows.append(TableRow(name, cells))
+    return replace(ENCODERS, rows=tuple(rows), main=rows[0])
+
+
+def _differs(one: Store, other: Store) -> str:
+    """In what two stores differ that should be the same for all encoders, if anything."""
+    if list(one.ids) != list(other.ids) or list(one.labels) != list(other.labels):
+        return "videos"
+    if one.missing.keys() != other.missing.keys():
+        return "missing videos"
+    folds, others = ([(n, [*a], [*b]) for n, a, b in own.folds] for own in (one, other))
+    return "folds" if folds != others else ""
+
+
 ALL = [
     TABLE1,
     TABLE2,
@@ -524,7 +564,7 @@ ALL = [
     LONG,
     TEXT,
 ]
-ALL += [ROBUSTNESS, POPULATION]
+ALL += [ROBUSTNESS, POPULATION, ENCODERS]
 TABLES = {table.name: table for table in ALL}
 
 

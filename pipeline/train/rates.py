@@ -37,8 +37,8 @@ def best_factors(
 ) -> Mapping[tuple[MethodConfig, str], float]:
     """For each method and fold, the factor with the highest mean of UAR and WAR of its trial.
 
-    Of equal ones the smallest. Raises RefusedError if a trial's record is damaged, or if all of a
-    method's trials diverged.
+    Of equal ones the smallest. Raises RefusedError if a trial is not finished, if its record is
+    damaged, or if all of a method's trials diverged.
     """
     return {
         (method, fold): _best(trials(method, fold), records) for method in methods for fold in folds
@@ -55,7 +55,11 @@ def _best(runs: Sequence[Run], records: Records) -> float:
 def _score(run: Run, records: Records) -> float:
     """Mean of UAR and WAR on the held-out videos; −inf if the run diverged."""
     record = records.find(run)
-    assert record is not None
+    if record is None:
+        raise RefusedError(
+            f"fold {run.fold}: its learning rates are not all tried yet; run the same table with: "
+            "tgdfer ablate"
+        )
     if record.damage:
         raise RefusedError(f"{record.damage}; choose again with --retrain-damaged")
     result = record.result or {}

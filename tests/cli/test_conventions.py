@@ -48,8 +48,8 @@ WRONG = {
     "train --engine slurm --device cpu --engine-set tasks=0": "expected a number of tasks",
     "extract --engine slurm --device cpu --shard 0/2": "--shard: not read with --engine or --gpus",
     "ablate table33": "table table33: expected table1, table2, table3, table4, table5, table6, "
-    "views, influence, input, without, imbalance, long, text, robustness or population; did you "
-    "mean table3?",
+    "views, influence, input, without, imbalance, long, text, robustness, population or encoders; "
+    "did you mean table3?",
     "ablate --store s.zarr": "such as table3",
     "ablate --vary label.top_k=3 --store s.zarr": "expected KEY=[VALUE, VALUE, ...]",
     "compare --store none.zarr": "no store at none.zarr",

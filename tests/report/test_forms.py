@@ -41,7 +41,7 @@ def full(line: FilledRow) -> FilledRow:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in TABLES if name not in ("robustness", "population")]
+    "name", [name for name in TABLES if name not in ("robustness", "population", "encoders")]
 )
 def test_tables_fit_a_terminal_and_a_page(store: Store, tmp_path: Path, name: str) -> None:
     own = TABLES[name]
