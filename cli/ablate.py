@@ -108,6 +108,7 @@ def ablate(
         retrain_damaged=retrain_damaged,
     )
     words = [*(tables or []), *(word for own in varied for word in ("--vary", own))]
+    words += ["--rows", rows] if rows is not None else []
     words += [word for own in also for word in ("--also", str(own))]
     options = as_asked(store, runs, config, settings, seeds)
     asked = command("tgdfer", "ablate", *words, *options)
@@ -159,6 +160,8 @@ def _ablate(
     factors = best_factors(tuned, folds, records)
     wanted = [run for table in chosen for run in every(table, factors=factors)]
     records, damaged, trained = train(wanted, opened)
+    if any(row.baseline == "regression" for table in chosen for row in table.rows):
+        print("searching a logistic regression in every fold, which takes minutes", file=sys.stderr)
     filled = [(t, collect(t, base, folds, range(seeds), records, factors)) for t in chosen]
     header = header_of(opened, base, len(folds), seeds, chosen)
     header |= {"code": records.code, "command": asked}

@@ -34,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def test_examples_of_the_document_run_in_one_notebook(tmp_path: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    assert len(examples) == 8
+    assert len(examples) == 9
     done = python("-W", "error::UserWarning", "-c", "\n".join(examples), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "(70, 2, 16, 64)" in done.stdout

@@ -116,7 +116,7 @@ def by_name(name: str, store: Store, folds: Folds, hold_out: "HoldOut") -> Predi
         return searched_logistic_regression(store, hold_out, folds=folds)
     if name == "class means":
         return class_means(store, folds)
-    kinds = {f"zero-shot, {named}": kind for kind, named in ZERO_SHOTS.items()}
+    kinds = {f"zero-shot by {named}": kind for kind, named in ZERO_SHOTS.items()}
     return zero_shot(store, kinds[name], folds)
 
 

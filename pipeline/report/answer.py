@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pipeline.evaluate.statistics import holm
 from pipeline.report.ablation import FilledRow
 from pipeline.report.forms import LEVEL
+from pipeline.report.rules import OPTIMISTIC
 from pipeline.report.tables import Table
 
 
@@ -44,6 +45,7 @@ def answer(table: Table, rows: Sequence[FilledRow]) -> list[str]:
     return [
         *unknown,
         f"{describe(leading)} {verb}: WAR {leading.war} %, UAR {leading.uar} %{spread}.",
+        *_selected(leading, rows),
         *_lead(table, leading),
         *_told_apart(verdict),
     ]
@@ -64,6 +66,16 @@ def _lead(table: Table, leading: FilledRow) -> list[str]:
     if lead is None or not lead.error:
         return []
     return [f"Its lead over {reference.name}: {lead.text('+.2f', 100)} WAR (95 % interval)."]
+
+
+def _selected(leading: FilledRow, rows: Sequence[FilledRow]) -> list[str]:
+    """A warning where its epochs alone were selected on the test videos."""
+    rules = {line.selection.rule for line in rows}
+    if leading.selection.rule != OPTIMISTIC or rules == {OPTIMISTIC}:
+        return []
+    return [
+        "Its epochs were selected on the test videos, those of other rows were not: optimistic."
+    ]
 
 
 def _told_apart(verdict: Verdict) -> list[str]:

@@ -154,7 +154,8 @@ def find_leading(tables: Sequence[Reported], store: Store) -> Leading | None:
     for own in tables:
         row = own.verdict.leading if own.verdict else None
         records = own.records[row.row.name] if row else []
-        if row is not None and records:  # a baseline has none
+        # A baseline has no records, and those of a row of chosen frames are of all frames.
+        if row is not None and records and row.row.choice is None:
             pooled = pool(records, store)
             every = {record.folder: record for good in own.records.values() for record in good}
             shares = disagreement([*every.values()], store)[pooled.rows_N]

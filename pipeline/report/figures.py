@@ -124,7 +124,9 @@ def draw_learning(
             axes.grid(alpha=0.3)
         figure.legend(*_legend(figure), loc="outside lower center", ncols=3)
         own = curves[leading]
-        ends = (f"{_metric_name(name)} ends at {_last(own, name):.2f}" for name in shown)
+        ends = (
+            f"{_metric_name(name)} ends at {_last(own, name):.2f}" for name in shown if name in own
+        )
         return _picture(
             figure,
             f"learning-{table.name}",

@@ -22,13 +22,13 @@ from pipeline.report.answer import Verdict, answer, missing
 from pipeline.report.contents import Leading, Reported, true_intensity
 from pipeline.report.figures import Picture, scaled
 from pipeline.report.forms import RANKINGS
+from pipeline.report.rules import OPTIMISTIC
 from pipeline.show import show
 
 PAGE = "index.html"
 VIDEOS_MAX = 20_000  # that the browser lists
 LEVELS = 35  # of a frame's influence, which one digit in base 36 says
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-OPTIMISTIC = "optimistic"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def render(
         leading=leading,
         pictures=[(own, _source(own)) for own in pictures],
         about=about,
-        optimistic=OPTIMISTIC in about.header.get("reported", ""),
+        optimistic=_all_optimistic(tables),
         runs=_runs(tables),
         videos=None if leading is None else _videos(leading, store),
         strips={row: _data_url("jpeg", data) for row, data in sorted(strips.items())},
@@ -102,6 +102,11 @@ def render(
         script_digest=digest,
         videos_max=VIDEOS_MAX,
     )
+
+
+def _all_optimistic(tables: Sequence[Reported]) -> bool:
+    rules = {line.selection.rule for own in tables for line in own.rows if not line.row.baseline}
+    return rules == {OPTIMISTIC}
 
 
 def _template() -> Any:

@@ -473,9 +473,9 @@ def _head(name: str, what: str, kind: str, **more: Mapping[str, Any]) -> TableRo
 
 # Named as in the paper where it has the system.
 _SYSTEMS = (
-    TableRow("zero-shot, names", ("nothing trained",), baseline="zero-shot, names"),
-    TableRow("zero-shot, templates", ("nothing trained",), baseline="zero-shot, templates"),
-    TableRow("zero-shot, sentences", ("nothing trained",), baseline="zero-shot, sentences"),
+    TableRow("zero-shot by names", ("nothing trained",), baseline="zero-shot by names"),
+    TableRow("zero-shot by templates", ("nothing trained",), baseline="zero-shot by templates"),
+    TableRow("zero-shot by sentences", ("nothing trained",), baseline="zero-shot by sentences"),
     TableRow("class means", ("mean of the frames",), baseline="class means"),
     TableRow("regression", ("searched",), baseline="regression"),
     _head("MLP", "mean of the frames", "mlp"),
@@ -486,7 +486,7 @@ _SYSTEMS = (
     _head("MIDAS", "T-Former, mixed pairs", "transformer", optimiser={"mixup": 1.0}),
     _head("M3DFEL", "its head", "m3dfel"),
     _head("DFER-CLIP", "its head", "dfer_clip", prompts={"fine_text": "descriptors"}),
-    TableRow("TG-DFER, no layers", ("Table 3, row a",), TABLE3.rows[0].settings),
+    TableRow("TG-DFER without layers", ("Table 3, row a",), TABLE3.rows[0].settings),
     TableRow("TG-DFER", ("the base",)),
 )
 
@@ -534,7 +534,8 @@ def rows_of_stores(stores: Sequence[Store]) -> Table:
         encoder = store.identity.encoder
         again = sum(row.name.partition(" #")[0] == encoder.name for row in rows)
         name = f"{encoder.name} #{again + 1}" if again else encoder.name
-        cells = (str(store.dim), str(store.frames), encoder.weights_sha256[:8])
+        digest = encoder.weights_sha256.rpartition(":")[2]
+        cells = (str(store.dim), str(store.frames), digest[:8])
         rows.append(TableRow(name, cells))
     return replace(ENCODERS, rows=tuple(rows), main=rows[0])
 
@@ -617,11 +618,19 @@ def _on_features(table: Table, store: Store) -> Table:
     """With the encoder in every row, and without zero-shot where it says nothing."""
     name = store.identity.encoder.name
     rows = tuple(
-        replace(row, cells=(*row.cells, name))
+        replace(_with_votes(row, store), cells=(*row.cells, name))
         for row in table.rows
         if store.is_aligned or not row.baseline.startswith("zero-shot")
     )
     return replace(table, columns=(*table.columns, "encoder"), rows=rows)
+
+
+def _with_votes(row: TableRow, store: Store) -> TableRow:
+    """MIDAS mixes the shares of the votes, where there are any."""
+    if row.name != "MIDAS" or not store.voted.any():
+        return row
+    optimiser = {**row.settings["optimiser"], "target": "votes"}
+    return replace(row, settings={**row.settings, "optimiser": optimiser})
 
 
 def _refuse_misfits(table: Table, store: Store, base: MethodConfig) -> None:

@@ -133,7 +133,7 @@ def test_commands_leave_damaged_runs_as_they_are_and_end_with_code_3(place: Path
         assert "\x1b" not in done.stdout + done.stderr
     assert "0 runs trained, 1 already finished." in train.stdout
     assert "| 1 of 2, 1 damaged | – |" in tight(ablate.stdout)
-    assert "| TG-DFER (1 of 2, 1 damaged) |" in compare.stdout
+    assert "| TG-DFER (1 of 2, 1 damaged) |" in tight(compare.stdout)
     assert (folder / "predictions.csv").read_bytes() == whole[:60]
     again = tgdfer("train", *window, *odd, "--retrain-damaged", cwd=place)
     assert again.returncode == 0, again.stderr

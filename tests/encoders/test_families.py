@@ -346,8 +346,8 @@ def test_an_image_model_with_the_text_tower_of_a_clip_trains_through_a_projectio
     assert record.ok
     kept = load_run(record.folder, store).model.kept()
     assert kept["project.weight_RIO"].shape == (1, 64, 24)
-    for kind in ("dfer_clip", "mlp"):  # which reads texts, and which does not
-        own = trained(store, tmp_path, f"head.kind={kind}")
+    for kind in ("dfer_clip", "mlp", "est"):  # which reads texts, and which does not
+        own = trained(store, tmp_path, f"head.kind={kind}", "head.instance=2")
         kept = load_run(own.folder, store).model.kept()
         assert ("project.weight_RIO" in kept) == (kind == "dfer_clip")
     with pytest.raises(RefusedError, match="texts are read by another encoder than its frames"):

@@ -51,7 +51,7 @@ def test_systems_are_trained_with_rates_of_their_own_and_stand_beside_baselines(
 ) -> None:
     store = random_store(tmp_path / "s.zarr", videos=70, frames=4, folds=2)
     base = ONE_EPOCH
-    chosen = ("class means", "MLP", "TG-DFER, no layers")
+    chosen = ("class means", "MLP", "TG-DFER without layers")
     table = replace(
         TABLE1,
         rows=tuple(row for row in TABLE1.rows if row.name in chosen),

@@ -43,8 +43,8 @@ class EST(Network):
         frames: int,
         methods: Sequence[MethodConfig],
     ) -> None:
-        super().__init__(frames, tower.size, methods)
-        size, head = tower.size, methods[0].head
+        super().__init__(frames, tower.features, methods)
+        size, head = tower.features, methods[0].head
         self.instance, count = head.instance, len(self.chosen_T) // head.instance
         self.register_buffer("positions_ND", sinusoids(count, size), persistent=False)
         shares = [head.dropout] * len(generators)
