@@ -24,6 +24,8 @@ from pipeline.train.space import Space
 from pipeline.train.split import hold_out
 
 HELD_OUT_SHARE = 0.2  # of the training videos
+# Settings of runs that are scored on these, and not on test videos.
+SEARCHED = {"rule": "last", "tested_on": "held_out", "validation_share": HELD_OUT_SHARE}
 TRIALS_MAX, HOLD_OUTS_MAX = 10_000, 100
 DRAWS = 100  # per trial, to find settings that the store can train
 
@@ -85,8 +87,7 @@ class Search:
 
         Raises RefusedError for settings that do not fit so few epochs.
         """
-        searched = {"rule": "last", "tested_on": "held_out", "validation_share": HELD_OUT_SHARE}
-        own = _with(method, rung.epochs, method.selection.model_dump() | searched)
+        own = _with(method, rung.epochs, method.selection.model_dump() | SEARCHED)
         return runs_of(own, [self.fold], range(rung.hold_outs))
 
     def chosen(self, method: MethodConfig) -> MethodConfig:

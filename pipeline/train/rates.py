@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from cache.errors import RefusedError
 from pipeline.config import MethodConfig, Run, method_from
-from pipeline.train.halving import HELD_OUT_SHARE
+from pipeline.train.halving import SEARCHED
 from pipeline.train.records import Records
 
 FACTORS = (0.3, 1.0, 3.0, 10.0)  # of both rates of the base
@@ -27,8 +27,7 @@ def with_rates(method: MethodConfig, factor: float) -> MethodConfig:
 
 def trials(method: MethodConfig, fold: str) -> list[Run]:
     """One run with each of FACTORS, tested on videos held out of the fold's training part."""
-    held = {"rule": "last", "tested_on": "held_out", "validation_share": HELD_OUT_SHARE}
-    own = _changed(method, "selection", held)
+    own = _changed(method, "selection", SEARCHED)
     return [Run(method=with_rates(own, factor), fold=fold, seed=SEED) for factor in FACTORS]
 
 
