@@ -8,7 +8,8 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor, nn
 
-from pipeline.config import MethodConfig
+from pipeline.config import HeadConfig, MethodConfig
+from pipeline.datasets.texts import ClassTexts
 from pipeline.model.layers import Dropout, Linear
 from pipeline.model.prompts import Prompts
 from pipeline.model.scaling import InputScale
@@ -24,22 +25,57 @@ class Output:
     attention_RBTK: Tensor | None = None  # frame weights of the visual prompts, if any
 
 
+@dataclass(frozen=True)
+class NetworkSpec:
+    """What the networks of R runs are built from."""
+
+    generators: Sequence[Generator]  # one per run
+    tower: TextTower  # frozen
+    texts: ClassTexts
+    frames: int  # T of the features, of which input.frames may choose some
+    methods: Sequence[MethodConfig]  # one per run; of one kind
+
+    @property
+    def size(self) -> int:
+        """D of a frame's features."""
+        return self.tower.features
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return len(self.texts.classes)
+
+    @property
+    def method(self) -> MethodConfig:
+        """What all runs share, among other settings."""
+        return self.methods[0]
+
+    @property
+    def head(self) -> HeadConfig:
+        """The same for all runs."""
+        return self.method.head
+
+    @property
+    def dropout(self) -> list[float]:
+        """The head's, of each run."""
+        return [self.head.dropout] * len(self.methods)
+
+
 class Network(nn.Module):
     """R stacked networks of one kind, whose parameters have a leading run axis.
 
-    ``frames`` is the number of frames in the features, of which ``input.frames`` may choose some;
-    ``size`` is D, that of a frame. A frozen text tower may be part of the module, but is never
-    trained.
+    ``frames`` and ``size`` are those of the features. A frozen text tower may be part of the
+    module, but is never trained.
     """
 
     chosen_T: Tensor
 
-    def __init__(self, frames: int, size: int, methods: Sequence[MethodConfig]) -> None:
+    def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
-        self.frames, self.size = frames, size
-        chosen = methods[0].input.chosen(frames)
+        self.frames, self.size = spec.frames, spec.size
+        chosen = spec.method.input.chosen(spec.frames)
         self.register_buffer("chosen_T", torch.tensor(chosen), persistent=False)
-        self.input = InputScale(len(methods), size, methods[0].input.scale)
+        self.input = InputScale(len(spec.methods), spec.size, spec.method.input.scale)
 
     @property
     def device(self) -> torch.device:
@@ -92,9 +128,10 @@ class Network(nn.Module):
         return found
 
 
-def projection(generators: Sequence[Generator], tower: TextTower) -> Linear | None:
+def projection(spec: NetworkSpec) -> Linear | None:
     """What brings frames of another encoder than the text tower's own to the texts' D: x W + b."""
-    return None if tower.is_own else Linear(generators, tower.features, tower.size)
+    tower = spec.tower
+    return None if tower.is_own else Linear(spec.generators, tower.features, tower.size)
 
 
 def projected(project: Linear | None, x_RBTD: Tensor) -> Tensor:

@@ -1,48 +1,36 @@
 """Frame features [R, B, T, D] -> class logits [R, B, K]: the complete TG-DFER network."""
 
-from collections.abc import Sequence
-
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from cache.errors import RefusedError
-from pipeline.config import MethodConfig
-from pipeline.datasets.texts import ClassTexts
 from pipeline.kernels.head import frame_logits
 from pipeline.model.bag import BagPooling
 from pipeline.model.label import LabelHead
-from pipeline.model.network import Network, Output, projected, projection
+from pipeline.model.network import Network, NetworkSpec, Output, projected, projection
 from pipeline.model.prompts import Prompts
 from pipeline.model.scaling import log_quality
 from pipeline.model.temporal import TemporalNetwork
-from pipeline.model.text_tower import TextTower
 
 
 class TGDFER(Network):
-    """The method for R stacked runs, with one random generator and one configuration per run.
+    """The method for R stacked runs.
 
     The configurations may differ in the temperature, in initial values, in whether texts are
     centred, and in a quality and a dropout above 0.
     The frozen text tower is part of the module, but has no run axis and is never trained. Frames
     encoded by another encoder than the tower's own are first projected, x W + b, to its D.
-    ``frames`` is the number of frames in the features, of which ``input.frames`` may choose some.
     """
 
     temperature_R: Tensor
     quality_R: Tensor
 
-    def __init__(
-        self,
-        generators: Sequence[Generator],
-        tower: TextTower,
-        texts: ClassTexts,
-        frames: int,
-        methods: Sequence[MethodConfig],
-    ) -> None:
-        super().__init__(frames, tower.features, methods)
-        self.project = projection(generators, tower)
-        size, prompts, label = tower.size, methods[0].prompts, methods[0].label
-        fine, coarse = texts.of(prompts.fine_text), texts.of(prompts.coarse_text)
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        self.project = projection(spec)
+        generators, tower, methods = spec.generators, spec.tower, spec.methods
+        size, prompts, label = tower.size, spec.method.prompts, spec.method.label
+        fine, coarse = spec.texts.of(prompts.fine_text), spec.texts.of(prompts.coarse_text)
         for name in ("temperature", "quality"):
             values = [getattr(method.label, name) for method in methods]
             values_R = torch.tensor(values, dtype=torch.float64)

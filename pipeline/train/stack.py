@@ -21,7 +21,7 @@ from pipeline.datasets.texts import class_texts
 from pipeline.evaluate.metrics import Rows
 from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predict
 from pipeline.model.heads.choose import build_network
-from pipeline.model.network import Network
+from pipeline.model.network import Network, NetworkSpec
 from pipeline.profile import stage
 from pipeline.train.average import WeightAverage, epoch_share, step_shares
 from pipeline.train.batches import EpochBatches, Pairs, epoch_batches, mixed_pairs
@@ -357,13 +357,14 @@ class Stack:
 
 def build_model(data: TrainingData, runs: Sequence[Run]) -> Network:
     """The network of R runs, each initialised from its own seed."""
-    return build_network(
+    spec = NetworkSpec(
         [torch.Generator().manual_seed(run.seed) for run in runs],
         data.tower,
         class_texts(data.store.classes, data.store.texts),
         data.store.frames,
         [run.method for run in runs],
-    ).to(data.device)
+    )
+    return build_network(spec).to(data.device)
 
 
 def parameters_of(model: Network, run: int) -> dict[str, Tensor]:

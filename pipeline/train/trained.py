@@ -16,7 +16,7 @@ from pipeline.datasets.texts import ClassTexts, class_texts
 from pipeline.evaluate.influence import Array
 from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predict
 from pipeline.model.heads.choose import build_network
-from pipeline.model.network import Network
+from pipeline.model.network import Network, NetworkSpec
 from pipeline.model.text_tower import load_text_tower
 from pipeline.train.record import TRAIN_AGAIN, check_finished
 from pipeline.weights import digest_weights, read_config
@@ -101,13 +101,14 @@ class Checkpoint:
 
         Raises DamagedError if the parameters are those of another method.
         """
-        model = build_network(
+        spec = NetworkSpec(
             [torch.Generator().manual_seed(self.run.seed)],
             load_text_tower(text_weights, text_config),
             self.texts,
             self.data.frames,
             [self.run.method],
-        ).to(device)
+        )
+        model = build_network(spec).to(device)
         own = model.kept()
         shapes = {name: kept.shape[1:] for name, kept in own.items()}
         if {name: given.shape for name, given in self.parameters.items()} != shapes:

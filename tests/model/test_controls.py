@@ -9,6 +9,7 @@ import torch
 from cache.errors import RefusedError
 from pipeline.config import LabelConfig, MethodConfig, PromptConfig, TemporalConfig
 from pipeline.datasets.texts import class_texts
+from pipeline.model.network import NetworkSpec
 from pipeline.model.prompts import Prompts, orthogonal_texts
 from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.model.tgdfer import TGDFER
@@ -40,7 +41,8 @@ def model_of(tower: TextTower, seed: int = 0, /, **settings: Any) -> TGDFER:
         label=LabelConfig(temperature=0.1),
     )
     generators = [torch.Generator().manual_seed(seed)]
-    return TGDFER(generators, tower, class_texts(CLASSES), T, [method]).double()
+    spec = NetworkSpec(generators, tower, class_texts(CLASSES), T, [method])
+    return TGDFER(spec).double()
 
 
 def test_a_redrawn_tower_is_the_same_for_all_and_shares_no_weight_with_the_trained_one(
@@ -78,13 +80,14 @@ def test_a_control_is_the_network_with_that_tower_or_those_texts(
     )
     generators = [torch.Generator().manual_seed(0)]
     shifted = class_texts([*CLASSES[1:], CLASSES[0]])
-    other = TGDFER(
+    spec = NetworkSpec(
         generators,
         tower.redrawn() if "tower" in settings else tower,
         class_texts(CLASSES) if "tower" in settings else shifted,
         T,
         [plain],
-    ).double()
+    )
+    other = TGDFER(spec).double()
     features = torch.randn(1, 2, T, D, dtype=torch.float64)
     for ours, theirs in ((model.fine(), other.fine()), (model.coarse(), other.coarse())):
         torch.testing.assert_close(ours, theirs)

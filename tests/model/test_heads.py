@@ -14,7 +14,7 @@ from pipeline.config import HeadConfig, MethodConfig, load_method
 from pipeline.datasets.texts import class_texts
 from pipeline.model.heads.choose import NETWORKS, build_network
 from pipeline.model.heads.recurrent import BiLSTM
-from pipeline.model.network import Network
+from pipeline.model.network import Network, NetworkSpec
 from pipeline.model.text_tower import TextTower, load_text_tower
 from support import oracle, peers
 from support.stores import CLASSES, text_config, text_weights
@@ -41,7 +41,8 @@ def method_of(kind: str, *settings: str) -> MethodConfig:
 def network_of(kind: str, tower: TextTower, *seeds: int, settings: tuple[str, ...] = ()) -> Network:
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     methods = [method_of(kind, *settings)] * len(seeds)
-    return build_network(generators, tower, class_texts(CLASSES), T, methods).double()
+    spec = NetworkSpec(generators, tower, class_texts(CLASSES), T, methods)
+    return build_network(spec).double()
 
 
 def learned_of(network: Network) -> dict[str, Tensor]:
@@ -125,7 +126,8 @@ def test_dfer_clip_gives_the_peer_s_logits_in_float32_at_its_own_size() -> None:
     config = text_config(512)
     tower = load_text_tower(text_weights(config), config)
     method = load_method("dfer-clip", ["head.kind=dfer_clip"])
-    network = build_network([torch.Generator()], tower, class_texts(CLASSES), 16, [method])
+    spec = NetworkSpec([torch.Generator()], tower, class_texts(CLASSES), 16, [method])
+    network = build_network(spec)
     x_TD = torch.randn(16, 512)
     texts = network.prompts()["fine"]().detach()[0].double().numpy()
     weights = published_of(network, "dfer_clip", 0)

@@ -7,6 +7,7 @@ import torch
 from cache.errors import RefusedError
 from pipeline.config import MethodConfig, load_method
 from pipeline.datasets.texts import class_texts
+from pipeline.model.network import NetworkSpec
 from pipeline.model.scaling import InputScale, Scale
 from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.model.tgdfer import TGDFER
@@ -31,7 +32,7 @@ def features(seed: int, videos: int = 5) -> torch.Tensor:
 
 def model_of(tower: TextTower, methods: list[MethodConfig]) -> TGDFER:
     generators = [torch.Generator().manual_seed(r) for r in range(len(methods))]
-    return TGDFER(generators, tower, class_texts(CLASSES), T, methods).double()
+    return TGDFER(NetworkSpec(generators, tower, class_texts(CLASSES), T, methods)).double()
 
 
 @pytest.mark.parametrize("kind", ["none", "layer_norm", "standardise", "whiten"])

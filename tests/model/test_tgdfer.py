@@ -23,6 +23,7 @@ from pipeline.config import (
     stack_key,
 )
 from pipeline.datasets.texts import class_texts
+from pipeline.model.network import NetworkSpec
 from pipeline.model.scaling import Scale
 from pipeline.model.temporal import TemporalNetwork
 from pipeline.model.text_tower import TextTower, load_text_tower
@@ -57,13 +58,14 @@ def make_model(
         prompts=PromptConfig(context_length=2),
         label=LabelConfig(temperature=TAU, **(label or {})),
     )
-    model = TGDFER(
+    spec = NetworkSpec(
         [torch.Generator().manual_seed(seed) for seed in seeds],
         tower,
         class_texts(CLASSES),
         T,
         [method] * len(seeds),
-    ).double()
+    )
+    model = TGDFER(spec).double()
     if scale == "standardise":  # by a mean of 0 and a deviation of 1
         model.input.scale_RD.fill_(1)
     with torch.no_grad():  # far from the special values that layers start at
@@ -357,7 +359,7 @@ def test_initial_weights_do_not_depend_on_the_stack(tower: TextTower) -> None:
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         texts, config = class_texts(CLASSES), TemporalConfig(head_size=4)
         methods = [MethodConfig(temporal=config)] * len(generators)
-        model = TGDFER(generators, tower, texts, T, methods)
+        model = TGDFER(NetworkSpec(generators, tower, texts, T, methods))
         return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 
     alone, stack = weights(7), weights(3, 7, 9)

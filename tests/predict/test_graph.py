@@ -13,6 +13,7 @@ from cache.errors import RefusedError
 from pipeline.config import load_method
 from pipeline.datasets.texts import class_texts
 from pipeline.model.heads.choose import build_network
+from pipeline.model.network import NetworkSpec
 from pipeline.model.text_tower import load_text_tower
 from pipeline.predict import graph
 from pipeline.predict.graph import check_onnx, write_graph
@@ -36,7 +37,8 @@ def networks(trained: Trained, ensemble: Predictor) -> dict[str, TrainedRun]:
     }.items():
         method = load_method("tuned", settings)
         texts, drawn = class_texts(store.classes), torch.Generator().manual_seed(1)
-        model = build_network([drawn], tower, texts, store.frames, [method])
+        spec = NetworkSpec([drawn], tower, texts, store.frames, [method])
+        model = build_network(spec)
         run = first.run.model_copy(update={"method": method})
         networks[other] = replace(first, run=run, model=model)
     return networks

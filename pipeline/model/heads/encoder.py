@@ -6,13 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from pipeline.config import ATTENTION_HEADS, HeadConfig, MethodConfig
-from pipeline.datasets.texts import ClassTexts
+from pipeline.config import ATTENTION_HEADS, HeadConfig
 from pipeline.kernels.head import frame_logits
 from pipeline.model.layers import Dropout, LayerNorm, Linear, Product, attend, normal, per_run
-from pipeline.model.network import Network, Output, projected, projection
+from pipeline.model.network import Network, NetworkSpec, Output, projected, projection
 from pipeline.model.prompts import Prompts
-from pipeline.model.text_tower import TextTower
 
 
 class ClassTokenEncoder(nn.Module):
@@ -69,18 +67,11 @@ class TransformerHead(Network):
     Training looks at the class token alone.
     """
 
-    def __init__(
-        self,
-        generators: Sequence[Generator],
-        tower: TextTower,
-        texts: ClassTexts,
-        frames: int,
-        methods: Sequence[MethodConfig],
-    ) -> None:
-        super().__init__(frames, tower.features, methods)
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
         used = len(self.chosen_T)
-        self.encoder = ClassTokenEncoder(generators, used, tower.features, methods[0].head)
-        self.classifier = Linear(generators, tower.features, len(texts.classes))
+        self.encoder = ClassTokenEncoder(spec.generators, used, spec.size, spec.head)
+        self.classifier = Linear(spec.generators, spec.size, spec.classes)
 
     def _predict(self, x_RBTD: Tensor) -> Output:
         logits = self.classifier(self.encoder(x_RBTD)).to(x_RBTD.dtype)
@@ -96,28 +87,22 @@ class DFERCLIP(Network):
 
     temperature_R: Tensor
 
-    def __init__(
-        self,
-        generators: Sequence[Generator],
-        tower: TextTower,
-        texts: ClassTexts,
-        frames: int,
-        methods: Sequence[MethodConfig],
-    ) -> None:
-        super().__init__(frames, tower.features, methods)
-        self.project = projection(generators, tower)
-        taus = [method.label.temperature for method in methods]
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        self.project = projection(spec)
+        taus = [method.label.temperature for method in spec.methods]
         temperature_R = torch.tensor(taus, dtype=torch.float64)
         self.register_buffer("temperature_R", temperature_R, persistent=False)
-        used, prompts = len(self.chosen_T), methods[0].prompts
-        self.encoder = ClassTokenEncoder(generators, used, tower.size, methods[0].head)
+        tower, prompts = spec.tower, spec.method.prompts
+        used = len(self.chosen_T)
+        self.encoder = ClassTokenEncoder(spec.generators, used, tower.size, spec.head)
         self.fine = Prompts(
-            generators,
+            spec.generators,
             tower.redrawn() if prompts.tower == "random" else tower,
-            texts.of(prompts.fine_text),
+            spec.texts.of(prompts.fine_text),
             prompts.fine_learnable,
             prompts,
-            centre=[method.input.centre_text for method in methods],
+            centre=[method.input.centre_text for method in spec.methods],
         )
 
     def _predict(self, x_RBTD: Tensor) -> Output:

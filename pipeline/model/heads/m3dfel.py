@@ -1,17 +1,13 @@
 """Frame features -> instances -> BiLSTM -> gated by attention -> logits: the head of M3DFEL."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from pipeline.config import ATTENTION_HEADS, MethodConfig
-from pipeline.datasets.texts import ClassTexts
+from pipeline.config import ATTENTION_HEADS
 from pipeline.model.heads.recurrent import BiLSTM
 from pipeline.model.layers import Linear, Product, attend, per_run, uniform
-from pipeline.model.network import Network, Output
-from pipeline.model.text_tower import TextTower
+from pipeline.model.network import Network, NetworkSpec, Output
 
 TAPS = 3  # of the convolution over features that joins the instances
 EPS = 1e-5
@@ -55,25 +51,18 @@ class M3DFEL(Network):
     that the logits are the mean of what each instance contributes: the logits of its frames.
     """
 
-    def __init__(
-        self,
-        generators: Sequence[Generator],
-        tower: TextTower,
-        texts: ClassTexts,
-        frames: int,
-        methods: Sequence[MethodConfig],
-    ) -> None:
-        super().__init__(frames, tower.features, methods)
-        head = methods[0].head
-        states = 2 * head.width(tower.features)
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        generators, head = spec.generators, spec.head
+        states = 2 * head.width(spec.size)
         self.instance, count = head.instance, len(self.chosen_T) // head.instance
-        self.lstm = BiLSTM(generators, tower.features, head)
+        self.lstm = BiLSTM(generators, spec.size, head)
         self.qkv = Product(generators, states, 3 * states)
-        self.norm = MultiInstanceNorm(len(methods), states)
+        self.norm = MultiInstanceNorm(len(generators), states)
         bound = (TAPS * count) ** -0.5
         self.join_RNJ = per_run(generators, uniform(count, TAPS, bound=bound))
         self.join_bias_R = per_run(generators, uniform(bound=bound))
-        self.classifier = Linear(generators, states, len(texts.classes))
+        self.classifier = Linear(generators, states, spec.classes)
 
     def _predict(self, x_RBTD: Tensor) -> Output:
         instances = x_RBTD.unflatten(2, (-1, self.instance)).mean(3)

@@ -1,17 +1,13 @@
 """Mean of the frame features -> MLP -> logits: the plainest head that is trained."""
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from pipeline.config import MethodConfig
-from pipeline.datasets.texts import ClassTexts
 from pipeline.model.layers import Dropout, Linear
-from pipeline.model.network import Network, Output
-from pipeline.model.text_tower import TextTower
+from pipeline.model.network import Network, NetworkSpec, Output
 
 
 class MeanMLP(Network):
@@ -20,20 +16,12 @@ class MeanMLP(Network):
     A frame's logits are those of a video of this frame alone.
     """
 
-    def __init__(
-        self,
-        generators: Sequence[Generator],
-        tower: TextTower,
-        texts: ClassTexts,
-        frames: int,
-        methods: Sequence[MethodConfig],
-    ) -> None:
-        super().__init__(frames, tower.features, methods)
-        head = methods[0].head
-        sizes = [tower.features, *[head.width(tower.features)] * head.depth]
-        self.hidden = nn.ModuleList(Linear(generators, *sides) for sides in pairwise(sizes))
-        self.drop = nn.ModuleList(Dropout([head.dropout] * len(methods)) for _ in self.hidden)
-        self.classifier = Linear(generators, sizes[-1], len(texts.classes))
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        sizes = [spec.size, *[spec.head.width(spec.size)] * spec.head.depth]
+        self.hidden = nn.ModuleList(Linear(spec.generators, *sides) for sides in pairwise(sizes))
+        self.drop = nn.ModuleList(Dropout(spec.dropout) for _ in self.hidden)
+        self.classifier = Linear(spec.generators, sizes[-1], spec.classes)
 
     def _predict(self, x_RBTD: Tensor) -> Output:
         x = torch.cat([x_RBTD.mean(2, keepdim=True), x_RBTD], 2)

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor, nn
 
-from pipeline.config import HeadConfig, MethodConfig
-from pipeline.datasets.texts import ClassTexts
+from pipeline.config import HeadConfig
 from pipeline.model.layers import Dropout, Linear, per_run, uniform
-from pipeline.model.network import Network, Output
-from pipeline.model.text_tower import TextTower
+from pipeline.model.network import Network, NetworkSpec, Output
 
 
 class BiLSTM(nn.Module):
@@ -69,18 +67,10 @@ class _Layer(nn.Module):
 class LSTMHead(Network):
     """A linear layer on the states of every frame; the video's logits are their mean."""
 
-    def __init__(
-        self,
-        generators: Sequence[Generator],
-        tower: TextTower,
-        texts: ClassTexts,
-        frames: int,
-        methods: Sequence[MethodConfig],
-    ) -> None:
-        super().__init__(frames, tower.features, methods)
-        head = methods[0].head
-        self.lstm = BiLSTM(generators, tower.features, head)
-        self.classifier = Linear(generators, 2 * head.width(tower.features), len(texts.classes))
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        self.lstm = BiLSTM(spec.generators, spec.size, spec.head)
+        self.classifier = Linear(spec.generators, 2 * spec.head.width(spec.size), spec.classes)
 
     def _predict(self, x_RBTD: Tensor) -> Output:
         frame_logits_RBTK = self.classifier(self.lstm(x_RBTD)).to(x_RBTD.dtype)

@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from pipeline.config import ATTENTION_HEADS, HeadConfig, MethodConfig
-from pipeline.datasets.texts import ClassTexts
+from pipeline.config import ATTENTION_HEADS, HeadConfig
 from pipeline.kernels.head import cosine
 from pipeline.model.layers import (
     Dropout,
@@ -18,8 +17,7 @@ from pipeline.model.layers import (
     normal,
     per_run,
 )
-from pipeline.model.network import Network, Output
-from pipeline.model.text_tower import TextTower
+from pipeline.model.network import Network, NetworkSpec, Output
 
 HEADS = ATTENTION_HEADS["est"]
 CLASSIFIER = (128, 64)  # hidden layers of the classifier
@@ -35,23 +33,17 @@ class EST(Network):
 
     positions_ND: Tensor
 
-    def __init__(
-        self,
-        generators: Sequence[Generator],
-        tower: TextTower,
-        texts: ClassTexts,
-        frames: int,
-        methods: Sequence[MethodConfig],
-    ) -> None:
-        super().__init__(frames, tower.features, methods)
-        size, head = tower.features, methods[0].head
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        generators, size, head = spec.generators, spec.size, spec.head
         self.instance, count = head.instance, len(self.chosen_T) // head.instance
         self.register_buffer("positions_ND", sinusoids(count, size), persistent=False)
-        shares = [head.dropout] * len(generators)
-        self.snippets = _Snippets(generators, size, shares)
+        self.snippets = _Snippets(generators, size, spec.dropout)
         ratio = head.width(size) / size
         encoder = (
-            TransformerLayer(generators, size, HEADS, ratio, "post", shares, activation=F.relu)
+            TransformerLayer(
+                generators, size, HEADS, ratio, "post", spec.dropout, activation=F.relu
+            )
             for _ in range(head.depth)
         )
         self.encoder = nn.Sequential(*encoder, LayerNorm(generators, size))
@@ -61,7 +53,7 @@ class EST(Network):
         first, second = CLASSIFIER
         self.first = Linear(generators, size, first)
         self.second = Linear(generators, first, second)
-        self.classifier = Linear(generators, second, len(texts.classes))
+        self.classifier = Linear(generators, second, spec.classes)
 
     def _predict(self, x_RBTD: Tensor) -> Output:
         snippets_RBND = self.snippets(x_RBTD.unflatten(2, (-1, self.instance)))
