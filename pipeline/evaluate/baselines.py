@@ -1,13 +1,17 @@
 """A store -> predictions of methods without a temporal network: zero-shot, logistic regression."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from cache.errors import RefusedError
 from cache.store import NO_TEXTS, Store
@@ -16,6 +20,7 @@ from pipeline.evaluate.metrics import confusion, uar, war
 from pipeline.evaluate.statistics import Sample
 from pipeline.kernels.head import cosine
 from pipeline.model.text_tower import load_text_tower
+from pipeline.resources import usable_cores
 
 Folds = Collection[str] | None  # None: all of the store
 
@@ -170,25 +175,47 @@ def searched_logistic_regression(
     """
     pooled = _pooled(store, POOLINGS)
     rows, predicted, chosen = [], [], []
-    for train, test in _parts(store, folds):
-        scores = np.zeros((len(FITS), HOLD_OUTS))
-        for seed in range(HOLD_OUTS):
-            left, held = hold_out(train, seed)
-            for n, fit in enumerate(FITS):
-                said = _fit_and_predict(store, pooled[fit.pooling], fit, left, held)
-                counts = confusion(store.labels[held], said, len(store.classes))
-                scores[n, seed] = (uar(counts) + war(counts)) / 2
-                on_fit()
-        best = FITS[int(scores.mean(1).argmax())]
-        chosen.append(f"{best.pooling} C={best.c:g}{' balanced' if best.balanced else ''}")
-        rows.append(test)
-        predicted.append(_fit_and_predict(store, pooled[best.pooling], best, train, test))
+    with _one_thread_per_fit() as pool:
+        for train, test in _parts(store, folds):
+            scores = np.zeros((HOLD_OUTS, len(FITS)))
+            for seed in range(HOLD_OUTS):
+                score = partial(_held_out_score, store, pooled, *hold_out(train, seed))
+                for n, own in enumerate(pool.map(score, FITS)):
+                    scores[seed, n] = own
+                    on_fit()
+            best = FITS[int(scores.mean(0).argmax())]
+            chosen.append(f"{best.pooling} C={best.c:g}{' balanced' if best.balanced else ''}")
+            rows.append(test)
+            predicted.append(_fit_and_predict(store, pooled[best.pooling], best, train, test))
     return PredictedLabels(
         "logistic regression, searched in every fold",
         np.concatenate(rows),
         np.concatenate(predicted),
         note="; ".join(dict.fromkeys(chosen)),
     )
+
+
+@contextmanager
+def _one_thread_per_fit() -> Iterator[ThreadPoolExecutor]:
+    """Fits beside each other, one per core: a fit of its own is too small for several threads.
+
+    What they give depends neither on their order nor on the number of cores.
+    """
+    with threadpool_limits(1), ThreadPoolExecutor(usable_cores()) as pool:
+        yield pool
+
+
+def _held_out_score(
+    store: Store,
+    pooled: Mapping[str, NDArray[np.float32]],
+    left: NDArray[np.int64],
+    held: NDArray[np.int64],
+    fit: Fit,
+) -> float:
+    """Mean of UAR and WAR on the rows held out."""
+    said = _fit_and_predict(store, pooled[fit.pooling], fit, left, held)
+    counts = confusion(store.labels[held], said, len(store.classes))
+    return float(uar(counts) + war(counts)) / 2
 
 
 def fits(store: Store, folds: Folds = None) -> int:
