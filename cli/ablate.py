@@ -157,9 +157,13 @@ def _ablate(
     if tried:
         print("learning rates of every row and fold, on held-out videos:", file=sys.stderr)
     records, _, before = train(tried, opened, [run for table in chosen for run in every(table)])
-    factors = best_factors(tuned, folds, records)
-    wanted = [run for table in chosen for run in every(table, factors=factors)]
-    records, damaged, trained = train(wanted, opened)
+    best = partial(best_factors, tuned, folds, range(seeds))
+    factors, damaged, trained, steady = best(records), 0, 0, False
+    while not steady:  # a rate with which training diverges gives way to the next best
+        wanted = [run for table in chosen for run in every(table, factors=factors)]
+        records, damaged, more = train(wanted, opened)
+        known, factors = factors, best(records)
+        trained, steady = trained + more, known == factors
     if any(row.baseline == "regression" for table in chosen for row in table.rows):
         print("searching a logistic regression in every fold, which takes minutes", file=sys.stderr)
     filled = [(t, collect(t, base, folds, range(seeds), records, factors)) for t in chosen]

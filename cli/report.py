@@ -110,7 +110,7 @@ def report(
     found, others = found_runs(records)
     folds = [name for name, _, _ in opened.folds]
     fitted = [fit(table, opened, base) for table in chosen]
-    factors = best_factors(methods_to_tune(fitted, base), folds, records)
+    factors = best_factors(methods_to_tune(fitted, base), folds, range(seeds), records)
     asked = Asked(fitted, base, folds, range(seeds), factors)
     if not fitted:
         asked = _found(found, others, records)

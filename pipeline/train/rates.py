@@ -1,8 +1,9 @@
 """A method -> the learning rate with which it is trained in each fold, chosen on held-out videos.
 
 Methods are compared fairly only after equal tuning. So each of them has the same grid of rates, and
-in every fold the one is used that does best on videos held out of that fold's own training part.
-Test videos are never looked at. All of these are ordinary runs, which are trained once.
+in every fold the one is used that does best on videos held out of that fold's own training part;
+or, if training with it diverges in the fold for one of the seeds asked for, the next best. Test
+videos are never looked at. All of these are ordinary runs, which are trained once.
 """
 
 import math
@@ -32,23 +33,37 @@ def trials(method: MethodConfig, fold: str) -> list[Run]:
 
 
 def best_factors(
-    methods: Sequence[MethodConfig], folds: Sequence[str], records: Records
+    methods: Sequence[MethodConfig], folds: Sequence[str], seeds: Sequence[int], records: Records
 ) -> Mapping[tuple[MethodConfig, str], float]:
     """For each method and fold, the factor with the highest mean of UAR and WAR of its trial.
 
-    Of equal ones the smallest. Raises RefusedError if a trial is not finished, if its record is
-    damaged, or if all of a method's trials diverged.
+    Of equal ones the smallest; without those with which a run of the seeds is known to have
+    diverged, unless there is no other. Raises RefusedError if a trial is not finished, if its
+    record is damaged, or if all of a method's trials diverged.
     """
     return {
-        (method, fold): _best(trials(method, fold), records) for method in methods for fold in folds
+        (method, fold): _best(method, fold, seeds, records) for method in methods for fold in folds
     }
 
 
-def _best(runs: Sequence[Run], records: Records) -> float:
-    scores = [_score(run, records) for run in runs]
-    if max(scores) == -math.inf:
-        raise RefusedError(f"fold {runs[0].fold}: training diverged with every learning rate")
-    return FACTORS[scores.index(max(scores))]
+def _best(method: MethodConfig, fold: str, seeds: Sequence[int], records: Records) -> float:
+    scores = [_score(run, records) for run in trials(method, fold)]
+    by_score = sorted(zip(scores, FACTORS, strict=True), key=lambda own: (-own[0], own[1]))
+    known = [factor for score, factor in by_score if score > -math.inf]
+    if not known:
+        raise RefusedError(f"fold {fold}: training diverged with every learning rate")
+    return next(
+        (own for own in known if not _diverges(method, own, fold, seeds, records)), known[0]
+    )
+
+
+def _diverges(
+    method: MethodConfig, factor: float, fold: str, seeds: Sequence[int], records: Records
+) -> bool:
+    """Whether one of the seeds' runs is known to have diverged."""
+    own = with_rates(method, factor)
+    found = (records.find(Run(method=own, fold=fold, seed=seed)) for seed in seeds)
+    return any(record is not None and record.status == "diverged" for record in found)
 
 
 def _score(run: Run, records: Records) -> float:

@@ -62,7 +62,7 @@ def test_systems_are_trained_with_rates_of_their_own_and_stand_beside_baselines(
     train_runs(
         [r for own in tuned for f in folds for r in trials(own, f)], records, "cpu", workers=0
     )
-    factors = best_factors(tuned, folds, records)
+    factors = best_factors(tuned, folds, [0, 1], records)
     runs = runs_of_table(table, base, folds, [0, 1], factors)
     assert {run.method.optimiser.lr for run in runs if run.method.head.kind == "mlp"} == {
         factors[tuned[0], fold] * base.optimiser.lr for fold in folds

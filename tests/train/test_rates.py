@@ -39,10 +39,30 @@ def test_the_best_of_each_fold_is_used_and_the_smallest_of_equal_ones(
     records = Records(tmp_path / "runs", store)
     write(records, trials(METHOD, "1"), (0.2, 0.5, 0.9, -1))
     write(records, trials(METHOD, "2"), (0.6, 0.6, 0.1, 0.1))
-    assert best_factors([METHOD], ["1", "2"], records) == {
+    assert best_factors([METHOD], ["1", "2"], [0, 1], records) == {
         (METHOD, "1"): FACTORS[2],
         (METHOD, "2"): FACTORS[0],
     }
+
+
+def test_a_rate_with_which_a_seed_diverges_gives_way_to_the_next_best(
+    store: Store, tmp_path: Path
+) -> None:
+    records = Records(tmp_path / "runs", store)
+    write(records, trials(METHOD, "1"), (0.2, 0.5, 0.9, -1))
+
+    def diverge(factor: float, seed: int) -> None:
+        write(records, [Run(method=with_rates(METHOD, factor), fold="1", seed=seed)], [-1])
+
+    def best(*seeds: int) -> float:
+        return best_factors([METHOD], ["1"], seeds, records)[METHOD, "1"]
+
+    diverge(FACTORS[2], 1)
+    assert (best(0), best(0, 1)) == (FACTORS[2], FACTORS[1])
+    diverge(FACTORS[1], 0)
+    assert best(0, 1) == FACTORS[0]
+    diverge(FACTORS[0], 0)
+    assert best(0, 1) == FACTORS[2]  # none is left: the row says how many diverged
 
 
 def test_trials_differ_in_both_rates_alone_and_are_scored_on_training_videos(store: Store) -> None:
@@ -64,7 +84,7 @@ def test_rates_of_which_none_works_or_a_record_is_damaged_are_refused(
     records = Records(tmp_path / "runs", store)
     write(records, trials(METHOD, "1"), (-1, -1, -1, -1))
     with pytest.raises(RefusedError, match="fold 1: training diverged with every learning rate"):
-        best_factors([METHOD], ["1"], records)
+        best_factors([METHOD], ["1"], [0, 1], records)
     (records.folder(trials(METHOD, "1")[0]) / "predictions.csv").write_text("")
     with pytest.raises(RefusedError, match="--retrain-damaged"):
-        best_factors([METHOD], ["1"], records)
+        best_factors([METHOD], ["1"], [0, 1], records)
