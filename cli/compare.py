@@ -203,6 +203,7 @@ def _compare_baselines(
     records, damaged, _ = train(every, opened)
     # These load torch, so they come after everything that can be refused.
     from pipeline.evaluate.localisation import localisation_table, localise
+    from pipeline.evaluate.segments import locate, segments_table
     from pipeline.report.comparison import best_of, comparison_table, of_runs, write_comparison
 
     zero_shots = _zero_shots(opened, folds)
@@ -223,7 +224,9 @@ def _compare_baselines(
     more = [] if rank is None else [rank(opened, records)]
     for name, records_of_one in good.items():
         if located := localise(records_of_one, opened, *more):
-            text += localisation_table(located, opened.classes, name if len(good) > 1 else "")
+            title = name if len(good) > 1 else ""
+            text += localisation_table(located, opened.classes, title)
+            text += segments_table(locate(records_of_one, opened), title)
     path = write_comparison(text, out)
     print(path.read_text(encoding="utf-8"))
     print(f"written: {show(path)}")

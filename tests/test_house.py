@@ -145,6 +145,7 @@ ORDER = [
     "pipeline/evaluate/predictions.py",
     "pipeline/evaluate/baselines.py",
     "pipeline/evaluate/localisation.py",
+    "pipeline/evaluate/segments.py",
     "pipeline/train/residence.py",
     "pipeline/train/features.py",
     "pipeline/train/imbalance.py",

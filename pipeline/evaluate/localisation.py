@@ -30,6 +30,9 @@ class TestedRun(Protocol):
     def predictions(self) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
         """(ids, labels, predicted classes)."""
 
+    def logits(self) -> NDArray[np.float64]:
+        """What it says of the videos, [N, K]."""
+
     def frame_logits(self) -> NDArray[np.float32]:
         """What it says of the frames, [N, T, K]; of TG-DFER, cos(x_t, label_k) / tau."""
 

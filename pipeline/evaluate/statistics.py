@@ -144,6 +144,24 @@ def bootstrap_mean(
     return _interval(_Spread(float(values.mean()), drawn))
 
 
+def bootstrap_of_groups(
+    metric: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    groups: Sequence[object],
+    resamples: int = 2000,
+    seed: int = 0,
+    part: int = 100,
+) -> Interval:
+    """A metric with its 95 % interval over resampled groups of videos.
+
+    ``metric`` takes how often each video counts, [resample, video], for ``part`` resamples or fewer
+    at a time, and gives [resample].
+    """
+    weights, member = _resamples(len(groups), groups, resamples, seed)
+    parts = (weights[n : n + part, member].astype(float) for n in range(0, resamples, part))
+    drawn = np.concatenate([metric(own) for own in parts])
+    return _interval(_Spread(float(metric(np.ones((1, len(groups))))[0]), drawn))
+
+
 def _resamples(
     videos: int, groups: Sequence[object] | None, resamples: int, seed: int
 ) -> tuple[NDArray[np.int64], Rows]:
