@@ -118,43 +118,45 @@ class HostViews(_Views):
 
     def __init__(self, rules: Sequence[ViewRule], pixels: Preprocessing) -> None:
         super().__init__(rules, pixels)
-        self._kept: list[dict[int, torch.Tensor]] = []
+        size = pixels.size_px
+        self._made_VTHWC = np.empty((*self.frame_index_VT.shape, size, size, 3), np.uint8)
+        self._is_made_VT = np.zeros(self.frame_index_VT.shape, np.bool_)
         self._warps: dict[tuple[int, tuple[int, int]], Warp] = {}
 
     def choose(self, length: int) -> Collection[int]:
         """As above; forgets what was taken before."""
-        self._kept = [{} for _ in self._rules]
+        self._is_made_VT[:] = False
         return super().choose(length)
 
     def take(self, index: int, image: NDArray[np.uint8]) -> None:
         """Make of frame ``index``, uint8 [height, width, 3], those of the views that show it."""
         started = time.perf_counter()
         image = np.require(image, requirements=["C", "W"])
-        for view in np.flatnonzero((self.frame_index_VT == index).any(1)).tolist():
-            self._kept[view][index] = self._fit(view, image)
+        shown_VT = self.frame_index_VT == index
+        for view in np.flatnonzero(shown_VT.any(1)).tolist():
+            first, *others = np.flatnonzero(shown_VT[view]).tolist()
+            self._fit(view, image, self._made_VTHWC[view, first])
+            self._made_VTHWC[view, others] = self._made_VTHWC[view, first]
+        self._is_made_VT |= shown_VT
         self.views_seconds += time.perf_counter() - started
 
     def finish(self) -> torch.Tensor:
         """The views, uint8 [view, frame, channel, height, width]; the channels are together."""
-        started = time.perf_counter()
-        views_VTHWC = torch.stack(
-            [
-                torch.stack([kept[index].permute(1, 2, 0) for index in index_T.tolist()])
-                for kept, index_T in zip(self._kept, self.frame_index_VT, strict=True)
-            ]
-        )
-        self.views_seconds += time.perf_counter() - started
-        return views_VTHWC.permute(0, 1, 4, 2, 3)
+        if not self._is_made_VT.all():
+            raise KeyError("a frame that was chosen was not decoded")
+        return torch.from_numpy(self._made_VTHWC).permute(0, 1, 4, 2, 3)
 
-    def _fit(self, view: int, image: NDArray[np.uint8]) -> torch.Tensor:
-        """Uint8 [channel, size, size]."""
+    def _fit(self, view: int, image: NDArray[np.uint8], out_SS3: NDArray[np.uint8]) -> None:
+        """Write the frame as the view shows it, uint8 [size, size, 3]."""
         augmentation = self._rules[view].augmentation
         if augmentation is None:
-            return fit_for_evaluation(torch.from_numpy(image).permute(2, 0, 1), self._pixels)
+            fitted = fit_for_evaluation(torch.from_numpy(image).permute(2, 0, 1), self._pixels)
+            out_SS3[:] = fitted.permute(1, 2, 0).numpy()
+            return
         shape = (image.shape[0], image.shape[1])
         if (warp := self._warps.get((view, shape))) is None:
             warp = self._warps[view, shape] = Warp(*shape, self._pixels.size_px, augmentation)
-        return torch.from_numpy(warp(image)).permute(2, 0, 1)
+        warp(image, out_SS3)
 
 
 class DeviceViews(_Views):

@@ -75,14 +75,18 @@ class Warp:
         mixed = a.saturation * np.eye(3) + (1 - a.saturation) * np.outer(np.ones(3), GREY)
         return a.brightness * a.contrast * mixed, a.brightness * (1 - a.contrast)
 
-    def __call__(self, frame_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """The frame as this view shows it, uint8 [S, S, 3]."""
-        reduced_HWC = _reduce(frame_HWC, self.reduction)
-        warped_HWC = cv2.remap(reduced_HWC, *self._map, cv2.INTER_LINEAR)
+    def __call__(
+        self, frame_HWC: NDArray[np.uint8], out_SS3: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """The frame as this view shows it, uint8 [S, S, 3]; written to ``out_SS3`` if given."""
+        # OpenCV is faster with four channels than with three.
+        reduced_HW4 = cv2.cvtColor(_reduce(frame_HWC, self.reduction), cv2.COLOR_RGB2RGBA)
+        warped_SS4 = cv2.remap(reduced_HW4, *self._map, cv2.INTER_LINEAR)
         matrix, share = self.colours
-        grey = float(GREY @ cv2.mean(warped_HWC)[:3])
-        shown_HWC = cv2.transform(warped_HWC, np.column_stack([matrix, np.full(3, share * grey)]))
-        return cast(NDArray[np.uint8], shown_HWC)
+        added = np.full((3, 1), share * float(GREY @ cv2.mean(warped_SS4)[:3]))
+        warped_SS3 = cv2.cvtColor(warped_SS4, cv2.COLOR_RGBA2RGB)
+        shown_SS3 = cv2.transform(warped_SS3, np.hstack([matrix, added]), dst=out_SS3)
+        return cast(NDArray[np.uint8], shown_SS3)
 
     @cached_property
     def _map(self) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
