@@ -72,7 +72,16 @@ class InputConfig(Settings):
 class HeadConfig(Settings):
     """The network on the features: TG-DFER, or that of another publication (docs/baselines.md)."""
 
-    kind: Literal["tgdfer", "mlp", "bilstm", "transformer", "dfer_clip", "m3dfel", "est"] = Field(
+    kind: Literal[
+        "tgdfer",
+        "mlp",
+        "bilstm",
+        "transformer",
+        "dfer_clip",
+        "m3dfel",
+        "est",
+        "nr_dfernet",
+    ] = Field(
         "tgdfer", description="TG-DFER, or another publication's network on the same features"
     )
     layers: int = Field(
@@ -89,7 +98,10 @@ class HeadConfig(Settings):
         0.0, ge=0, lt=1, description="share of each layer's output set to zero in training"
     )
     instance: int = Field(
-        4, ge=1, le=FRAMES_MAX, description="frames per instance of m3dfel, or snippet of est"
+        4,
+        ge=1,
+        le=FRAMES_MAX,
+        description="frames per instance of m3dfel, or snippet of est and nr_dfernet",
     )
 
     @property
@@ -113,7 +125,7 @@ class HeadConfig(Settings):
 
     def refuse_misfit(self, frames: int, size: int) -> None:
         """Raises RefusedError for T frames or D features that it cannot divide."""
-        if self.kind in ("m3dfel", "est") and (frames % self.instance or frames == self.instance):
+        if self.kind in _DIVIDING and (frames % self.instance or frames == self.instance):
             raise RefusedError(
                 f"head.instance={self.instance} does not divide the {frames} frames that are used "
                 "into two or more instances; choose another, or other input.frames"
@@ -128,7 +140,14 @@ class HeadConfig(Settings):
             )
 
 
-ATTENTION_HEADS = {"transformer": 8, "dfer_clip": 8, "m3dfel": 8, "est": 4}  # as published
+ATTENTION_HEADS = {  # as published, but for nr_dfernet, which has those of Former-DFER
+    "transformer": 8,
+    "dfer_clip": 8,
+    "m3dfel": 8,
+    "est": 4,
+    "nr_dfernet": 8,
+}
+_DIVIDING = ("m3dfel", "est", "nr_dfernet")  # frames, into instances, snippets or windows
 # Layers, and hidden width as a multiple of D.
 _PUBLISHED = {
     "mlp": (1, 1),
@@ -137,6 +156,7 @@ _PUBLISHED = {
     "dfer_clip": (1, 2),
     "m3dfel": (2, 1),
     "est": (4, 4),
+    "nr_dfernet": (1, 2),  # not published
 }
 
 
@@ -625,7 +645,7 @@ def _idle_for(head: HeadConfig) -> Iterator[tuple[str, str]]:
     if head.kind == "tgdfer":
         yield "head", "layers hidden dropout instance"
         return
-    if head.kind not in ("m3dfel", "est"):
+    if head.kind not in _DIVIDING:
         yield "head", "instance"
     yield "temporal", " ".join(TemporalConfig.model_fields)
     yield "label", " ".join(LabelConfig.model_fields.keys() - {"temperature"})

@@ -136,6 +136,7 @@ ORDER = [
     "pipeline/model/heads/encoder.py",
     "pipeline/model/heads/m3dfel.py",
     "pipeline/model/heads/snippets.py",
+    "pipeline/model/heads/nr_dfernet.py",
     "pipeline/model/heads/choose.py",
     "pipeline/evaluate/metrics.py",
     "pipeline/evaluate/classes.py",

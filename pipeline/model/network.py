@@ -23,6 +23,7 @@ class Output:
     logits_RBK: Tensor  # bag logits; softmax over K is the prediction (eq. 11)
     frame_logits_RBTK: Tensor  # the influence of a frame; TG-DFER's are cos(X^I_t, label_k) / tau
     attention_RBTK: Tensor | None = None  # frame weights of the visual prompts, if any
+    penalty_RB: Tensor | None = None  # what training adds to each video's loss, if anything
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Network(nn.Module):
     """
 
     chosen_T: Tensor
+    is_learning = False  # in a step of training
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -90,10 +92,12 @@ class Network(nn.Module):
 
     @contextmanager
     def dropping(self, keys_R: Tensor) -> Iterator[None]:
-        """Within the context, dropout is applied, by a key of each run for this step."""
+        """Within the context, a step of training, dropout is applied, by a key of each run."""
+        self.is_learning = True
         for module in self._dropouts:
             module.keys_R = keys_R
         yield
+        self.is_learning = False
         for module in self._dropouts:
             module.keys_R = None
 

@@ -481,6 +481,7 @@ _SYSTEMS = (
     _head("MLP", "mean of the frames", "mlp"),
     _head("ResNet18-LSTM", "its LSTM", "bilstm"),
     _head("Former-DFER", "its T-Former", "transformer"),
+    _head("NR-DFERNet", "changes, filtered snippets", "nr_dfernet"),
     _head("EST", "its head", "est"),
     _head("IAL", "T-Former, its loss", "transformer", optimiser={"loss": "intensity_aware"}),
     _head("MIDAS", "T-Former, mixed pairs", "transformer", optimiser={"mixup": 1.0}),

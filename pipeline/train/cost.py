@@ -196,6 +196,11 @@ def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
         yield _Layers(head.depth, 1, 4 * D * D + 2 * D * hidden, 2 * snippets * D, 14 * D + hidden)
         classifier = 128 * D + 64 * 128 + K * 64
         yield _Layers(1, snippets + 1, classifier, 0, 3 * D + 192)
+    elif head.kind == "nr_dfernet":
+        snippets, places = frames // head.instance, 1 + head.instance
+        yield _Layers(1, frames, D * D, 0, 3 * D)
+        yield _encoder(head.depth, snippets * places, D, hidden, places)
+        yield _Layers(1, snippets, K * D, 0, D)
     else:
         yield _encoder(head.depth, tokens, D, hidden, tokens)
         cosines = head.reads_texts

@@ -21,7 +21,7 @@ from pipeline.datasets.texts import class_texts
 from pipeline.evaluate.metrics import Rows
 from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predict
 from pipeline.model.heads.choose import build_network
-from pipeline.model.network import Network, NetworkSpec
+from pipeline.model.network import Network, NetworkSpec, Output
 from pipeline.profile import stage
 from pipeline.train.average import WeightAverage, epoch_share, step_shares
 from pipeline.train.batches import EpochBatches, Pairs, epoch_batches, mixed_pairs
@@ -203,8 +203,7 @@ class Stack:
                 if coming:
                     self.data.features.prepare(coming.video_RB, coming.view_RB)
             with stage("forward"), self._products(), self.model.dropping(part.key_R):
-                logits_RBK = self.model(features_RBTD).logits_RBK
-                loss_RB = self._loss(logits_RBK, target_RBK)
+                loss_RB = self._loss(self.model(features_RBTD), target_RBK)
                 loss_R = (loss_RB * part.weight_RB).sum(1)
                 # Runs are independent, so the gradient of the sum is each run's own gradient.
                 mean = (loss_R / count_R.clamp(min=1)).sum()
@@ -232,13 +231,14 @@ class Stack:
     def _targets(self, video_RB: Tensor) -> Tensor:
         return self.data.targets_2NK[self._by_votes_R[:, None], video_RB]
 
-    def _loss(self, logits_RBK: Tensor, target_RBK: Tensor) -> Tensor:
+    def _loss(self, out: Output, target_RBK: Tensor) -> Tensor:
         """Each video's loss, [R, B]."""
         of_classes = self._weight_RK, self._shift_RK, self._gamma_R
-        loss_RB = cross_entropy(logits_RBK, target_RBK, self._smoothing_R, *of_classes)
-        if self._intensity_R is None:
-            return loss_RB
-        return loss_RB + self._intensity_R[:, None] * intensity_aware(logits_RBK, target_RBK)
+        loss_RB = cross_entropy(out.logits_RBK, target_RBK, self._smoothing_R, *of_classes)
+        if self._intensity_R is not None:
+            aware_RB = intensity_aware(out.logits_RBK, target_RBK)
+            loss_RB = loss_RB + self._intensity_R[:, None] * aware_RB
+        return loss_RB if out.penalty_RB is None else loss_RB + out.penalty_RB
 
     def _pairs(self, batches: EpochBatches) -> Pairs:
         """Drawn anew in every epoch, and apart from the order of the videos."""

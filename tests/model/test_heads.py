@@ -22,7 +22,16 @@ from support.stores import CLASSES, text_config, text_weights
 T, D, B, R, TAU = 8, 16, 2, 2, 0.1
 HEADS = [kind for kind in NETWORKS if kind != "tgdfer"]
 DROPPING = ("head.dropout=0.4", "head.layers=2")
-LAYERS = {"mlp": 2, "bilstm": 2, "transformer": 2, "dfer_clip": 1, "m3dfel": 1, "est": 2}
+LAYERS = {
+    "mlp": 2,
+    "bilstm": 2,
+    "transformer": 2,
+    "dfer_clip": 1,
+    "m3dfel": 1,
+    "est": 2,
+    "nr_dfernet": 2,
+}
+DIVIDING = ("m3dfel", "est", "nr_dfernet")
 Reference = Callable[[np.ndarray, dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
 
 
@@ -54,8 +63,8 @@ def reference_of(network: Network, kind: str, run: int) -> Reference:
     if kind == "dfer_clip":
         texts = network.prompts()["fine"]().detach()[run].numpy()
         return lambda x, weights: peers.dfer_clip(x, weights, layers, texts, TAU)
-    if kind in ("m3dfel", "est"):
-        divided = peers.m3dfel if kind == "m3dfel" else peers.est
+    if kind in DIVIDING:
+        divided = getattr(peers, kind)
         return lambda x, weights: divided(x, weights, layers, instance=2)
     plain = {"mlp": peers.mlp, "bilstm": peers.bilstm, "transformer": peers.former_dfer}[kind]
     return lambda x, weights: plain(x, weights, layers)
@@ -184,6 +193,28 @@ def test_a_run_in_a_stack_begins_drops_and_predicts_as_alone(tower: TextTower, k
         with alone.dropping(keys_R[r : r + 1]):
             own = alone(features[r : r + 1]).logits_RBK[0]
         torch.testing.assert_close(own, stacked[r], atol=1e-12, rtol=1e-9)
+
+
+def test_nr_dfernet_hears_neutral_snippets_in_training_and_where_there_are_no_others(
+    tower: TextTower,
+) -> None:
+    network, (features, _) = network_of("nr_dfernet", tower, 0, 1), inputs()
+    bias_R, others = network.classifier.bias_RO[:, 2], [0, 1, 3, 4, 5, 6]
+    with torch.no_grad():
+        snippets_NK = network(features).frame_logits_RBTK[1, 0, ::2]
+        lead_N = snippets_NK[:, others].amax(1) - snippets_NK[:, 2]
+        bias_R += torch.stack([torch.tensor(100.0), lead_N.median() + 1e-6])
+        out = network(features)
+        with network.dropping(torch.zeros(R)):
+            learned = network(features).logits_RBK
+    snippets_RBNK = out.frame_logits_RBTK[:, :, ::2]
+    is_neutral = snippets_RBNK.argmax(3) == CLASSES.index("neutral")
+    assert is_neutral[0].all()
+    assert is_neutral[1, 0].sum() == 2
+    torch.testing.assert_close(learned, snippets_RBNK.mean(2))
+    torch.testing.assert_close(out.logits_RBK[0], learned[0])
+    expected = snippets_RBNK[1, 0, ~is_neutral[1, 0]].mean(0)
+    torch.testing.assert_close(out.logits_RBK[1, 0], expected)
 
 
 def test_heads_that_the_features_do_not_fit_are_refused() -> None:

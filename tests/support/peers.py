@@ -6,6 +6,7 @@ linear layer's weight is [outputs, inputs]. Heads return (logits [K], frame logi
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -190,9 +191,29 @@ def est(x: Array, weights: Weights, layers: int, instance: int) -> tuple[Array, 
     return logits[0], np.repeat(logits[1:], instance, axis=0)
 
 
+def nr_dfernet(x: Array, weights: Weights, layers: int, instance: int) -> tuple[Array, Array]:
+    """NR-DFERNet's changes, class tokens and filter around T-Former; class 2 is neutral."""
+    changes = [np.maximum(weights["change.bias"], 0)]
+    for before, after in pairwise(x):
+        changes.append(np.maximum(linear(after - before, weights, "change"), 0))
+    snippets = []
+    for start in range(0, len(x), instance):
+        own = np.array(changes[start : start + instance])
+        token = weights["encoder.cls_token"] + own.mean(0)
+        tokens = encoder(
+            x[start : start + instance] + own,
+            {**part(weights, "encoder."), "cls_token": token},
+            layers,
+            "spatial_transformer",
+        )
+        snippets.append(linear(tokens[0], weights, "fc"))
+    heard = [logits for logits in snippets if logits.argmax() != 2] or snippets
+    return sum(heard) / len(heard), np.repeat(snippets, instance, axis=0)
+
+
 def published(kind: str, weights: Weights) -> dict[str, Array]:
     """The parameters of one run of ``head.kind``, by the authors' names and in their shapes."""
-    if kind in ("transformer", "dfer_clip"):
+    if kind in _ENCODERS:
         prefix, name = _ENCODERS[kind]
         own = part(weights, "encoder.")
         found = {
@@ -209,6 +230,8 @@ def published(kind: str, weights: Weights) -> dict[str, Array]:
             found |= _linear(weights, f"hidden.{n}", str(n))
     else:
         found = published_lstm(part(weights, "lstm.layers."))
+    if kind == "nr_dfernet":
+        found |= _linear(weights, "change", "change")
     if kind == "m3dfel":
         found |= {
             "to_qkv.weight": weights["qkv.weight_RIO"].T,
@@ -225,6 +248,7 @@ def published(kind: str, weights: Weights) -> dict[str, Array]:
 _ENCODERS = {
     "transformer": ("t_former.", "spatial_transformer"),
     "dfer_clip": ("temporal_net.", "temporal_transformer"),
+    "nr_dfernet": ("encoder.", "spatial_transformer"),
 }
 
 

@@ -14,6 +14,7 @@ from cache.files import sha256_file
 from cache.identity import flatten
 from cache.store import Store
 from pipeline.config import Run, load_method
+from pipeline.model.heads.choose import NETWORKS
 from pipeline.report.tables import TableRow
 from pipeline.train.features import load_training_data
 from pipeline.train.grid import check_runs
@@ -106,7 +107,7 @@ def test_record_of_some_frames_names_them_and_its_network_chooses_them_again(
     np.testing.assert_allclose(said.frame_logits_NTK, record.frame_logits(), atol=1e-4)
 
 
-@pytest.mark.parametrize("head", ["mlp", "bilstm", "transformer", "dfer_clip", "m3dfel", "est"])
+@pytest.mark.parametrize("head", [kind for kind in NETWORKS if kind != "tgdfer"])
 def test_row_of_a_table_trains_any_head_whose_record_and_network_agree(
     trained: Trained, tmp_path: Path, head: str
 ) -> None:

@@ -273,7 +273,15 @@ def test_runs_with_adamw_dropout_and_averages_equal_their_runs_alone(
     check_equal_alone(exact, [run(fold, 0, *common, *own) for fold in "12" for own in settings])
 
 
-HEADS = ("mlp", "bilstm", "transformer", "dfer_clip", "m3dfel", "est")
+HEADS = (
+    "mlp",
+    "bilstm",
+    "transformer",
+    "dfer_clip",
+    "m3dfel",
+    "est",
+    "nr_dfernet",
+)
 
 
 @pytest.mark.slow

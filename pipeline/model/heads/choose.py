@@ -3,6 +3,7 @@
 from pipeline.model.heads.encoder import DFERCLIP, TransformerHead
 from pipeline.model.heads.m3dfel import M3DFEL
 from pipeline.model.heads.mlp import MeanMLP
+from pipeline.model.heads.nr_dfernet import NRDFERNet
 from pipeline.model.heads.recurrent import LSTMHead
 from pipeline.model.heads.snippets import EST
 from pipeline.model.network import Network, NetworkSpec
@@ -16,6 +17,7 @@ NETWORKS = {
     "dfer_clip": DFERCLIP,
     "m3dfel": M3DFEL,
     "est": EST,
+    "nr_dfernet": NRDFERNet,
 }
 
 

@@ -16,7 +16,8 @@ from pipeline.model.prompts import Prompts
 class ClassTokenEncoder(nn.Module):
     """Frames [R, B, T, D] -> class token and frames [R, B, 1 + T, D], as both publications have it.
 
-    Class token and positions are drawn from N(0, 1); there is no norm after the last layer.
+    Class token and positions are drawn from N(0, 1); there is no norm after the last layer. What
+    is ``added_RBD`` to the class token may differ from video to video.
     """
 
     def __init__(
@@ -28,8 +29,10 @@ class ClassTokenEncoder(nn.Module):
         layers = (_Layer(generators, size, head) for _ in range(head.depth))
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, x_RBTD: Tensor) -> Tensor:
+    def forward(self, x_RBTD: Tensor, added_RBD: Tensor | None = None) -> Tensor:
         token = self.token_RD[:, None, None].expand(-1, x_RBTD.shape[1], -1, -1)
+        if added_RBD is not None:
+            token = token + added_RBD[:, :, None]
         tokens = torch.cat([token, x_RBTD], 2) + self.positions_RLD[:, None]
         encoded: Tensor = self.layers(tokens)
         return encoded.to(x_RBTD.dtype)
