@@ -4,6 +4,7 @@ The defaults are the paper's values; see docs/method.md.
 """
 
 import difflib
+import math
 import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,6 +82,7 @@ class HeadConfig(Settings):
         "m3dfel",
         "est",
         "nr_dfernet",
+        "dpcnet",
     ] = Field(
         "tgdfer", description="TG-DFER, or another publication's network on the same features"
     )
@@ -121,7 +123,7 @@ class HeadConfig(Settings):
 
     def width(self, size: int) -> int:
         """Hidden width at feature size D."""
-        return self.hidden or _PUBLISHED[self.kind][1] * size
+        return self.hidden or math.ceil(_PUBLISHED[self.kind][1] * size)
 
     def refuse_misfit(self, frames: int, size: int) -> None:
         """Raises RefusedError for T frames or D features that it cannot divide."""
@@ -157,6 +159,7 @@ _PUBLISHED = {
     "m3dfel": (2, 1),
     "est": (4, 4),
     "nr_dfernet": (1, 2),  # not published
+    "dpcnet": (1, 1 / 16),  # not published
 }
 
 
@@ -647,6 +650,8 @@ def _idle_for(head: HeadConfig) -> Iterator[tuple[str, str]]:
         return
     if head.kind not in _DIVIDING:
         yield "head", "instance"
+    if head.kind == "dpcnet":
+        yield "head", "layers"
     yield "temporal", " ".join(TemporalConfig.model_fields)
     yield "label", " ".join(LabelConfig.model_fields.keys() - {"temperature"})
     yield "prompts", "coarse_text coarse_learnable"

@@ -121,6 +121,12 @@ def hashed(keys_R: Tensor, site: int, count: int) -> Tensor:
     return (x ^ (x >> 16)).double() / 2**32
 
 
+def divergence(logits_RBK: Tensor, others_RBK: Tensor) -> Tensor:
+    """KL(p, q) + KL(q, p) = sum_k (p_k - q_k) (log p_k - log q_k) of two predictions, [R, B]."""
+    log_p, log_q = logits_RBK.log_softmax(-1), others_RBK.log_softmax(-1)
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
+
+
 def segment_means(x: Tensor, count: int) -> Tensor:
     """Means of ``count`` equal segments of the second-last axis: [..., L, D] -> [..., count, D].
 

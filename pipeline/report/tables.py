@@ -482,6 +482,7 @@ _SYSTEMS = (
     _head("ResNet18-LSTM", "its LSTM", "bilstm"),
     _head("Former-DFER", "its T-Former", "transformer"),
     _head("NR-DFERNet", "changes, filtered snippets", "nr_dfernet"),
+    _head("DPCNet", "excitations, two paths", "dpcnet"),
     _head("EST", "its head", "est"),
     _head("IAL", "T-Former, its loss", "transformer", optimiser={"loss": "intensity_aware"}),
     _head("MIDAS", "T-Former, mixed pairs", "transformer", optimiser={"mixup": 1.0}),

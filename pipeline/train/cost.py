@@ -201,6 +201,9 @@ def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
         yield _Layers(1, frames, D * D, 0, 3 * D)
         yield _encoder(head.depth, snippets * places, D, hidden, places)
         yield _Layers(1, snippets, K * D, 0, D)
+    elif head.kind == "dpcnet":
+        yield _Layers(1, frames, 2 * D * hidden, 0, 5 * D + 3 * hidden)
+        yield _Layers(1, frames, 2 * K * D, 0, 0)
     else:
         yield _encoder(head.depth, tokens, D, hidden, tokens)
         cosines = head.reads_texts

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,9 +31,11 @@ LAYERS = {
     "m3dfel": 1,
     "est": 2,
     "nr_dfernet": 2,
+    "dpcnet": 1,
 }
 DIVIDING = ("m3dfel", "est", "nr_dfernet")
-Reference = Callable[[np.ndarray, dict[str, np.ndarray]], tuple[np.ndarray, np.ndarray]]
+# features, weights -> logits, frame logits and, if the head has one, penalty
+Reference = Callable[[np.ndarray, dict[str, np.ndarray]], tuple[Any, ...]]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,8 @@ def reference_of(network: Network, kind: str, run: int) -> Reference:
     if kind in DIVIDING:
         divided = getattr(peers, kind)
         return lambda x, weights: divided(x, weights, layers, instance=2)
+    if kind == "dpcnet":
+        return peers.dpcnet
     plain = {"mlp": peers.mlp, "bilstm": peers.bilstm, "transformer": peers.former_dfer}[kind]
     return lambda x, weights: plain(x, weights, layers)
 
@@ -92,11 +97,14 @@ def test_logits_and_gradients_are_those_of_the_publication(tower: TextTower, kin
     features, targets = inputs()
     out = network(features)
     logits = out.logits_RBK.flatten(0, 1)
-    torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum").backward()
+    loss = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum")
+    penalty_RB = torch.zeros(R, B) if out.penalty_RB is None else out.penalty_RB
+    (loss + penalty_RB.sum()).backward()
     for r in range(R):
         reference, weights = reference_of(network, kind, r), published_of(network, kind, r)
         for b in range(B):
-            bag, frames = reference(features[r, b].numpy(), weights)
+            bag, frames, *penalty = reference(features[r, b].numpy(), weights)
+            assert sum(penalty) == pytest.approx(penalty_RB[r, b].item(), rel=1e-9)
             np.testing.assert_allclose(out.logits_RBK[r, b].detach(), bag, atol=1e-9)
             np.testing.assert_allclose(out.frame_logits_RBTK[r, b].detach(), frames, atol=1e-9)
     check_gradients(network, kind, R - 1)
@@ -108,8 +116,11 @@ def check_gradients(network: Network, kind: str, run: int) -> None:
 
     def loss() -> float:
         reference, weights = reference_of(network, kind, run), published_of(network, kind, run)
-        logits = [reference(features[run, b].numpy(), weights)[0] for b in range(B)]
-        return sum(map(oracle.cross_entropy, logits, map(int, targets[run])))
+        total = 0.0
+        for b in range(B):
+            logits, _, *penalty = reference(features[run, b].numpy(), weights)
+            total += oracle.cross_entropy(logits, int(targets[run, b])) + sum(penalty)
+        return total
 
     for module, own in groupby(learned_of(network).items(), key=lambda pair: module_of(pair[0])):
         moved = [(p, torch.randn(p.shape[1:], dtype=torch.float64)) for _, p in own]

@@ -211,6 +211,39 @@ def nr_dfernet(x: Array, weights: Weights, layers: int, instance: int) -> tuple[
     return sum(heard) / len(heard), np.repeat(snippets, instance, axis=0)
 
 
+def over_frames(x: Array, weights: Weights, name: str) -> Array:
+    """A convolution of 3 taps [3, C] over the frames of each channel [T, C]."""
+    padded, kernel = np.pad(x, [(1, 1), (0, 0)]), weights[f"{name}.weight"]
+    rows = [(padded[t : t + 3] * kernel).sum(0) for t in range(len(x))]
+    return np.array(rows) + weights[f"{name}.bias"]
+
+
+def divergence(one: Array, other: Array) -> float:
+    """Both Kullback-Leibler divergences of two predictions, given their logits."""
+    p, q = softmax(one), softmax(other)
+    return float((p * np.log(p / q)).sum() + (q * np.log(q / p)).sum())
+
+
+def dpcnet(x: Array, weights: Weights) -> tuple[Array, Array, float]:
+    """DPCNet's excitations of frames and of channels, and what keeps its two paths together."""
+    gates = logistic(over_frames(linear(x, weights, "frame"), weights, "frame_join"))
+    first = x * (1 + gates)
+    hidden = over_frames(linear(first, weights, "down"), weights, "channel_join")
+    second = first * (1 + logistic(linear(np.maximum(hidden, 0), weights, "up")))
+    paths = (
+        linear(first, weights, "frame_classifier"),
+        linear(second, weights, "channel_classifier"),
+    )
+    one, other = (path.mean(0) for path in paths)
+    return (one + other) / 2, (paths[0] + paths[1]) / 2, divergence(one, other)
+
+
+def unpublished(weights: Weights) -> dict[str, Array]:
+    """Our own names without axes, where no code was published; matrices are [outputs, inputs]."""
+    parts = [(name.rpartition("_"), value) for name, value in weights.items()]
+    return {name: value.T if axes == "RIO" else value for (name, _, axes), value in parts}
+
+
 def published(kind: str, weights: Weights) -> dict[str, Array]:
     """The parameters of one run of ``head.kind``, by the authors' names and in their shapes."""
     if kind in _ENCODERS:
@@ -224,6 +257,8 @@ def published(kind: str, weights: Weights) -> dict[str, Array]:
             found |= _layer(part(own, f"layers.{n}."), f"{prefix}{name}.layers.{n}")
     elif kind == "est":
         return _est(weights)
+    elif kind == "dpcnet":
+        return unpublished(weights)
     elif kind == "mlp":
         found = {}
         for n in range(sum(key.endswith("bias_RO") for key in weights) - 1):

@@ -1,5 +1,6 @@
 """``head.kind`` -> the network of R runs."""
 
+from pipeline.model.heads.dpcnet import DPCNet
 from pipeline.model.heads.encoder import DFERCLIP, TransformerHead
 from pipeline.model.heads.m3dfel import M3DFEL
 from pipeline.model.heads.mlp import MeanMLP
@@ -18,6 +19,7 @@ NETWORKS = {
     "m3dfel": M3DFEL,
     "est": EST,
     "nr_dfernet": NRDFERNet,
+    "dpcnet": DPCNet,
 }
 
 
