@@ -83,6 +83,7 @@ class HeadConfig(Settings):
         "est",
         "nr_dfernet",
         "dpcnet",
+        "aen",
     ] = Field(
         "tgdfer", description="TG-DFER, or another publication's network on the same features"
     )
@@ -142,12 +143,13 @@ class HeadConfig(Settings):
             )
 
 
-ATTENTION_HEADS = {  # as published, but for nr_dfernet, which has those of Former-DFER
+ATTENTION_HEADS = {  # as published, but for nr_dfernet and aen, which have T-Former's
     "transformer": 8,
     "dfer_clip": 8,
     "m3dfel": 8,
     "est": 4,
     "nr_dfernet": 8,
+    "aen": 8,
 }
 _DIVIDING = ("m3dfel", "est", "nr_dfernet")  # frames, into instances, snippets or windows
 # Layers, and hidden width as a multiple of D.
@@ -160,6 +162,7 @@ _PUBLISHED = {
     "est": (4, 4),
     "nr_dfernet": (1, 2),  # not published
     "dpcnet": (1, 1 / 16),  # not published
+    "aen": (1, 2),  # not published
 }
 
 

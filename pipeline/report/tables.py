@@ -484,6 +484,7 @@ _SYSTEMS = (
     _head("NR-DFERNet", "changes, filtered snippets", "nr_dfernet"),
     _head("DPCNet", "excitations, two paths", "dpcnet"),
     _head("EST", "its head", "est"),
+    _head("AEN", "T-Former, groups, its guidance", "aen"),
     _head("IAL", "T-Former, its loss", "transformer", optimiser={"loss": "intensity_aware"}),
     _head("MIDAS", "T-Former, mixed pairs", "transformer", optimiser={"mixup": 1.0}),
     _head("M3DFEL", "its head", "m3dfel"),

@@ -204,6 +204,9 @@ def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
     elif head.kind == "dpcnet":
         yield _Layers(1, frames, 2 * D * hidden, 0, 5 * D + 3 * hidden)
         yield _Layers(1, frames, 2 * K * D, 0, 0)
+    elif head.kind == "aen":
+        yield _encoder(head.depth, tokens, D, hidden, tokens)
+        yield _Layers(1, frames, K * D, 0, 2 * D)
     else:
         yield _encoder(head.depth, tokens, D, hidden, tokens)
         cosines = head.reads_texts

@@ -13,6 +13,7 @@ from torch import Tensor
 from cache.errors import RefusedError
 from pipeline.config import HeadConfig, MethodConfig, load_method
 from pipeline.datasets.texts import class_texts
+from pipeline.model.heads.aen import groups_of
 from pipeline.model.heads.choose import NETWORKS, build_network
 from pipeline.model.heads.recurrent import BiLSTM
 from pipeline.model.network import Network, NetworkSpec
@@ -32,6 +33,7 @@ LAYERS = {
     "est": 2,
     "nr_dfernet": 2,
     "dpcnet": 1,
+    "aen": 2,
 }
 DIVIDING = ("m3dfel", "est", "nr_dfernet")
 # features, weights -> logits, frame logits and, if the head has one, penalty
@@ -71,6 +73,8 @@ def reference_of(network: Network, kind: str, run: int) -> Reference:
         return lambda x, weights: divided(x, weights, layers, instance=2)
     if kind == "dpcnet":
         return peers.dpcnet
+    if kind == "aen":
+        return lambda x, weights: peers.aen(x, weights, layers, groups=[0, 1, 2, 1, 0, 1, 1])
     plain = {"mlp": peers.mlp, "bilstm": peers.bilstm, "transformer": peers.former_dfer}[kind]
     return lambda x, weights: plain(x, weights, layers)
 
@@ -226,6 +230,11 @@ def test_nr_dfernet_hears_neutral_snippets_in_training_and_where_there_are_no_ot
     torch.testing.assert_close(out.logits_RBK[0], learned[0])
     expected = snippets_RBNK[1, 0, ~is_neutral[1, 0]].mean(0)
     torch.testing.assert_close(out.logits_RBK[1, 0], expected)
+
+
+def test_emotions_are_grouped_and_a_class_of_another_name_is_a_group_of_its_own() -> None:
+    assert groups_of(CLASSES) == [0, 1, 2, 1, 0, 1, 1]
+    assert groups_of(("boredom", "fear", "calm", "anxiety", "sleep")) == [0, 1, 2, 1, 3]
 
 
 def test_heads_that_the_features_do_not_fit_are_refused() -> None:

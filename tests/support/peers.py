@@ -238,6 +238,22 @@ def dpcnet(x: Array, weights: Weights) -> tuple[Array, Array, float]:
     return (one + other) / 2, (paths[0] + paths[1]) / 2, divergence(one, other)
 
 
+def aen(
+    x: Array, weights: Weights, layers: int, groups: Sequence[int]
+) -> tuple[Array, Array, float]:
+    """T-Former's class token -> group, then emotion; frames, and what keeps them with the video."""
+    token = encoder(x, part(weights, "encoder."), layers, "spatial_transformer")[0]
+    of_groups, scores = softmax(linear(token, weights, "groups")), linear(token, weights, "fc")
+    logits = []
+    for k, group in enumerate(groups):
+        members = [j for j, other in enumerate(groups) if other == group]
+        within = softmax(scores[members])[members.index(k)]
+        logits.append(np.log(of_groups[group] * within))
+    frames = linear(x, weights, "frame")
+    kept = np.log(sum(map(softmax, frames)) / len(frames))
+    return np.array(logits), frames, divergence(np.array(logits), kept)
+
+
 def unpublished(weights: Weights) -> dict[str, Array]:
     """Our own names without axes, where no code was published; matrices are [outputs, inputs]."""
     parts = [(name.rpartition("_"), value) for name, value in weights.items()]
@@ -265,8 +281,8 @@ def published(kind: str, weights: Weights) -> dict[str, Array]:
             found |= _linear(weights, f"hidden.{n}", str(n))
     else:
         found = published_lstm(part(weights, "lstm.layers."))
-    if kind == "nr_dfernet":
-        found |= _linear(weights, "change", "change")
+    for name in ("change", "groups", "frame"):
+        found |= _linear(weights, name, name) if f"{name}.bias_RO" in weights else {}
     if kind == "m3dfel":
         found |= {
             "to_qkv.weight": weights["qkv.weight_RIO"].T,
@@ -284,6 +300,7 @@ _ENCODERS = {
     "transformer": ("t_former.", "spatial_transformer"),
     "dfer_clip": ("temporal_net.", "temporal_transformer"),
     "nr_dfernet": ("encoder.", "spatial_transformer"),
+    "aen": ("encoder.", "spatial_transformer"),
 }
 
 

@@ -30,6 +30,7 @@ SETTINGS = [
     ("head.kind=m3dfel", "head.layers=1", "head.hidden=48"),
     ("head.kind=nr_dfernet", "head.instance=2"),
     ("head.kind=dpcnet",),
+    ("head.kind=aen",),
 ]
 
 

@@ -1,5 +1,6 @@
 """``head.kind`` -> the network of R runs."""
 
+from pipeline.model.heads.aen import AEN
 from pipeline.model.heads.dpcnet import DPCNet
 from pipeline.model.heads.encoder import DFERCLIP, TransformerHead
 from pipeline.model.heads.m3dfel import M3DFEL
@@ -20,6 +21,7 @@ NETWORKS = {
     "est": EST,
     "nr_dfernet": NRDFERNet,
     "dpcnet": DPCNet,
+    "aen": AEN,
 }
 
 
