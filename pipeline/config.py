@@ -84,6 +84,7 @@ class HeadConfig(Settings):
         "nr_dfernet",
         "dpcnet",
         "aen",
+        "logo_former",
     ] = Field(
         "tgdfer", description="TG-DFER, or another publication's network on the same features"
     )
@@ -104,7 +105,8 @@ class HeadConfig(Settings):
         4,
         ge=1,
         le=FRAMES_MAX,
-        description="frames per instance of m3dfel, or snippet of est and nr_dfernet",
+        description="frames per instance of m3dfel, snippet of est and nr_dfernet, or window of "
+        "logo_former",
     )
 
     @property
@@ -150,8 +152,14 @@ ATTENTION_HEADS = {  # as published, but for nr_dfernet and aen, which have T-Fo
     "est": 4,
     "nr_dfernet": 8,
     "aen": 8,
+    "logo_former": 8,
 }
-_DIVIDING = ("m3dfel", "est", "nr_dfernet")  # frames, into instances, snippets or windows
+_DIVIDING = (
+    "m3dfel",
+    "est",
+    "nr_dfernet",
+    "logo_former",
+)  # frames, into instances, snippets or windows
 # Layers, and hidden width as a multiple of D.
 _PUBLISHED = {
     "mlp": (1, 1),
@@ -163,6 +171,7 @@ _PUBLISHED = {
     "nr_dfernet": (1, 2),  # not published
     "dpcnet": (1, 1 / 16),  # not published
     "aen": (1, 2),  # not published
+    "logo_former": (4, 4),
 }
 
 

@@ -139,6 +139,7 @@ ORDER = [
     "pipeline/model/heads/nr_dfernet.py",
     "pipeline/model/heads/dpcnet.py",
     "pipeline/model/heads/aen.py",
+    "pipeline/model/heads/logo_former.py",
     "pipeline/model/heads/choose.py",
     "pipeline/evaluate/metrics.py",
     "pipeline/evaluate/classes.py",

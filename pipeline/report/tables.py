@@ -484,6 +484,11 @@ _SYSTEMS = (
     _head("NR-DFERNet", "changes, filtered snippets", "nr_dfernet"),
     _head("DPCNet", "excitations, two paths", "dpcnet"),
     _head("EST", "its head", "est"),
+    TableRow(
+        "LOGO-Former",
+        ("1 layer of its 4, over time",),
+        {"head": {"kind": "logo_former", "layers": 1}},
+    ),
     _head("AEN", "T-Former, groups, its guidance", "aen"),
     _head("IAL", "T-Former, its loss", "transformer", optimiser={"loss": "intensity_aware"}),
     _head("MIDAS", "T-Former, mixed pairs", "transformer", optimiser={"mixup": 1.0}),

@@ -207,6 +207,12 @@ def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
     elif head.kind == "aen":
         yield _encoder(head.depth, tokens, D, hidden, tokens)
         yield _Layers(1, frames, K * D, 0, 2 * D)
+    elif head.kind == "logo_former":
+        windows = frames // head.instance
+        mixed = 2 * (head.instance + windows) * D
+        yield _Layers(head.depth, frames, D * (6 * D + 2 * hidden), mixed, 15 * D + 2 * hidden)
+        yield _Layers(head.depth, windows, 2 * D * D, 0, 5 * D)
+        yield _Layers(1, frames, K * D, 0, 2 * D)
     else:
         yield _encoder(head.depth, tokens, D, hidden, tokens)
         cosines = head.reads_texts

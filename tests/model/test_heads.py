@@ -34,8 +34,9 @@ LAYERS = {
     "nr_dfernet": 2,
     "dpcnet": 1,
     "aen": 2,
+    "logo_former": 2,
 }
-DIVIDING = ("m3dfel", "est", "nr_dfernet")
+DIVIDING = ("m3dfel", "est", "nr_dfernet", "logo_former")
 # features, weights -> logits, frame logits and, if the head has one, penalty
 Reference = Callable[[np.ndarray, dict[str, np.ndarray]], tuple[Any, ...]]
 
@@ -214,7 +215,8 @@ def test_nr_dfernet_hears_neutral_snippets_in_training_and_where_there_are_no_ot
     tower: TextTower,
 ) -> None:
     network, (features, _) = network_of("nr_dfernet", tower, 0, 1), inputs()
-    bias_R, others = network.classifier.bias_RO[:, 2], [0, 1, 3, 4, 5, 6]
+    bias_R = learned_of(network)["classifier.bias_RO"][:, 2]
+    others = [0, 1, 3, 4, 5, 6]
     with torch.no_grad():
         snippets_NK = network(features).frame_logits_RBTK[1, 0, ::2]
         lead_N = snippets_NK[:, others].amax(1) - snippets_NK[:, 2]

@@ -68,12 +68,16 @@ def bilstm(x: Array, weights: Weights, layers: int) -> tuple[Array, Array]:
 
 def attention(x: Array, weights: Weights, name: str) -> Array:
     """Self-attention of 8 heads, without biases and without a layer after it."""
-    q, k, v = np.split(linear(x, weights, name), 3, axis=1)
+    return heads(*np.split(linear(x, weights, name), 3, axis=1))
+
+
+def heads(q: Array, k: Array, v: Array) -> Array:
+    """What 8 heads mix of the values."""
     width = q.shape[1] // HEADS
     out = np.zeros_like(q)
     for h in range(HEADS):
         cols = slice(h * width, (h + 1) * width)
-        for i in range(len(x)):
+        for i in range(len(q)):
             scores = np.array([q[i, cols] @ key[cols] for key in k]) / math.sqrt(width)
             out[i, cols] = softmax(scores) @ v[:, cols]
     return out
@@ -254,6 +258,33 @@ def aen(
     return np.array(logits), frames, divergence(np.array(logits), kept)
 
 
+def logo_former(x: Array, weights: Weights, layers: int, instance: int) -> tuple[Array, Array]:
+    """LOGO-Former over time; the names are those of its public port, which lacks two norms."""
+    x = x + weights["time_embed"]
+    for n in range(layers):
+        name = f"transformer_layers.layers.{n}"
+        near, far, feed = f"{name}.attentions.0", f"{name}.attentions.1", f"{name}.ffns.0"
+        normed = layer_norm(x, weights, f"{near}.norm")
+        mixed = [
+            attention(rows, weights, f"{near}.qkv") for rows in np.split(normed, len(x) // instance)
+        ]
+        x = x + linear(np.concatenate(mixed), weights, f"{near}.proj")
+        normed = layer_norm(x, weights, f"{far}.q_norm")
+        kernel = weights[f"{far}.sr.weight"]  # [D, frames of a window]
+        pooled = [
+            sum(kernel[:, j] * row for j, row in enumerate(rows)) + weights[f"{far}.sr.bias"]
+            for rows in np.split(normed, len(x) // instance)
+        ]
+        memory = linear(layer_norm(np.array(pooled), weights, f"{far}.norm"), weights, f"{far}.kv")
+        asked = heads(linear(normed, weights, f"{far}.q"), *np.split(memory, 2, axis=1))
+        x = x + linear(asked, weights, f"{far}.proj")
+        hidden = linear(layer_norm(x, weights, f"{feed}.norm"), weights, f"{feed}.layers.0")
+        erf = np.vectorize(math.erf)(hidden / math.sqrt(2))
+        x = x + linear(hidden * (1 + erf) / 2, weights, f"{feed}.layers.3")
+    frames = linear(layer_norm(x, weights, "norm"), weights, "fc")
+    return sum(frames) / len(frames), frames
+
+
 def unpublished(weights: Weights) -> dict[str, Array]:
     """Our own names without axes, where no code was published; matrices are [outputs, inputs]."""
     parts = [(name.rpartition("_"), value) for name, value in weights.items()]
@@ -273,6 +304,8 @@ def published(kind: str, weights: Weights) -> dict[str, Array]:
             found |= _layer(part(own, f"layers.{n}."), f"{prefix}{name}.layers.{n}")
     elif kind == "est":
         return _est(weights)
+    elif kind == "logo_former":
+        return _logo_former(weights)
     elif kind == "dpcnet":
         return unpublished(weights)
     elif kind == "mlp":
@@ -363,6 +396,28 @@ def _est(weights: Weights) -> dict[str, Array]:
     for ours, theirs in layers.items():
         found |= _linear(weights, ours, f"classifier.{theirs}")
     return found
+
+
+def _logo_former(weights: Weights) -> dict[str, Array]:
+    found = {"time_embed": weights["positions_RTD"]} | _norm(weights, "norm", "norm")
+    for n in range(sum(key.endswith("pool_RwD") for key in weights)):
+        own, name = part(weights, f"layers.{n}."), f"transformer_layers.layers.{n}"
+        near, far, feed = f"{name}.attentions.0", f"{name}.attentions.1", f"{name}.ffns.0"
+        for ours, theirs in {
+            "qkv": f"{near}.qkv",
+            "query": f"{far}.q",
+            "memory": f"{far}.kv",
+        }.items():
+            found[f"{theirs}.weight"] = own[f"{ours}.weight_RIO"].T
+        found |= {f"{far}.sr.weight": own["pool_RwD"].T, f"{far}.sr.bias": own["pool_bias_RD"]}
+        linears = {"local_out": f"{near}.proj", "global_out": f"{far}.proj"}
+        linears |= {"up": f"{feed}.layers.0", "down": f"{feed}.layers.3"}
+        for ours, theirs in linears.items():
+            found |= _linear(own, ours, theirs)
+        norms = {"norms.0": f"{near}.norm", "norms.1": f"{far}.q_norm", "norms.2": f"{feed}.norm"}
+        for ours, theirs in (norms | {"pool_norm": f"{far}.norm"}).items():
+            found |= _norm(own, ours, theirs)
+    return found | _linear(weights, "classifier", "fc")
 
 
 def published_lstm(weights: Weights) -> dict[str, Array]:

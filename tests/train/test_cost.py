@@ -31,6 +31,7 @@ SETTINGS = [
     ("head.kind=nr_dfernet", "head.instance=2"),
     ("head.kind=dpcnet",),
     ("head.kind=aen",),
+    ("head.kind=logo_former", "head.layers=2"),
 ]
 
 

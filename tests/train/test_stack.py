@@ -283,6 +283,7 @@ HEADS = (
     "nr_dfernet",
     "dpcnet",
     "aen",
+    "logo_former",
 )
 
 
@@ -403,7 +404,7 @@ def test_every_head_learns_one_batch_to_zero_loss(data: TrainingData, head: str)
     # EST's norms follow the layers; DPCNet is almost linear, and so is AEN's part on the frames,
     # which has to agree with the rest.
     rate = {"est": 0.005, "dpcnet": 0.1, "aen": 0.05}.get(head, 0.02)
-    fast = ["optimiser.kind=adamw", f"optimiser.lr={rate}", "optimiser.epochs=40"]
+    fast = ["optimiser.kind=adamw", f"optimiser.lr={rate}", "optimiser.epochs=40", "head.layers=1"]
     (outcome,) = train_stack(data, [run("1", 0, *same, *fast, f"head.kind={head}")])
     assert outcome.epochs[0]["train_loss"] > 1
     assert outcome.epochs[-1]["train_loss"] < (0.2 if head == "aen" else 0.02)

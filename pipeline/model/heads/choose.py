@@ -3,6 +3,7 @@
 from pipeline.model.heads.aen import AEN
 from pipeline.model.heads.dpcnet import DPCNet
 from pipeline.model.heads.encoder import DFERCLIP, TransformerHead
+from pipeline.model.heads.logo_former import LOGOFormer
 from pipeline.model.heads.m3dfel import M3DFEL
 from pipeline.model.heads.mlp import MeanMLP
 from pipeline.model.heads.nr_dfernet import NRDFERNet
@@ -22,6 +23,7 @@ NETWORKS = {
     "nr_dfernet": NRDFERNet,
     "dpcnet": DPCNet,
     "aen": AEN,
+    "logo_former": LOGOFormer,
 }
 
 
