@@ -154,12 +154,8 @@ ATTENTION_HEADS = {  # as published, but for nr_dfernet and aen, which have T-Fo
     "aen": 8,
     "logo_former": 8,
 }
-_DIVIDING = (
-    "m3dfel",
-    "est",
-    "nr_dfernet",
-    "logo_former",
-)  # frames, into instances, snippets or windows
+# The frames, into instances, snippets or windows.
+_DIVIDING = ("m3dfel", "est", "nr_dfernet", "logo_former")
 # Layers, and hidden width as a multiple of D.
 _PUBLISHED = {
     "mlp": (1, 1),

@@ -212,7 +212,7 @@ def nr_dfernet(x: Array, weights: Weights, layers: int, instance: int) -> tuple[
         )
         snippets.append(linear(tokens[0], weights, "fc"))
     heard = [logits for logits in snippets if logits.argmax() != 2] or snippets
-    return sum(heard) / len(heard), np.repeat(snippets, instance, axis=0)
+    return np.mean(heard, axis=0), np.repeat(snippets, instance, axis=0)
 
 
 def over_frames(x: Array, weights: Weights, name: str) -> Array:

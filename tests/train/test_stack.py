@@ -410,6 +410,18 @@ def test_every_head_learns_one_batch_to_zero_loss(data: TrainingData, head: str)
     assert outcome.epochs[-1]["train_loss"] < (0.2 if head == "aen" else 0.02)
 
 
+def test_what_a_head_adds_to_the_loss_is_trained(data: TrainingData) -> None:
+    stack = Stack(data, [run("1", 0, "head.kind=dpcnet", "optimiser.batch=34")])
+    batch = stack.steps()[0]
+    with torch.no_grad():
+        out = stack.model(data.features(batch.video_RB, batch.view_RB))
+    labels = torch.from_numpy(data.store.labels[batch.video_RB[0]])
+    loss = torch.nn.functional.cross_entropy(out.logits_RBK[0], labels, reduction="sum")
+    assert out.penalty_RB is not None
+    assert out.penalty_RB.min() > 0
+    torch.testing.assert_close(stack.step(batch), loss[None] + out.penalty_RB.sum(1))
+
+
 def test_learning_rate_decays_after_each_milestone(data: TrainingData) -> None:
     # With a factor of almost nothing, training stands still after the first milestone.
     still = ["optimiser.milestones=[1]", "optimiser.gamma=1e-9"]

@@ -83,11 +83,11 @@ class _Layer(nn.Module):
     def _global(self, x_RBTD: Tensor) -> Tensor:
         pooled_RBND = (self._windows(x_RBTD) * self.pool_RwD[:, None, None]).sum(3)
         memory = self.memory(self.pool_norm(pooled_RBND + self.pool_bias_RD[:, None, None]))
-        query = self.query(x_RBTD).unflatten(-1, (HEADS, -1)).transpose(2, 3)
-        key, value = memory.unflatten(-1, (2, HEADS, -1)).permute(3, 0, 1, 4, 2, 5)
-        mixed = F.scaled_dot_product_attention(query, key, value)  # [R, B, H, T, D / H]
-        out: Tensor = self.global_out(mixed.transpose(2, 3).flatten(3))
-        return out
+        query = self.query(x_RBTD).flatten(0, 1).unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        key, value = memory.flatten(0, 1).unflatten(-1, (2, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        asked = F.scaled_dot_product_attention(query, key, value)  # [R B, H, T, D / H]
+        mixed: Tensor = self.global_out(asked.transpose(1, 2).reshape(x_RBTD.shape))
+        return mixed
 
     def _mlp(self, x: Tensor) -> Tensor:
         hidden: Tensor = self.down(F.gelu(self.up(x)))
