@@ -54,8 +54,8 @@ class _Layer(nn.Module):
         weight = self.weight_R2HG.flatten(0, 1)
         h = c = x_RBTI.new_zeros(2 * R, B, weight.shape[1])
         states = []
-        for t in range(T):
-            gates = torch.baddbmm(both[:, :, t], h, weight).to(c.dtype)
+        for own in both.unbind(2):  # slices would give a gradient of all frames each
+            gates = torch.baddbmm(own, h, weight).to(c.dtype)
             i, f, g, o = gates.chunk(4, -1)
             c = f.sigmoid() * c + i.sigmoid() * g.tanh()
             h = o.sigmoid() * c.tanh()
