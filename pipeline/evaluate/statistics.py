@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,13 +165,18 @@ def bootstrap_of_groups(
 
 def _resamples(
     videos: int, groups: Sequence[object] | None, resamples: int, seed: int
-) -> tuple[NDArray[np.int64], Rows]:
+) -> tuple[NDArray[np.float32], Rows]:
     """How often each group is drawn [resample, group], and each video's group."""
     names = np.arange(videos) if groups is None else np.array([str(g) for g in groups])
     _, member = np.unique(names, return_inverse=True)
-    number = int(member.max()) + 1
+    return _drawn(int(member.max()) + 1, resamples, seed), member
+
+
+@lru_cache(maxsize=1)  # all rows of a table show the same people
+def _drawn(number: int, resamples: int, seed: int) -> NDArray[np.float32]:
     generator = np.random.default_rng(seed)
-    return generator.multinomial(number, np.full(number, 1 / number), size=resamples), member
+    drawn = generator.multinomial(number, np.full(number, 1 / number), size=resamples)
+    return drawn.astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class FilledRow:
     differences: Mapping[str, Difference | None]  # to its reference; None if runs are missing
     behind: Difference | None  # in WAR, the best row minus this one; None without a best row
     mcnemar: float | None  # p-value of no difference in WAR to its reference; None for more seeds
-    pooled: Interval | None  # WAR over the videos of all runs, in a table by subset
+    pooled: Mapping[str, Interval]  # UAR and WAR over the videos of all runs; {} without any
     precisions: Mapping[str, Interval | None]  # of the table's rankings, if the truth is known
     selection: SelectionConfig  # of its runs
     by_rule: Mapping[str, Cell]  # WAR by each rule of selection, where its runs tell all of it
@@ -126,19 +126,13 @@ def collect(
             [find(run) for run in runs_of_row(row, base, folds, seeds, factors)], row, store
         )
 
-    located: dict[tuple[Path, ...], dict[str, Found]] = {}
-    said_of_rows = [read(row) for row in table.rows]
-    best = _best(table, said_of_rows)
-    rows = []
-    for row, said in zip(table.rows, said_of_rows, strict=True):
-        folders = tuple(record.folder for record in said.good)
-        if table.rankings and folders not in located:
-            located[folders] = localise(said.good, store)
-        found = located.get(folders, {})
-        filled = _fill(row, row.method(base), table, said, read(table.reference(row)), found, store)
-        behind = _differences(best, said, {"WAR": war}, store)["WAR"] if best else None
-        rows.append(replace(filled, behind=behind))
-    return rows
+    return _filled(
+        table,
+        [row.method(base) for row in table.rows],
+        [read(row) for row in table.rows],
+        [read(table.reference(row)) for row in table.rows],
+        store,
+    )
 
 
 def collect_stores(
@@ -149,19 +143,36 @@ def collect_stores(
     records: Sequence[Records],
 ) -> list[FilledRow]:
     """As ``collect``, of a table whose rows are ``base`` on the stores of the ``records``."""
-    runs, store = runs_of(base, folds, seeds), records[0].store
+    runs = runs_of(base, folds, seeds)
     said_of_rows = [
         _said([own.find(run) for run in runs], row, own.store)
         for row, own in zip(table.rows, records, strict=True)
     ]
-    best = _best(table, said_of_rows)
-    return [
-        replace(
-            _fill(row, base, table, said, said_of_rows[0], {}, store),
-            behind=_differences(best, said, {"WAR": war}, store)["WAR"] if best else None,
-        )
-        for row, said in zip(table.rows, said_of_rows, strict=True)
-    ]
+    rows = len(table.rows)
+    return _filled(table, [base] * rows, said_of_rows, [said_of_rows[0]] * rows, records[0].store)
+
+
+def _filled(
+    table: Table,
+    methods: Sequence[MethodConfig],
+    said_of_rows: "Sequence[_Said]",
+    references: "Sequence[_Said]",
+    store: Store,
+) -> list[FilledRow]:
+    """The rows of a table, by what the runs of each and of its reference say."""
+    located: dict[tuple[Path, ...], dict[str, Found]] = {}
+    best, rows = _best(table, said_of_rows), []
+    for row, method, said, reference in zip(
+        table.rows, methods, said_of_rows, references, strict=True
+    ):
+        folders = tuple(record.folder for record in said.good)
+        if table.rankings and folders not in located:
+            located[folders] = localise(said.good, store)
+        found = located.get(folders, {})
+        filled = _fill(row, method, table, said, reference, found, store)
+        behind = _differences(best, said, {"WAR": war}, store)["WAR"] if best else None
+        rows.append(replace(filled, behind=behind))
+    return rows
 
 
 def _best(table: Table, said_of_rows: "Sequence[_Said]") -> "_Said | None":
@@ -292,8 +303,8 @@ def header_of(
         "protocol": f"{_folds(folds, tables)}, seeds per fold: {seeds}, epochs: {optimiser.epochs}",
         "reported": describe_selection(base.selection),
         "spread": "mean ± sample standard deviation over the runs, in per cent",
-        "intervals": f"{describe_intervals(store, seeds, folds)}, differences paired, not "
-        "corrected for the number of comparisons",
+        "intervals": f"{describe_intervals(store, seeds, folds)}; pooled are the videos of all "
+        "runs together; differences are paired, not corrected for the number of comparisons",
         "store": store.digest,
     } | notes
 
@@ -400,9 +411,7 @@ def _fill(
         differences=_differences(own, reference, compared, store),
         behind=None,
         mcnemar=_mcnemar(own, reference),
-        pooled=bootstrap(own.sample(store), len(store.classes))[1]
-        if table.by_subset and own.good
-        else None,
+        pooled=_pooled(own, store),
         precisions={
             name: mean_precision(found[name], members_N) if name in found else None
             for name in (table.rankings if store.plan.videos.truth_sha256 else ())
@@ -412,6 +421,12 @@ def _fill(
         scores=own.scores(len(store.classes)),
         classes=store.classes,
     )
+
+
+def _pooled(own: _Said, store: Store) -> dict[str, Interval]:
+    if not own.guesses:
+        return {}
+    return dict(zip(("UAR", "WAR"), bootstrap(own.sample(store), len(store.classes)), strict=True))
 
 
 def _by_rule(good: Sequence[Record]) -> dict[str, Cell]:

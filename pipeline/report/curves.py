@@ -138,7 +138,7 @@ def _draw(panel: _Panel, rows: Sequence[FilledRow], column: "Sequence[Axes]") ->
         shift = DODGE * (number - 1) * wide
         places = [place + shift for place in panel.places.values()]
         found = [lines[subset] for subset in panel.places]
-        _plot(column[0], places, [line.pooled for line in found], 100, style)
+        _plot(column[0], places, [line.pooled.get("WAR") for line in found], 100, style)
         if len(column) > 1:
             precisions = [line.precisions.get("logit") for line in found]
             _plot(column[1], places, precisions, 1, style)

@@ -75,6 +75,10 @@ def _columns(own: Table, rows: Sequence[FilledRow]) -> list[_Column]:
         _Column("UAR", [str(line.uar) for line in rows], _best_uar(rows)),
         _Column("WAR", [str(line.war) for line in rows], _near_the_best(rows)),
         *(
+            _Column(f"{name} pooled", [_pooled(line, name) for line in rows])
+            for name in ("UAR", "WAR")
+        ),
+        *(
             _Column(f"recall of {k}", [str(line.recalls[k]) for line in rows])
             for k in rows[0].recalls
         ),
@@ -93,6 +97,10 @@ def _columns(own: Table, rows: Sequence[FilledRow]) -> list[_Column]:
     if any(line.reported for line in rows):
         found.append(_Column("in the paper", [_reported(line) for line in rows]))
     return found
+
+
+def _pooled(line: FilledRow, name: str) -> str:
+    return line.pooled[name].text(".1f", 100) if line.pooled else "–"
 
 
 def _precision(found: Interval | None) -> str:
@@ -251,7 +259,8 @@ def _record(
     cells |= {f"recall_{name}": cell for name, cell in line.recalls.items()}
     for name, cell in cells.items():
         record |= {f"{name}_mean": cell.mean, f"{name}_std": cell.deviation}
-    record |= _bounds("war_pooled", line.pooled, 100)
+    for name, pooled in line.pooled.items():
+        record |= _bounds(f"{name.lower()}_pooled", pooled, 100)
     for name, found in line.precisions.items():
         record |= _bounds(f"ap_{name}", found, 1)
     if own.has_references:
@@ -371,7 +380,10 @@ def _floats(own: Table, rows: Sequence[FilledRow], header: Mapping[str, str]) ->
 
 def _caption(own: Table, rows: Sequence[FilledRow], header: Mapping[str, str]) -> str:
     marks = f"Bold: the best; {NEAR}: not clearly worse in WAR (Holm)." if _behind(rows) else ""
-    spread = "Mean ± standard deviation over the runs; brackets: 95 % intervals of differences."
+    spread = (
+        "Mean ± standard deviation over the runs; brackets: 95 % intervals, of the videos of all "
+    )
+    spread += "runs together."
     chosen = f"Of {header['reported']}." if "reported" in header else ""
     notes = (f"{header['data']}.", chosen, spread, marks, _legend(own, rows))
     return " ".join(filter(None, notes))
