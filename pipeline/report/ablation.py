@@ -4,6 +4,7 @@ A row is a pure function of the result files. Missing and diverged runs are coun
 """
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -32,7 +33,7 @@ from pipeline.report.reported import reported_in
 from pipeline.report.rules import OPTIMISTIC, RULES, by_rule
 from pipeline.report.tables import FrameChoice, Table, TableRow
 from pipeline.train.halving import searched_hold_out
-from pipeline.train.rates import FACTORS, with_rates
+from pipeline.train.rates import EDGES, FACTORS, with_rates
 from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
@@ -47,9 +48,10 @@ SELECTION = {
 }
 TUNING = (
     f"every trained row with {', '.join(f'{own:g}' for own in FACTORS)} times the base's learning "
-    "rates, the best on 20 % of a fold's training videos, with one seed, chosen in every fold; the "
-    "regression among 30 settings, on three such parts"
+    "rates ({lr:g}, and {lr_prompts:g} for prompts), the best on 20 % of a fold's training videos, "
+    "with one seed, chosen in every fold; the regression among 30 settings, on three such parts"
 )
+AT_EDGE, DIVERGED = "!", "†"  # marks of a factor
 HELD_OUT = "scored on videos held out of the training set, not on the test videos"
 
 
@@ -64,6 +66,24 @@ class Cell:
         if self.mean is None:
             return "–"
         return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """The learning rates that were chosen for a row in one fold."""
+
+    factor: float  # by which those of the base are multiplied
+    lr: float
+    lr_prompts: float
+    diverged: int  # runs with them
+
+    @property
+    def at_edge(self) -> bool:
+        """Whether no larger or no smaller ones were tried."""
+        return self.factor in EDGES
+
+    def __str__(self) -> str:
+        return f"{self.factor:g}" + AT_EDGE * self.at_edge + DIVERGED * bool(self.diverged)
 
 
 @dataclass(frozen=True)
@@ -88,6 +108,7 @@ class FilledRow:
     by_rule: Mapping[str, Cell]  # WAR by each rule of selection, where its runs tell all of it
     scores: ClassScores  # of the videos of all runs together
     classes: Sequence[str]
+    rates: Mapping[str, Rates]  # by fold, in a tuned table; {} for a baseline
 
     @property
     def n(self) -> str:
@@ -122,17 +143,20 @@ def collect(
     def read(row: TableRow) -> _Said:
         if row.baseline:
             return _said_by_baseline(row.baseline, store, row.folds or folds)
-        return _said(
-            [find(run) for run in runs_of_row(row, base, folds, seeds, factors)], row, store
-        )
+        found = [find(run) for run in runs_of_row(table, row, base, folds, seeds, factors)]
+        unknown = len(row.folds or folds) * len(seeds) - len(found)  # without learning rates
+        return _said([*found, *[None] * unknown], row, store)
 
-    return _filled(
-        table,
-        [row.method(base) for row in table.rows],
-        [read(row) for row in table.rows],
-        [read(table.reference(row)) for row in table.rows],
-        store,
-    )
+    methods = [row.method(base) for row in table.rows]
+    said_of_rows = [read(row) for row in table.rows]
+    references = [read(table.reference(row)) for row in table.rows]
+    rows = _filled(table, methods, said_of_rows, references, store)
+    if not table.tuned:
+        return rows
+    return [
+        replace(line, rates={} if line.row.baseline else _rates(method, folds, factors, said))
+        for line, method, said in zip(rows, methods, said_of_rows, strict=True)
+    ]
 
 
 def collect_stores(
@@ -192,23 +216,29 @@ def runs_of_table(
 ) -> list[Run]:
     """The runs that a table is made from, without duplicates; ``folds`` are the command's."""
     rows = [own for row in table.rows for own in (table.reference(row), row) if not own.baseline]
-    found = (run for row in rows for run in runs_of_row(row, base, folds, seeds, factors))
+    found = (run for row in rows for run in runs_of_row(table, row, base, folds, seeds, factors))
     return list(dict.fromkeys(found))
 
 
 def runs_of_row(
+    table: Table,
     row: TableRow,
     base: MethodConfig,
     folds: Sequence[str],
     seeds: Sequence[int],
     factors: Factors,
 ) -> list[Run]:
-    """The runs of a row that has some; ``folds`` are the command's."""
+    """The runs of a row that has some; ``folds`` are the command's, ``factors`` of a tuned table.
+
+    In a tuned table, those of a fold whose factor is not known are left out.
+    """
     method = row.method(base)
+    methods = {fold: method for fold in row.folds or folds}
+    if table.tuned:
+        known = ((fold, factors.get((method, fold))) for fold in methods)
+        methods = {fold: with_rates(method, own) for fold, own in known if own is not None}
     return [
-        Run(method=with_rates(method, factors.get((method, fold), 1.0)), fold=fold, seed=seed)
-        for seed in seeds
-        for fold in row.folds or folds
+        Run(method=own, fold=fold, seed=seed) for seed in seeds for fold, own in methods.items()
     ]
 
 
@@ -296,7 +326,7 @@ def header_of(
     if absent:
         notes["UAR"] = f"over the classes that are tested; without a test video: {absent}"
     if any(table.tuned for table in tables):
-        notes["tuning"] = TUNING
+        notes["tuning"] = TUNING.format(lr=optimiser.lr, lr_prompts=optimiser.lr_prompts)
     return {
         "data": f"{about}, {len(store.ids)} videos, {len(store.missing)} missing",
         "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views per video",
@@ -326,7 +356,7 @@ class _Said:
 
     expected: int  # runs, or folds
     good: list[Record]
-    statuses: list[str]
+    lost: list[Record]  # diverged or damaged
     guesses: list[Guess]  # of each good record or fold
     networks: list[tuple[str, int]]  # (fold, seed) of each
 
@@ -361,6 +391,10 @@ class _Said:
     def complete(self) -> bool:
         return len(self.guesses) == self.expected > 0
 
+    def diverged(self) -> Counter[str]:
+        """How many runs, by fold."""
+        return Counter(own.run.fold for own in self.lost if own.status == "diverged")
+
 
 def _said_by_baseline(name: str, store: Store, folds: Sequence[str]) -> _Said:
     from pipeline.evaluate.baselines import by_name
@@ -379,7 +413,7 @@ def _said(found: Sequence[Record | None], row: TableRow, store: Store) -> _Said:
     return _Said(
         expected=len(found) - len(guesses) + len(scored),
         good=[own for own, _ in scored],
-        statuses=[record.status for record in records],
+        lost=[record for record in records if not record.ok],
         guesses=[guess for _, guess in scored],
         networks=[(own.run.fold, own.run.seed) for own, _ in scored],
     )
@@ -403,8 +437,8 @@ def _fill(
         uar=scores["UAR"],
         war=scores["WAR"],
         done=len(own.guesses),
-        diverged=own.statuses.count("diverged"),
-        damaged=own.statuses.count("damaged"),
+        diverged=own.diverged().total(),
+        damaged=len(own.lost) - own.diverged().total(),
         expected=own.expected,
         reported=reported_in(table.name).get(row.name, {}),
         recalls={name: scores[name] for name in table.recalls if name in named},
@@ -420,7 +454,21 @@ def _fill(
         by_rule={} if row.choice or row.subset else _by_rule(own.good),
         scores=own.scores(len(store.classes)),
         classes=store.classes,
+        rates={},
     )
+
+
+def _rates(
+    method: MethodConfig, folds: Sequence[str], factors: Factors, said: _Said
+) -> dict[str, Rates]:
+    diverged, rates = said.diverged(), {}
+    for fold in folds:
+        factor = factors.get((method, fold))
+        if factor is None:
+            continue
+        own = with_rates(method, factor).optimiser
+        rates[fold] = Rates(factor, own.lr, own.lr_prompts, diverged[fold])
+    return rates
 
 
 def _pooled(own: _Said, store: Store) -> dict[str, Interval]:

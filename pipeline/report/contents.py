@@ -143,7 +143,7 @@ def fill(asked: Asked, records: Records) -> list[Reported]:
         Reported(
             table,
             collect(table, asked.base, asked.folds, asked.seeds, records, asked.factors),
-            {row.name: _good(row, asked, records) for row in table.rows},
+            {row.name: _good(table, row, asked, records) for row in table.rows},
         )
         for table in asked.tables
     ]
@@ -224,10 +224,10 @@ def _settings(method: MethodConfig) -> dict[str, object]:
     return flatten(method.model_dump(mode="json", exclude={"store"}))
 
 
-def _good(row: TableRow, asked: Asked, records: Records) -> list[Record]:
+def _good(table: Table, row: TableRow, asked: Asked, records: Records) -> list[Record]:
     if row.baseline:
         return []
-    runs = runs_of_row(row, asked.base, asked.folds, asked.seeds, asked.factors)
+    runs = runs_of_row(table, row, asked.base, asked.folds, asked.seeds, asked.factors)
     return [own for own in map(records.find, runs) if own is not None and own.ok]
 
 

@@ -4,13 +4,13 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.evaluate.statistics import Difference, Interval, holm
 from pipeline.markdown import groups, item, paragraph, table
-from pipeline.report.ablation import FilledRow, describe_selection
+from pipeline.report.ablation import AT_EDGE, DIVERGED, FilledRow, describe_selection
 from pipeline.report.reported import reported_systems
 from pipeline.report.rules import OPTIMISTIC, RULES
 from pipeline.report.tables import Table
@@ -34,6 +34,11 @@ _SUBSETS = (
 _PRECISIONS = (
     "AP is the average precision at finding the frames that show the label: by the paper's "
     "influence, and by the attention of the visual prompt."
+)
+_RATES = (
+    "Rates: by how much the base's learning rates were multiplied, chosen in each fold ({folds}). "
+    f"{AT_EDGE}: at the edge of what was tried, so that a better one may lie beyond; {DIVERGED}: "
+    "training diverged with it."
 )
 _IN_THE_PAPER = (
     "In the paper: UAR / WAR as reported in the paper for DFEW; nothing of that was measured here."
@@ -89,6 +94,8 @@ def _columns(own: Table, rows: Sequence[FilledRow]) -> list[_Column]:
     ]
     if not _runs_of_every_row(rows):
         found.append(_Column("n", [line.n for line in rows]))
+    if any(line.rates for line in rows):
+        found.append(_Column("rates", [_rates(line) for line in rows]))
     if own.has_references:
         found.append(_Column("compared with", [own.reference(line.row).name for line in rows]))
     for name in rows[0].differences:
@@ -101,6 +108,10 @@ def _columns(own: Table, rows: Sequence[FilledRow]) -> list[_Column]:
 
 def _pooled(line: FilledRow, name: str) -> str:
     return line.pooled[name].text(".1f", 100) if line.pooled else "–"
+
+
+def _rates(line: FilledRow) -> str:
+    return ", ".join(map(str, line.rates.values())) or "–"
 
 
 def _precision(found: Interval | None) -> str:
@@ -186,6 +197,8 @@ def _legend(own: Table, rows: Sequence[FilledRow]) -> str:
     runs = _runs_of_every_row(rows)
     notes = [_SUBSETS] * own.by_subset + [_PRECISIONS] * bool(rows[0].precisions)
     notes += [f"Runs in every row: {runs}."] * bool(runs)
+    if folds := next((", ".join(line.rates) for line in rows if line.rates), ""):
+        notes.append(_RATES.format(folds=folds))
     notes += [_IN_THE_PAPER] * any(line.reported for line in rows)
     return " ".join(notes)
 
@@ -275,6 +288,9 @@ def _record(
     record |= _bounds("war_behind_best", line.behind, 100)
     record |= {"n": line.done, "diverged": line.diverged}
     record |= {"damaged": line.damaged, "expected": line.expected}
+    for fold, rates in line.rates.items():
+        record |= {f"{name}_fold_{show(fold)}": own for name, own in asdict(rates).items()}
+        record |= {f"at_edge_fold_{show(fold)}": rates.at_edge}
     record |= {"reported": describe_selection(line.selection)}
     record |= {f"war_by_{rule}": cell.mean for rule, cell in line.by_rule.items()}
     record |= {f"{metric}_reported_dfew": value for metric, value in line.reported.items()}
@@ -410,6 +426,7 @@ _TEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "†": r"$\dagger$",
     "≈": r"$\approx$",
     "–": "--",
     "−": "$-$",

@@ -16,6 +16,7 @@ from pipeline.train.halving import SEARCHED
 from pipeline.train.records import Records
 
 FACTORS = (0.3, 1.0, 3.0, 10.0)  # of both rates of the base
+EDGES = FACTORS[0], FACTORS[-1]  # beyond which a better one may lie
 SEED = 0  # of the one run with each
 
 

@@ -12,7 +12,7 @@ from cache.store import Store
 from pipeline.config import load_method
 from pipeline.evaluate.statistics import Difference
 from pipeline.markdown import groups, item, table
-from pipeline.report.ablation import Cell, FilledRow, collect
+from pipeline.report.ablation import Cell, FilledRow, Rates, collect
 from pipeline.report.forms import write_tables
 from pipeline.report.tables import TABLES
 from pipeline.train.records import Records
@@ -37,6 +37,8 @@ def full(line: FilledRow) -> FilledRow:
         recalls=dict.fromkeys(line.recalls, SCORE),
         differences=dict.fromkeys(line.differences, WIDE),
         behind=WIDE,
+        pooled=dict.fromkeys(("UAR", "WAR"), replace(WIDE, value=0.8, low=0.7, high=1.0)),
+        rates=dict.fromkeys("12345", Rates(10.0, 0.1, 0.01, 1)) if line.row.settings else {},
     )
 
 

@@ -1,21 +1,26 @@
 """Tables 1 and 2: other publications' systems on the same features, beside what was reported."""
 
+import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cache.store import Store
-from pipeline.config import load_method
+from pipeline.config import Run, load_method
 from pipeline.evaluate.baselines import PredictedLabels, class_means
 from pipeline.report.ablation import collect, header_of, methods_to_tune, runs_of_table
 from pipeline.report.forms import write_tables
 from pipeline.report.reported import reported_in, reported_systems, scores_of_recalls
-from pipeline.report.tables import TABLE1, TABLE2, fit
+from pipeline.report.tables import TABLE1, TABLE2, TABLE3, TableRow, fit
 from pipeline.train.grid import train_runs
-from pipeline.train.rates import best_factors, trials
+from pipeline.train.rates import FACTORS, best_factors, trials
 from pipeline.train.records import Records
-from support.markdown import tight
+from pipeline.train.split import scored_rows
+from support.markdown import cells_of, prose, tight
+from support.records import write_record
 from support.stores import random_store
 
 ONE_EPOCH = load_method("paper", ["optimiser.epochs=1"])
@@ -44,6 +49,55 @@ def test_rows_named_as_in_the_paper_have_their_reported_figures() -> None:
         expected |= {"TG-DFER"} | ({"EST", "DPCNet"} if table is TABLE1 else set())
         assert names & reported_in(table.name).keys() == expected
         assert table.main.method(load_method()) == load_method()
+
+
+def write_trials(records: Records, row: str, best: Sequence[float]) -> None:
+    """Records of the trials of a row, of which this factor does best in each fold."""
+    method = row_of(row).method(ONE_EPOCH)
+    for (fold, _, _), factor in zip(records.store.folds, best, strict=True):
+        for run, own in zip(trials(method, fold), FACTORS, strict=True):
+            labels = labels_of(records.store, run)
+            write_record(records, run, labels if own == factor else (labels + 1) % 7)
+
+
+def labels_of(store: Store, run: Run) -> np.ndarray:
+    return store.labels[scored_rows(store, run.fold, run.method.selection, run.seed)]
+
+
+def row_of(name: str) -> TableRow:
+    return next(row for row in TABLE1.rows if row.name == name)
+
+
+def test_chosen_rates_stand_in_their_row_with_those_at_the_edge_and_those_that_diverge(
+    tmp_path: Path,
+) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=70, frames=4, dim=4, folds=2)
+    records, folds = Records(tmp_path / "runs", store), ["1", "2"]
+    names = ("class means", "MLP", "TG-DFER")
+    table = fit(replace(TABLE1, rows=tuple(map(row_of, names))), store, ONE_EPOCH)
+    write_trials(records, "MLP", (10, 3))
+    write_trials(records, "TG-DFER", (1, 1))
+    factors = best_factors(methods_to_tune([table], ONE_EPOCH), folds, [0], records)
+    runs = runs_of_table(table, ONE_EPOCH, folds, [0], factors)
+    for run in runs:
+        diverged = run.method.head.kind == "mlp" and run.fold == "2"
+        write_record(records, run, labels_of(store, run), diverged)
+    rows = collect(table, ONE_EPOCH, folds, [0], records, factors)
+    header = header_of(store, ONE_EPOCH, 2, 1, [table])
+    assert "times the base's learning rates (0.01, and 0.001 for prompts)" in header["tuning"]
+    md, comma, tex, _ = write_tables([(table, rows)], header, tmp_path / "out")
+    cells = cells_of(md.read_text())
+    place = cells[""].index("rates")
+    assert [cells[name][place] for name in names] == ["–", "10!, 3†", "1, 1"]
+    assert cells["MLP"][cells[""].index("n")] == "1 of 2, 1 diverged"
+    assert "chosen in each fold (1, 2)" in prose(md.read_text())
+    assert r"10!, 3$\dagger$" in tex.read_text()
+    lines = {line["row"]: line for line in csv.DictReader(comma.open())}
+    names = [f"{own}_fold_{n}" for n in folds for own in ("factor", "lr", "at_edge", "diverged")]
+    shown = [lines["MLP"][name] for name in names]
+    assert shown == ["10.0", "0.1", "True", "0.0", "3.0", "0.03", "False", "1.0"]
+    untuned = runs_of_table(TABLE3, ONE_EPOCH, folds, [0], factors)
+    assert {run.method.optimiser for run in untuned} == {ONE_EPOCH.optimiser}
 
 
 @pytest.mark.slow
