@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, SelectionConfig, runs_of
+from pipeline.evaluate.calibration import reliability, risk_coverage
 from pipeline.evaluate.classes import ClassScores
 from pipeline.evaluate.influence import influence_by, repool
 from pipeline.evaluate.localisation import Found, localise, mean_precision
@@ -108,6 +109,7 @@ class FilledRow:
     by_rule: Mapping[str, Cell]  # WAR by each rule of selection, where its runs tell all of it
     scores: ClassScores  # of the videos of all runs together
     classes: Sequence[str]
+    calibration: Mapping[str, float]  # ECE and AURC over the videos of all runs; {} if unknown
     rates: Mapping[str, Rates]  # by fold, in a tuned table; {} for a baseline
 
     @property
@@ -454,6 +456,7 @@ def _fill(
         by_rule={} if row.choice or row.subset else _by_rule(own.good),
         scores=own.scores(len(store.classes)),
         classes=store.classes,
+        calibration={} if row.choice else _calibration(own, row, store),
         rates={},
     )
 
@@ -475,6 +478,16 @@ def _pooled(own: _Said, store: Store) -> dict[str, Interval]:
     if not own.guesses:
         return {}
     return dict(zip(("UAR", "WAR"), bootstrap(own.sample(store), len(store.classes)), strict=True))
+
+
+def _calibration(own: _Said, row: TableRow, store: Store) -> dict[str, float]:
+    if not own.good:  # such as a baseline
+        return {}
+    members = _members(store, row.subset)
+    logits = [run.logits()[members[store.rows_of(run.predictions()[0])]] for run in own.good]
+    labels = np.concatenate([labels for _, labels, _ in own.guesses])
+    said = np.concatenate(logits), labels
+    return {"ECE": reliability(*said).ece, "AURC": risk_coverage(*said).aurc}
 
 
 def _by_rule(good: Sequence[Record]) -> dict[str, Cell]:

@@ -35,6 +35,10 @@ _PRECISIONS = (
     "AP is the average precision at finding the frames that show the label: by the paper's "
     "influence, and by the attention of the visual prompt."
 )
+_CALIBRATION = (
+    "ECE is the error of calibration (15 bins), AURC the area under risk and coverage, both in per "
+    "cent, the lower the better."
+)
 _RATES = (
     "Rates: by how much the base's learning rates were multiplied, chosen in each fold ({folds}). "
     f"{AT_EDGE}: at the edge of what was tried, so that a better one may lie beyond; {DIVERGED}: "
@@ -92,6 +96,10 @@ def _columns(own: Table, rows: Sequence[FilledRow]) -> list[_Column]:
             for name in rows[0].precisions
         ),
     ]
+    if any(line.calibration for line in rows):
+        found += [
+            _Column(name, [_calibration(line, name) for line in rows]) for name in ("ECE", "AURC")
+        ]
     if not _runs_of_every_row(rows):
         found.append(_Column("n", [line.n for line in rows]))
     if any(line.rates for line in rows):
@@ -108,6 +116,10 @@ def _columns(own: Table, rows: Sequence[FilledRow]) -> list[_Column]:
 
 def _pooled(line: FilledRow, name: str) -> str:
     return line.pooled[name].text(".1f", 100) if line.pooled else "–"
+
+
+def _calibration(line: FilledRow, name: str) -> str:
+    return f"{100 * line.calibration[name]:.1f}" if line.calibration else "–"
 
 
 def _rates(line: FilledRow) -> str:
@@ -196,6 +208,7 @@ def _items(header: Mapping[str, str], names: Sequence[str]) -> str:
 def _legend(own: Table, rows: Sequence[FilledRow]) -> str:
     runs = _runs_of_every_row(rows)
     notes = [_SUBSETS] * own.by_subset + [_PRECISIONS] * bool(rows[0].precisions)
+    notes += [_CALIBRATION] * any(line.calibration for line in rows)
     notes += [f"Runs in every row: {runs}."] * bool(runs)
     if folds := next((", ".join(line.rates) for line in rows if line.rates), ""):
         notes.append(_RATES.format(folds=folds))
@@ -274,6 +287,7 @@ def _record(
         record |= {f"{name}_mean": cell.mean, f"{name}_std": cell.deviation}
     for name, pooled in line.pooled.items():
         record |= _bounds(f"{name.lower()}_pooled", pooled, 100)
+    record |= {name.lower(): 100 * own for name, own in line.calibration.items()}
     for name, found in line.precisions.items():
         record |= _bounds(f"ap_{name}", found, 1)
     if own.has_references:

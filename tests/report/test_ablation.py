@@ -58,12 +58,15 @@ def test_table_shows_mean_deviation_n_and_the_reported_column(store: Store, tmp_
     assert cells["b"][:4] == ["none", "1", "40.00", "40.00"]
     assert cells["c"][:6] == ["none", "2", "–", "–", "–", "–"]
     assert cells["d"][2:4] == ["30.00", "30.00"]
-    assert [cells[name][6] for name in "ebcda"] == [
+    sure = np.e / (np.e + 6)  # every network of every video
+    assert cells["e"][6:8] == [f"{100 * (0.6 - sure):.1f}", "40.0"]
+    assert cells["c"][6:8] == ["–", "–"]
+    assert [cells[name][8] for name in "ebcda"] == [
         *("3", "1 of 3", "0 of 3, 1 diverged", "1 of 3, 1 damaged", "0 of 3"),
     ]
-    assert cells["e"][7:] == [same, "60.17 / 71.62"]
-    assert cells["f"][7].startswith(more)
-    assert cells["d"][7:] == ["–", "58.50 / 69.24"]
+    assert cells["e"][9:] == [same, "60.17 / 71.62"]
+    assert cells["f"][9].startswith(more)
+    assert cells["d"][9:] == ["–", "58.50 / 69.24"]
     pooled = next(line for line in rows if line.row.name == "e").pooled
     assert cells["e"][4:6] == [pooled[name].text(".1f", 100) for name in ("UAR", "WAR")]
     assert "UAR / WAR as reported in the paper for DFEW" in prose(text)
@@ -72,6 +75,9 @@ def test_table_shows_mean_deviation_n_and_the_reported_column(store: Store, tmp_
     shown = [float(lines["e"][f"war_pooled{end}"]) for end in ("_low", "", "_high")]
     assert shown == [100 * own for own in (pooled["WAR"].low, 0.6, pooled["WAR"].high)]
     assert shown[0] < shown[1] < shown[2]
+    assert float(lines["f"]["ece"]) == pytest.approx(100 * (0.7 - sure))
+    assert float(lines["f"]["aurc"]) == pytest.approx(30)
+    assert lines["c"]["ece"] == ""
     assert lines["c"]["war_pooled"] == ""
     assert lines["e"]["war_reported_dfew"] == "71.62"
     assert r"60.00 $\pm$ 10.00" in tex.read_text()
@@ -135,11 +141,11 @@ def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
     md, comma, tex, _ = write_tables([(table, rows)], header, tmp_path)
     text = tight(md.read_text())
     cells = cells_of(text)
-    heads = ["UAR", "WAR", "UAR pooled", "WAR pooled", "recall of disgust", "recall of fear", "n"]
-    assert cells[""][3:11] == [*heads, "UAR − main setting"]
+    heads = ["UAR", "WAR", "UAR pooled", "WAR pooled", "recall of disgust", "recall of fear"]
+    assert cells[""][3:12] == [*heads, "ECE", "AURC", "n"]
     assert cells["b"][:5] == ["0.5", "cross_entropy", "0", "90.00 ± 0.00 *", "83.33 ± 0.00 ≈"]
-    assert cells["b"][7:10] == ["100.00 ± 0.00", "–", "2"]
-    assert cells["b"][10].startswith("+40.00 [")
+    assert cells["b"][7:9] == ["100.00 ± 0.00", "–"]
+    assert cells["b"][12].startswith("+40.00 [")
     lines = {line["row"]: line for line in csv.DictReader(comma.open())}
     assert float(lines["b"]["recall_disgust_difference"]) == 100
     for metric in ("uar", "war"):
