@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -451,4 +452,6 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in show(text))
+    """Text as LaTeX prints it, a hyphen before a number as a minus."""
+    signed = re.sub(r"(?<![\w.)-])-(?=\d)", "−", show(text))
+    return "".join(_TEX.get(letter, letter) for letter in signed)

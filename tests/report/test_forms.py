@@ -14,7 +14,7 @@ from pipeline.evaluate.statistics import Difference
 from pipeline.markdown import groups, item, table
 from pipeline.report.ablation import Cell, FilledRow, Rates, collect
 from pipeline.report.forms import write_tables
-from pipeline.report.tables import TABLES
+from pipeline.report.tables import TABLES, vary
 from pipeline.train.records import Records
 from support.stores import random_store
 
@@ -60,6 +60,19 @@ def test_tables_fit_a_terminal_and_a_page(store: Store, tmp_path: Path, name: st
             shown = [re.sub(r"\\textbf|[\\{}$]", "", cell) for cell in cells]
             assert sum(map(len, shown)) * 4.25 + 6 * (len(cells) - 1) <= 345, line
     assert [line for line in md.read_text().splitlines() if line.startswith("| ")]
+
+
+def test_negative_numbers_have_a_minus_in_latex_and_names_keep_their_hyphens(
+    store: Store, tmp_path: Path
+) -> None:
+    own = vary(['store.encoder=["ViT-B-32", "1e-3", "DFER-CLIP"]', "optimiser.lr=[0.1]"])
+    rows = [
+        full(line) for line in collect(own, load_method(), ["1"], [0], Records(tmp_path, store))
+    ]
+    _, _, tex, _ = write_tables([(own, rows)], {"data": "x"}, tmp_path)
+    text = tex.read_text()
+    assert r"$-$23.46 {[}$-$34.57, $-$12.35]" in text
+    assert [name for name in ("ViT-B-32", "1e-3", "DFER-CLIP") if f" & {name} & " not in text] == []
 
 
 def test_columns_that_do_not_fit_go_below_with_the_first_one_again() -> None:
