@@ -168,7 +168,7 @@ def _write(
     place: Path | None,
 ) -> None:
     """Fill the tables, draw the figures, and write the page."""
-    from pipeline.report.ablation import describe_selection, header_of
+    from pipeline.report.ablation import header_of
     from pipeline.report.answer import answer
     from pipeline.report.contents import draw_leading, draw_tables, fill, find_leading
     from pipeline.report.figures import FOLDER, files_of
@@ -184,8 +184,6 @@ def _write(
         notes = [*notes, *lacking]
     header = header_of(store, asked.base, len(asked.folds), len(asked.seeds), asked.tables)
     header |= {"runs": str(records.root), "code": records.code}
-    rules = [describe_selection(line.selection) for own in filled for line in own.rows]
-    header["reported"] = "; or, by row, ".join(dict.fromkeys(rules))
     pictures = draw_tables(filled, header)
     if leading is not None:
         pictures += draw_leading(leading, store, frames)

@@ -323,17 +323,21 @@ def header_of(
     synthetic = " (rendered; not comparable with DFEW)" if store.name.startswith("faces") else ""
     resplit = " (folds drawn here, not its own; not comparable with published results)"
     about = store.title + synthetic + resplit * (store.plan.videos.resplit is not None)
-    optimiser = base.optimiser
+    rows = [row for table in tables for row in table.rows if not row.baseline]
+    methods = [row.method(base) for row in rows] or [base]
     notes = {}
     if absent:
         notes["UAR"] = f"over the classes that are tested; without a test video: {absent}"
     if any(table.tuned for table in tables):
-        notes["tuning"] = TUNING.format(lr=optimiser.lr, lr_prompts=optimiser.lr_prompts)
+        notes["tuning"] = TUNING.format(lr=base.optimiser.lr, lr_prompts=base.optimiser.lr_prompts)
     return {
         "data": f"{about}, {len(store.ids)} videos, {len(store.missing)} missing",
         "encoder": f"{store.identity.encoder.name}, frozen, {store.views} views per video",
-        "protocol": f"{_folds(folds, tables)}, seeds per fold: {seeds}, epochs: {optimiser.epochs}",
-        "reported": describe_selection(base.selection),
+        "protocol": f"{_folds(folds, tables)}, seeds per fold: {seeds}, epochs: "
+        + _by_row(sorted({own.optimiser.epochs for own in methods})),
+        "reported": "; or, by row, ".join(
+            dict.fromkeys(describe_selection(own.selection) for own in methods)
+        ),
         "spread": "mean ± sample standard deviation over the runs, in per cent",
         "intervals": f"{describe_intervals(store, seeds, folds)}; pooled are the videos of all "
         "runs together; differences are paired, not corrected for the number of comparisons",
@@ -373,6 +377,17 @@ class _Said:
     def rows(self) -> NDArray[np.int64]:
         """The videos of each run."""
         return np.concatenate([rows for rows, _, _ in self.guesses])
+def _by_row(values: Sequence[int]) -> str:
+    """Sorted values of a setting.
+
+    >>> _by_row([50]), _by_row([30, 90]), _by_row([10, 20, 40, 80])
+    ('50', '30 or 90, by row', '10 to 80, by row')
+    """
+    if len(values) > 3:
+        return f"{values[0]} to {values[-1]}, by row"
+    return " or ".join(map(str, values)) + ", by row" * (len(values) > 1)
+
+
 
     def sample(self, store: Store) -> Sample:
         """Folds and seeds concatenated."""

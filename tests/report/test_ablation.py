@@ -324,3 +324,12 @@ def test_header_names_the_classes_that_no_test_video_shows(store: Store) -> None
         "over the classes that are tested; without a test video: "
         + "; ".join(f"{', '.join(CLASSES[1:])} in fold {fold}" for fold in FOLDS)
     )
+def test_header_says_epochs_and_selection_of_all_rows(store: Store) -> None:
+    for epochs, said in (("[10,30]", "10 or 30, by row"), ("[1,2,5,9]", "1 to 9, by row")):
+        table = vary([f"optimiser.epochs={epochs}", 'selection.rule=["last","best_on_test"]'])
+        header = header_of(store, load_method(), 3, 1, [table])
+        assert header["protocol"].endswith(f"epochs: {said}")
+        assert "the last epoch; or, by row, the best epoch on the test" in header["reported"]
+    assert header_of(store, load_method(), 3, 1, [TABLE3])["protocol"].endswith("epochs: 50")
+
+
