@@ -2,11 +2,10 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from cache.errors import RefusedError
 from cli.options import (
@@ -25,6 +24,7 @@ from cli.options import (
     MissingOption,
     OutOption,
     RetrainOption,
+    RowsOption,
     RunsOption,
     SeedsOption,
     SetOption,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cache.remote import StorePath
     from cache.store import Store
     from pipeline.config import MethodConfig
+    from pipeline.report.ablation import Factors
     from pipeline.report.tables import Table
     from pipeline.train.records import Records
 
@@ -49,15 +50,7 @@ if TYPE_CHECKING:
 def ablate(
     tables: TablesArgument = None,
     varied: VaryOption = [],  # noqa: B006  (typer copies it)
-    rows: Annotated[
-        str | None,
-        typer.Option(
-            "--rows",
-            metavar="NAME,NAME",
-            help="Only these rows of the tables.",
-            show_default="all",
-        ),
-    ] = None,
+    rows: RowsOption = None,
     store: StoreOption = DEFAULT_STORE,
     also: AlsoOption = [],  # noqa: B006  (typer copies it)
     config: ConfigOption = DEFAULT_CONFIG,
@@ -139,64 +132,91 @@ def _ablate(
 ) -> None:
     """Train tables on one store, and write them."""
     from cache.store import open_store
-    from pipeline.report.ablation import collect, header_of, methods_to_tune, runs_of_table
+    from pipeline.report.ablation import collect, header_of
     from pipeline.report.curves import CURVES, draw_curves
     from pipeline.report.forms import FORMS, write_tables
-    from pipeline.report.tables import ROBUSTNESS
+    from pipeline.report.tables import LIST, ROBUSTNESS, choose_rows, names_of_rows
     from pipeline.report.written import check_reports
-    from pipeline.train.rates import best_factors, trials
 
-    opened = open_store(store)
-    chosen = _chosen(tables, varied, names, opened, base)
+    opened, named = open_store(store), _named(tables, varied)
+    if names == LIST:
+        print("\n".join(map(show, names_of_rows(named, opened, base))))
+        return
+    chosen = choose_rows(named, opened, base, names)
     folds = [name for name, _, _ in opened.folds]
-    every = partial(runs_of_table, base=base, folds=folds, seeds=range(seeds))
-    pictures = CURVES if ROBUSTNESS.name in tables else ()
-    check_reports(out, *FORMS, *pictures)
-    tuned = methods_to_tune(chosen, base)
-    tried = [run for method in tuned for fold in folds for run in trials(method, fold)]
-    if tried:
-        print("learning rates of every row and fold, on held-out videos:", file=sys.stderr)
-    records, _, before = train(tried, opened, [run for table in chosen for run in every(table)])
-    best = partial(best_factors, tuned, folds, range(seeds))
-    factors, damaged, trained, steady = best(records), 0, 0, False
-    while not steady:  # a rate with which training diverges gives way to the next best
-        wanted = [run for table in chosen for run in every(table, factors=factors)]
-        records, damaged, more = train(wanted, opened)
-        known, factors = factors, best(records)
-        trained, steady = trained + more, known == factors
+    check_reports(out, *FORMS, *(CURVES if ROBUSTNESS.name in tables else ()))
+    done = _train(chosen, base, folds, range(seeds), opened, train)
     if any(row.baseline == "regression" for table in chosen for row in table.rows):
         print("searching a logistic regression in every fold, which takes minutes", file=sys.stderr)
-    filled = [(t, collect(t, base, folds, range(seeds), records, factors)) for t in chosen]
+    filled = [
+        (t, collect(t, base, folds, range(seeds), done.records, done.factors)) for t in chosen
+    ]
     header = header_of(opened, base, len(folds), seeds, chosen)
-    header |= {"code": records.code, "command": asked}
+    header |= {"code": done.records.code, "command": asked}
     drawn = next((own for table, own in filled if table.name == ROBUSTNESS.name), None)
     paths = write_tables(filled, header, out, draw_curves(drawn, header) if drawn else {})
     print(paths[0].read_text(encoding="utf-8"))
-    finished = len({*tried, *wanted}) - before - trained - damaged
-    print(f"{count(before + trained, 'run')} trained, {finished} already finished.")
+    print(f"{count(done.trained, 'run')} trained, {done.finished} already finished.")
     print("written: " + ", ".join(show(path) for path in paths))
     suggest_comparison(opened, *options)
-    leave_if_damaged(damaged)
+    leave_if_damaged(done.damaged)
 
 
-def _chosen(
-    tables: Sequence[str],
-    varied: Sequence[str],
-    names: str | None,
-    store: "Store",
-    base: "MethodConfig",
-) -> "list[Table]":
-    """The tables with the rows that are asked for, as the store has them."""
-    from pipeline.report.tables import find_tables, fit, vary
+def _named(tables: Sequence[str], varied: Sequence[str]) -> "list[Table]":
+    from pipeline.report.tables import find_tables, vary
 
-    found = find_tables(tables) + ([vary(varied)] if varied else [])
-    if not found:
+    if not tables and not varied:
         raise RefusedError("no table given: name one, such as table3, or use --vary KEY=[V1,V2]")
-    only = None if names is None else [name.strip() for name in names.split(",")]
-    found = [fit(table, store, base, only) for table in found]
-    if unknown := {*(only or ())} - {row.name for table in found for row in table.rows}:
-        raise RefusedError(f"--rows: no such row in these tables: {min(unknown)}; leave it out")
-    return [table for table in found if table.rows]
+    return find_tables(tables) + ([vary(varied)] if varied else [])
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What tables are filled from, and how many of its runs were trained for it."""
+
+    records: "Records"
+    factors: "Factors"  # of learning rates, in tuned tables
+    trained: int
+    finished: int  # before
+    damaged: int
+
+
+def _train(
+    chosen: "Sequence[Table]",
+    base: "MethodConfig",
+    folds: Sequence[str],
+    seeds: Sequence[int],
+    store: "Store",
+    train: "Train",
+) -> _Done:
+    """Train what tables need, after the trials of learning rates in those that are tuned."""
+    from pipeline.report.ablation import choose_factors, left_out, methods_to_tune, runs_of_table
+    from pipeline.train.rates import trials
+
+    for name in dict.fromkeys(name for table in chosen for name in left_out(table, base)):
+        print(
+            f"not trained: {name}, which --rows leaves out; differences to it need its finished "
+            "runs",
+            file=sys.stderr,
+        )
+    best = partial(choose_factors, chosen, base, folds, seeds)
+    methods = methods_to_tune(chosen, base)
+    tried = [run for method in methods for fold in folds for run in trials(method, fold)]
+    asked, trained, steady = {*tried}, 0, False
+    factors: Factors = {}
+    if tried:
+        print("learning rates of every row and fold, on held-out videos:", file=sys.stderr)
+        others = [t for t in chosen if not t.tuned]
+        records, _, trained = train(
+            tried, store, [run for t in others for run in runs_of_table(t, base, folds, seeds)]
+        )
+        factors = best(records)
+    while not steady:  # a rate with which training diverges gives way to the next best
+        wanted = [run for t in chosen for run in runs_of_table(t, base, folds, seeds, factors)]
+        records, damaged, more = train(wanted, store)
+        known, factors = factors, best(records)
+        asked, trained, steady = asked.union(wanted), trained + more, known == factors
+    return _Done(records, factors, trained, len(asked) - trained - damaged, damaged)
 
 
 def _ablate_encoders(

@@ -438,6 +438,16 @@ TablesArgument = Annotated[
         autocompletion=_tables,
     ),
 ]
+RowsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rows",
+        metavar="NAME,NAME|list",
+        help="Only these rows; no others are trained, so that differences to others need their "
+        "finished runs. list shows the names.",
+        show_default="all",
+    ),
+]
 VaryOption = Annotated[
     list[str],
     typer.Option("--vary", metavar="KEY=[V1,V2]", help="Add a table of these values; repeatable."),

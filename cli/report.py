@@ -18,6 +18,7 @@ from cli.options import (
     ConfigOption,
     DeviceOption,
     OutOption,
+    RowsOption,
     RunsOption,
     SeedsOption,
     SetOption,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.config import Run
     from pipeline.report.contents import Asked, Leading
+    from pipeline.report.tables import Table
     from pipeline.train.records import Records
 
     Frames = dict[int, NDArray[np.uint8]]
@@ -50,6 +52,7 @@ def report(
     context: typer.Context,
     tables: TablesArgument = None,
     varied: VaryOption = [],  # noqa: B006  (typer copies it)
+    rows: RowsOption = None,
     store: StoreOption = DEFAULT_STORE,
     config: ConfigOption = DEFAULT_CONFIG,
     settings: SetOption = [],  # noqa: B006  (typer copies it)
@@ -85,44 +88,57 @@ def report(
     from cache.store import open_store
     from pipeline.config import load_method
     from pipeline.device import device_kind
-    from pipeline.report.ablation import methods_to_tune
+    from pipeline.report.ablation import choose_factors
     from pipeline.report.contents import Asked, found_runs
     from pipeline.report.figures import FOLDER
     from pipeline.report.page import PAGE
-    from pipeline.report.tables import find_tables, fit, vary
+    from pipeline.report.tables import LIST, choose_rows, find_tables, names_of_rows, vary
     from pipeline.report.written import check_reports
-    from pipeline.train.rates import best_factors
     from pipeline.train.records import Records
 
     chosen = find_tables(tables or []) + ([vary(varied)] if varied else [])
     if not chosen:
-        refuse_unread(context, ("seeds",), "read only with a table; the runs say which they have")
+        refuse_unread(
+            context, ("rows", "seeds"), "read only with a table; the runs say which they have"
+        )
     if any(not table.rows for table in chosen):
         raise RefusedError(
             "table encoders: a report is of one store; see what tgdfer ablate encoders has written"
         )
     base = load_method(config, settings)
     opened = open_store(store)
+    if rows == LIST:
+        print("\n".join(map(show, names_of_rows(chosen, opened, base))))
+        return
+    fitted = choose_rows(chosen, opened, base, rows)
     place = _folder_of(opened, root)
     check_reports(out, PAGE)
     check_reports(out / FOLDER)
     records = Records(runs, opened, device_kind(device))
     found, others = found_runs(records)
     folds = [name for name, _, _ in opened.folds]
-    fitted = [fit(table, opened, base) for table in chosen]
-    factors = best_factors(methods_to_tune(fitted, base), folds, range(seeds), records)
+    factors = choose_factors(fitted, base, folds, range(seeds), records)
     asked = Asked(fitted, base, folds, range(seeds), factors)
     if not fitted:
         asked = _found(found, others, records)
     words = [*(tables or []), *(word for own in varied for word in ("--vary", own))]
     options = as_asked(store, runs, config, settings, seeds)
+    every = [*words, *(["--rows", rows] if rows else []), *options]
     commands = {
-        "report": command("tgdfer", "report", *words, *options, *(["--root", root] * bool(root))),
-        **{table.name: command("tgdfer", "ablate", table.name, *options) for table in chosen},
-        "varied": command("tgdfer", "ablate", *words[len(tables or []) :], *options),
+        "report": command("tgdfer", "report", *every, *(["--root", root] * bool(root))),
+        **{own.name: command("tgdfer", "ablate", *_named(own, varied), *options) for own in fitted},
         "settings": "",  # found, not asked for
     }
     _write(out, asked, records, commands, _left_out(runs, others), place)
+
+
+def _named(table: "Table", varied: Sequence[str]) -> list[str]:
+    """The words with which a command names a table and its rows."""
+    from pipeline.report.tables import VARIED
+
+    words = [word for own in varied for word in ("--vary", own)]
+    rows = ["--rows", ",".join(row.name for row in table.rows)] if table.narrowed else []
+    return [*(words if table.name == VARIED else [table.name]), *rows]
 
 
 def _folder_of(store: "Store", root: Path | None) -> Path | None:

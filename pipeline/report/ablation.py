@@ -34,7 +34,7 @@ from pipeline.report.reported import reported_in
 from pipeline.report.rules import OPTIMISTIC, RULES, by_rule
 from pipeline.report.tables import FrameChoice, Table, TableRow
 from pipeline.train.halving import searched_hold_out
-from pipeline.train.rates import EDGES, FACTORS, with_rates
+from pipeline.train.rates import EDGES, FACTORS, best_factors, factors_at_hand, with_rates
 from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
@@ -216,8 +216,16 @@ def runs_of_table(
     seeds: Sequence[int],
     factors: Factors = MappingProxyType({}),
 ) -> list[Run]:
-    """The runs that a table is made from, without duplicates; ``folds`` are the command's."""
-    rows = [own for row in table.rows for own in (table.reference(row), row) if not own.baseline]
+    """The runs that a table is made from, without duplicates; ``folds`` are the command's.
+
+    Those of rows that others are compared with are among them, unless the table is narrowed.
+    """
+    rows = [
+        own
+        for row in table.rows
+        for own in (*[table.reference(row)] * (not table.narrowed), row)
+        if not own.baseline
+    ]
     found = (run for row in rows for run in runs_of_row(table, row, base, folds, seeds, factors))
     return list(dict.fromkeys(found))
 
@@ -248,6 +256,30 @@ def methods_to_tune(tables: Sequence[Table], base: MethodConfig) -> list[MethodC
     """The methods whose learning rates are chosen, without duplicates."""
     rows = [row for table in tables if table.tuned for row in table.rows if not row.baseline]
     return list(dict.fromkeys(row.method(base) for row in rows))
+
+
+def left_out(table: Table, base: MethodConfig) -> dict[str, MethodConfig]:
+    """Of a narrowed table, what its rows are compared with and what is not trained for it."""
+    if not table.narrowed:
+        return {}
+    asked = {row.method(base) for row in table.rows if not row.baseline}
+    references = {own.name: own.method(base) for own in map(table.reference, table.rows)}
+    return {name: method for name, method in references.items() if method not in asked}
+
+
+def choose_factors(
+    tables: Sequence[Table],
+    base: MethodConfig,
+    folds: Sequence[str],
+    seeds: Sequence[int],
+    records: Records,
+) -> Factors:
+    """``best_factors`` of the rows of tuned tables, and of those left out as far as at hand."""
+    compared = [own for t in tables if t.tuned for own in left_out(t, base).values()]
+    return {
+        **best_factors(methods_to_tune(tables, base), folds, seeds, records),
+        **factors_at_hand(compared, folds, seeds, records),
+    }
 
 
 def describe_runs(done: int, expected: int, diverged: int, damaged: int) -> str:
@@ -345,6 +377,17 @@ def header_of(
     } | notes
 
 
+def _by_row(values: Sequence[int]) -> str:
+    """Sorted values of a setting.
+
+    >>> _by_row([50]), _by_row([30, 90]), _by_row([10, 20, 40, 80])
+    ('50', '30 or 90, by row', '10 to 80, by row')
+    """
+    if len(values) > 3:
+        return f"{values[0]} to {values[-1]}, by row"
+    return " or ".join(map(str, values)) + ", by row" * (len(values) > 1)
+
+
 def _folds(folds: int, tables: Sequence[Table]) -> str:
     """How many there are, and how many of them a row uses where that differs."""
     own = {table.name: {len(row.folds) or folds for row in table.rows} for table in tables}
@@ -377,17 +420,6 @@ class _Said:
     def rows(self) -> NDArray[np.int64]:
         """The videos of each run."""
         return np.concatenate([rows for rows, _, _ in self.guesses])
-def _by_row(values: Sequence[int]) -> str:
-    """Sorted values of a setting.
-
-    >>> _by_row([50]), _by_row([30, 90]), _by_row([10, 20, 40, 80])
-    ('50', '30 or 90, by row', '10 to 80, by row')
-    """
-    if len(values) > 3:
-        return f"{values[0]} to {values[-1]}, by row"
-    return " or ".join(map(str, values)) + ", by row" * (len(values) > 1)
-
-
 
     def sample(self, store: Store) -> Sample:
         """Folds and seeds concatenated."""

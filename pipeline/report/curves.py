@@ -136,8 +136,8 @@ def _draw(panel: _Panel, rows: Sequence[FilledRow], column: "Sequence[Axes]") ->
         style["linestyle"] = "none" if panel.names else dashes
         lines = {line.row.subset: line for line in rows if line.row.cells[2:] == cells}
         shift = DODGE * (number - 1) * wide
-        places = [place + shift for place in panel.places.values()]
-        found = [lines[subset] for subset in panel.places]
+        places = [place + shift for name, place in panel.places.items() if name in lines]
+        found = [lines[subset] for subset in panel.places if subset in lines]
         _plot(column[0], places, [line.pooled.get("WAR") for line in found], 100, style)
         if len(column) > 1:
             precisions = [line.precisions.get("logit") for line in found]

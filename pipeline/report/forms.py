@@ -45,6 +45,7 @@ _RATES = (
     f"{AT_EDGE}: at the edge of what was tried, so that a better one may lie beyond; {DIVERGED}: "
     "training diverged with it."
 )
+_NO_DIFFERENCES = "No differences: they need all runs of {names}, which are not at hand."
 _IN_THE_PAPER = (
     "In the paper: UAR / WAR as reported in the paper for DFEW; nothing of that was measured here."
 )
@@ -211,6 +212,12 @@ def _legend(own: Table, rows: Sequence[FilledRow]) -> str:
     notes = [_SUBSETS] * own.by_subset + [_PRECISIONS] * bool(rows[0].precisions)
     notes += [_CALIBRATION] * any(line.calibration for line in rows)
     notes += [f"Runs in every row: {runs}."] * bool(runs)
+    if own.narrowed and not any(any(line.differences.values()) for line in rows):
+        notes.append(
+            _NO_DIFFERENCES.format(
+                names=" and ".join(sorted({own.reference(line.row).name for line in rows}))
+            )
+        )
     if folds := next((", ".join(line.rates) for line in rows if line.rates), ""):
         notes.append(_RATES.format(folds=folds))
     notes += [_IN_THE_PAPER] * any(line.reported for line in rows)

@@ -3,6 +3,7 @@
 A row may be scored on a subset of the test videos, in folds of its own.
 """
 
+import difflib
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -22,6 +23,8 @@ from pipeline.config import (
 )
 from pipeline.evaluate.influence import Influence
 
+VARIED = "varied"  # the table of settings that a command names
+LIST = "list"  # in place of names of rows: show all of them
 ROWS_MAX = 200  # of a table of varied settings
 
 
@@ -70,6 +73,7 @@ class Table:
     dataset: str = ""  # a rendered set that has the subsets and folds of its rows
     tuned: bool = False  # learning rates are chosen for every row and fold, on held-out videos
     counts: str = ""  # a known data set, from whose recalls by class the reported scores follow
+    narrowed: bool = False  # to rows that were asked for; what they are compared with may be absent
 
     @property
     def by_subset(self) -> bool:
@@ -585,30 +589,61 @@ def find_tables(names: Sequence[str]) -> list[Table]:
     return [TABLES[name] for name in names]
 
 
+def choose_rows(
+    tables: Sequence[Table], store: Store, base: MethodConfig, names: str | None = None
+) -> list[Table]:
+    """The tables as ``fit``, or what they have of the rows that are ``names``, as in "a,b".
+
+    Raises RefusedError as ``fit``, and for a name that no row has.
+    """
+    if names is None:
+        return [fit(table, store, base) for table in tables]
+    wanted = _split(names, names_of_rows(tables, store, base))
+    narrowed = (fit(table, store, base, wanted) for table in tables)
+    return [table for table in narrowed if table.rows]
+
+
+def names_of_rows(tables: Sequence[Table], store: Store, base: MethodConfig) -> list[str]:
+    """Of all rows that the tables have for the store, whether they fit it or not."""
+    return [row.name for table in tables for row in _of_store(table, store, base).rows]
+
+
+def _split(names: str, known: Sequence[str]) -> list[str]:
+    """Names between commas, some of which may be part of a known name.
+
+    >>> _split("a, b, 2 keys", ["a", "b, 2 keys"])
+    ['a', 'b, 2 keys']
+    """
+    found, parts = [], names.split(",")
+    while parts:
+        starts = {",".join(parts[:n]).strip(): n for n in range(1, len(parts) + 1)}
+        name = max((own for own in starts if own in known), key=len, default="")
+        if not name:
+            raise RefusedError(f"--rows: no row {parts[0].strip()}{_nearest(parts[0], known)}")
+        found.append(name)
+        parts = parts[starts[name] :]
+    return found
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    by_lower = {own.lower(): own for own in known}
+    near = [by_lower[own] for own in difflib.get_close_matches(name.strip().lower(), by_lower)]
+    hint = f"; did you mean {' or '.join(near)}?" if near else ";"
+    return f"{hint} --rows {LIST} shows the names of all {len(known)}"
+
+
 def fit(
     table: Table, store: Store, base: MethodConfig, names: Collection[str] | None = None
 ) -> Table:
     """The table with what the store and the base have, perhaps only the rows of these names.
 
-    ``robustness`` has a row for each subset of the store, ``without`` only what differs from the
-    paper. Raises RefusedError if the store lacks a subset or a fold that a row names, if a row's
-    windows do not fit its frames, or if nothing differs from the paper.
+    Raises RefusedError if the store lacks a subset or a fold that a row names, if a row's windows
+    do not fit its frames, or if nothing differs from the paper in ``without``.
     """
-    if table is ROBUSTNESS and store.subsets:
-        table = robustness(store.subsets)
-    if table is WITHOUT:
-        first, *taken = table.rows
-        taken = [row for row in taken if effective(row.method(base)) != effective(base)]
-        if all(row.cells == ("visual prompt",) for row in taken):
-            raise RefusedError(
-                "table without takes back what a base adds to the paper's setting, and this one "
-                "adds nothing; name another with --config, such as tuned"
-            )
-        table = replace(table, rows=(first, *taken))
+    table = _of_store(table, store, base)
     if names is not None:
-        table = replace(table, rows=tuple(row for row in table.rows if row.name in names))
-    if table.tuned:
-        table = _on_features(table, store)
+        rows = tuple(row for row in table.rows if row.name in names)
+        table = replace(table, rows=rows, narrowed=True)
     _refuse_misfits(table, store, base)
     folds = [name for name, _, _ in store.folds]
     for row in table.rows:
@@ -620,6 +655,22 @@ def fit(
                 f"that has it with: tgdfer extract --dataset {table.dataset}"
             )
     return table
+
+
+def _of_store(table: Table, store: Store, base: MethodConfig) -> Table:
+    """``robustness`` with a row for each subset, ``without`` with what differs from the paper."""
+    if table is ROBUSTNESS and store.subsets:
+        table = robustness(store.subsets)
+    if table is WITHOUT:
+        first, *taken = table.rows
+        taken = [row for row in taken if effective(row.method(base)) != effective(base)]
+        if all(row.cells == ("visual prompt",) for row in taken):
+            raise RefusedError(
+                "table without takes back what a base adds to the paper's setting, and this one "
+                "adds nothing; name another with --config, such as tuned"
+            )
+        table = replace(table, rows=(first, *taken))
+    return _on_features(table, store) if table.tuned else table
 
 
 def _on_features(table: Table, store: Store) -> Table:
@@ -696,4 +747,4 @@ def vary(settings: Sequence[str]) -> Table:
             table, _, key = name.partition(".")
             row.setdefault(table, {})[key] = value
         rows.append(TableRow(str(number), tuple(map(str, values)), row))
-    return Table("varied", "Varied settings (not in the paper)", tuple(names), tuple(rows))
+    return Table(VARIED, "Varied settings (not in the paper)", tuple(names), tuple(rows))

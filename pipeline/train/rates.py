@@ -9,6 +9,7 @@ videos are never looked at. All of these are ordinary runs, which are trained on
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from cache.errors import RefusedError
 from pipeline.config import MethodConfig, Run, method_from
@@ -45,6 +46,17 @@ def best_factors(
     return {
         (method, fold): _best(method, fold, seeds, records) for method in methods for fold in folds
     }
+
+
+def factors_at_hand(
+    methods: Sequence[MethodConfig], folds: Sequence[str], seeds: Sequence[int], records: Records
+) -> Mapping[tuple[MethodConfig, str], float]:
+    """As ``best_factors``, of the methods for which it refuses nothing."""
+    found: dict[tuple[MethodConfig, str], float] = {}
+    for method in methods:
+        with suppress(RefusedError):
+            found |= best_factors([method], folds, seeds, records)
+    return found
 
 
 def _best(method: MethodConfig, fold: str, seeds: Sequence[int], records: Records) -> float:

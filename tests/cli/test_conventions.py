@@ -51,6 +51,9 @@ WRONG = {
     "views, influence, input, without, imbalance, long, text, robustness, population or encoders; "
     "did you mean table3?",
     "ablate --store s.zarr": "such as table3",
+    "ablate table3 --rows A --store s.zarr": "no row A; did you mean a? --rows list shows",
+    "report table3 --rows A --store s.zarr": "no row A; did you mean a? --rows list shows",
+    "report --rows a --store s.zarr": "--rows: read only with a table",
     "ablate --vary label.top_k=3 --store s.zarr": "expected KEY=[VALUE, VALUE, ...]",
     "compare --store none.zarr": "no store at none.zarr",
     "compare paper": "compare paper: expected another setting, run or table to compare it with",

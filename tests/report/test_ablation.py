@@ -1,6 +1,7 @@
 """Tables are a pure function of the records."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,19 @@ from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import PRESETS, MethodConfig, Run, load_method, runs_of, stack_key
 from pipeline.evaluate.statistics import holm
-from pipeline.report.ablation import collect, header_of
+from pipeline.report.ablation import collect, header_of, left_out, runs_of_table
 from pipeline.report.forms import write_tables
-from pipeline.report.tables import TABLE3, Table, find_tables, vary
+from pipeline.report.tables import (
+    LONG,
+    TABLE1,
+    TABLE3,
+    Table,
+    _split,
+    choose_rows,
+    find_tables,
+    names_of_rows,
+    vary,
+)
 from pipeline.train.records import Records
 from support.markdown import cells_of, prose, tight
 from support.records import write_record
@@ -261,6 +272,45 @@ def test_varied_settings_are_a_table_of_every_combination() -> None:
             vary([f"{unknown}=[1]"])
 
 
+def test_rows_that_are_asked_for_are_trained_alone(store: Store, tmp_path: Path) -> None:
+    base, root = load_method(), tmp_path / "runs"
+    table = replace(TABLE3, rows=(TABLE3.rows[1], TABLE3.rows[5]), narrowed=True)
+    runs = runs_of_table(table, base, FOLDS, [0])
+    assert {run.method for run in runs} == {row.method(base) for row in table.rows}
+    assert [*left_out(table, base)] == ["main setting"]
+    for fold in range(3):
+        write_result(root, store, "b", fold, war=0.5)
+    rows = collect(table, base, FOLDS, [0], Records(root, store))
+    text = write_tables([(table, rows)], {"data": ""}, tmp_path)[0].read_text()
+    assert "No differences: they need all runs of main setting, which are not at hand." in prose(
+        text
+    )
+    for fold in range(3):
+        write_result(root, store, "e", fold, war=0.4)  # the main setting
+    difference = collect(table, base, FOLDS, [0], Records(root, store))[0].differences["WAR"]
+    assert difference is not None
+    assert difference.value == pytest.approx(0.1)
+    main = replace(TABLE3, rows=TABLE3.rows[4:6], narrowed=True)
+    assert left_out(main, base) == left_out(TABLE3, base) == {}
+
+
+def test_unknown_rows_are_refused_with_the_nearest_and_names_may_have_commas(
+    store: Store,
+) -> None:
+    base = load_method("paper", ["temporal.window=1"])
+    for name, said in (
+        ("est,b", r"no row est; did you mean EST\? --rows list shows the names of all 15"),
+        ("former-dfr", r"did you mean Former-DFER\? --rows list"),
+        ("?", r"no row \?; --rows list"),
+    ):
+        with pytest.raises(RefusedError, match=said):
+            choose_rows([TABLE1], store, base, name)
+    long = replace(LONG, rows=LONG.rows[:2])
+    names = names_of_rows([long, TABLE3], store, base)
+    assert names[:3] == ["16 frames, 0 fine, 0 coarse", "16 frames, 0 fine, 1 coarse", "a"]
+    assert _split(f"b,{names[1]},a", names) == ["b", names[1], "a"]
+
+
 def test_unknown_table_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         RefusedError, match="no table table9; available: table1, table2, table3, table4"
@@ -319,11 +369,6 @@ def test_names_from_outside_break_no_table_and_no_terminal(store: Store, tmp_pat
     assert all(len(line) <= 100 for line in md.splitlines())
 
 
-def test_header_names_the_classes_that_no_test_video_shows(store: Store) -> None:
-    assert header_of(store, load_method(), 3, 1)["UAR"] == (
-        "over the classes that are tested; without a test video: "
-        + "; ".join(f"{', '.join(CLASSES[1:])} in fold {fold}" for fold in FOLDS)
-    )
 def test_header_says_epochs_and_selection_of_all_rows(store: Store) -> None:
     for epochs, said in (("[10,30]", "10 or 30, by row"), ("[1,2,5,9]", "1 to 9, by row")):
         table = vary([f"optimiser.epochs={epochs}", 'selection.rule=["last","best_on_test"]'])
@@ -333,3 +378,8 @@ def test_header_says_epochs_and_selection_of_all_rows(store: Store) -> None:
     assert header_of(store, load_method(), 3, 1, [TABLE3])["protocol"].endswith("epochs: 50")
 
 
+def test_header_names_the_classes_that_no_test_video_shows(store: Store) -> None:
+    assert header_of(store, load_method(), 3, 1)["UAR"] == (
+        "over the classes that are tested; without a test video: "
+        + "; ".join(f"{', '.join(CLASSES[1:])} in fold {fold}" for fold in FOLDS)
+    )

@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 
 from cache.store import Store
-from pipeline.config import Run, load_method
+from pipeline.config import Run, load_method, runs_of
 from pipeline.evaluate.baselines import PredictedLabels, class_means
-from pipeline.report.ablation import collect, header_of, methods_to_tune, runs_of_table
+from pipeline.evaluate.statistics import Difference
+from pipeline.report.ablation import (
+    choose_factors,
+    collect,
+    header_of,
+    methods_to_tune,
+    runs_of_table,
+)
 from pipeline.report.forms import write_tables
 from pipeline.report.reported import reported_in, reported_systems, scores_of_recalls
-from pipeline.report.tables import TABLE1, TABLE2, TABLE3, TableRow, fit
+from pipeline.report.tables import TABLE1, TABLE2, TABLE3, TableRow, choose_rows, fit
 from pipeline.train.grid import train_runs
 from pipeline.train.rates import FACTORS, best_factors, trials
 from pipeline.train.records import Records
@@ -98,6 +105,27 @@ def test_chosen_rates_stand_in_their_row_with_those_at_the_edge_and_those_that_d
     assert shown == ["10.0", "0.1", "True", "0.0", "3.0", "0.03", "False", "1.0"]
     untuned = runs_of_table(TABLE3, ONE_EPOCH, folds, [0], factors)
     assert {run.method.optimiser for run in untuned} == {ONE_EPOCH.optimiser}
+
+
+def test_rows_without_their_reference_are_compared_with_it_only_after_equal_tuning(
+    tmp_path: Path,
+) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=70, frames=4, dim=4, folds=2)
+    records, folds = Records(tmp_path / "runs", store), ["1", "2"]
+    (table,) = choose_rows([TABLE1], store, ONE_EPOCH, "MLP")
+    write_trials(records, "MLP", (1, 1))
+    untuned = runs_of(ONE_EPOCH, folds, [0])
+    for run in [*untuned, *runs_of(row_of("MLP").method(ONE_EPOCH), folds, [0])]:
+        write_record(records, run, labels_of(store, run))
+
+    def difference() -> Difference | None:
+        factors = choose_factors([table], ONE_EPOCH, folds, [0], records)
+        (line,) = collect(table, ONE_EPOCH, folds, [0], records, factors)
+        return line.differences["WAR"]
+
+    assert difference() is None
+    write_trials(records, "TG-DFER", (1, 1))
+    assert difference() is not None
 
 
 @pytest.mark.slow
