@@ -1,11 +1,13 @@
 """tgdfer ablate: tables of the paper, trained where needed, written as Markdown, CSV and LaTeX."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import typer
 
 from cache.errors import RefusedError
 from cli.options import (
@@ -34,7 +36,7 @@ from cli.options import (
     WorkersOption,
 )
 from cli.show import command, count, show
-from cli.training import as_asked, leave_if_damaged, suggest_comparison, trained_records
+from cli.training import Training, as_asked, leave_if_damaged, suggest_comparison
 
 if TYPE_CHECKING:
     from cache.remote import StorePath
@@ -44,10 +46,9 @@ if TYPE_CHECKING:
     from pipeline.report.tables import Table
     from pipeline.train.records import Records
 
-    Train = Callable[..., tuple[Records, int, int]]  # what trained_records does
-
 
 def ablate(
+    context: typer.Context,
     tables: TablesArgument = None,
     varied: VaryOption = [],  # noqa: B006  (typer copies it)
     rows: RowsOption = None,
@@ -87,19 +88,8 @@ def ablate(
       tgdfer ablate --vary optimiser.lr=[0.003,0.01] --vary label.temperature=[0.01,0.07]
     """
     from pipeline.config import load_method
-    from pipeline.engines.choose import choose_engine
 
-    train = partial(
-        trained_records,
-        root=runs,
-        device=device,
-        workers=workers,
-        features=features,
-        where=choose_engine(engine, gpus, engine_set, device, workers),
-        allow_missing=allow_missing,
-        allow_duplicates=allow_duplicates,
-        retrain_damaged=retrain_damaged,
-    )
+    train = Training.asked(context)
     words = [*(tables or []), *(word for own in varied for word in ("--vary", own))]
     words += ["--rows", rows] if rows is not None else []
     words += [word for own in also for word in ("--also", str(own))]
@@ -126,7 +116,7 @@ def _ablate(
     base: "MethodConfig",
     seeds: int,
     out: Path,
-    train: "Train",
+    train: Training,
     asked: str,
     options: Sequence[object],
 ) -> None:
@@ -187,7 +177,7 @@ def _train(
     folds: Sequence[str],
     seeds: Sequence[int],
     store: "Store",
-    train: "Train",
+    train: Training,
 ) -> _Done:
     """Train what tables need, after the trials of learning rates in those that are tuned."""
     from pipeline.report.ablation import choose_factors, left_out, methods_to_tune, runs_of_table
@@ -224,7 +214,7 @@ def _ablate_encoders(
     base: "MethodConfig",
     seeds: int,
     out: Path,
-    train: "Train",
+    train: Training,
     asked: str,
 ) -> None:
     """Train the same runs on each store, and write one row for each."""

@@ -35,12 +35,7 @@ from cli.options import (
 )
 from cli.progress import progress
 from cli.show import next_step, show
-from cli.training import (
-    as_asked,
-    leave_if_damaged,
-    refuse_to_pool,
-    trained_records,
-)
+from cli.training import Training, as_asked, leave_if_damaged, refuse_to_pool
 
 if TYPE_CHECKING:
     from cache.remote import StorePath
@@ -52,7 +47,6 @@ if TYPE_CHECKING:
     from pipeline.report.versus import Side
     from pipeline.train.records import Records
 
-    Train = Callable[[Sequence[Run], Store], tuple[Records, int, int]]  # what is not finished
     Ranking = Callable[[TestedRun], dict[str, Array]]  # of the frames of its test videos
 
 OF_BASELINES = ("configs", "out", "search_baseline", "leave_one_out")
@@ -146,23 +140,10 @@ def compare(
     On DFEW:
       tgdfer compare --store data/dfew-ViT-B-32-quickgelu.zarr
     """
-    from pipeline.engines.choose import choose_engine
-
-    where = choose_engine(engine, gpus, engine_set, device, workers)
-    train = partial(
-        trained_records,
-        root=runs,
-        device=device,
-        workers=workers,
-        features=features,
-        where=where,
-        allow_missing=allow_missing,
-        allow_duplicates=allow_duplicates,
-        retrain_damaged=retrain_damaged,
-    )
+    train = Training.asked(context)
     if a is not None:
         return _compare_two(context, a, b, store, settings, seeds, fold, train)
-    here = device if where.is_local else "auto"
+    here = device if train.engine.is_local else "auto"
     rank = partial(_leaving_out, device=here) if leave_one_out else None
     _compare_baselines(
         store, configs, settings, seeds, runs, out, fold, search_baseline, rank, train
@@ -179,7 +160,7 @@ def _compare_baselines(
     fold: str,
     search_baseline: bool,
     rank: "Callable[[Store, Records], Ranking] | None",
-    train: "Train",
+    train: Training,
 ) -> None:
     """Write a table of settings beside methods that have no network."""
     from cache.store import open_store
@@ -297,7 +278,7 @@ def _compare_two(
     settings: Sequence[str],
     seeds: int,
     fold: str,
-    train: "Train",
+    train: Training,
 ) -> None:
     """Print how two settings, runs or tables differ."""
     from cache.store import open_store

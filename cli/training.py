@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,29 +75,43 @@ def train_pending(
         )
 
 
-def trained_records(
-    wanted: "Sequence[Run]",
-    store: "Store",
-    also: "Sequence[Run]" = (),
-    *,
-    root: Path,
-    device: str,
-    workers: int | None,
-    features: str,
-    where: "EngineChoice",
-    allow_missing: bool,
-    allow_duplicates: bool,
-    retrain_damaged: bool,
-) -> "tuple[Records, int, int]":
-    """(records of runs, all finished but damaged ones; how many these are; how many it trained).
+@dataclass(frozen=True)
+class Training:
+    """How a command trains the runs that are missing, by options that several commands have."""
 
-    Before any is trained, it is checked that the store can train them, and ``also`` others.
-    """
-    every = [*wanted, *also]
-    records = open_records(every, store, root, device, allow_missing, allow_duplicates)
-    damaged = report_damaged(wanted, records, retrain_damaged)
-    trained = train_pending(wanted, records, device, workers, features, where)
-    return records, damaged, trained
+    runs: Path
+    device: str
+    workers: int | None
+    features: str
+    engine: "EngineChoice"
+    allow_missing: bool
+    allow_duplicates: bool
+    retrain_damaged: bool
+
+    @classmethod
+    def asked(cls, context: typer.Context) -> "Training":
+        """As the options of the command say."""
+        from pipeline.engines.choose import choose_engine
+
+        given = context.params
+        cluster = (given[name] for name in ("engine", "gpus", "engine_set", "device", "workers"))
+        own = {name: given[name] for name in cls.__dataclass_fields__}
+        return cls(**{**own, "engine": choose_engine(*cluster)})
+
+    def __call__(
+        self, wanted: "Sequence[Run]", store: "Store", also: "Sequence[Run]" = ()
+    ) -> "tuple[Records, int, int]":
+        """(records, all finished but damaged ones; how many these are; how many it trained).
+
+        Before any is trained, it is checked that the store can train them, and ``also`` others.
+        """
+        allowed = self.allow_missing, self.allow_duplicates
+        records = open_records([*wanted, *also], store, self.runs, self.device, *allowed)
+        damaged = report_damaged(wanted, records, self.retrain_damaged)
+        trained = train_pending(
+            wanted, records, self.device, self.workers, self.features, self.engine
+        )
+        return records, damaged, trained
 
 
 def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Records") -> int:

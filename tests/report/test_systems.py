@@ -100,8 +100,8 @@ def test_chosen_rates_stand_in_their_row_with_those_at_the_edge_and_those_that_d
     assert "chosen in each fold (1, 2)" in prose(md.read_text())
     assert r"10!, 3$\dagger$" in tex.read_text()
     lines = {line["row"]: line for line in csv.DictReader(comma.open())}
-    names = [f"{own}_fold_{n}" for n in folds for own in ("factor", "lr", "at_edge", "diverged")]
-    shown = [lines["MLP"][name] for name in names]
+    heads = [f"{own}_fold_{n}" for n in folds for own in ("factor", "lr", "at_edge", "diverged")]
+    shown = [lines["MLP"][head] for head in heads]
     assert shown == ["10.0", "0.1", "True", "0.0", "3.0", "0.03", "False", "1.0"]
     untuned = runs_of_table(TABLE3, ONE_EPOCH, folds, [0], factors)
     assert {run.method.optimiser for run in untuned} == {ONE_EPOCH.optimiser}
