@@ -142,7 +142,7 @@ def _ablate(
         (t, collect(t, base, folds, range(seeds), done.records, done.factors)) for t in chosen
     ]
     header = header_of(opened, base, len(folds), seeds, chosen)
-    header |= {"code": done.records.code, "command": asked}
+    header |= {"runs": str(train.runs), "code": done.records.code, "command": asked}
     drawn = next((own for table, own in filled if table.name == ROBUSTNESS.name), None)
     paths = write_tables(filled, header, out, draw_curves(drawn, header) if drawn else {})
     print(paths[0].read_text(encoding="utf-8"))
@@ -235,7 +235,8 @@ def _ablate_encoders(
     rows = collect_stores(table, base, folds, range(seeds), records)
     header = header_of(opened[0], base, len(folds), seeds, [table])
     header |= {"encoder": "one for each row, all frozen", "code": records[0].code}
-    header |= {"store": ", ".join(store.digest for store in opened), "command": asked}
+    header |= {"store": ", ".join(store.digest for store in opened)}
+    header |= {"runs": str(train.runs), "command": asked}
     paths = write_tables([(table, rows)], header, out)
     print(paths[0].read_text(encoding="utf-8"))
     trained, damaged = sum(own for *_, own in done), sum(own for _, own, _ in done)

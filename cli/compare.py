@@ -119,7 +119,8 @@ def compare(
     Of A and B it prints UAR, WAR and the recall of each class with 95 % intervals, the differences
     paired by video with p-values, and the smallest difference that such a test finds. Settings are
     trained first where needed; runs must be of videos of the store, which tells who is seen in
-    them.
+    them. Of two tables in JSON it compares the rows that both have, by their runs where these are
+    still there.
 
     With neither, the baselines are fitted, and scores have intervals, and so have their differences
     to the best logistic regression, to the searched one, and to the first configuration. If every
@@ -294,8 +295,8 @@ def _compare_two(
     paths = Path(a), Path(b)
     of_settings = [name for name in (a, b) if not Path(name).is_dir()]
     if all(path.suffix == ".json" for path in paths):
-        refuse_unread(context, ("store", *OF_TRAINING), "not read where tables are compared")
-        print(versus_tables(*paths))
+        refuse_unread(context, OF_TRAINING, "not read where tables are compared")
+        print(versus_tables(*paths, _store_or_why(store)))
         return
     if not of_settings:
         refuse_unread(context, OF_TRAINING, "not read where finished runs are compared")
@@ -312,6 +313,16 @@ def _compare_two(
     print(versus_report(versus(first, second, opened)))
     next_step("tgdfer", "compare", "--store", store)
     leave_if_damaged(damaged)
+
+
+def _store_or_why(store: "StorePath") -> "Store | str":
+    """The store, or why it cannot tell who is seen in its videos."""
+    from cache.store import open_store
+
+    try:
+        return open_store(store)
+    except RefusedError as error:
+        return f"{error}; or name the store of the runs with --store"
 
 
 def _finished(name: str, wanted: "Sequence[Run]", records: "Records") -> "Side":

@@ -109,6 +109,7 @@ class FilledRow:
     by_rule: Mapping[str, Cell]  # WAR by each rule of selection, where its runs tell all of it
     scores: ClassScores  # of the videos of all runs together
     classes: Sequence[str]
+    runs: Sequence[str]  # folders of its finished ones, if it is scored on all that these predict
     calibration: Mapping[str, float]  # ECE and AURC over the videos of all runs; {} if unknown
     rates: Mapping[str, Rates]  # by fold, in a tuned table; {} for a baseline
 
@@ -503,6 +504,7 @@ def _fill(
         by_rule={} if row.choice or row.subset else _by_rule(own.good),
         scores=own.scores(len(store.classes)),
         classes=store.classes,
+        runs=[] if row.choice or row.subset else [record.folder.name for record in own.good],
         calibration={} if row.choice else _calibration(own, row, store),
         rates={},
     )

@@ -22,7 +22,7 @@ Test = tuple[str, str]  # a row's name, and the metric in which it is compared
 Filled = Sequence[tuple[Table, Sequence[FilledRow]]]
 
 FORMS = ("ablation.md", "ablation.csv", "ablation.tex", "ablation.json")
-PROVENANCE = ("store", "code", "command")  # of the notes, those below the tables
+PROVENANCE = ("store", "runs", "code", "command")  # of the notes, those below the tables
 LEVEL = 0.05
 BEST, NEAR = "*", "≈"  # marks of the best row, and of those not clearly worse
 RANKINGS = {"logit": "AP of influence", "attention": "AP of attention"}
@@ -344,7 +344,11 @@ def _json(tables: Filled, header: Mapping[str, str]) -> str:
                 "title": own.title,
                 "rows": [
                     record
-                    | {"classes": _classes(line), "confusion": line.scores.counts_KK.tolist()}
+                    | {
+                        "runs": [*line.runs],
+                        "classes": _classes(line),
+                        "confusion": line.scores.counts_KK.tolist(),
+                    }
                     for record, line in zip(_records(own, rows, header), rows, strict=True)
                 ],
             }

@@ -91,14 +91,7 @@ def versus(a: Side, b: Side, store: Store) -> Versus:
     ``store`` tells who is seen in the videos; runs may be of another one with the same videos.
     Raises RefusedError if the sides were not tested on the same videos, all of the store.
     """
-    ours, theirs = a.by_key(), b.by_key()
-    shared = sorted(key for key in ours if key in theirs)
-    if not shared:
-        kept = (f"{own.name} has {_listed([*own.by_key()])}" for own in (a, b))
-        raise RefusedError(f"no fold and seed in common: {'; '.join(kept)}")
-    first, second = (_Said.of([own[key] for key in shared], store) for own in (ours, theirs))
-    if not np.array_equal(first.rows, second.rows):
-        raise RefusedError(f"{a.name} and {b.name} were not tested on the same videos")
+    shared, first, second = _paired(a, b, store)
     videos = len({*first.rows.tolist()})
     folds, seeds = (len({key[place] for key in shared}) for place in (0, 1))
     present = {store.classes[k] for k in first.labels}
@@ -113,6 +106,15 @@ def versus(a: Side, b: Side, store: Store) -> Versus:
         aurc=(first.aurc, second.aurc),
         intervals=describe_intervals(store, seeds, folds),
     )
+
+
+def differences(a: Side, b: Side, store: Store, names: Sequence[str]) -> dict[str, Difference]:
+    """B minus A of these metrics alone, as ``versus``."""
+    _, first, second = _paired(a, b, store)
+    metrics, classes = named_metrics(names, store.classes), len(store.classes)
+    samples = second.sample(store), first.sample(store)
+    found = bootstrap_difference(*samples, classes, metrics=list(metrics.values()))
+    return dict(zip(metrics, found, strict=True))
 
 
 def versus_report(found: Versus) -> str:
@@ -139,6 +141,19 @@ def versus_report(found: Versus) -> str:
     head = ["in per cent", "A", "B", "B − A", "p", "Holm", "finds"]
     blocks = [map(item, notes), table(head, rows), map(item, reading)]
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def _paired(a: Side, b: Side, store: Store) -> "tuple[list[Key], _Said, _Said]":
+    """The folds and seeds that both sides have, and what each of them says there."""
+    ours, theirs = a.by_key(), b.by_key()
+    shared = sorted(key for key in ours if key in theirs)
+    if not shared:
+        kept = (f"{own.name} has {_listed([*own.by_key()])}" for own in (a, b))
+        raise RefusedError(f"no fold and seed in common: {'; '.join(kept)}")
+    first, second = (_Said.of([own[key] for key in shared], store) for own in (ours, theirs))
+    if not np.array_equal(first.rows, second.rows):
+        raise RefusedError(f"{a.name} and {b.name} were not tested on the same videos")
+    return shared, first, second
 
 
 def _both(what: str, values: tuple[float, float]) -> str:

@@ -1,6 +1,7 @@
 """A and B side by side: settings, runs and tables."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from cache.store import Store
 from pipeline.config import Run, load_method
 from pipeline.evaluate.metrics import uar, war
 from pipeline.evaluate.statistics import Sample, bootstrap_difference, holm, mcnemar
+from pipeline.report.ablation import collect
+from pipeline.report.forms import write_tables
+from pipeline.report.tables import vary
 from pipeline.report.versus import Side, read_side, versus, versus_report
 from pipeline.report.versus_tables import versus_tables
 from pipeline.train.records import Records
@@ -157,16 +161,41 @@ def table_of(path: Path, war: float | None, **about: str) -> Path:
     return path
 
 
-def test_tables_are_compared_row_by_row_without_intervals(tmp_path: Path) -> None:
+def test_tables_of_finished_runs_have_paired_differences(place: Path, store: Store) -> None:
+    varied = vary(["optimiser.lr=[0.01]"])
+    table = replace(varied, rows=(replace(varied.rows[0], settings={}),))
+    for name, method in zip("ab", METHODS, strict=True):
+        rows = collect(table, method, FOLDS, [0, 1], Records(place / name, store))
+        header = {"data": "x", "runs": str(place / name)}
+        write_tables([(table, rows)], header, place / f"out-{name}")
+    first, second = (place / f"out-{name}" / "ablation.json" for name in "ab")
+    text = versus_tables(first, second, store)
+    a, b = (read_side(place / name) for name in "ab")
+    expected = versus(a, b, store).lines[1].difference
+    cells = cells_of(text)["varied 1"]
+    assert cells[5] == expected.text("+.2f", 100)
+    assert "with all 2 tests counted (Holm): varied 1 (UAR), varied 1 (WAR)" in prose(text)
+    assert "Without an interval" not in text
+    assert max(map(len, text.splitlines())) <= 100
+    gone = versus_tables(first, second, "no store here")
+    assert "Without an interval: varied 1: no store here" in prose(gone)
+    content = json.loads(first.read_text())
+    content["tables"][0]["rows"][0]["runs"] = ["../a"]
+    first.write_text(json.dumps(content))
+    with pytest.raises(RefusedError, match="not tables as tgdfer ablate writes them"):
+        versus_tables(first, second, store)
+
+
+def test_tables_are_compared_row_by_row_without_intervals(tmp_path: Path, store: Store) -> None:
     a = table_of(tmp_path / "a.json", 60.0, code="1", data="x\x1b")
     b = table_of(tmp_path / "b.json", 61.5, code="2", data="x\x1b")
-    text = versus_tables(a, b)
-    assert cells_of(text)["table3"] == ["e", "50.00", "50.00", "+0.00", "60.00", "61.50", "+1.50"]
+    text = versus_tables(a, b, store)
+    assert cells_of(text)["table3 e"] == ["50.00", "50.00", "+0.00", "60.00", "61.50", "+1.50"]
     assert "- code: A 1; B 2" in text
-    assert "tables hold no predictions" in prose(text)
+    assert "Without an interval: table3 e: a file names no runs" in prose(text)
     assert "\x1b" not in text
-    missing = versus_tables(a, table_of(tmp_path / "c.json", None))
-    assert cells_of(missing)["table3"][4:] == ["60.00", "–", "–"]
+    missing = versus_tables(a, table_of(tmp_path / "c.json", None), store)
+    assert cells_of(missing)["table3 e"][3:] == ["60.00", "–", "–"]
     for name, content, said in (
         ("n.json", '{"about": {}, "tables": []}', "have no row in common"),
         ("l.json", "[]", "not tables as tgdfer ablate writes them"),
@@ -175,4 +204,4 @@ def test_tables_are_compared_row_by_row_without_intervals(tmp_path: Path) -> Non
     ):
         (tmp_path / name).write_text(content)
         with pytest.raises(RefusedError, match=said):
-            versus_tables(a, tmp_path / name)
+            versus_tables(a, tmp_path / name, store)
