@@ -1,17 +1,18 @@
-"""An archive of torch.save or TorchScript -> where its tensors are in the file.
+"""A file of torch.save or TorchScript -> where its tensors are in it.
 
 Both are zip files that hold each storage as a file of its own and describe the tensors in a pickle.
-The pickle is interpreted here: it can build dictionaries, lists, tuples and descriptions of
-tensors, and nothing in it is ever imported or called.
+Before torch 1.6, torch.save wrote pickles, one after the other, and then the storages.  Pickles are
+interpreted here: they can build dictionaries, lists, tuples and descriptions of tensors, and
+nothing in them is ever imported or called.
 """
 
 import math
 import pickletools
 import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from io import SEEK_END, BufferedReader
+from io import SEEK_END, BufferedReader, BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +35,18 @@ _STORAGES = {f"torch.{storage}": dtype for dtype, (_, storage, _) in DTYPES.item
 _WRAPPERS = {"torch._utils._rebuild_parameter", "torch.jit._pickle.restore_type_tag"} | {
     f"torch.jit._pickle.build_{kind}list" for kind in ("int", "bool", "double", "tensor")
 }
+# What training scripts save beside weights; none of it is looked at.
+_BESIDE = {
+    *("argparse.Namespace", "collections.Counter", "collections.defaultdict"),
+    *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"),
+    *("_codecs.encode", "pathlib.PosixPath", "torch.Size", "torch.device"),
+}
+# Where they put the weights.
+_WEIGHTS = ("state_dict", "model", "model_state", "model_state_dict")
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a number that torch chose, as a pickle
 _PICKLE_BYTES_MAX = 1 << 20  # some 160 for each tensor; the largest models have a thousand
 _DIRECTORY_BYTES_MAX = 8 << 20
+_ITEMS_MAX = 1 << 62
 _MODULES_MAX = 20_000
 _NAME_MAX = 1000
 
@@ -75,8 +86,14 @@ def is_archive(file: BufferedReader) -> bool:
     return file.read(4) == b"PK\x03\x04"
 
 
+def is_legacy(file: BufferedReader) -> bool:
+    """Whether a file begins as torch.save wrote it before torch 1.6."""
+    file.seek(0)
+    return file.read(len(_LEGACY)) == _LEGACY
+
+
 def find_in_archive(file: BufferedReader) -> dict[str, Stored]:
-    """The tensors of a state dict, also under ``state_dict``, or of a TorchScript module.
+    """The tensors of a state dict, perhaps within a checkpoint, or of a TorchScript module.
 
     Raises ValueError, or another error, for anything else.
     """
@@ -90,11 +107,61 @@ def find_in_archive(file: BufferedReader) -> dict[str, Stored]:
     order = entries.get(f"{folder}byteorder")
     if order is not None and _read(file, *order) != b"little":
         raise ValueError("its numbers are not little-endian")
-    found = _Machine(entries, f"{folder}data/").run(_read(file, *entries[pickles[0]]))
-    if isinstance(found, _Module):
-        return dict(_of_module(found))
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
+
+    def find(key: str, dtype: str) -> tuple[int, int]:
+        start, size = entries[f"{folder}data/{key}"]
+        return start, size // DTYPES[dtype][2]
+
+    found = _Machine(find).run(BytesIO(_read(file, *entries[pickles[0]])))
+    return dict(_of_module(found)) if isinstance(found, _Module) else _state_dict(found)
+
+
+def find_in_legacy(file: BufferedReader) -> dict[str, Stored]:
+    """The tensors of a state dict, perhaps within a checkpoint, as torch.save wrote it before 1.6.
+
+    Raises ValueError, or another error, for anything else.
+    """
+    pickles = BytesIO(_read(file, 0, _PICKLE_BYTES_MAX))
+    dtypes = dict[str, str]()
+
+    def note(key: str, dtype: str) -> tuple[int, int]:
+        if dtypes.setdefault(key, dtype) != dtype:
+            raise ValueError("a storage has two dtypes")
+        return 0, _ITEMS_MAX
+
+    machine = _Machine(note)
+    _number, _version, system = (machine.run(pickles) for _ in range(3))
+    if not _checked(system, dict).get("little_endian"):
+        raise ValueError("its numbers are not little-endian")
+    begin = pickles.tell()
+    machine.run(pickles)  # where the storages are is only known after their dtypes
+    keys = _checked(machine.run(pickles), list)
+    places = _storages(file, pickles.tell(), [(key, DTYPES[dtypes[key]][2]) for key in keys])
+    pickles.seek(begin)
+    return _state_dict(_Machine(lambda key, _: places[key]).run(pickles))
+
+
+def _storages(
+    file: BufferedReader, start: int, keys: Sequence[tuple[str, int]]
+) -> dict[str, tuple[int, int]]:
+    """Key -> first byte and number of elements of storages that follow one another."""
+    end, places = file.seek(0, SEEK_END), {}
+    for key, item in keys:
+        items = int.from_bytes(_read(file, start, 8), "little")
+        places[key] = start + 8, items
+        start += 8 + item * items
+        if start > end:
+            raise ValueError("the file ends too early")
+    return places
+
+
+def _state_dict(found: Any) -> dict[str, Stored]:
+    """The weights of what was saved: a state dict, or a dictionary that has one."""
+    if isinstance(found, dict):
+        inner = [name for name in _WEIGHTS if isinstance(found.get(name), dict)]
+        if len(inner) > 1:
+            raise ValueError(f"it holds weights as {' and as '.join(inner)}; save one of them")
+        found = found[inner[0]] if inner else found
     if not isinstance(found, dict) or not all(isinstance(x, Stored) for x in found.values()):
         raise ValueError("it holds something other than a dictionary of tensors")
     return found
@@ -119,6 +186,10 @@ class _Module(dict[str, Any]):
     """The attributes of a TorchScript module."""
 
 
+class _Beside(dict[Any, Any]):
+    """Something that is saved beside the weights."""
+
+
 @dataclass(frozen=True)
 class _Storage:
     dtype: str
@@ -127,16 +198,19 @@ class _Storage:
 
 
 class _Machine:
-    """Interprets the opcodes that torch writes; any other is refused."""
+    """Interprets the opcodes that torch writes; any other is refused.
 
-    def __init__(self, entries: dict[str, tuple[int, int]], folder: str) -> None:
-        self._entries, self._folder = entries, folder
+    ``find`` says where a storage begins and how many elements it has, by its key and dtype.
+    """
+
+    def __init__(self, find: Callable[[str, str], tuple[int, int]]) -> None:
+        self._find = find
+
+    def run(self, pickled: BytesIO) -> Any:
+        """The object that the next pickle describes."""
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
-
-    def run(self, pickled: bytes) -> Any:
-        """The object that a pickle describes."""
         for opcode, argument, _ in pickletools.genops(pickled):
             if opcode.name == "STOP":
                 return self._stack.pop()
@@ -155,7 +229,9 @@ class _Machine:
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode])
             case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
                 stack.append({"EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[opcode])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                stack.append(argument)
+            case "BINUNICODE" | "BINSTRING" | "SHORT_BINSTRING":  # the last two of Python 2
                 stack.append(argument)
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(opcode[-1])
@@ -180,9 +256,9 @@ class _Machine:
                 arguments = stack.pop()
                 stack.append(_made(_checked(stack.pop(), _Name).name, opcode, arguments))
             case "BUILD":
-                state = _checked(stack.pop(), dict)
+                state = stack.pop()
                 if isinstance(stack[-1], _Module):  # that of a dictionary is metadata
-                    stack[-1].update(state)
+                    stack[-1].update(_checked(state, dict))
             case _:
                 raise ValueError(f"its pickle has the opcode {opcode}, which torch does not write")
 
@@ -196,19 +272,24 @@ class _Machine:
             pairs = zip(items[::2], items[1::2], strict=True)
             _checked(self._stack[-1], dict).update(pairs)
 
-    def _storage(self, kind: str, storage: _Name, key: str, device: str, items: int) -> _Storage:
+    def _storage(
+        self, kind: str, storage: _Name, key: str, device: str, items: int, view: None = None
+    ) -> _Storage:
+        if view is not None:
+            raise ValueError("a storage is part of another, as torch wrote it before 0.4")
         dtype = _STORAGES[storage.name]
-        start, size = self._entries[f"{self._folder}{key}"]
-        return _Storage(dtype, start, size // DTYPES[dtype][2])
+        return _Storage(dtype, *self._find(key, dtype))
 
 
 def _made(name: str, opcode: str, arguments: Any) -> Any:
     """What calling ``name`` would make, for the few names that make data."""
     if name.startswith("__torch__.") and opcode == "NEWOBJ":
         return _Module()
+    if name in _BESIDE:
+        return _Beside()
     if name == "collections.OrderedDict":
         return dict(*arguments)
-    if name == "torch._utils._rebuild_tensor_v2":
+    if name in ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor"):
         return _tensor(*arguments[:4])
     if name in _WRAPPERS:
         return arguments[0]

@@ -1,6 +1,6 @@
 """A file of weights -> its tensors and their digest; imports no torch and executes nothing.
 
-Read are safetensors and the archives of torch.save and TorchScript.  The digest covers names,
+Read are safetensors and what torch.save and TorchScript write.  The digest covers names,
 dtypes, shapes and values, so it is the same in each of these formats.
 """
 
@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 from cache.errors import RefusedError
 from cache.files import canonical_json
 from cache.outside import open_outside, parse_json, read_text
-from pipeline.archive import DTYPES, Stored, find_in_archive, has_constant, is_archive
+from pipeline.archive import (
+    DTYPES,
+    Stored,
+    find_in_archive,
+    find_in_legacy,
+    has_constant,
+    is_archive,
+    is_legacy,
+)
 
 # What marks a digest of tensors.  Stores made before it existed have the sha256 of the file.
 TENSORS = "tensors:"
@@ -113,14 +121,19 @@ def _opened(path: Path) -> Iterator[tuple[BufferedReader, list[tuple[str, Stored
     """The open file, and where its weights are, in the order of their digest."""
     with open_weights(path) as file:
         try:
-            found = find_in_archive(file) if is_archive(file) else _find_in_safetensors(file)
-            yield file, _in_order(found, os.fstat(file.fileno()).st_size)
+            yield file, _in_order(_find(file), os.fstat(file.fileno()).st_size)
         except Exception as error:  # whatever a malformed file leads to
             reason = str(error) if isinstance(error, ValueError) else f"it is damaged ({error!r})"
             raise RefusedError(
                 f"the weights {path} do not load: {reason[:500]}; "
                 "pass safetensors or a plain state dict of this model"
             ) from error
+
+
+def _find(file: BufferedReader) -> dict[str, Stored]:
+    if is_archive(file):
+        return find_in_archive(file)
+    return find_in_legacy(file) if is_legacy(file) else _find_in_safetensors(file)
 
 
 def _find_in_safetensors(file: BufferedReader) -> dict[str, Stored]:
