@@ -1,8 +1,8 @@
 """Frames [frame, channel, height, width] -> features [frame, dim], by a frozen image encoder.
 
-It is the image tower of a CLIP, a model of timm, or a 3-D CNN of torchvision, which makes one
-feature of several frames.  The last two read no texts; those may be read by the text tower of a
-CLIP beside them.
+It is the image tower of a CLIP, a model of timm, or a 3-D CNN (of torchvision, or one of ours),
+which makes one feature of several frames.  All but the first read no texts; those may be read by
+the text tower of a CLIP beside them.
 
 ``find_encoder`` describes an encoder from its files alone, without importing torch; ``Encoder``
 loads it.
@@ -13,13 +13,14 @@ import importlib.util
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -28,6 +29,7 @@ from cache.files import canonical_json, sha256
 from cache.identity import EncoderIdentity, Preprocessing
 from pipeline.archive import DTYPES
 from pipeline.device import choose_device
+from pipeline.encoders.cnn3d_models import build_cnn3d, describe_cnn3d, without_logits
 from pipeline.encoders.timm_models import build_timm, describe_timm, without_classifier
 from pipeline.encoders.torchvision_models import (
     build_torchvision,
@@ -50,10 +52,26 @@ if TYPE_CHECKING:
     from pipeline.kernels.pixels import PixelFormat
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Library = Literal["open_clip", "timm", "torchvision"]
+Library = Literal["open_clip", "timm", "torchvision", "cnn3d"]
 
 MINI = Path(__file__).parent / "mini"
-LOCAL_DIR, TIMM, TORCHVISION = "local-dir:", "timm:", "torchvision:"
+LOCAL_DIR, TIMM = "local-dir:", "timm:"
+
+
+class _Kind(NamedTuple):
+    """Models that read no texts."""
+
+    describe: Callable[[str], tuple[dict[str, Any], Preprocessing]]
+    build: Callable[[str], Any]
+    without_classifier: "Callable[[dict[str, torch.Tensor], Any], dict[str, torch.Tensor]]"
+
+
+_KINDS: dict[Library, _Kind] = {
+    "timm": _Kind(describe_timm, build_timm, without_classifier),
+    "torchvision": _Kind(describe_torchvision, build_torchvision, without_fc),
+    "cnn3d": _Kind(describe_cnn3d, build_cnn3d, without_logits),
+}
+_TEXTLESS = tuple(f"{kind}:" for kind in _KINDS)  # how their names begin
 _CONFIG = "open_clip_config.json"
 # OpenAI's weights: model -> the Hugging Face repository from which open_clip fetches them.
 OPENAI = {
@@ -104,7 +122,7 @@ class EncoderFiles:
         """Whose model it is."""
         if "text_cfg" in self.config:  # whatever else a folder's configuration may have
             return "open_clip"
-        return "timm" if "timm" in self.config else "torchvision"
+        return next(kind for kind in _KINDS if kind in self.config)
 
     @property
     def is_clip(self) -> bool:
@@ -117,6 +135,11 @@ class EncoderFiles:
         if not self.is_clip:
             return "its library's"
         return "QuickGELU" if self.config.get("quick_gelu") else "GELU"
+
+    @property
+    def in_3d(self) -> bool:
+        """Whether it reads segments of frames, and not pictures."""
+        return "segment" in self.config
 
     @property
     def segment(self) -> int:
@@ -154,9 +177,10 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
 
     ``name`` is ``mini`` (bundled), ``local-dir:FOLDER`` as open_clip saves them, an open_clip
     model name with ``pretrained`` a tag (fetched by open_clip if it is not on this machine), a file
-    of weights, or a folder with one, or ``timm:MODEL`` or ``torchvision:MODEL/FRAMES`` with a file
-    or a folder.  Of the last two, ``…+CLIP`` names a CLIP that reads texts, perhaps with its
-    weights, ``…+CLIP=FILE``.  Raises RefusedError if anything is missing or does not fit together.
+    of weights, or a folder with one, or ``timm:MODEL``, ``torchvision:MODEL/FRAMES`` or
+    ``cnn3d:MODEL/FRAMES`` with a file or a folder.  Of the last three, ``…+CLIP`` names a CLIP that
+    reads texts, perhaps with its weights, ``…+CLIP=FILE``.  Raises RefusedError if anything is
+    missing or does not fit together.
     """
     for text in filter(None, (name, pretrained)):
         if not text.isprintable():
@@ -166,7 +190,7 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     if name.startswith(LOCAL_DIR):
         folder = Path(name.removeprefix(LOCAL_DIR))
         return _in_folder(folder, LOCAL_DIR + folder.name)
-    if name.startswith((TIMM, TORCHVISION)):
+    if name.startswith(_TEXTLESS):
         return _of_library(name, pretrained)
     config = _open_clip_config(name)
     weights = Path(pretrained or "openai")
@@ -187,14 +211,14 @@ def _of_library(name: str, pretrained: str | None) -> EncoderFiles:
     own, _, text = name.partition("+")
     weights = _given_weights(name, pretrained)
     library, _, model = own.partition(":")
-    config, pixels = (describe_timm if library == "timm" else describe_torchvision)(model)
+    config, pixels = _KINDS[cast(Library, library)].describe(model)
     clip = _text_encoder(text) if text else None
     return EncoderFiles(f"{own}+{clip.name}" if clip else own, weights, config, pixels, text=clip)
 
 
 def _text_encoder(text: str) -> EncoderFiles:
     name, _, weights = (text, "", "") if text.startswith(LOCAL_DIR) else text.partition("=")
-    if name.startswith((TIMM, TORCHVISION)):
+    if name.startswith(_TEXTLESS):
         raise RefusedError(f"{name} reads no texts; name a CLIP after the +, such as mini")
     return find_encoder(name, weights or None)
 
@@ -266,6 +290,7 @@ class Encoder:
 
     def __init__(self, files: EncoderFiles, device: str, precision: Precision) -> None:
         import torch
+        from torch.nn.utils import convert_conv3d_weight_memory_format
 
         self.files = files
         self.device = torch.device(choose_device(device))
@@ -275,9 +300,11 @@ class Encoder:
         self._low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         # Convolutions are twice as fast in the channels-last layout.
         visual = model.visual if files.is_clip else model
-        in_3d = files.library == "torchvision"
-        layout = torch.channels_last_3d if in_3d else torch.channels_last
-        self.visual = visual.to(self.device, memory_format=layout)
+        if files.in_3d:  # perhaps with layers in 2-D, which this leaves alone
+            layout = torch.channels_last_3d
+            self.visual = convert_conv3d_weight_memory_format(visual.to(self.device), layout)
+        else:
+            self.visual = visual.to(self.device, memory_format=torch.channels_last)
         self.visual.eval().requires_grad_(False)
         if self._low is not None:
             _compute_in(self._low, self.visual)
@@ -370,7 +397,7 @@ class Encoder:
             pixels_NCHW = frames_NCHW.to(self.device, non_blocking=True).float()
             scale_CHW, offset_CHW = (x.view(3, 1, 1) for x in (self._scale_C, self._offset_C))
             pixels_NCHW.mul_(scale_CHW).sub_(offset_CHW)
-        if self.files.library != "torchvision":
+        if not self.files.in_3d:
             return pixels_NCHW
         return pixels_NCHW.unflatten(0, (-1, self.files.segment)).transpose(1, 2)
 
@@ -585,8 +612,7 @@ def _load_model(files: EncoderFiles) -> Any:
 def _build(files: EncoderFiles) -> Any:
     """The model of this configuration, as the library's own ``create_model`` chooses it."""
     if files.library != "open_clip":
-        build = build_timm if files.library == "timm" else build_torchvision
-        return build(files.config[files.library])
+        return _KINDS[files.library].build(files.config[files.library])
     import open_clip
 
     config = deepcopy(files.config)
@@ -619,8 +645,10 @@ def _fit(
     count, given = (sum(t.numel() for t in tensors.values()) for tensors in (wanted, state))
     if count > 2 * given:
         raise ValueError(f"the model has {count} weights, the file {given}")
-    fits = {"open_clip": _converted, "timm": without_classifier, "torchvision": without_fc}
-    state = fits[files.library](state, outline)
+    if files.is_clip:
+        state = _converted(state, outline)
+    else:
+        state = _KINDS[files.library].without_classifier(state, outline)
     for name in sorted(wanted.keys() | state.keys()):
         one, other = (list(x[name].shape) if name in x else None for x in (state, wanted))
         if one != other:
