@@ -48,9 +48,10 @@ __all__ = [
 # Begins the digest of a store that only describes videos, whose features are computed in training.
 LIVE = "live-"
 NO_TEXTS = (
-    "its encoder reads no texts, which zero-shot classification and training need; extract with an "
-    "encoder of open_clip, or name a CLIP beside it (--encoder timm:MODEL+CLIP), or use what needs "
-    "no texts: tgdfer compare fits logistic regressions"
+    "its encoder reads no texts, which TG-DFER, DFER-CLIP's head and zero-shot classification "
+    "need; extract with an encoder of open_clip, or name a CLIP beside it (--encoder "
+    "timm:MODEL+CLIP), or use what needs no texts: --set head.kind=mlp, bilstm, transformer, "
+    "m3dfel or est, and the logistic regressions of tgdfer compare"
 )
 # For what was written so: a repair only restores what was committed.
 _REPLACE = "copy the store again from an intact one, or extract it again"

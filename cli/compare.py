@@ -179,7 +179,7 @@ def _compare_baselines(
     wanted = {name: runs_of(method, folds, range(seeds)) for name, method in named.items()}
     every = [run for runs_of_one in wanted.values() for run in runs_of_one]
     check_reports(out, "comparison.md")
-    if not opened.has_texts:
+    if not opened.has_texts and any(own.head.reads_texts for own in named.values()):
         _compare_regressions(opened, folds, search_baseline, out)
         return
     records, damaged, _ = train(every, opened)
@@ -237,7 +237,8 @@ def _zero_shots(store: "Store", folds: list[str]) -> "list[PredictedLabels]":
     from pipeline.evaluate.baselines import zero_shot
 
     if not store.is_aligned:
-        print("zero-shot is left out: texts are read by another encoder", file=sys.stderr)
+        why = "texts are read by another encoder" if store.has_texts else "nothing reads texts"
+        print(f"zero-shot is left out: {why}", file=sys.stderr)
         return []
     return [zero_shot(store, "class", folds), zero_shot(store, "descriptors", folds)]
 

@@ -8,12 +8,14 @@ from functools import cached_property
 import torch
 from torch import Generator, Tensor, nn
 
+from cache.errors import RefusedError
+from cache.store import NO_TEXTS
 from pipeline.config import HeadConfig, MethodConfig
 from pipeline.datasets.texts import ClassTexts
 from pipeline.model.layers import Dropout, Linear
 from pipeline.model.prompts import Prompts
 from pipeline.model.scaling import InputScale
-from pipeline.model.text_tower import TextTower
+from pipeline.model.text_tower import NoTexts, TextTower
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,17 @@ class NetworkSpec:
     """What the networks of R runs are built from."""
 
     generators: Sequence[Generator]  # one per run
-    tower: TextTower  # frozen
+    tower: TextTower | NoTexts  # frozen
     texts: ClassTexts
     frames: int  # T of the features, of which input.frames may choose some
     methods: Sequence[MethodConfig]  # one per run; of one kind
+
+    @property
+    def text_tower(self) -> TextTower:
+        """The tower, for networks that read texts; raises RefusedError if there is none."""
+        if isinstance(self.tower, NoTexts):
+            raise RefusedError(f"head.kind={self.head.kind} without a text tower: {NO_TEXTS}")
+        return self.tower
 
     @property
     def size(self) -> int:
@@ -134,7 +143,7 @@ class Network(nn.Module):
 
 def projection(spec: NetworkSpec) -> Linear | None:
     """What brings frames of another encoder than the text tower's own to the texts' D: x W + b."""
-    tower = spec.tower
+    tower = spec.text_tower
     return None if tower.is_own else Linear(spec.generators, tower.features, tower.size)
 
 

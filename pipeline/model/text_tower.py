@@ -5,6 +5,7 @@ features, so text and image features always come from the same model.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -142,6 +143,28 @@ def _through(layer: Any, x_RLW: Tensor, mask_LL: Tensor, kept_K: Tensor | None =
 
 def _linear(x_RLW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.linear(x_RLW.flatten(0, 1), weight, bias).unflatten(0, x_RLW.shape[:2])
+
+
+@dataclass(frozen=True)
+class NoTexts:
+    """In place of the text tower of an encoder that has none."""
+
+    features: int  # D of a frame
+    layout: None = None
+
+    def to(self, device: torch.device) -> "NoTexts":
+        """Itself, as there is nothing to move."""
+        return self
+
+
+def find_text_tower(weights: bytes, config: dict[str, Any]) -> TextTower | NoTexts:
+    """The tower from a store's ``text.safetensors`` and its configuration, if there is one.
+
+    Errors as in ``load_text_tower``.
+    """
+    if config.get("text_cfg", {}) is None:
+        return NoTexts(config["embed_dim"])
+    return load_text_tower(weights, config)
 
 
 def load_text_tower(weights: bytes, config: dict[str, Any]) -> TextTower:

@@ -28,7 +28,7 @@ class TGDFER(Network):
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__(spec)
         self.project = projection(spec)
-        generators, tower, methods = spec.generators, spec.tower, spec.methods
+        generators, tower, methods = spec.generators, spec.text_tower, spec.methods
         size, prompts, label = tower.size, spec.method.prompts, spec.method.label
         fine, coarse = spec.texts.of(prompts.fine_text), spec.texts.of(prompts.coarse_text)
         for name in ("temperature", "quality"):

@@ -13,7 +13,7 @@ from torch import Tensor
 from cache.lookup import FeatureLookup
 from cache.store import Store
 from pipeline.kernels.gather import gather
-from pipeline.model.text_tower import TextTower, load_text_tower
+from pipeline.model.text_tower import NoTexts, TextTower, find_text_tower
 from pipeline.train.residence import Residence
 
 Rows = NDArray[np.int64]
@@ -121,7 +121,7 @@ class TrainingData:
     features: Features
     targets_2NK: Tensor  # as in ``targets_of``
     usable_N: NDArray[np.bool_]  # False for videos without features
-    tower: TextTower
+    tower: TextTower | NoTexts
 
     @property
     def device(self) -> torch.device:
@@ -141,7 +141,7 @@ def load_training_data(
         _features_of(store, device, residence),
         torch.from_numpy(targets_of(store)).to(device),
         np.array([video_id not in store.missing for video_id in store.ids]),
-        load_text_tower(store.text_weights, store.text_config).to(device),
+        find_text_tower(store.text_weights, store.text_config).to(device),
     )
 
 

@@ -71,8 +71,7 @@ def check_runs(
             "--allow-missing"
         )
     refuse_contradiction(store.plan, store.path)
-    if not store.has_texts:
-        raise RefusedError(f"{store.path} has no text tower: {NO_TEXTS}")
+    refuse_without_texts(runs, store)
     check_shapes(runs, store)
     for run in runs:
         _check_identity(run, store)
@@ -91,6 +90,12 @@ def check_runs(
     _check_prompts(runs, store)
     if not allow_duplicates:
         refuse_leaks(store, {run.fold for run in runs})
+
+
+def refuse_without_texts(runs: Sequence[Run], store: Store) -> None:
+    """Refuse heads that read texts where the encoder reads none."""
+    if not store.has_texts and any(run.method.head.reads_texts for run in runs):
+        raise RefusedError(f"{store.path} has no text tower: {NO_TEXTS}")
 
 
 def check_shapes(runs: Sequence[Run], store: Store) -> None:

@@ -39,7 +39,7 @@ class Outcome:
     epochs: list[Metrics]
     epoch: int  # the reported one, counted from 1
     selected: SelectedEpoch
-    layout: Layout  # of the prompts
+    layout: Layout | None  # of the prompts, if something reads them
 
     @property
     def diverged(self) -> bool:

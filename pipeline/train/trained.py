@@ -17,7 +17,7 @@ from pipeline.evaluate.influence import Array
 from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predict
 from pipeline.model.heads.choose import build_network
 from pipeline.model.network import Network, NetworkSpec
-from pipeline.model.text_tower import load_text_tower
+from pipeline.model.text_tower import find_text_tower
 from pipeline.train.record import TRAIN_AGAIN, check_finished
 from pipeline.weights import digest_weights, read_config
 
@@ -97,13 +97,13 @@ class Checkpoint:
     def load(
         self, text_weights: bytes, text_config: dict[str, Any], device: str = "cpu"
     ) -> TrainedRun:
-        """The network, on ``device``, with the text tower of its encoder.
+        """The network, on ``device``, with the text tower of its encoder, if that has one.
 
         Raises DamagedError if the parameters are those of another method.
         """
         spec = NetworkSpec(
             [torch.Generator().manual_seed(self.run.seed)],
-            load_text_tower(text_weights, text_config),
+            find_text_tower(text_weights, text_config),
             self.texts,
             self.data.frames,
             [self.run.method],

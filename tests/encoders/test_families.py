@@ -14,6 +14,7 @@ import torchvision
 import typer
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from scipy.special import softmax
 from torch.nn.functional import cosine_similarity
 from torchvision.transforms._presets import VideoClassification
 from typer.testing import CliRunner
@@ -34,10 +35,12 @@ from pipeline.extract.planning import ExtractSettings
 from pipeline.extract.reencode import compare_reencoded
 from pipeline.model.prompts import Prompts
 from pipeline.model.text_tower import TextTower, load_text_tower
+from pipeline.predict.elsewhere import evaluate_elsewhere
+from pipeline.predict.predictor import load_predictor
 from pipeline.report.tables import TABLE3, TABLE4, fit
 from pipeline.train.grid import check_runs
 from pipeline.train.record import Record
-from pipeline.train.trained import load_run
+from pipeline.train.trained import load_run, read_checkpoint
 from pipeline.video.views import fit_for_evaluation
 from support.sources import pictures, write_encoder, write_list
 
@@ -227,6 +230,32 @@ def test_an_image_model_makes_a_store_for_what_needs_no_texts(tmp_path: Path) ->
     assert "| logistic regression, mean of frames " in table
     assert "| TG-DFER" not in table
     assert extracted(tmp_path, find_encoder(name, weights)).digest == store.digest  # found finished
+
+
+def test_heads_that_read_no_texts_need_no_text_tower(tmp_path: Path) -> None:
+    name, weights = write_timm(tmp_path, "test_vit")
+    store = extracted(tmp_path, find_encoder(name, weights))
+    with pytest.raises(RefusedError, match=r"DFER-CLIP's head .* --set head.kind=mlp"):
+        trained(store, tmp_path, "head.kind=dfer_clip")
+    records = [
+        trained(store, tmp_path, f"head.kind={kind}", "head.instance=2", "head.hidden=8")
+        for kind in ("mlp", "bilstm", "transformer", "m3dfel", "est")
+    ]
+    for record in records:
+        assert (record.ok, record.result and record.result["prompt_layout"]) == (True, None)
+        said = load_run(record.folder, store).predict(store.load_features([0])[8:, 0])
+        np.testing.assert_allclose(said.logits_NK, record.logits(), atol=1e-5)
+    folders = [record.folder for record in records]
+    evaluation = evaluate_elsewhere([read_checkpoint(folder) for folder in folders], store)
+    expected = np.concatenate([record.logits().argmax(1) for record in records])
+    np.testing.assert_array_equal(evaluation.predicted, expected)
+    with pytest.raises(RefusedError, match="nothing is fetched; pass its weights"):
+        load_predictor(folders)
+    predictor = load_predictor(folders, pretrained=weights, device="cpu")
+    (video,) = predictor.predict(video_list(tmp_path).videos[8].path, faces="whole")
+    p_MK = [softmax(record.logits()[0]) for record in records]
+    found = [video.probabilities[name] for name in CLASSES]
+    np.testing.assert_allclose(found, np.mean(p_MK, 0), atol=1e-3)
 
 
 @pytest.mark.parametrize(

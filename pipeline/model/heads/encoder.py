@@ -96,7 +96,7 @@ class DFERCLIP(Network):
         taus = [method.label.temperature for method in spec.methods]
         temperature_R = torch.tensor(taus, dtype=torch.float64)
         self.register_buffer("temperature_R", temperature_R, persistent=False)
-        tower, prompts = spec.tower, spec.method.prompts
+        tower, prompts = spec.text_tower, spec.method.prompts
         used = len(self.chosen_T)
         self.encoder = ClassTokenEncoder(spec.generators, used, tower.size, spec.head)
         self.fine = Prompts(
