@@ -194,6 +194,9 @@ class Store:
 
         Raises RefusedError if it changed or describes no tower for features of this size.
         """
+        if self.digest.startswith(LIVE):
+            described: dict[str, Any] = self.manifest["text"]
+            return described
         data = self._unchanged("text.json")
         config = parse_json(data, self.path / "text.json")
         size = config.get("embed_dim")
@@ -218,8 +221,8 @@ class Store:
     @property
     def network_dim(self) -> int:
         """Features per frame (D) in a network: those of a text, to which others are projected."""
-        described = self.manifest["files"]  # nothing, if features are computed in training
-        return self.text_config["embed_dim"] if described else self.dim
+        dim: int = self.text_config["embed_dim"]
+        return dim
 
     def load_features(self, views: Sequence[int] | None = None) -> NDArray[np.float16]:
         """Features as ``encode_image`` gave them, float16 [video, view, frame, dim].

@@ -27,6 +27,7 @@ from cli.options import (
     EngineSetOption,
     ExtractFacesOption,
     FoldsOption,
+    FramesOption,
     GpusOption,
     LimitOption,
     NewStoreOption,
@@ -90,9 +91,7 @@ def extract(
             help="Views per video; view 0 is for evaluation.",
         ),
     ] = 5,
-    frames: Annotated[
-        int, typer.Option("--frames", metavar="N", min=1, help="Frames per view, or segments.")
-    ] = 16,
+    frames: FramesOption = 16,
     sampling: SamplingOption = "segments",
     augmentation: AugmentationOption = "standard",
     device: DeviceOption = "auto",

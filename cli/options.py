@@ -250,6 +250,9 @@ ByOption = Annotated[
         **_one_of("--by", ("subject",)),
     ),
 ]
+FramesOption = Annotated[
+    int, typer.Option("--frames", metavar="N", min=1, help="Frames per view, or segments.")
+]
 LimitOption = Annotated[
     int | None,
     typer.Option(

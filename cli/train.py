@@ -25,6 +25,7 @@ from cli.options import (
     EngineSetOption,
     FeaturesOption,
     FoldsOption,
+    FramesOption,
     GpusOption,
     LimitOption,
     MissingOption,
@@ -69,7 +70,7 @@ OF_TRAINING = ("workers", "features", "engine", "gpus", "engine_set")
 OF_A_STORE = ("store", *OF_TRAINING, "allow_missing", "allow_duplicates", "profile")
 OF_VIDEOS = (
     *("dataset", "root", "annotation", "source", "texts", "folds", "subjects", "by"),
-    *("encoder", "pretrained", "precision", "limit"),
+    *("encoder", "pretrained", "frames", "precision", "limit"),
 )
 
 
@@ -108,6 +109,7 @@ def train(
     by: ByOption = None,
     encoder: EncoderOption = None,
     pretrained: PretrainedOption = None,
+    frames: FramesOption = 16,
     precision: PrecisionOption = "auto",
     limit: LimitOption = None,
     profile: ProfileOption = None,
@@ -154,10 +156,10 @@ def train(
         trained = train_pending(wanted, records, device, workers, features, where)
     else:
         check_writable(runs, "--runs")
-        check = partial(_check_live, method, fold)
+        check = partial(_check_live, method, fold, frames)
         given = Data(dataset, root, annotation, source, texts, folds, subjects, by)
         videos, files = open_source(given, encoder, pretrained, limit, check)
-        data = _open_live(videos, files, method, device, precision)
+        data = _open_live(videos, files, method, frames, device, precision)
         opened = data.store
         wanted = runs_of(method, _folds(opened, fold), range(seeds))
         records = Records(runs, opened, device_kind(data.device.type), code_files(live=True))
@@ -208,23 +210,25 @@ def _folds(store: "Store", fold: str) -> list[str]:
 
 
 def _check_live(
-    method: "MethodConfig", fold: str, videos: "VideoList", files: "EncoderFiles"
+    method: "MethodConfig", fold: str, frames: int, videos: "VideoList", files: "EncoderFiles"
 ) -> None:
     """Refuse runs that these videos cannot train, before any of them is rendered or decoded."""
-    from cache.store import LIVE, Store
     from pipeline.config import runs_of
-    from pipeline.extract.planning import ExtractSettings, make_plan
-    from pipeline.train.grid import check_shapes
+    from pipeline.extract.planning import ExtractSettings, describe_live, make_plan
+    from pipeline.train.grid import check_shapes, refuse_without_texts
 
-    plan, _ = make_plan(videos, files, ExtractSettings())
-    described = Store(Path(videos.name), LIVE, plan, {"missing": {}, "files": {}})
-    check_shapes(runs_of(method, _folds(described, fold), [0]), described)
+    plan, _ = make_plan(videos, files, ExtractSettings(frames=frames))
+    described = describe_live(plan, files)
+    runs = runs_of(method, _folds(described, fold), [0])
+    refuse_without_texts(runs, described)
+    check_shapes(runs, described)
 
 
 def _open_live(
     videos: "VideoList",
     files: "EncoderFiles",
     method: "MethodConfig",
+    frames: int,
     device: str,
     precision: str,
 ) -> "TrainingData":
@@ -234,11 +238,13 @@ def _open_live(
     from pipeline.device import choose_device
     from pipeline.extract.live import open_live
     from pipeline.extract.planning import ExtractSettings, parse_precision
-    from pipeline.model.text_tower import load_text_tower
+    from pipeline.model.text_tower import find_text_tower
     from pipeline.train.features import TrainingData, targets_of
 
     place = torch.device(choose_device(device))
-    settings = ExtractSettings(device=str(place), precision=parse_precision(precision))
+    settings = ExtractSettings(
+        frames=frames, device=str(place), precision=parse_precision(precision)
+    )
     trained = method.optimiser.lr_encoder > 0
     store, features, weights, text = open_live(videos, files, settings, trained)
     return TrainingData(
@@ -246,7 +252,7 @@ def _open_live(
         features,
         torch.from_numpy(targets_of(store)).to(place),
         np.ones(len(store.ids), np.bool_),
-        load_text_tower(weights, text).to(place),
+        find_text_tower(weights, text).to(place),
     )
 
 

@@ -12,7 +12,7 @@ DIM = 4096
 class C3D(nn.Module):
     """Clips [clip, 3, 16, 112, 112] -> what the classifier reads, fc7 after its ReLU, [clip, DIM].
 
-    Dropout of .5 follows fc6 and fc7 in training.
+    The dropout of public ports is left out.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,6 @@ class C3D(nn.Module):
         self.conv5a, self.conv5b = _conv(512, 512), _conv(512, 512)
         self.fc6 = nn.Linear(512 * 4 * 4, DIM)
         self.fc7 = nn.Linear(DIM, DIM)
-        self.dropout = nn.Dropout(0.5)
 
     def forward(self, clip_NCTHW: Tensor) -> Tensor:
         """See the class."""
@@ -34,9 +33,7 @@ class C3D(nn.Module):
         x = F.max_pool3d(F.relu(self.conv4b(F.relu(self.conv4a(x)))), 2)
         x = F.relu(self.conv5b(F.relu(self.conv5a(x))))
         x = F.max_pool3d(x, 2, padding=(0, 1, 1)).flatten(1)
-        for layer in (self.fc6, self.fc7):
-            x = self.dropout(F.relu(layer(x)))
-        return x
+        return F.relu(self.fc7(F.relu(self.fc6(x))))
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv3d:

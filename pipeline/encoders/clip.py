@@ -147,6 +147,21 @@ class EncoderFiles:
         return self.config.get("segment", 1)
 
     @property
+    def text_config(self) -> dict[str, Any]:
+        """What a store says of its text tower, but for the temperature, which the weights tell."""
+        dim = self.config["embed_dim"]
+        if self.text is not None:
+            return self.text.text_config | {"features": dim}
+        if not self.is_clip:
+            return {"embed_dim": dim, "text_cfg": None}
+        return {
+            "model": self.name,
+            "embed_dim": dim,
+            "quick_gelu": bool(self.config.get("quick_gelu")),
+            "text_cfg": self.config["text_cfg"],
+        }
+
+    @property
     def described(self) -> dict[str, Any]:
         """What the digest of its weights says of it beside them."""
         return self.config | ({"text": self.text.identity.weights_sha256} if self.text else {})
@@ -357,19 +372,42 @@ class Encoder:
             features_ND: torch.Tensor = self.visual(self._normalise(frames_NCHW))
             return features_ND.to(torch.float16)
 
+    def make_trainable(self) -> None:
+        """Prepare for ``encode_with_gradient``."""
+        self.visual.requires_grad_(True)
+        if self.files.is_clip:
+            self.visual.set_grad_checkpointing(True)
+
     def encode_with_gradient(self, frames_NCHW: "torch.Tensor") -> "torch.Tensor":
-        """Like ``encode``, but in float32 and with gradients for the image tower's weights."""
+        """Like ``encode``, but in float32 and with gradients for the image tower's weights.
+
+        Where gradients are wanted, the batch normalisation of other models than CLIPs uses the
+        statistics of the batch, and learns its own.  Nothing is dropped at random.
+        """
+        import torch
+
+        if not self.files.is_clip:
+            for module in self.visual.modules():
+                if isinstance(module, torch.nn.BatchNorm2d | torch.nn.BatchNorm3d):
+                    module.train(torch.is_grad_enabled())
         features_ND: torch.Tensor = self.visual(self._normalise(frames_NCHW))
         return features_ND
 
     def as_files(self) -> dict[str, bytes]:
-        """The encoder's present state, as the files of an open_clip ``local-dir``.
+        """The encoder's present state as files.
 
-        The weights are a complete state dict, so that ``--pretrained FILE`` accepts them as well.
+        Those of a CLIP are an open_clip ``local-dir``.  The weights are a complete state dict, so
+        that ``--pretrained FILE`` accepts them, of a CLIP as of another model.
         """
         import torch
         from safetensors.torch import load, save
 
+        if not self.files.is_clip:
+            own = {n: t.contiguous() for n, t in self.visual.state_dict().items()}
+            return {
+                "model.json": canonical_json({"model_cfg": self.files.described}),
+                "model.safetensors": save(own),
+            }
         state = load(self.text_weights)
         state |= {f"visual.{n}": t.contiguous() for n, t in self.visual.state_dict().items()}
         scale = json.loads(self.text_config)["logit_scale"]
@@ -713,20 +751,12 @@ def _text_files(files: EncoderFiles, model: Any) -> tuple[bytes, bytes]:
     """``text.safetensors`` and ``text.json`` of a store; without a tower, no tensors and null."""
     from safetensors.torch import save
 
-    dim = files.config["embed_dim"]
-    if files.text is not None:
-        weights, known = _text_files(files.text, _load_model(files.text))
-        return weights, canonical_json(json.loads(known) | {"features": dim})
-    if not files.is_clip:
-        return save({}), canonical_json({"embed_dim": dim, "text_cfg": None})
-    config = {
-        "model": files.name,
-        "embed_dim": dim,
-        "quick_gelu": bool(files.config.get("quick_gelu")),
-        "text_cfg": files.config["text_cfg"],
-        "logit_scale": float(model.logit_scale.detach().exp()),
-    }
-    return _text_weights(model), canonical_json(config)
+    config = files.text_config
+    if config["text_cfg"] is None:
+        return save({}), canonical_json(config)
+    clip = _load_model(files.text) if files.text else model
+    scale = float(clip.logit_scale.detach().exp())
+    return _text_weights(clip), canonical_json(config | {"logit_scale": scale})
 
 
 def _text_weights(model: Any) -> bytes:

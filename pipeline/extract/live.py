@@ -6,18 +6,23 @@ The slow way that the store is measured against, and the only one that can train
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cache.errors import RefusedError
-from cache.store import LIVE, Store
+from cache.store import Store
 from pipeline.datasets.videos import Video, VideoList
 from pipeline.encoders.clip import Encoder, EncoderFiles
 from pipeline.extract.loop import completed_plan
-from pipeline.extract.planning import ExtractSettings, cropping_of, make_plan, suited_batch
+from pipeline.extract.planning import (
+    ExtractSettings,
+    cropping_of,
+    describe_live,
+    make_plan,
+    suited_batch,
+)
 from pipeline.resources import usable_cores
 from pipeline.video.images import BadVideoError
 from pipeline.video.views import decode_views
@@ -41,13 +46,8 @@ class LiveFeatures:
         self._batch_frames = (settings.batch_frames or default) * self._segment
         self._pool = ThreadPoolExecutor(settings.workers or usable_cores())
         self._ahead: dict[tuple[int, int], Future[Tensor]] = {}
-        if trained and not encoder.files.is_clip:
-            raise RefusedError(
-                f"optimiser.lr_encoder trains encoders of open_clip only, not {encoder.files.name}"
-            )
         if trained:
-            encoder.visual.requires_grad_(True)
-            encoder.visual.set_grad_checkpointing(True)
+            encoder.make_trainable()
 
     def __call__(self, video_RB: Tensor, view_RB: Tensor) -> Tensor:
         """Float32 [R, B, T, D]; raises RefusedError for a video that cannot be read."""
@@ -57,10 +57,8 @@ class LiveFeatures:
         for view_TCHW in views:
             if view_TCHW.is_cuda:  # made in another stream, which must not reuse it too early
                 view_TCHW.record_stream(torch.cuda.current_stream(view_TCHW.device))
-        if self._trained:
-            features_ND = self._encoder.encode_with_gradient(frames_NCHW)
-        else:
-            features_ND = self._encode_frozen(frames_NCHW)
+        encode = self._encode_trained if self._trained else self._encode_frozen
+        features_ND = encode(frames_NCHW)
         return features_ND.float().view(*video_RB.shape, self._settings.frames, -1)
 
     def prepare(self, video_RB: Tensor, view_RB: Tensor) -> None:
@@ -72,7 +70,7 @@ class LiveFeatures:
         return list(self._encoder.visual.parameters()) if self._trained else []
 
     def encoder_files(self) -> dict[str, bytes]:
-        """The encoder's present state in open_clip's ``local-dir`` format; empty if frozen."""
+        """The encoder's present state; empty if frozen."""
         return self._encoder.as_files() if self._trained else {}
 
     def _submit(self, video_RB: Tensor, view_RB: Tensor) -> dict[tuple[int, int], Future[Tensor]]:
@@ -82,6 +80,13 @@ class LiveFeatures:
             asked: ahead.get(asked) or self._pool.submit(self._decode, *asked)
             for asked in _pairs(video_RB, view_RB)
         }
+
+    def _encode_trained(self, frames_NCHW: Tensor) -> Tensor:
+        """Encode all at once in training, whose batches are small, and else in parts."""
+        if torch.is_grad_enabled():
+            return self._encoder.encode_with_gradient(frames_NCHW)
+        parts = frames_NCHW.split(self._batch_frames)
+        return torch.cat([self._encoder.encode_with_gradient(part) for part in parts])
 
     def _encode_frozen(self, frames_NCHW: Tensor) -> Tensor:
         """Encode in batches of fixed size, as stage one does, so that the features are equal."""
@@ -119,14 +124,10 @@ def _pairs(video_RB: Tensor, view_RB: Tensor) -> list[tuple[int, int]]:
 def open_live(
     video_list: VideoList, files: EncoderFiles, settings: ExtractSettings, trained: bool
 ) -> tuple[Store, LiveFeatures, bytes, dict[str, Any]]:
-    """(the videos as a store would describe them, their features, text tower and its config).
-
-    The store only describes the videos for records; there is nothing on disk behind it.
-    """
+    """(the videos as a store would describe them, their features, text tower and its config)."""
     encoder = Encoder(files, settings.device, "fp32" if trained else settings.precision)
     plan, _ = make_plan(video_list, files, settings)
     plan = completed_plan(plan, encoder, settings)
-    digest = LIVE + plan.identity.digest
-    store = Store(Path(video_list.name), digest, plan, {"missing": {}, "files": {}})
+    store = describe_live(plan, files, plan.identity.digest)
     features = LiveFeatures(video_list.videos, encoder, settings, trained)
     return store, features, encoder.text_weights, json.loads(encoder.text_config)

@@ -21,6 +21,7 @@ from cache.plan import (
     lowest_schema,
     read_plan,
 )
+from cache.store import LIVE, Store
 from cache.writer import check_same
 from pipeline.config import FRAMES_MAX, VIEWS_MAX
 from pipeline.datasets.videos import Video, VideoList
@@ -132,6 +133,12 @@ def make_plan(
     with refused(f"{video_list.name}: the videos and settings make no store"):
         plan = _plan(video_list, truth, encoder, settings)
     return plan, truth
+
+
+def describe_live(plan: Plan, encoder: EncoderFiles, digest: str = "") -> Store:
+    """The videos as a store would describe them; there is nothing on disk behind it."""
+    manifest = {"missing": {}, "files": {}, "text": encoder.text_config}
+    return Store(Path(plan.videos.name), LIVE + digest, plan, manifest)
 
 
 def known_to(stored: Plan, video_list: VideoList) -> VideoList:

@@ -225,7 +225,7 @@ def find_own_encoder(
     """
     known = checkpoint.data.encoder
     if name is None and checkpoint.encoder is not None:
-        name = f"{LOCAL_DIR}{checkpoint.encoder}"
+        name, pretrained = checkpoint.encoder_options
     elif name is None and known.name.startswith(LOCAL_DIR):
         raise RefusedError(
             f"{checkpoint.where} was trained on features of the encoder {known.name}; say where "

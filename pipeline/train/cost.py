@@ -37,6 +37,7 @@ class Sizes:
     tower_layers: int
     folds: Mapping[str, tuple[int, int]]  # numbers of training and test videos
     features: int = 0  # of a frame in the store, where that may be another number
+    is_projected: bool = False  # to D, in networks that read texts
     tower_padding: int = 0  # positions that every prompt takes, unless they share a short sequence
 
     def of_head(self, head: HeadConfig) -> int:
@@ -58,8 +59,17 @@ def sizes_of(store: Store) -> Sizes:
     is_packed = not (isinstance(tower, dict) and tower.get("no_causal_mask"))
     folds = {name: (len(train), len(test)) for name, train, test in store.folds}
     padding = 0 if is_packed else length
-    dims = store.network_dim, store.dim
-    return Sizes(store.frames, dims[0], texts, width, layers, folds, dims[1], padding)
+    return Sizes(
+        store.frames,
+        store.network_dim,
+        texts,
+        width,
+        layers,
+        folds,
+        store.dim,
+        store.has_texts and not store.is_aligned,
+        padding,
+    )
 
 
 def _said(tower: object, name: str) -> int:
@@ -167,8 +177,15 @@ def _parameters(layers: Sequence[_Layers]) -> int:
 def _network(method: MethodConfig, sizes: Sizes) -> list[_Layers]:
     """All layers of a network that make a difference to its cost."""
     ours = method.head.kind == "tgdfer"
-    parts = (_temporal, _label, _texts) if ours else (_head, _texts)
+    parts = (_projection, *((_temporal, _label) if ours else (_head,)), _texts)
     return [own for part in parts for own in part(method, sizes) if own.count]
+
+
+def _projection(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
+    """What brings frames of another encoder than the texts' own to their D."""
+    if sizes.is_projected and method.head.reads_texts:
+        frames, inputs = len(method.input.chosen(sizes.frames)), sizes.features
+        yield _Layers(1, frames, inputs * sizes.size, 0, inputs, first=True)
 
 
 def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:

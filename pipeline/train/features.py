@@ -36,7 +36,7 @@ class Features(Protocol):
         """The encoder's trainable parameters, which have no run axis."""
 
     def encoder_files(self) -> dict[str, bytes]:
-        """The encoder as it is now, in open_clip's ``local-dir`` format; empty if frozen."""
+        """The encoder as it is now, as files; empty if frozen."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
@@ -34,14 +35,13 @@ from pipeline.train.split import scored_rows
 ARRAYS = ("attention.npy", "frame_logits.npy")
 # What a finished run always leaves, besides result.json.
 FINISHED = ("checkpoint.safetensors", *ARRAYS, "predictions.csv", "metrics.csv", "run.json")
+# Weights and configuration of an encoder that it trained: of a CLIP, or of another model.
+ENCODERS = {
+    "encoder/open_clip_model.safetensors": "encoder/open_clip_config.json",
+    "encoder/model.safetensors": "encoder/model.json",
+}
 # Every file that a run may leave, in the order of removal.
-FILES = (
-    "result.json",
-    "resume.safetensors",
-    "encoder/open_clip_model.safetensors",
-    "encoder/open_clip_config.json",
-    *FINISHED,
-)
+FILES = ("result.json", "resume.safetensors", *chain(*ENCODERS.items()), *FINISHED)
 TRAIN_AGAIN = "train the run again with: tgdfer train --retrain-damaged"
 # Settings that came later; with these values they are not in the identity of a run.
 LATER = {
@@ -377,7 +377,7 @@ def _read_json(path: Path, model: type[BaseModel]) -> dict[str, Any]:
 
 def _check_names(folder: Path, result: dict[str, Any]) -> None:
     names = set(result["sha256"])
-    encoder = set(FILES[2:4]) if names & set(FILES[2:4]) else set()
+    encoder = {name for pair in ENCODERS.items() if names & set(pair) for name in pair}
     if strange := names.difference(FILES[2:]) or (encoder | set(FINISHED)) - names:
         raise DamagedError(f"{folder / 'result.json'} is damaged: sha256 of {min(strange)}")
     for name in names:

@@ -18,12 +18,10 @@ from pipeline.evaluate.predictions import EVALUATION_VIDEOS, Predictions, predic
 from pipeline.model.heads.choose import build_network
 from pipeline.model.network import Network, NetworkSpec
 from pipeline.model.text_tower import find_text_tower
-from pipeline.train.record import TRAIN_AGAIN, check_finished
+from pipeline.train.record import ENCODERS, TRAIN_AGAIN, check_finished
 from pipeline.weights import digest_weights, read_config
 
 CHECKPOINT = "checkpoint.safetensors"
-ENCODER_WEIGHTS = Path("encoder/open_clip_model.safetensors")
-ENCODER_CONFIG = Path("encoder/open_clip_config.json")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Checkpoint:
     texts: ClassTexts
     data: Identity  # of the features that it was trained on
     parameters: dict[str, torch.Tensor]
-    encoder: Path | None = None  # the folder of the encoder that the run itself trained
+    encoder: str | None = None  # one of ENCODERS, if the run itself trained its encoder
     remedy: str = TRAIN_AGAIN
     trained_on: str = ""  # the name of the data set
 
@@ -122,8 +120,18 @@ class Checkpoint:
         """The digest of the encoder's weights, in the form of ``like``."""
         if self.encoder is None:
             return self.data.encoder.weights_sha256
-        config = read_config(self.encoder / ENCODER_CONFIG.name).get("model_cfg", {})
-        return digest_weights(self.encoder / ENCODER_WEIGHTS.name, config, like)
+        config = read_config(self.where / ENCODERS[self.encoder]).get("model_cfg", {})
+        return digest_weights(self.where / self.encoder, config, like)
+
+    @property
+    def encoder_options(self) -> tuple[str | None, str | None]:
+        """``--encoder`` and ``--pretrained`` of the encoder that the run itself trained, if any."""
+        if self.encoder is None:
+            return None, None
+        folder = (self.where / self.encoder).parent
+        if "open_clip" in self.encoder:
+            return f"local-dir:{folder}", None
+        return self.data.encoder.name, str(folder)
 
 
 def read_checkpoint(folder: Path | str, other_code: bool = False) -> Checkpoint:
@@ -143,10 +151,11 @@ def read_checkpoint(folder: Path | str, other_code: bool = False) -> Checkpoint:
     path, classes = record.folder / CHECKPOINT, tuple(record.metadata.get("classes", ()))
     with refused(f"{record.folder / 'run.json'} is damaged", DamagedError, TRAIN_AGAIN):
         data = Identity.model_validate(record.metadata["store"])
-    trained_encoder = str(ENCODER_WEIGHTS) in (record.result or {})["sha256"]
-    if trained_encoder:  # so it is no longer the one it began with
-        record.read(str(ENCODER_WEIGHTS))  # which verifies them
-        record.read(str(ENCODER_CONFIG))
+    sums = (record.result or {})["sha256"]
+    trained = next((weights for weights in ENCODERS if weights in sums), None)
+    if trained is not None:  # so it is no longer the one it began with
+        record.read(trained)  # which verifies them
+        record.read(ENCODERS[trained])
     return Checkpoint(
         record.folder.name,
         record.folder,
@@ -155,7 +164,7 @@ def read_checkpoint(folder: Path | str, other_code: bool = False) -> Checkpoint:
         class_texts(classes, record.metadata.get("texts")),
         data,
         _parse_checkpoint(path, record.read(CHECKPOINT)),
-        record.folder / ENCODER_CONFIG.parent if trained_encoder else None,
+        trained,
         trained_on=record.metadata.get("data", ""),
     )
 
@@ -195,8 +204,9 @@ def refuse_other_features(
     ]
     if rows:
         head = ("field", "trained on", str(store.path))
-        tuned = checkpoint.encoder
-        remedy = f"\nextract a store with encoder local-dir:{tuned}" if tuned else ""
+        name, weights = checkpoint.encoder_options
+        own = f" and --pretrained {weights}" if weights else ""
+        remedy = f"\nextract a store with encoder {name}{own}" if name else ""
         raise RefusedError(
             f"{checkpoint.where} was trained on other features:\n{side_by_side(rows, head)}{remedy}"
         )

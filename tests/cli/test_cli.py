@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from cache.store import open_store
 from cli.extract import _suggest_reuse
@@ -208,6 +210,21 @@ def test_training_without_a_store_from_the_command_line(place: Path) -> None:
     done = tgdfer("train", "--no-cached", *options, *tuned, "--runs", "live", cwd=place)
     assert done.returncode == 0, done.stderr
     assert len(list((place / "live").glob("*/encoder/open_clip_model.safetensors"))) == 1
+
+
+def test_training_a_model_of_timm_without_a_store_from_the_command_line(place: Path) -> None:
+    state = timm.create_model("test_efficientnet").state_dict()
+    save_file(state, place / "timm.safetensors")
+    options = ["--dataset", "dfew", "--root", "DFEW", "--fold", "1", "--frames", 1, *SMALL]
+    options += ["--encoder", "timm:test_efficientnet", "--pretrained", "timm.safetensors"]
+    options += ["--limit", 14]
+    done = tgdfer("train", "--no-cached", *options, "--runs", "timm", cwd=place)
+    assert done.returncode == 2
+    assert "use what needs no texts: --set head.kind=mlp" in done.stderr
+    options += ["--set", "head.kind=mlp", "--set", "optimiser.lr_encoder=1e-3"]
+    done = tgdfer("train", "--no-cached", *options, "--runs", "timm", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert len(list((place / "timm").glob("*/encoder/model.safetensors"))) == 1
 
 
 def test_damaged_neighbour_is_not_suggested_for_reuse_and_stops_nothing(

@@ -1,10 +1,14 @@
 """Training without a store: the same curve as from cached features, and a trained encoder."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torchvision
+from safetensors.torch import load_file, save_file
 
 from cache.errors import RefusedError
 from cache.store import open_store
@@ -14,13 +18,15 @@ from pipeline.encoders.clip import EncoderFiles, find_encoder
 from pipeline.extract.live import open_live
 from pipeline.extract.loop import extract
 from pipeline.extract.planning import ExtractSettings
-from pipeline.model.text_tower import load_text_tower
+from pipeline.model.text_tower import find_text_tower
+from pipeline.predict.predictor import find_own_encoder
+from pipeline.train.code import code_files
 from pipeline.train.features import TrainingData, load_training_data, targets_of
 from pipeline.train.grid import check_runs, train_live
 from pipeline.train.records import Records
 from pipeline.train.selection import Outcome
 from pipeline.train.stack import train_stack
-from pipeline.train.trained import load_run
+from pipeline.train.trained import load_run, read_checkpoint
 from support.sources import write_encoder, write_list
 
 SETTINGS = ExtractSettings(views=1, frames=4, precision="fp32", device="cpu", batch_frames=8)
@@ -44,11 +50,25 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> EncoderFiles:
     return find_encoder(write_encoder(tmp_path_factory.mktemp("clip")))
 
 
-def live(videos: VideoList, files: EncoderFiles, trained: bool = False) -> TrainingData:
-    store, features, weights, config = open_live(videos, files, SETTINGS, trained)
+def write_other(folder: Path, kind: str) -> EncoderFiles:
+    """Random weights of a model without a text tower."""
+    torch.manual_seed(0)
+    if kind == "timm":
+        name, model = "timm:test_efficientnet", timm.create_model("test_efficientnet")
+    else:
+        name, model = "torchvision:mc3_18/1", torchvision.models.video.mc3_18()
+    save_file(dict(model.state_dict()), folder / "w.safetensors")
+    return find_encoder(name, str(folder / "w.safetensors"))
+
+
+def live(
+    videos: VideoList, files: EncoderFiles, trained: bool = False, frames: int = 4
+) -> TrainingData:
+    settings = replace(SETTINGS, frames=frames)
+    store, features, weights, config = open_live(videos, files, settings, trained)
     targets = torch.from_numpy(targets_of(store))
     usable = np.ones(len(store.ids), np.bool_)
-    return TrainingData(store, features, targets, usable, load_text_tower(weights, config))
+    return TrainingData(store, features, targets, usable, find_text_tower(weights, config))
 
 
 def train(data: TrainingData, *settings: str) -> Outcome:
@@ -128,6 +148,36 @@ def test_trained_encoder_is_saved_and_its_store_serves_its_own_fold_only(
         check_runs([Run(method=plain, fold=other, seed=0)], store)
     with pytest.raises(RefusedError, match=r"cached features cannot; use --no-cached"):
         check_runs([run], store)
+
+
+@pytest.mark.parametrize("kind", ["timm", "torchvision"])
+def test_an_encoder_without_texts_is_trained_end_to_end_and_saved(
+    videos: VideoList, tmp_path: Path, kind: str
+) -> None:
+    files, ids = write_other(tmp_path, kind), [video.id for video in videos.videos[:4]]
+    few = replace(videos, videos=videos.videos[:4], folds=(Fold("1", ids[::2], ids[1::2]),))
+    data, fold = live(few, files, trained=True, frames=1), "1"
+    settings = ["head.kind=mlp", "optimiser.lr_encoder=1e-2", "optimiser.batch=4"]
+    method = load_method("paper", [*settings, "optimiser.augment=false", "optimiser.epochs=1"])
+    records = Records(tmp_path / "runs", data.store, code_files=code_files(live=True))
+    train_live([Run(method=method, fold=fold, seed=0)], data, records, lambda epochs: None)
+    (folder,) = (tmp_path / "runs").glob("*/encoder")
+    before, after = (load_file(path) for path in (files.weights_path, folder / "model.safetensors"))
+    still = {name for name in after if torch.equal(before[name], after[name])}
+    assert not still  # neither weights nor the statistics of batch normalisation
+    tuned = find_encoder(files.name, str(folder))
+    extract(few, tmp_path / "s.zarr", tuned, replace(SETTINGS, frames=1, fold=fold))
+    store = open_store(tmp_path / "s.zarr")
+    zero = torch.zeros(1, 1, dtype=torch.int64)
+    with torch.no_grad():
+        features = data.features(zero, zero)[0]
+    stored = torch.from_numpy(store.load_features()[:1, 0]).float()
+    torch.testing.assert_close(features, stored, atol=2e-3, rtol=2e-3)
+    load_run(folder.parent, store)
+    assert find_own_encoder(read_checkpoint(folder.parent)).identity == tuned.identity
+    extract(few, tmp_path / "other.zarr", files, replace(SETTINGS, frames=1))
+    with pytest.raises(RefusedError, match=f"with encoder {files.name} and --pretrained {folder}"):
+        load_run(folder.parent, open_store(tmp_path / "other.zarr"))
 
 
 def test_prepended_visual_prompt_needs_tokens_as_wide_as_features(

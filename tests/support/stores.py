@@ -52,14 +52,16 @@ def write_store(
     subsets: Mapping[str, Sequence[int]] | None = None,
     name: str = "test",
     votes: Sequence[tuple[float, ...] | None] | None = None,
+    text_dim: int | None = None,
 ) -> LocalStore:
     """A finished store with the given features; video n is tested in fold n % folds + 1.
 
     ``folds`` may also be (training rows, test rows) by name. ``truth_NT`` holds the true label of
-    every frame, ``sources`` the sha256 of every video's bytes.
+    every frame, ``sources`` the sha256 of every video's bytes. With ``text_dim``, texts are read by
+    another encoder than frames.
     """
     videos, views, frames, dim = features_NVTD.shape
-    config = text_config(dim)
+    config = text_config(text_dim or dim) | ({"features": dim} if text_dim else {})
     weights = text_weights(config)
     rows = range(videos)
     if isinstance(folds, int):

@@ -41,6 +41,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return load_training_data(store, torch.device("cpu"))
 
 
+@pytest.fixture(scope="module")
+def projected(tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
+    """Frames of 512 features, and texts of 64."""
+    path = tmp_path_factory.mktemp("projected") / "s.zarr"
+    store = random_store(path, videos=60, dim=512, text_dim=64)
+    return load_training_data(store, torch.device("cpu"))
+
+
 def run(*settings: str, fold: str = "1") -> Run:
     return Run(method=load_method("paper", settings), fold=fold, seed=0)
 
@@ -49,6 +57,17 @@ def run(*settings: str, fold: str = "1") -> Run:
 def test_work_and_memory_are_about_those_that_torch_counts(
     data: TrainingData, settings: tuple[str, ...]
 ) -> None:
+    compare_with_torch(data, settings)
+
+
+@pytest.mark.parametrize("settings", [(), ("head.kind=dfer_clip",), ("head.kind=mlp",)])
+def test_the_projection_of_frames_to_texts_counts_where_there_is_one(
+    projected: TrainingData, settings: tuple[str, ...]
+) -> None:
+    compare_with_torch(projected, settings)
+
+
+def compare_with_torch(data: TrainingData, settings: tuple[str, ...]) -> None:
     stack, sizes = Stack(data, [run(*settings, fold=fold) for fold in "12"]), sizes_of(data.store)
     method = stack.runs[0].method
     batch = stack.steps()[0]
