@@ -13,7 +13,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -108,7 +108,7 @@ class EncoderFiles:
         traced = traced_with(self.weights_path, _QUICK_GELU)  # which also checks the file
         if not self.is_clip:
             return
-        _refuse_text_tower(self.name, self.config["text_cfg"])
+        _refuse_text_tower(self.name, self.config)
         if traced and not self.config.get("quick_gelu"):
             in_folder = self.name.startswith(LOCAL_DIR)
             remedy = f"set quick_gelu in {_CONFIG}" if in_folder else f"{self.name}-quickgelu"
@@ -208,6 +208,7 @@ def find_encoder(name: str = "mini", pretrained: str | None = None) -> EncoderFi
     if name.startswith(_TEXTLESS):
         return _of_library(name, pretrained)
     config = _open_clip_config(name)
+    _refuse_text_tower(name, config)
     weights = Path(pretrained or "openai")
     if pretrained is not None and os.path.isdir(weights):
         weights = _only_weights_in(weights)
@@ -555,51 +556,61 @@ def _known_tag(name: str, tag: str) -> dict[str, Any]:
 
 
 def _refuse_unreachable(name: str, tag: str, repository: str, file: str) -> None:
-    """Refuse weights that are not on this machine if their server does not answer.
+    """Refuse weights that are not on this machine if their server does not have them either.
 
     The library itself would go on trying for a minute.
     """
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
 
     files = (file,) if file else _HUB_FILES
-    if not repository or _answers(constants.ENDPOINT):
+    if not repository:
         return
     if any(isinstance(try_to_load_from_cache(repository, own), str) for own in files):
         return
-    raise RefusedError(
-        f"the weights {tag} of {name} are not on this machine, and {constants.ENDPOINT} does not "
-        f"answer; where it does, fetch {' or '.join(files)} from "
-        f"{constants.ENDPOINT}/{repository}, or the publisher's own file (OpenAI's are .pt), and "
-        "pass it with --pretrained FILE"
-    )
+    if problem := _problem([hf_hub_url(repository, own) for own in files]):
+        raise RefusedError(
+            f"the weights {tag} of {name} are not on this machine, and {constants.ENDPOINT} "
+            f"{problem}; where it does, fetch {' or '.join(files)} from "
+            f"{constants.ENDPOINT}/{repository}, or the publisher's own file (OpenAI's are .pt), "
+            "and pass it with --pretrained FILE"
+        )
 
 
-def _answers(url: str) -> bool:
+def _problem(urls: Sequence[str]) -> str:
+    """What the server of these files fails to do; empty if it has one of them."""
     from huggingface_hub import get_session
+    from huggingface_hub.utils import build_hf_headers
 
-    answers = list[bool]()
+    problems = ["does not answer"]
 
     def ask() -> None:
         with suppress(Exception):  # of whichever library it uses
-            get_session().head(url, timeout=_HUB_SECONDS)
-            answers.append(True)
+            headers, session = build_hf_headers(), get_session()
+            for url in urls:
+                status = session.head(url, headers=headers, timeout=_HUB_SECONDS).status_code
+                problems[:] = [f"does not give them (HTTP {status})"] if status >= 400 else []
+                if not problems:
+                    return
 
     # The search for an address obeys no timeout.
     asking = Thread(target=ask, daemon=True)
     asking.start()
     asking.join(_HUB_SECONDS)
-    return bool(answers)
+    return "".join(problems)
 
 
-def _refuse_text_tower(name: str, text: dict[str, Any]) -> None:
+def _refuse_text_tower(name: str, config: dict[str, Any]) -> None:
     """Refuse text towers that stage two cannot read, before a single video is decoded."""
+    text, image = config["text_cfg"], config["vision_cfg"].get("timm_model_name", "MODEL")
     if text.get("hf_model_name") or text.get("embed_cls"):
         raise RefusedError(f"encoder {name}: its text tower is not CLIP's own; choose another")
     if tokenizer := text.get("hf_tokenizer_name"):
         raise RefusedError(
             f"encoder {name} reads texts by the tokenizer {tokenizer}, which is fetched from the "
-            "Hugging Face hub and not supported; choose a model with CLIP's own tokenizer, such as "
-            f"ViT-B-16 or PE-Core-B-16, or use the image tower alone: --encoder {TIMM}MODEL"
+            "Hugging Face hub and not supported, whatever the weights; choose a model with CLIP's "
+            "own tokenizer, such as ViT-B-16 or PE-Core-B-16, or the image tower alone, with "
+            f"weights as timm names them: --encoder {TIMM}{image} --pretrained FILE (and +CLIP "
+            "after the model for methods that read texts)"
         )
 
 

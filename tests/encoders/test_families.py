@@ -24,7 +24,7 @@ from cache.errors import RefusedError
 from cache.store import Store
 from cli.ablate import ablate
 from cli.compare import compare
-from pipeline.config import PromptConfig, runs_of
+from pipeline.config import MethodConfig, PromptConfig, runs_of
 from pipeline.datasets.texts import class_texts
 from pipeline.datasets.videos import Fold, Video, VideoList
 from pipeline.encoders.clip import Encoder, EncoderFiles, Precision, find_encoder
@@ -38,11 +38,13 @@ from pipeline.model.text_tower import TextTower, load_text_tower
 from pipeline.predict.elsewhere import evaluate_elsewhere
 from pipeline.predict.predictor import load_predictor
 from pipeline.report.tables import TABLE3, TABLE4, fit
-from pipeline.train.grid import check_runs
+from pipeline.train.grid import check_runs, train_runs
 from pipeline.train.record import Record
+from pipeline.train.records import Records
 from pipeline.train.trained import load_run, read_checkpoint
 from pipeline.video.views import fit_for_evaluation
 from support.sources import pictures, write_encoder, write_list
+from support.stores import random_store
 
 CLASSES = ("happiness", "sadness")
 TEXT = {"vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -341,10 +343,7 @@ def test_a_store_of_segments_trains_the_rows_of_tables_that_fit_it(
     # All 8 frames of a video in segments of 2, of which the second is recorded.
     assert store.load_frame_index()[0, 0].tolist() == [1, 3, 5, 7]
     base = tgdfer.load_method("paper", ["optimiser.epochs=1", "temporal.head_size=8"])
-    table3 = fit(TABLE3, store, base)
-    assert len(table3.rows) == 12
-    rows = [row.method(base) for row in table3.rows if row.name in "ah"]
-    assert all(tgdfer.train(store, own, ["1"], runs=tmp_path, device="cpu")[0].ok for own in rows)
+    assert_table3_trains(store, base, tmp_path)
     message = 'such as w8 s8: .* cover 4 frames.* --rows "w2 s2,w4 s4,w2 s1,w4 s1,w4 s2,w4 s3"'
     with pytest.raises(RefusedError, match=message):
         fit(TABLE4, store, base)
@@ -354,6 +353,22 @@ def test_a_store_of_segments_trains_the_rows_of_tables_that_fit_it(
     given = ["table3", "table4", "--store", str(store.path), "--rows", "a,w2 s1,w9"]
     refused = CliRunner().invoke(commands, given).exception
     assert "no such row in these tables: w9" in str(refused)
+
+
+def test_features_of_768_train_table_3(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=14, views=1, dim=768)
+    base = tgdfer.load_method("paper", ["optimiser.epochs=1", "optimiser.batch=4"])
+    assert_table3_trains(store, base, tmp_path)
+
+
+def assert_table3_trains(store: Store, base: MethodConfig, here: Path) -> None:
+    """Every row, to the end."""
+    methods = [row.method(base) for row in fit(TABLE3, store, base).rows]
+    assert len(methods) == 12
+    runs, records = [runs_of(own, ["1"], [0])[0] for own in methods], Records(here, store)
+    train_runs(runs, records, "cpu", workers=0)
+    found = [records.find(run) for run in runs]
+    assert all(record is not None and record.ok for record in found)
 
 
 @pytest.mark.parametrize("name", ["r3d_18", "r3d_18/0", "resnet18/4", "r3d_18/x", "../r3d_18/4"])
@@ -441,7 +456,8 @@ def test_any_model_goes_from_videos_to_a_trained_run(family: Family, tmp_path: P
     [
         (
             "ViT-B-16-SigLIP2",
-            "the tokenizer timm/ViT-B-16-SigLIP2.* choose a model with CLIP's own",
+            "the tokenizer timm/ViT-B-16-SigLIP2.* choose a model with CLIP's own.* "
+            r"--encoder timm:vit_base_patch16_siglip_224 --pretrained FILE \(and \+CLIP",
         ),
         ("coca_ViT-B-32", "its text tower is not CLIP's own"),
         ("xlm-roberta-base-ViT-B-32", "its text tower is not CLIP's own"),
@@ -451,8 +467,9 @@ def test_text_towers_that_cannot_be_read_are_refused_before_the_work(
     name: str, message: str, tmp_path: Path
 ) -> None:
     save_file({"x": torch.zeros(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(RefusedError, match=message):
-        find_encoder(name, str(tmp_path / "w.safetensors"))
+    for weights in (None, "webli", "no/file.pt", str(tmp_path / "w.safetensors")):
+        with pytest.raises(RefusedError, match=message):
+            find_encoder(name, weights)
 
 
 def test_weights_in_a_file_get_the_pixels_of_the_published_ones(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -16,7 +16,10 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler, TCPServer
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -453,8 +456,28 @@ def test_a_folder_of_weights_is_read_as_the_hub_and_a_user_keep_it(
         find_encoder("ViT-B-32-quickgelu", str(tmp_path / "blobs"))
 
 
-def test_a_server_that_is_silent_is_not_waited_for_and_the_file_to_fetch_is_named(
-    tmp_path: Path,
+class Failing(BaseHTTPRequestHandler):
+    """Answers everything with an error."""
+
+    def do_HEAD(self) -> None:
+        self.send_error(503)
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("server", "problem"),
+    [
+        (lambda: TCPServer(("127.0.0.1", 0), BaseRequestHandler, bind_and_activate=True), "answer"),
+        (lambda: ThreadingHTTPServer(("127.0.0.1", 0), Failing), r"give them \(HTTP 503\)"),
+    ],
+    ids=["silent", "failing"],
+)
+def test_a_server_without_the_weights_is_not_waited_for_and_the_file_to_fetch_is_named(
+    server: Callable[[], TCPServer], problem: str, tmp_path: Path
 ) -> None:
     code = (
         "import time; begun = time.perf_counter()\n"
@@ -463,16 +486,19 @@ def test_a_server_that_is_silent_is_not_waited_for_and_the_file_to_fetch_is_name
         "except Exception as error: print(error)\n"
         "print(time.perf_counter() - begun)"
     )
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        own = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+    with server() as own:
+        if "503" in problem:  # nobody accepts what is sent to the other
+            Thread(target=own.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{own.server_address[1]}"
+        settings = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
         done = subprocess.run(
-            [sys.executable, "-c", code], env=os.environ | own, capture_output=True, text=True
+            [sys.executable, "-c", code], env=os.environ | settings, capture_output=True, text=True
         )
     said, seconds = done.stdout.splitlines()
-    assert (
-        f"fetch open_clip_model.safetensors or open_clip_pytorch_model.bin from {address}" in said
+    assert re.search(
+        f"{address} does not {problem}; where it does, fetch open_clip_model.saf", said
     )
+    assert f"open_clip_pytorch_model.bin from {address}/timm/vit_base_patch32_clip_224.op" in said
     assert said.endswith("pass it with --pretrained FILE")
     assert float(seconds) < 5
 
