@@ -44,7 +44,6 @@ from pipeline.train.records import Records
 from pipeline.train.trained import load_run, read_checkpoint
 from pipeline.video.views import fit_for_evaluation
 from support.sources import pictures, write_encoder, write_list
-from support.stores import random_store
 
 CLASSES = ("happiness", "sadness")
 TEXT = {"vocab_size": 49408, "width": 16, "heads": 2, "layers": 2}
@@ -356,15 +355,19 @@ def test_a_store_of_segments_trains_the_rows_of_tables_that_fit_it(
 
 
 def test_features_of_768_train_table_3(tmp_path: Path) -> None:
-    store = random_store(tmp_path / "s.zarr", videos=14, views=1, dim=768)
-    base = tgdfer.load_method("paper", ["optimiser.epochs=1", "optimiser.batch=4"])
-    assert_table3_trains(store, base, tmp_path)
+    store = extracted(tmp_path, find_encoder(write_family(tmp_path / "L", "ViT-L-14-336")), count=6)
+    assert store.load_features().shape == (6, 1, 4, 768)
+    base = tgdfer.load_method("paper", ["optimiser.epochs=1"])
+    assert_table3_trains(store, base, tmp_path, "ae")  # others take half a minute
 
 
-def assert_table3_trains(store: Store, base: MethodConfig, here: Path) -> None:
-    """Every row, to the end."""
-    methods = [row.method(base) for row in fit(TABLE3, store, base).rows]
-    assert len(methods) == 12
+def assert_table3_trains(
+    store: Store, base: MethodConfig, here: Path, names: str = "abcdefghijkl"
+) -> None:
+    """All rows fit, and those of these names train to the end."""
+    rows = fit(TABLE3, store, base).rows
+    assert [row.name for row in rows] == list("abcdefghijkl")
+    methods = [row.method(base) for row in rows if row.name in names]
     runs, records = [runs_of(own, ["1"], [0])[0] for own in methods], Records(here, store)
     train_runs(runs, records, "cpu", workers=0)
     found = [records.find(run) for run in runs]
