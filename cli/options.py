@@ -188,8 +188,9 @@ def _encoder(default: bool | str) -> Any:
     return typer.Option(
         "--encoder",
         metavar="NAME",
-        help="mini (bundled), an open_clip model, local-dir:FOLDER, timm:MODEL, "
-        "torchvision:MODEL/FRAMES or cnn3d:MODEL/FRAMES; with texts read by a CLIP, timm:MODEL+CLIP.",
+        help="mini (bundled), an open_clip model, local-dir:FOLDER, timm:MODEL, or a 3-D CNN, "
+        "torchvision:MODEL/FRAMES or cnn3d:MODEL/FRAMES; with texts read by a CLIP, "
+        "timm:MODEL+CLIP.",
         show_default=default,
     )
 

@@ -579,7 +579,7 @@ def _refuse_unreachable(name: str, tag: str, repository: str, file: str) -> None
 def _problem(urls: Sequence[str]) -> str:
     """What the server of these files fails to do; empty if it has one of them."""
     from huggingface_hub import get_session
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     problems = ["does not answer"]
 

@@ -154,7 +154,7 @@ def test_trained_encoder_is_saved_and_its_store_serves_its_own_fold_only(
 def test_an_encoder_without_texts_is_trained_end_to_end_and_saved(
     videos: VideoList, tmp_path: Path, kind: str
 ) -> None:
-    files, ids = write_other(tmp_path, kind), [video.id for video in videos.videos[:4]]
+    files, ids = write_other(tmp_path, kind), tuple(own.id for own in videos.videos[:4])
     few = replace(videos, videos=videos.videos[:4], folds=(Fold("1", ids[::2], ids[1::2]),))
     data, fold = live(few, files, trained=True, frames=1), "1"
     settings = ["head.kind=mlp", "optimiser.lr_encoder=1e-2", "optimiser.batch=4"]

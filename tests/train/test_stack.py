@@ -13,6 +13,7 @@ import torch
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, effective, load_method, stack_key
 from pipeline.model.network import Network
+from pipeline.model.text_tower import TextTower
 from pipeline.train.features import CachedFeatures, TrainingData, load_training_data
 from pipeline.train.records import Records
 from pipeline.train.selection import Outcome
@@ -51,6 +52,7 @@ def exact(store: Store, monkeypatch: pytest.MonkeyPatch) -> TrainingData:
     monkeypatch.setattr(Network, "to", lambda model, device: model.double())
     data = load_training_data(store, torch.device("cpu"))
     features = InFloat64(torch.from_numpy(store.load_features()))
+    assert isinstance(data.tower, TextTower)
     return replace(data, features=features, tower=data.tower.double())
 
 
