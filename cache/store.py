@@ -50,8 +50,8 @@ LIVE = "live-"
 NO_TEXTS = (
     "its encoder reads no texts, which TG-DFER, DFER-CLIP's head and zero-shot classification "
     "need; extract with an encoder of open_clip, or name a CLIP beside it (--encoder "
-    "timm:MODEL+CLIP), or use what needs no texts: --set head.kind=mlp, bilstm, transformer, "
-    "m3dfel or est, and the logistic regressions of tgdfer compare"
+    "timm:MODEL+CLIP), or use what needs no texts: --set head.kind=mlp, all other heads, "
+    "and the logistic regressions of tgdfer compare"
 )
 # For what was written so: a repair only restores what was committed.
 _REPLACE = "copy the store again from an intact one, or extract it again"
