@@ -9,16 +9,28 @@ videos are never looked at. All of these are ordinary runs, which are trained on
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
+from itertools import product
 
 from cache.errors import RefusedError
 from pipeline.config import MethodConfig, Run, method_from
 from pipeline.train.halving import SEARCHED
+from pipeline.train.record import Record
 from pipeline.train.records import Records
+
+Tuned = tuple[MethodConfig, str]  # a method in a fold
 
 FACTORS = (0.3, 1.0, 3.0, 10.0)  # of both rates of the base
 EDGES = FACTORS[0], FACTORS[-1]  # beyond which a better one may lie
 SEED = 0  # of the one run with each
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What is known of learning rates while some are not tried."""
+
+    factors: Mapping[Tuned, float]  # as of ``best_factors``
+    lacking: Mapping[Tuned, str]  # of all others: why none is chosen
 
 
 def with_rates(method: MethodConfig, factor: float) -> MethodConfig:
@@ -36,38 +48,53 @@ def trials(method: MethodConfig, fold: str) -> list[Run]:
 
 def best_factors(
     methods: Sequence[MethodConfig], folds: Sequence[str], seeds: Sequence[int], records: Records
-) -> Mapping[tuple[MethodConfig, str], float]:
+) -> Mapping[Tuned, float]:
     """For each method and fold, the factor with the highest mean of UAR and WAR of its trial.
 
     Of equal ones the smallest; without those with which a run of the seeds is known to have
     diverged, unless there is no other. Raises RefusedError if a trial is not finished, if its
     record is damaged, or if all of a method's trials diverged.
     """
-    return {
-        (method, fold): _best(method, fold, seeds, records) for method in methods for fold in folds
-    }
+    tried = tried_factors(methods, folds, seeds, records)
+    for (_, fold), why in tried.lacking.items():
+        raise RefusedError(
+            f"fold {fold}: {why}; run the same table with tgdfer ablate, with --retrain-damaged if "
+            "a run is damaged, or with a lower optimiser.lr if all diverge"
+        )
+    return tried.factors
 
 
-def factors_at_hand(
+def tried_factors(
     methods: Sequence[MethodConfig], folds: Sequence[str], seeds: Sequence[int], records: Records
-) -> Mapping[tuple[MethodConfig, str], float]:
-    """As ``best_factors``, of the methods for which it refuses nothing."""
-    found: dict[tuple[MethodConfig, str], float] = {}
-    for method in methods:
-        with suppress(RefusedError):
-            found |= best_factors([method], folds, seeds, records)
-    return found
+) -> Tried:
+    """As ``best_factors``, with a reason in the place of an error."""
+    factors, lacking = {}, {}
+    for method, fold in product(methods, folds):
+        found = [records.find(run) for run in trials(method, fold)]
+        known = _by_score(found)
+        if why := _lacking(found):
+            lacking[method, fold] = why
+        elif not known:
+            lacking[method, fold] = "training diverged with every learning rate"
+        else:
+            steady = (own for own in known if not _diverges(method, own, fold, seeds, records))
+            factors[method, fold] = next(steady, known[0])
+    return Tried(factors, lacking)
 
 
-def _best(method: MethodConfig, fold: str, seeds: Sequence[int], records: Records) -> float:
-    scores = [_score(run, records) for run in trials(method, fold)]
-    by_score = sorted(zip(scores, FACTORS, strict=True), key=lambda own: (-own[0], own[1]))
-    known = [factor for score, factor in by_score if score > -math.inf]
-    if not known:
-        raise RefusedError(f"fold {fold}: training diverged with every learning rate")
-    return next(
-        (own for own in known if not _diverges(method, own, fold, seeds, records)), known[0]
-    )
+def _lacking(found: Sequence[Record | None]) -> str:
+    """Which of a method's trials are missing or damaged; "" if none is."""
+    untried = [f"{n:g}" for n, own in zip(FACTORS, found, strict=True) if own is None]
+    if untried:
+        return f"learning rates not tried: {', '.join(untried)} times the base's"
+    return next((own.damage for own in found if own is not None and own.damage), "")
+
+
+def _by_score(found: Sequence[Record | None]) -> list[float]:
+    """The factors whose trial has scores, the best first, of equal ones the smallest."""
+    scores = zip(map(_score, found), FACTORS, strict=True)
+    by_score = sorted(scores, key=lambda own: (-own[0], own[1]))
+    return [factor for score, factor in by_score if score > -math.inf]
 
 
 def _diverges(
@@ -79,17 +106,9 @@ def _diverges(
     return any(record is not None and record.status == "diverged" for record in found)
 
 
-def _score(run: Run, records: Records) -> float:
-    """Mean of UAR and WAR on the held-out videos; −inf if the run diverged."""
-    record = records.find(run)
-    if record is None:
-        raise RefusedError(
-            f"fold {run.fold}: its learning rates are not all tried yet; run the same table with: "
-            "tgdfer ablate"
-        )
-    if record.damage:
-        raise RefusedError(f"{record.damage}; choose again with --retrain-damaged")
-    result = record.result or {}
+def _score(record: Record | None) -> float:
+    """Mean of UAR and WAR on the held-out videos; −inf if there are none, as if it diverged."""
+    result = (record.result if record else None) or {}
     scores: list[float | None] = [result.get(name) for name in ("uar", "war")]
     known = [score for score in scores if score is not None]
     return statistics.fmean(known) if known else -math.inf

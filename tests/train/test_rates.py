@@ -9,7 +9,7 @@ import pytest
 from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import Run, load_method
-from pipeline.train.rates import FACTORS, best_factors, trials, with_rates
+from pipeline.train.rates import FACTORS, best_factors, trials, tried_factors, with_rates
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
 from support.records import write_record
@@ -88,3 +88,22 @@ def test_rates_of_which_none_works_or_a_record_is_damaged_are_refused(
     (records.folder(trials(METHOD, "1")[0]) / "predictions.csv").write_text("")
     with pytest.raises(RefusedError, match="--retrain-damaged"):
         best_factors([METHOD], ["1"], [0, 1], records)
+
+
+def test_while_some_rates_are_not_tried_the_others_are_known_and_the_reason_is_said(
+    store: Store, tmp_path: Path
+) -> None:
+    records = Records(tmp_path / "runs", store)
+    write(records, trials(METHOD, "1"), (0.2, 0.5, 0.9, -1))
+    write(records, trials(METHOD, "2")[:2], (0.6, 0.6))
+    write(records, trials(METHOD, "3"), (-1, -1, -1, -1))
+    write(records, trials(METHOD, "4"), (0.1, 0.1, 0.1, 0.1))
+    damaged = records.folder(trials(METHOD, "4")[3]) / "predictions.csv"
+    damaged.write_text("")
+    tried = tried_factors([METHOD], ["1", "2", "3", "4"], [0], records)
+    assert tried.factors == best_factors([METHOD], ["1"], [0], records)
+    assert tried.lacking == {
+        (METHOD, "2"): "learning rates not tried: 3, 10 times the base's",
+        (METHOD, "3"): "training diverged with every learning rate",
+        (METHOD, "4"): f"{damaged} is damaged: its sha256 is not the recorded one",
+    }
