@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     Frames = dict[int, NDArray[np.uint8]]
 
 FRAMES_MAX = 2000  # on the page, of all videos together
-SHOWN = 3  # reasons why videos are not shown
+SHOWN = 3  # reasons why videos are not shown, or names of figures
 
 
 def report(
@@ -88,7 +88,7 @@ def report(
     from cache.store import open_store
     from pipeline.config import load_method
     from pipeline.device import device_kind
-    from pipeline.report.ablation import choose_factors
+    from pipeline.report.ablation import try_factors
     from pipeline.report.contents import Asked, found_runs
     from pipeline.report.figures import FOLDER
     from pipeline.report.page import PAGE
@@ -117,8 +117,8 @@ def report(
     records = Records(runs, opened, device_kind(device))
     found, others = found_runs(records)
     folds = [name for name, _, _ in opened.folds]
-    factors = choose_factors(fitted, base, folds, range(seeds), records)
-    asked = Asked(fitted, base, folds, range(seeds), factors)
+    tried = try_factors(fitted, base, folds, range(seeds), records)
+    asked = Asked(fitted, base, folds, range(seeds), tried.factors, tried.lacking)
     if not fitted:
         asked = _found(found, others, records)
     words = [*(tables or []), *(word for own in varied for word in ("--vary", own))]
@@ -129,7 +129,7 @@ def report(
         **{own.name: command("tgdfer", "ablate", *_named(own, varied), *options) for own in fitted},
         "settings": "",  # found, not asked for
     }
-    _write(out, asked, records, commands, _left_out(runs, others), place)
+    _write(out, asked, records, commands, [*_left_out(runs, others), *asked.notes], place)
 
 
 def _named(table: "Table", varied: Sequence[str]) -> list[str]:
@@ -211,7 +211,17 @@ def _write(
     for note in notes:
         print(show(note))
     print(f"written: {show(path)}, with {count(len(pictures), 'figure')} in {show(out / FOLDER)}")
+    _name_others(out / FOLDER, {f"{own.name}.{end}" for own in pictures for end in ("svg", "png")})
     leave_if_damaged(sum(line.damaged for own in filled for line in own.rows))
+
+
+def _name_others(folder: Path, drawn: set[str]) -> None:
+    """Say which figures are not of this page; they are left as they are."""
+    others = sorted({path.name for path in folder.iterdir()} - drawn)
+    if others:
+        more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+        named = ", ".join(map(show, others[:SHOWN])) + more
+        print(f"not of this page, and left as found in {show(folder)}: {named}")
 
 
 def _read_frames(

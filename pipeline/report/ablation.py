@@ -34,7 +34,7 @@ from pipeline.report.reported import reported_in
 from pipeline.report.rules import OPTIMISTIC, RULES, by_rule
 from pipeline.report.tables import FrameChoice, Table, TableRow
 from pipeline.train.halving import searched_hold_out
-from pipeline.train.rates import EDGES, FACTORS, best_factors, tried_factors, with_rates
+from pipeline.train.rates import EDGES, FACTORS, Tried, tried_factors, with_rates
 from pipeline.train.record import Record
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
@@ -276,13 +276,23 @@ def choose_factors(
     records: Records,
 ) -> Factors:
     """``best_factors`` of the rows of tuned tables, and of those left out as far as at hand."""
+    return try_factors(tables, base, folds, seeds, records).settled()
+
+
+def try_factors(
+    tables: Sequence[Table],
+    base: MethodConfig,
+    folds: Sequence[str],
+    seeds: Sequence[int],
+    records: Records,
+) -> Tried:
+    """As ``choose_factors``, with a reason in the place of an error."""
+    tried = tried_factors(methods_to_tune(tables, base), folds, seeds, records)
     compared = [own for t in tables if t.tuned for own in left_out(t, base).values()]
-    tried = tried_factors(compared, folds, seeds, records)
-    unknown = {method for method, _ in tried.lacking}
-    return {
-        **best_factors(methods_to_tune(tables, base), folds, seeds, records),
-        **{own: factor for own, factor in tried.factors.items() if own[0] not in unknown},
-    }
+    beside = tried_factors(compared, folds, seeds, records)
+    unknown = {method for method, _ in beside.lacking}
+    at_hand = {own: factor for own, factor in beside.factors.items() if own[0] not in unknown}
+    return Tried({**tried.factors, **at_hand}, tried.lacking)
 
 
 def describe_runs(done: int, expected: int, diverged: int, damaged: int) -> str:

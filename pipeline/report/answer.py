@@ -35,16 +35,20 @@ def judge(rows: Sequence[FilledRow]) -> Verdict | None:
 def answer(table: Table, rows: Sequence[FilledRow]) -> list[str]:
     """What a table answers to "which setting recognises the expressions best?", as sentences."""
     lacking, verdict = missing(rows), judge(rows)
-    unknown = [f"No answer yet: {len(lacking)} of {len(rows)} rows lack runs."] * bool(lacking)
+    diverged = [line for line in lacking if line.done + line.diverged == line.expected]
+    waiting = len(diverged) < len(lacking)
+    unknown = [f"No answer yet: {len(lacking)} of {len(rows)} rows lack runs."] * waiting
     if verdict is None:
         apart = "The rows are scored on different videos, so that none leads: see the differences."
-        return [*unknown, *[apart] * table.by_subset]
+        return [*unknown, *_not_ranked(diverged), *[apart] * table.by_subset]
     leading = verdict.leading
     spread = " (mean ± standard deviation over its runs)" if leading.done > 1 else ""
     verb = "leads the rows that have all of theirs" if lacking else "leads"
     return [
         *unknown,
         f"{describe(leading)} {verb}: WAR {leading.war} %, UAR {leading.uar} %{spread}.",
+        *_not_ranked(diverged),
+        *_otherwise(leading, rows),
         *_selected(leading, rows),
         *_lead(table, leading),
         *_told_apart(verdict),
@@ -53,7 +57,7 @@ def answer(table: Table, rows: Sequence[FilledRow]) -> list[str]:
 
 def missing(rows: Sequence[FilledRow]) -> list[FilledRow]:
     """The rows that lack runs: not trained, unfinished, diverged or damaged."""
-    return [line for line in rows if not line.complete]
+    return [line for line in rows if line.done < line.expected]
 
 
 def describe(line: FilledRow) -> str:
@@ -65,7 +69,29 @@ def _lead(table: Table, leading: FilledRow) -> list[str]:
     reference, lead = table.reference(leading.row), leading.differences.get("WAR")
     if lead is None or not lead.error:
         return []
+    if lead.value < 0:  # a reference that is a row leads itself
+        return [
+            f"But it is behind {reference.name}, which is no row of this table: "
+            f"{lead.text('+.2f', 100)} WAR (95 % interval)."
+        ]
     return [f"Its lead over {reference.name}: {lead.text('+.2f', 100)} WAR (95 % interval)."]
+
+
+def _not_ranked(diverged: Sequence[FilledRow]) -> list[str]:
+    names = ", ".join(line.row.name for line in diverged)
+    return [f"Not ranked, since some of their runs diverged: {names}."] * bool(diverged)
+
+
+def _otherwise(leading: FilledRow, rows: Sequence[FilledRow]) -> list[str]:
+    """A note where the mean over runs, as in the table, puts another row first."""
+    compared = [line for line in rows if line.behind is not None]
+    first = max(compared, key=lambda line: line.war.mean or 0)
+    if (first.war.mean or 0) <= (leading.war.mean or 0):
+        return []
+    return [
+        f"Rows are ranked by the WAR over all videos together; by the mean over runs, in which a "
+        f"small fold counts as much as a large one, {first.name} is first."
+    ]
 
 
 def _selected(leading: FilledRow, rows: Sequence[FilledRow]) -> list[str]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from cache.identity import flatten
 from cache.store import Store
 from pipeline.config import MethodConfig, Run
-from pipeline.evaluate.calibration import reliability
+from pipeline.evaluate.calibration import reliability, risk_coverage
 from pipeline.evaluate.influence import Array, Influence
 from pipeline.evaluate.localisation import precision_recall
 from pipeline.evaluate.metrics import Rows
@@ -28,15 +29,18 @@ from pipeline.report.figures import (
     draw_learning,
     draw_localisation,
     draw_reliability,
+    draw_risk,
     draw_robustness,
     draw_strips,
     scaled,
 )
 from pipeline.report.pooled import Pooled, disagreement, learning_curves, pool
 from pipeline.report.tables import ROBUSTNESS, Table, TableRow
+from pipeline.train.rates import Tuned
 from pipeline.train.record import Record, read_records
 from pipeline.train.records import Records
 
+Own = TypeVar("Own", str, int)  # folds or seeds
 Frames = Mapping[int, NDArray[np.uint8]]  # row of the store -> its T frames, [T, H, W, 3]
 
 STRIPS = 3  # of answers that are right, and as many of those that are wrong
@@ -52,25 +56,43 @@ class Asked:
     folds: Sequence[str]
     seeds: Sequence[int]
     factors: Factors = field(default_factory=dict)  # of learning rates, in tuned tables
+    undecided: Mapping[Tuned, str] = field(default_factory=dict)  # why there is no factor
+    notes: Sequence[str] = ()  # what was found and is not asked for
 
 
 @dataclass(frozen=True)
 class Reported:
-    """A filled table, and the finished records of each row by its name."""
+    """A filled table, and the runs of its rows, and of what they are compared with, by name."""
 
     table: Table
     rows: list[FilledRow]
-    records: Mapping[str, list[Record]]
+    records: Mapping[str, list[Record]]  # the finished ones
+    lacking: Mapping[str, list[str]]  # of each fold, which runs are not there, if any
+    ece: Mapping[str, float]  # calibration error in [0, 1] of rows of all frames and videos
 
     @cached_property
     def verdict(self) -> Verdict | None:
         """Which row leads, if one does."""
         return judge(self.rows)
 
+    @property
+    def best(self) -> FilledRow | None:
+        """Of the rows that are trained and answer from all frames, the one of highest WAR.
+
+        None if none of them has all of its runs, or if rows are scored on different videos.
+        """
+        # A baseline has no records, and those of a row of chosen frames are of all frames.
+        compared = [
+            (line.behind.value, place, line)
+            for place, line in enumerate(self.rows)
+            if line.behind is not None and self.records.get(line.row.name) and not line.row.choice
+        ]
+        return min(compared)[2] if compared else None
+
 
 @dataclass(frozen=True)
 class Leading:
-    """The leading row of a table, what its networks say, and where all networks disagree."""
+    """The best trained row of a table, what its networks say, and where all networks disagree."""
 
     reported: Reported
     row: FilledRow
@@ -103,13 +125,50 @@ def found_runs(records: Records) -> tuple[list[Run], Counter[str]]:
 
 
 def ask_for_found(runs: Sequence[Run], folds: Sequence[str]) -> Asked:
-    """A table of all settings that some runs have, in those of the ``folds`` and seeds they have.
+    """A table of settings that some runs have, in those ``folds`` and seeds that all of them have.
 
-    Differences refer to the paper's setting if it is among them, else to the first.
+    A setting counts as asked for in each of its folds with each of its seeds. If settings differ in
+    their folds, those are taken that most of them can be compared in, and settings without them are
+    left out. Differences refer to the paper's setting if it is there, else to the first.
     """
-    methods = [*dict.fromkeys(run.method for run in runs)]
-    paper = MethodConfig()
-    methods.sort(key=lambda method: (method != paper, repr(method)))
+    grids = _grids(runs)
+    shared = _most_shared([own for own, _ in grids.values()])
+    seeds_of = {method: seeds for method, (own, seeds) in grids.items() if own >= shared}
+    seeds = frozenset.intersection(*seeds_of.values()) or _most_shared([*seeds_of.values()])
+    methods = [method for method, own in seeds_of.items() if own >= seeds]
+    methods.sort(key=lambda method: (method != MethodConfig(), repr(method)))
+    asked = [name for name in folds if name in shared]
+    notes = _not_compared(runs, methods, asked, sorted(seeds))
+    return Asked([_table_of(methods)], methods[0], asked, sorted(seeds), notes=notes)
+
+
+def _grids(runs: Sequence[Run]) -> dict[MethodConfig, tuple[frozenset[str], frozenset[int]]]:
+    """The folds and the seeds that each setting has."""
+    by_method: dict[MethodConfig, list[Run]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+    return {
+        method: (frozenset(run.fold for run in own), frozenset(run.seed for run in own))
+        for method, own in by_method.items()
+    }
+
+
+def _most_shared(sets: Sequence[frozenset[Own]]) -> frozenset[Own]:
+    """The set whose members are had most often by the sets that have all of them.
+
+    >>> sorted(_most_shared([frozenset("12"), frozenset("123"), frozenset("1")]))
+    ['1', '2']
+    """
+
+    def shared(wanted: frozenset[Own]) -> tuple[int, int, list[Own]]:
+        having = sum(own >= wanted for own in sets)
+        return having * len(wanted), having, sorted(wanted, key=str)
+
+    return max(sets, key=shared)
+
+
+def _table_of(methods: Sequence[MethodConfig]) -> Table:
+    """A row for each, which shows the settings in which they differ; the first is the main one."""
     settings = [_settings(method) for method in methods]
     names = [n for n in settings[0] if len({repr(own[n]) for own in settings}) > 1]
     rows = tuple(
@@ -117,10 +176,26 @@ def ask_for_found(runs: Sequence[Run], folds: Sequence[str]) -> Asked:
         for number, (method, own) in enumerate(zip(methods, settings, strict=True), 1)
     )
     title = f"Settings found among the runs ({len(rows)})"
-    table = Table("settings", title, tuple(names), rows, main=rows[0], differences=("UAR", "WAR"))
-    seen = {run.fold for run in runs}
-    seeds = sorted({run.seed for run in runs})
-    return Asked([table], methods[0], [name for name in folds if name in seen], seeds)
+    return Table("settings", title, tuple(names), rows, main=rows[0], differences=("UAR", "WAR"))
+
+
+def _not_compared(
+    runs: Sequence[Run], methods: Sequence[MethodConfig], folds: Sequence[str], seeds: Sequence[int]
+) -> list[str]:
+    """What of the runs is not in the table, and why."""
+    others = {run.method for run in runs}.difference(methods)
+    more = [
+        run
+        for run in runs
+        if run.method not in others and not (run.fold in folds and run.seed in seeds)
+    ]
+    grid = f"fold {', '.join(folds)}, seed {', '.join(map(str, seeds))}"
+    left = (
+        f"Settings not compared, since they lack some of the runs of the others: {len(others)}. "
+        "tgdfer report TABLE compares the rows of a table, whichever runs they have."
+    )
+    extra = f"Compared are the runs that all settings have ({grid}), not {len(more)} more of some."
+    return [left] * bool(others) + [extra] * bool(more)
 
 
 @dataclass(frozen=True)
@@ -138,24 +213,70 @@ class _ReadOnce(Records):
 
 def fill(asked: Asked, records: Records) -> list[Reported]:
     """The tables, filled from the records."""
-    records = _ReadOnce(records.root, records.store, records.device, records.code_files)
-    return [
-        Reported(
-            table,
-            collect(table, asked.base, asked.folds, asked.seeds, records, asked.factors),
-            {row.name: _good(table, row, asked, records) for row in table.rows},
-        )
-        for table in asked.tables
-    ]
+    once = _ReadOnce(records.root, records.store, records.device, records.code_files)
+    return [_filled(table, asked, once) for table in asked.tables]
+
+
+def _filled(table: Table, asked: Asked, records: Records) -> Reported:
+    base, folds, seeds, factors = asked.base, asked.folds, asked.seeds, asked.factors
+    every = {own.name: own for row in table.rows for own in (row, table.reference(row))}
+    trained = {name: row for name, row in every.items() if not row.baseline}
+    runs = {
+        name: runs_of_row(table, row, base, folds, seeds, factors) for name, row in trained.items()
+    }
+    good = {
+        name: [record for record in map(records.find, own) if record is not None and record.ok]
+        for name, own in runs.items()
+    }
+    # What the rows of a narrowed table are compared with is not asked for.
+    wanted = {row.name for row in table.rows} if table.narrowed else {*trained}
+    lacking = {
+        name: _lacking(runs[name], records, _undecided(table, row, asked))
+        for name, row in trained.items()
+        if name in wanted
+    }
+    whole = (row.name for row in table.rows if row.choice is None and not row.subset)
+    return Reported(
+        table,
+        collect(table, base, folds, seeds, records, factors),
+        good,
+        {name: own for name, own in lacking.items() if own},
+        {name: _ece(good[name]) for name in whole if good.get(name)},
+    )
+
+
+def _undecided(table: Table, row: TableRow, asked: Asked) -> dict[str, str]:
+    """Fold -> why its learning rates, and so its runs, are not known yet."""
+    if not table.tuned:
+        return {}
+    own = row.method(asked.base)
+    return {fold: why for (method, fold), why in asked.undecided.items() if method == own}
+
+
+def _lacking(runs: Sequence[Run], records: Records, undecided: Mapping[str, str]) -> list[str]:
+    """Of each fold, which runs are not there, or why it is not known which they are.
+
+    A run that diverged or is damaged is called so.
+    """
+    reasons = {fold: [why] for fold, why in undecided.items()}
+    for run in runs:
+        record = records.find(run)
+        if record is None or not record.ok:
+            status = f" ({record.status})" if record else ""
+            reasons.setdefault(run.fold, []).append(f"seed {run.seed}{status}")
+    return [f"fold {fold}, {', '.join(own)}" for fold, own in reasons.items()]
+
+
+def _ece(records: Sequence[Record]) -> float:
+    logits_MK = np.concatenate([record.logits() for record in records])
+    return reliability(logits_MK, np.concatenate([own.predictions()[1] for own in records])).ece
 
 
 def find_leading(tables: Sequence[Reported], store: Store) -> Leading | None:
-    """The leading row of the first table in which a row of runs leads."""
+    """The best trained row of the first table that has one."""
     for own in tables:
-        row = own.verdict.leading if own.verdict else None
-        records = own.records[row.row.name] if row else []
-        # A baseline has no records, and those of a row of chosen frames are of all frames.
-        if row is not None and records and row.row.choice is None:
+        if (row := own.best) is not None:
+            records = own.records[row.row.name]
             pooled = pool(records, store)
             every = {record.folder: record for good in own.records.values() for record in good}
             shares = disagreement([*every.values()], store)[pooled.rows_N]
@@ -182,11 +303,10 @@ def draw_tables(tables: Sequence[Reported], header: Mapping[str, str]) -> list[P
     for own in tables:
         leading = own.verdict.leading if own.verdict else None
         pictures.append(draw_forest(own.table, own.rows, leading))
-        chosen = any(row.choice for row in own.table.rows)
-        if leading is not None and own.records[leading.row.name] and not chosen:
+        if (best := own.best) is not None:
             curves = {name: learning_curves(good) for name, good in own.records.items() if good}
-            reference = own.table.reference(leading.row).name
-            pictures.append(draw_learning(own.table, curves, leading.row.name, reference))
+            reference = own.table.reference(best.row).name
+            pictures.append(draw_learning(own.table, curves, best.row.name, reference))
         if own.table.name == ROBUSTNESS.name:
             pictures.append(draw_robustness(own.rows, header))
     return pictures
@@ -199,6 +319,7 @@ def draw_leading(leading: Leading, store: Store, frames: Frames) -> list[Picture
         draw_confusion(pooled, classes),
         draw_classes(pooled.scores, classes),
         draw_reliability(reliability(pooled.logits_MK, pooled.labels_M)),
+        draw_risk(risk_coverage(pooled.logits_MK, pooled.labels_M)),
     ]
     kinds: dict[str, Influence] = {"influence": "logit", "attention": "attention"}
     ranked = {name: precision_recall(leading.records, store, kind) for name, kind in kinds.items()}
@@ -222,13 +343,6 @@ def true_intensity(store: Store, pooled: Pooled) -> Array | None:
 
 def _settings(method: MethodConfig) -> dict[str, object]:
     return flatten(method.model_dump(mode="json", exclude={"store"}))
-
-
-def _good(table: Table, row: TableRow, asked: Asked, records: Records) -> list[Record]:
-    if row.baseline:
-        return []
-    runs = runs_of_row(table, row, asked.base, asked.folds, asked.seeds, asked.factors)
-    return [own for own in map(records.find, runs) if own is not None and own.ok]
 
 
 def _strips(pooled: Pooled, store: Store, frames: Frames) -> list[Strip]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate.calibration import Reliability
+from pipeline.evaluate.calibration import Reliability, RiskCoverage
 from pipeline.evaluate.classes import ClassScores
 from pipeline.evaluate.influence import Array
 from pipeline.report.ablation import FilledRow
@@ -106,7 +106,7 @@ def draw_forest(table: Table, rows: Sequence[FilledRow], leading: FilledRow | No
 def draw_learning(
     table: Table,
     curves: Mapping[str, Mapping[str, Array]],
-    leading: str,
+    best: str,
     reference: str,
 ) -> Picture:
     """Loss and scores against epochs, of every row by its name; means over the runs of a row."""
@@ -118,12 +118,12 @@ def draw_learning(
             scale = 1 if name.endswith("loss") else 100
             for row, own in curves.items():
                 if name in own:
-                    _plot_curve(axes, scale * own[name], row, leading, reference)
+                    _plot_curve(axes, scale * own[name], row, best, reference)
             axes.set_xlabel("epoch")
             axes.set_ylabel(_metric_name(name))
             axes.grid(alpha=0.3)
         figure.legend(*_legend(figure), loc="outside lower center", ncols=3)
-        own = curves[leading]
+        own = curves[best]
         ends = (
             f"{_metric_name(name)} ends at {_last(own, name):.2f}" for name in shown if name in own
         )
@@ -131,8 +131,8 @@ def draw_learning(
             figure,
             f"learning-{table.name}",
             f"{table.title}: learning curves, means over the runs of a row; the band spans the "
-            "runs of the leading row. No epoch is chosen by them.",
-            f"Learning curves of {len(curves)} rows. Of {leading}: {', '.join(ends)}.",
+            "runs of the best row. No epoch is chosen by them.",
+            f"Learning curves of {len(curves)} rows. Of {best}: {', '.join(ends)}.",
         )
 
 
@@ -208,6 +208,27 @@ def draw_reliability(found: Reliability) -> Picture:
             "Reliability: on the dashed line, probabilities would mean what they say. Expected "
             f"calibration error: {100 * found.ece:.1f} %.",
             f"Share of right answers by their probability: {', '.join(told)}.",
+        )
+
+
+def draw_risk(found: RiskCoverage) -> Picture:
+    """How often answers are wrong, if only the most certain share of them is given."""
+    with drawing():
+        figure = _figure(4.6, 3.6)
+        axes = figure.add_subplot()
+        coverage_N, risk_N = (100 * own for own in (found.coverage_N, found.risk_N))
+        axes.plot(coverage_N, risk_N, color=LEADING)
+        axes.set(xlabel="answers given, the most certain first (%)", ylabel="wrong among them (%)")
+        axes.set(xlim=(0, 100), ylim=(0, None))
+        axes.grid(alpha=0.3)
+        shares = (25, 50, 75, 100)
+        told = (f"{np.interp(own, coverage_N, risk_N):.1f} % of {own} %" for own in shares)
+        return _picture(
+            figure,
+            "risk-coverage",
+            "Risk and coverage: errors among the most certain answers. The mean over all coverages "
+            f"(AURC) is {100 * found.aurc:.1f} %.",
+            f"Wrong among the most certain answers: {', '.join(told)}.",
         )
 
 
@@ -317,13 +338,13 @@ def _short(text: str) -> str:
     return shown if len(shown) <= LABEL_LETTERS else shown[: LABEL_LETTERS - 1] + "…"
 
 
-def _plot_curve(axes: "Axes", values_RE: Array, row: str, leading: str, reference: str) -> None:
+def _plot_curve(axes: "Axes", values_RE: Array, row: str, best: str, reference: str) -> None:
     epochs, mean_E = range(1, values_RE.shape[1] + 1), values_RE.mean(0)
-    if row == leading:
+    if row == best:
         axes.fill_between(
             epochs, values_RE.min(0), values_RE.max(0), color=LEADING, alpha=0.2, linewidth=0
         )
-        axes.plot(epochs, mean_E, color=LEADING, linewidth=2, label=f"{_short(row)} (leads)")
+        axes.plot(epochs, mean_E, color=LEADING, linewidth=2, label=f"{_short(row)} (best)")
     elif row == reference:
         axes.plot(epochs, mean_E, color=REFERENCE, linestyle="--", label=_short(row), zorder=3)
     else:

@@ -25,6 +25,7 @@ FORMS = ("ablation.md", "ablation.csv", "ablation.tex", "ablation.json")
 PROVENANCE = ("store", "runs", "code", "command")  # of the notes, those below the tables
 LEVEL = 0.05
 BEST, NEAR = "*", "≈"  # marks of the best row, and of those not clearly worse
+RULES_HEAD = ("epoch of the same runs", "WAR, mean of the rows", "minus the last", "best row")
 RANKINGS = {"logit": "AP of influence", "attention": "AP of attention"}
 # What columns and marks mean.
 _SUBSETS = (
@@ -168,7 +169,7 @@ def _behind(rows: Sequence[FilledRow]) -> dict[Test, Difference]:
     }
 
 
-def _tests(rows: Sequence[FilledRow]) -> dict[Test, Difference]:
+def tests_of(rows: Sequence[FilledRow]) -> dict[Test, Difference]:
     """The differences of a table but those of a row to itself."""
     return {
         (line.row.name, metric): own
@@ -180,10 +181,11 @@ def _tests(rows: Sequence[FilledRow]) -> dict[Test, Difference]:
 
 def _significant(tests: Mapping[Test, Difference]) -> list[Test]:
     """The names of the tests that reject at 5 %, all of them counted."""
-    return [name for name, p in _corrected(tests).items() if p < LEVEL]
+    return [name for name, p in corrected(tests).items() if p < LEVEL]
 
 
-def _corrected(tests: Mapping[Test, Difference]) -> dict[Test, float]:
+def corrected(tests: Mapping[Test, Difference]) -> dict[Test, float]:
+    """The p-value of each test, with all of them counted (Holm)."""
     return dict(zip(tests, holm([own.p for own in tests.values()]), strict=True))
 
 
@@ -197,7 +199,7 @@ def _markdown(tables: Filled, header: Mapping[str, str]) -> str:
         cells = [*zip(*(column.marked() for column in columns), strict=True)]
         blocks += [f"## {own.title}", paragraph(_legend(own, rows))]
         blocks += ["\n".join(table([column.head for column in columns], cells))]
-        blocks += ["\n".join(map(item, _reading(rows))), "\n".join(_selection_rules(rows))]
+        blocks += ["\n".join(map(item, reading(rows))), "\n".join(_selection_rules(rows))]
         blocks += [reported_systems(own)] if own.counts else []
     blocks.append(_items(header, [name for name in PROVENANCE if name in header]))
     return "\n\n".join(filter(None, blocks)) + "\n"
@@ -224,9 +226,9 @@ def _legend(own: Table, rows: Sequence[FilledRow]) -> str:
     return " ".join(notes)
 
 
-def _reading(rows: Sequence[FilledRow]) -> list[str]:
+def reading(rows: Sequence[FilledRow]) -> list[str]:
     """What the differences of a table allow to say, with all of its tests counted."""
-    tests, notes = _tests(rows), []
+    tests, notes = tests_of(rows), []
     if tests:
         smallest = 100 * statistics.median(own.detectable for own in tests.values())
         clear = [f"{row} ({metric})" for row, metric in _significant(tests)]
@@ -252,6 +254,12 @@ def _listed(names: Sequence[str]) -> str:
 
 def _selection_rules(rows: Sequence[FilledRow]) -> list[str]:
     """What the same runs would show by other rules of selection, over the rows that tell it."""
+    cells = selection_rules(rows)
+    return table(RULES_HEAD, cells) if cells else []
+
+
+def selection_rules(rows: Sequence[FilledRow]) -> list[list[str]]:
+    """A line of RULES_HEAD for each rule; none if no complete row tells what its epochs scored."""
     shown = [line for line in rows if line.complete and line.by_rule]
     if not shown:
         return []
@@ -268,8 +276,7 @@ def _selection_rules(rows: Sequence[FilledRow]) -> list[str]:
         cells.append(
             [_rule(rule), f"{mean:.2f}", f"{mean - last:+.2f}", max(wars, key=wars.__getitem__)]
         )
-    head = ["epoch of the same runs", "WAR, mean of the rows", "minus the last", "best row"]
-    return table(head, cells)
+    return cells
 
 
 def _rule(rule: str) -> str:
@@ -280,8 +287,8 @@ def _records(
     own: Table, rows: Sequence[FilledRow], header: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Each row as a value per column; scores in per cent."""
-    corrected = _corrected(_tests(rows))
-    return [_record(own, line, corrected, header) for line in rows]
+    p_values = corrected(tests_of(rows))
+    return [_record(own, line, p_values, header) for line in rows]
 
 
 def _record(

@@ -21,7 +21,16 @@ from pipeline.report.ablation import FilledRow
 from pipeline.report.answer import Verdict, answer, missing
 from pipeline.report.contents import Leading, Reported, true_intensity
 from pipeline.report.figures import Picture, scaled
-from pipeline.report.forms import RANKINGS
+from pipeline.report.forms import (
+    BEST,
+    NEAR,
+    RANKINGS,
+    RULES_HEAD,
+    corrected,
+    reading,
+    selection_rules,
+    tests_of,
+)
 from pipeline.report.rules import OPTIMISTIC
 from pipeline.show import show
 
@@ -73,6 +82,16 @@ class Grid:
     command: str = ""
 
 
+@dataclass(frozen=True)
+class Section:
+    """A table, and what is said below it."""
+
+    grid: Grid
+    reading: Sequence[str]  # what its differences allow to say
+    rules: Grid  # what other rules of selection would report
+    tests: Grid  # every difference with its p-values
+
+
 def render(
     tables: Sequence[Reported],
     leading: Leading | None,
@@ -86,9 +105,9 @@ def render(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
         title=f"Report: {store.title}",
-        tables=[(_grid(own, about.commands[own.table.name]), own) for own in tables],
+        sections=[_section(own, about.commands[own.table.name]) for own in tables],
         answers=[answer(own.table, own.rows) for own in tables],
-        missing=[(own.table, missing(own.rows)) for own in tables if missing(own.rows)],
+        missing=[(own, len(missing(own.rows)), _lacking(own)) for own in tables if _lacking(own)],
         leading=leading,
         pictures=[(own, _source(own)) for own in pictures],
         about=about,
@@ -149,15 +168,34 @@ def _data_url(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
+def _section(own: Reported, command: str) -> Section:
+    rules = [[_sorted(cell) for cell in line] for line in selection_rules(own.rows)]
+    return Section(
+        _grid(own, command),
+        reading(own.rows),
+        Grid(f"rules-{own.table.name}", "By rule of selection", list(RULES_HEAD), rules),
+        _tests(own),
+    )
+
+
+def _lacking(own: Reported) -> list[tuple[str, str, str]]:
+    """(row, how many runs it has, which it lacks) of what a table lacks, also to compare with."""
+    counts = {line.row.name: f"{line.n} runs" for line in own.rows}
+    return [
+        (name, counts.get(name, "compared with"), "; ".join(runs))
+        for name, runs in own.lacking.items()
+    ]
+
+
 def _grid(own: Reported, command: str) -> Grid:
     table, rows, verdict = own.table, own.rows, own.verdict
     columns = ["row", *table.columns, "UAR %", "WAR %"]
+    columns += ["beside the best"] * (verdict is not None)
     columns += [f"recall of {name} %" for name in rows[0].recalls]
     columns += [RANKINGS[name] for name in rows[0].precisions]
     columns += ["compared with"] * table.has_references
-    other = "the compared" if table.has_references else table.main.name
-    columns += [f"{name} − {other} [95 %]" for name in rows[0].differences]
-    columns += ["beside the leading row"] * (verdict is not None)
+    columns += [f"{name} − {_other(own)} [95 %]" for name in rows[0].differences]
+    columns += ["ECE %"] * bool(own.ece)
     columns += ["runs"]
     in_paper = any(line.reported for line in rows)
     columns += ["UAR, as reported for DFEW", "WAR, as reported for DFEW"] * in_paper
@@ -165,12 +203,14 @@ def _grid(own: Reported, command: str) -> Grid:
         [
             Cell(line.name, line.row.name),
             *(Cell(cell, cell) for cell in line.row.cells),
-            *map(_score, (line.uar, line.war, *line.recalls.values())),
+            *map(_score, (line.uar, line.war)),
+            *([_standing(line, verdict)] if verdict else []),
+            *map(_score, line.recalls.values()),
             *(_interval(each, [], 1, ".3f") for each in line.precisions.values()),
             *[Cell(table.reference(line.row).name)] * table.has_references,
             *(_difference(line, name, rows) for name in line.differences),
-            *([_standing(line, verdict)] if verdict else []),
-            Cell(line.n, line.done, mark="" if line.complete else "lacking"),
+            *[_per_cent(own.ece.get(line.row.name))] * bool(own.ece),
+            Cell(line.n, line.done, mark="lacking" if line in missing(rows) else ""),
             *(_reported(line, metric) for metric in ("uar", "war") if in_paper),
         ]
         for line in rows
@@ -178,8 +218,49 @@ def _grid(own: Reported, command: str) -> Grid:
     return Grid(table.name, table.title, columns, lines, command)
 
 
+def _other(own: Reported) -> str:
+    return "the compared" if own.table.has_references else own.table.main.name
+
+
+def _tests(own: Reported) -> Grid:
+    """Every difference of a table, what tests say of it, and what they could find."""
+    tests, rows = tests_of(own.rows), {line.row.name: line for line in own.rows}
+    p_values = corrected(tests)
+    columns = ["row", "compared with", "metric", "difference [95 %]", "p", "p, all counted (Holm)"]
+    columns += ["p, exact (McNemar)", "finds"]
+    lines = [
+        [
+            Cell(rows[name].name, name),
+            Cell(reference := own.table.reference(rows[name].row).name, reference),
+            Cell(metric, metric),
+            _interval(found, [*tests.values()], 100, "+.2f"),
+            _p(found.p),
+            _p(p_values[name, metric]),
+            _p(rows[name].mcnemar if metric == "WAR" else None),
+            _per_cent(found.detectable),
+        ]
+        for (name, metric), found in tests.items()
+    ]
+    return Grid(f"tests-{own.table.name}", "Every difference with its tests", columns, lines)
+
+
+def _p(p: float | None) -> Cell:
+    if p is None:
+        return Cell("–")
+    return Cell(f"{p:.3f}" if p >= 0.001 else "<.001", p)
+
+
+def _per_cent(share: float | None) -> Cell:
+    return Cell("–") if share is None else Cell(f"{100 * share:.1f}", 100 * share)
+
+
+def _sorted(text: str) -> Cell:
+    """A cell sorted by its number, or by its text; "–" comes last."""
+    return Cell(text.replace("-", "−") if text[0] == "-" else text, "" if text == "–" else text)
+
+
 def _score(score: Score) -> Cell:
-    return Cell(str(score), "" if score.mean is None else score.mean)
+    return Cell(str(score).replace("± ", "±\u00a0"), "" if score.mean is None else score.mean)
 
 
 def _reported(line: FilledRow, metric: str) -> Cell:
@@ -212,9 +293,9 @@ def _bar(own: Interval, every: Sequence[Interval]) -> Bar:
 
 def _standing(line: FilledRow, verdict: Verdict) -> Cell:
     if line is verdict.leading:
-        return Cell("leads", 0, mark="leads")
+        return Cell(f"{BEST} leads", 0, mark="leads")
     if line.row.name in verdict.near:
-        return Cell("not separable", 1)
+        return Cell(f"{NEAR} not separable", 1)
     return Cell("worse", 2) if line.row.name in verdict.worse else Cell("–", 3)
 
 
@@ -246,23 +327,27 @@ def _runs(tables: Sequence[Reported]) -> Grid:
 
 
 def _videos(leading: Leading, store: Store) -> dict[str, Any]:
-    """What the browser shows of each video, as short as it can be."""
+    """What the browser shows of each video, the most certain first, as short as it can be.
+
+    Probabilities and disagreement are in tenths of a per cent.
+    """
     pooled = leading.pooled
     levels_NT = np.rint(LEVELS * scaled(pooled.influence_NT)).astype(int).tolist()
     truth_NT = true_intensity(store, pooled)
     shown = None if truth_NT is None else np.rint(LEVELS * truth_NT).astype(int).tolist()
+    listed = np.argsort(-pooled.p_NK[:VIDEOS_MAX].max(1), kind="stable").tolist()
     entries = [
         [
-            row,
+            row := int(pooled.rows_N[n]),
             show(store.ids[row]),
             int(pooled.labels_N[n]),
             [int(k) for k in np.argsort(-pooled.p_NK[n], kind="stable")[:3]],
-            [round(100 * p) for p in np.sort(pooled.p_NK[n])[::-1][:3].tolist()],
-            round(100 * float(leading.disagreement_N[n])),
+            [round(1000 * p) for p in np.sort(pooled.p_NK[n])[::-1][:3].tolist()],
+            round(1000 * float(leading.disagreement_N[n])),
             "".join(DIGITS[level] for level in levels_NT[n]),
             "" if shown is None else "".join(DIGITS[level] for level in shown[n]),
         ]
-        for n, row in enumerate(pooled.rows_N[:VIDEOS_MAX].tolist())
+        for n in listed
     ]
     frames = [int(frame) for frame in pooled.frames]
     return {

@@ -32,6 +32,15 @@ class Tried:
     factors: Mapping[Tuned, float]  # as of ``best_factors``
     lacking: Mapping[Tuned, str]  # of all others: why none is chosen
 
+    def settled(self) -> Mapping[Tuned, float]:
+        """The factors; raises RefusedError if one is lacking."""
+        for (_, fold), why in self.lacking.items():
+            raise RefusedError(
+                f"fold {fold}: {why}; run the same table with tgdfer ablate, with "
+                "--retrain-damaged if a run is damaged, or with a lower optimiser.lr if all diverge"
+            )
+        return self.factors
+
 
 def with_rates(method: MethodConfig, factor: float) -> MethodConfig:
     """The method with both learning rates multiplied."""
@@ -55,13 +64,7 @@ def best_factors(
     diverged, unless there is no other. Raises RefusedError if a trial is not finished, if its
     record is damaged, or if all of a method's trials diverged.
     """
-    tried = tried_factors(methods, folds, seeds, records)
-    for (_, fold), why in tried.lacking.items():
-        raise RefusedError(
-            f"fold {fold}: {why}; run the same table with tgdfer ablate, with --retrain-damaged if "
-            "a run is damaged, or with a lower optimiser.lr if all diverge"
-        )
-    return tried.factors
+    return tried_factors(methods, folds, seeds, records).settled()
 
 
 def tried_factors(

@@ -1,6 +1,7 @@
 """What is drawn of records, and what is said of tables in words."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +11,7 @@ import pytest
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, runs_of
 from pipeline.evaluate.calibration import reliability
+from pipeline.report.ablation import Cell
 from pipeline.report.answer import answer, judge
 from pipeline.report.contents import (
     Asked,
@@ -171,6 +173,98 @@ def test_found_runs_make_a_table_and_others_are_counted(store: Store, tmp_path: 
     assert reported.table.columns == ("optimiser.lr",)
     assert [line.row.cells for line in reported.rows] == [("0.1",), ("0.2",), ("0.3",)]
     assert [line.n for line in reported.rows] == ["2 of 4, 1 damaged", "4", "3 of 4"]
+    assert reported.lacking == {
+        "1": ["fold 1, seed 0", "fold 2, seed 0 (damaged)"],
+        "3": ["fold 2, seed 1"],
+    }
+    assert asked.notes == []
+
+
+def test_settings_are_compared_in_the_folds_and_seeds_that_they_share(store: Store) -> None:
+    methods = [row.method(BASE) for row in TABLE.rows]
+    runs = [
+        *runs_of(methods[0], FOLDS, range(3)),
+        *runs_of(methods[1], FOLDS, range(1)),
+        *runs_of(methods[2], FOLDS[:1], range(3)),
+    ]
+    asked = ask_for_found(runs, FOLDS)
+    assert (asked.folds, asked.seeds) == (FOLDS, [0])
+    assert [row.cells for row in asked.tables[0].rows] == [("0.1",), ("0.2",)]
+    assert asked.notes == [
+        "Settings not compared, since they lack some of the runs of the others: 1. tgdfer report "
+        "TABLE compares the rows of a table, whichever runs they have.",
+        "Compared are the runs that all settings have (fold 1, 2, seed 0), not 4 more of some.",
+    ]
+    elsewhere = [*runs_of(methods[0], FOLDS, range(2)), *runs_of(methods[1], FOLDS, [7, 8])]
+    assert len(ask_for_found(elsewhere, FOLDS).tables[0].rows) == 1
+
+
+def test_a_row_does_not_lead_a_main_setting_that_is_better_and_no_row(
+    store: Store, tmp_path: Path
+) -> None:
+    records = write(store, tmp_path, (0.95, 0.6, 0.5))
+    table = replace(TABLE, rows=TABLE.rows[1:], main=replace(TABLE.rows[0], name="main setting"))
+    (reported,) = fill(Asked([table], BASE, FOLDS, SEEDS), records)
+    lead, behind, *_ = answer(table, reported.rows)
+    assert lead.startswith("2 (0.2) leads")
+    assert behind.startswith("But it is behind main setting, which is no row of this table: -")
+    _, learning = draw_tables([reported], {})
+    assert b">main setting<" in learning.svg
+    assert "of 3 rows. Of 2:" in learning.alt
+    assert len(reported.records["main setting"]) == 4
+
+
+def test_rows_are_ranked_over_all_videos_and_another_order_of_the_means_is_said(
+    filled: list[Reported],
+) -> None:
+    first, second, third = filled[0].rows
+    means = (replace(first, war=Cell(99.0, 1.0)), second, third)
+    assert (
+        "; by the mean over runs, in which a small fold counts as much as a large one, 1 is "
+        in (" ".join(answer(TABLE, means)))
+    )
+    assert "by the mean over runs" not in " ".join(answer(TABLE, filled[0].rows))
+
+
+def test_rows_that_diverged_are_not_waited_for_and_not_ranked(filled: list[Reported]) -> None:
+    first, second, third = filled[0].rows
+    rows = (first, second, replace(third, done=3, diverged=1, behind=None))
+    lead, *rest = answer(TABLE, rows)
+    assert lead.startswith("2 (0.2) leads the rows that have all of theirs: WAR")
+    assert "Not ranked, since some of their runs diverged: 3." in rest
+    (alone,) = answer(TABLE, rows[2:])
+    assert alone == "Not ranked, since some of their runs diverged: 3."
+    assert answer(TABLE, (first, second, replace(rows[2], diverged=0)))[0].startswith("No answer")
+
+
+def test_rows_whose_learning_rates_are_not_chosen_lack_their_runs(
+    store: Store, tmp_path: Path
+) -> None:
+    records = write(store, tmp_path, (0.5, 0.9, 0.9))
+    why = "learning rates not tried: 3, 10 times the base's"
+    method = TABLE.rows[1].method(BASE)
+    tuned = replace(TABLE, tuned=True)
+    asked = Asked([tuned, TABLE], BASE, FOLDS, SEEDS, undecided={(method, "2"): why})
+    found, plain = fill(asked, records)
+    main = {"main setting": ["fold 1, seed 0, seed 1", "fold 2, seed 0, seed 1"]}
+    assert found.lacking == {"2": [f"fold 2, {why}"]} | main
+    assert [line.n for line in found.rows] == ["4", "2 of 4", "4"]
+    assert plain.lacking == main  # it is not tuned
+
+
+def test_calibration_error_is_that_of_all_answers_of_a_row(filled: list[Reported]) -> None:
+    confidence, right = [], []
+    for record in records_of(filled[0], "3"):
+        _, labels, predicted = record.predictions()
+        powers = np.exp(record.logits().astype(float))
+        confidence += [*(powers.max(1) / powers.sum(1))]
+        right += [*(labels == predicted)]
+    places = np.ceil(np.array(confidence) * 15)
+    gaps = [
+        abs(sum(np.array(right)[places == b]) - sum(np.array(confidence)[places == b]))
+        for b in range(16)
+    ]
+    assert filled[0].ece["3"] == pytest.approx(sum(gaps) / len(right))
 
 
 def test_videos_with_frames_are_the_most_surely_wrong_and_some_of_every_class(
@@ -203,7 +297,7 @@ def test_figures_say_what_they_show_and_are_the_same_again(
     by_name = {own.name: own for own in pictures}
     assert [*by_name] == [
         *("forest-varied", "learning-varied", "confusion", "classes", "reliability"),
-        *("localisation", "influence", "contact-sheet"),
+        *("risk-coverage", "localisation", "influence", "contact-sheet"),
     ]
     for own in pictures:
         ElementTree.fromstring(own.svg)

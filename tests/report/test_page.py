@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,19 @@ import pytest
 import tgdfer
 from pipeline.config import MethodConfig, Run, runs_of
 from pipeline.demo.faces import FacesSpec, read_faces, write_faces
-from pipeline.report.ablation import header_of
-from pipeline.report.contents import ask_for_found, draw_tables, fill, find_leading, found_runs
-from pipeline.report.page import About, render
-from pipeline.report.tables import vary
+from pipeline.evaluate.statistics import holm
+from pipeline.report.ablation import header_of, methods_to_tune
+from pipeline.report.contents import (
+    Asked,
+    ask_for_found,
+    draw_tables,
+    fill,
+    find_leading,
+    found_runs,
+)
+from pipeline.report.page import About, _section, render
+from pipeline.report.tables import TABLE1, vary
+from pipeline.train.rates import tried_factors
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
 from support.commands import ROOT
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 VARY = "optimiser.lr=[0.1,0.2,0.3]"
+HINT = "own => getComputedStyle(own, '::before').content"
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
@@ -57,7 +68,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = ["--store", "s.zarr", "--root", "faces", "--device", "cpu"]
     done = command("report", *options, cwd=here)
     assert done.returncode == 0, done.stderr
-    assert "written: reports/index.html, with 8 figures in reports/figures" in done.stdout
+    assert "written: reports/index.html, with 9 figures in reports/figures" in done.stdout
     return here / "reports" / "index.html"
 
 
@@ -72,7 +83,7 @@ def test_page_names_nothing_outside_it_and_only_its_own_script_may_run(page_file
     assert f"script-src 'sha256-{digest}'" in text
     names = {path.name for path in (page_file.parent / "figures").iterdir()}
     assert {"forest-settings.svg", "influence.png", "contact-sheet.svg"} <= names
-    assert len(names) == 16
+    assert len(names) == 18
 
 
 def test_names_from_outside_are_text(tmp_path: Path) -> None:
@@ -110,20 +121,77 @@ def test_a_killed_grid_gives_a_page_that_says_what_is_missing_and_the_same_twice
     damaged = records.folder(Run(method=method, fold="2", seed=0)) / "predictions.csv"
     damaged.write_text("id\n")
     words = ["report", "--vary", VARY, "--store", "s.zarr", "--device", "cpu"]
+    old = tmp_path / "reports" / "figures" / "forest-table3.svg"
+    old.parent.mkdir(parents=True)
+    old.write_text("of another page")
     pages = []
     for _ in range(2):
         done = command(*words, cwd=tmp_path)
         assert done.returncode == 3, done.stderr  # one is damaged
         assert "No answer yet: 2 of 3 rows lack runs." in done.stdout
         assert "The page shows no frames: the store does not say" in done.stdout
+        assert "left as found in reports/figures: forest-table3.svg\n" in done.stdout
         pages.append((tmp_path / "reports" / "index.html").read_bytes())
     assert pages[0] == pages[1]
+    assert old.read_text() == "of another page"
     text = pages[0].decode()
     assert "What is missing" in text
-    for line in ("2: 0 of 2, 1 damaged runs", "3: 0 of 2 runs"):
-        assert f"<li>{line}</li>" in text
+    for line in (
+        "2: 0 of 2, 1 damaged runs <small>fold 1, seed 0; fold 2, seed 0 (damaged)",
+        "3: 0 of 2 runs <small>fold 1, seed 0; fold 2, seed 0",
+        "main setting: compared with <small>fold 1, seed 0; fold 2, seed 0",
+    ):
+        assert f"<li>{line}</small></li>" in text
     remedy = "tgdfer ablate --vary &#39;optimiser.lr=[0.1,0.2,0.3]&#39; --store s.zarr"
     assert f"nothing again: <code>{remedy}</code>" in text
+
+
+def test_every_difference_has_its_tests_and_every_rule_its_optimism(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s.zarr", np.ones((40, 1, 4, 8)), np.arange(40) % 3, folds=2)
+    records = Records(tmp_path / "runs", store)
+    write_runs(records, ["1", "2"], (0.4, 0.7, 0.9))
+    asked = ask_for_found(found_runs(records)[0], ["1", "2"])
+    (own,) = fill(asked, records)
+    section = _section(own, "")
+    rows = {line.row.name: line for line in own.rows}
+    wanted = [rows[name].differences[metric] for name in "23" for metric in ("UAR", "WAR")]
+    known = [found for found in wanted if found is not None]
+    corrected = holm([found.p for found in known])
+    for line, found, p in zip(section.tests.rows, known, corrected, strict=True):
+        assert [cell.order for cell in line[3:6]] == [found.value, found.p, p]
+        assert line[7].text == f"{100 * found.detectable:.1f}"
+    assert [line[6].order for line in section.tests.rows] == [
+        "",
+        rows["2"].mcnemar,
+        "",
+        rows["3"].mcnemar,
+    ]
+    assert [line[0].text for line in section.rules.rows] == [
+        "last",
+        "best_on_val",
+        "best_on_test (optimistic)",
+    ]
+    place = section.grid.columns.index("beside the best")
+    assert section.grid.rows[2][place].text == "* leads"
+    assert {line[place].text for line in section.grid.rows[:2]} <= {"≈ not separable", "worse"}
+    place = section.grid.columns.index("ECE %")
+    assert section.grid.rows[1][place].text == f"{100 * own.ece['2']:.1f}"
+
+
+def test_a_tuned_table_that_is_not_begun_says_what_is_missing(tmp_path: Path) -> None:
+    store = write_store(tmp_path / "s.zarr", np.ones((12, 1, 4, 8)), np.arange(12) % 3, folds=2)
+    records, base, folds = Records(tmp_path / "runs", store), MethodConfig(), ["1", "2"]
+    mlp = next(row for row in TABLE1.rows if row.name == "MLP")
+    table = replace(TABLE1, rows=(mlp,), main=mlp)
+    tried = tried_factors(methods_to_tune([table], base), folds, [0], records)
+    asked = Asked([table], base, folds, range(1), tried.factors, tried.lacking)
+    about = About(
+        header_of(store, base, 2, 1), {"table1": "tgdfer ablate table1", "report": ""}, []
+    )
+    text = render(fill(asked, records), None, [], {}, store, about)
+    lacking = "learning rates not tried: 0.3, 1, 3, 10 times the base&#39;s"
+    assert f"<li>MLP: 0 of 2 runs <small>fold 1, {lacking}; fold 2, {lacking}</small></li>" in text
+    assert "nothing again: <code>tgdfer ablate table1</code>" in text
 
 
 def test_scores_that_were_selected_on_the_test_videos_are_called_optimistic(tmp_path: Path) -> None:
@@ -193,10 +261,11 @@ def test_table_and_browser_are_used_with_the_keyboard_alone(
         assert len({*map(war_of, order[0])}) == 3
         tab_to(page, "#search")
         errors = page.locator("#list [role=option] small").all_inner_texts()
-        page.keyboard.type(errors[-1].replace(" taken for ", ">"))
-        shown = page.locator("#list [role=option] small").all_inner_texts()
-        assert shown == errors.count(errors[-1]) * [errors[-1]]
-        page.keyboard.press("Control+A")
+        for sought in (errors[-1].replace(" taken for ", ">"), errors[-1].upper()):
+            page.keyboard.type(sought)
+            shown = page.locator("#list [role=option] small").all_inner_texts()
+            assert shown == errors.count(errors[-1]) * [errors[-1]]
+            page.keyboard.press("Control+A")
         page.keyboard.press("Delete")
         page.locator("#show").select_option("all")
         tab_to(page, "#list")
@@ -230,6 +299,23 @@ def tab_to(page: "Page", selector: str) -> None:
 
 
 @pytest.mark.slow
+def test_on_a_phone_headings_are_not_hidden_and_wide_tables_say_that_they_scroll(
+    chromium: "Browser", page_file: Path
+) -> None:
+    with opened(chromium, page_file, 390) as page:
+        for name in ("tables", "figures", "videos", "provenance"):
+            page.locator(f"nav a[href='#{name}']").click()
+            top = page.locator(f"#{name}-title").bounding_box()
+            header = page.locator("header").bounding_box()
+            assert top is not None
+            assert header is not None
+            assert top["y"] >= header["height"]
+        assert page.locator("#tables .wide").first.evaluate(HINT) != "none"
+    with opened(chromium, page_file, 2400) as page:
+        assert page.locator("#tables .wide").nth(1).evaluate(HINT) == "none"
+
+
+@pytest.mark.slow
 def test_page_prints_and_its_figures_are_there_without_a_script(
     chromium: "Browser", page_file: Path
 ) -> None:
@@ -238,7 +324,7 @@ def test_page_prints_and_its_figures_are_there_without_a_script(
         assert not page.locator("#videos").is_visible()
         assert page.locator("#table-settings tbody tr").count() == 3
         widths = page.locator("figure img").evaluate_all("all => all.map(own => own.naturalWidth)")
-        assert len(widths) == 8
+        assert len(widths) == 9
         assert min(widths) > 200
         assert not overflows(page)
         assert page.pdf(format="A4").startswith(b"%PDF")

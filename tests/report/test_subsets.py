@@ -343,6 +343,10 @@ def test_the_command_writes_tables_and_curves_and_refuses_another_store(tmp_path
     assert "0 runs trained, 6 already finished" in done.stdout
     names = {*FORMS, *CURVES}
     assert {path.name for path in (tmp_path / "reports").iterdir()} == names
+    assert tgdfer("report", "robustness", *options, cwd=tmp_path).returncode == 0
+    page = (tmp_path / "reports" / "index.html").read_text()
+    assert "The rows are scored on different videos, so that none leads" in page
+    assert '<figure class="chart" id="figure-robustness">' in page
     refused = tgdfer("ablate", "population", *options, cwd=tmp_path)
     assert (refused.returncode, "extract --dataset faces-people" in refused.stderr) == (2, True)
 

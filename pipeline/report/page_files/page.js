@@ -39,6 +39,18 @@
     });
   }
 
+  // --- what is wider than the screen ---------------------------------------------------------
+
+  const hint = () => {
+    for (const own of document.querySelectorAll(".scroll")) {
+      own.classList.toggle("overflows", own.scrollWidth > own.clientWidth + 1);
+    }
+  };
+  addEventListener("load", hint);
+  addEventListener("resize", hint);
+  for (const own of document.querySelectorAll("details")) own.addEventListener("toggle", hint);
+  hint();
+
   // --- videos -------------------------------------------------------------------------------
 
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
@@ -49,15 +61,19 @@
     return made;
   };
 
+  const perCent = (tenths) => (tenths / 10).toFixed(1);
+  const has = (text, words) => words.split(/\s+/).every((word) => text.includes(word));
+
   const browse = () => {
     const { classes, entries, frames } = read("data");
-    const videos = entries.map(([row, id, label, ranked, shares, disagreement, influence, truth]) => ({
-      row, id, ranked, shares, disagreement, influence, truth,
+    const videos = entries.map(([row, id, label, ranked, shares, disagreement, influence, truth], rank) => ({
+      rank, row, id, ranked, shares, disagreement, influence, truth,
       label: classes[label],
       said: classes[ranked[0]],
       right: label === ranked[0],
-      share: shares[0],
-      text: `${id} ${classes[label]} > ${classes[ranked[0]]}`.toLowerCase(),
+      share: perCent(shares[0]),
+      subject: `${id} ${classes[label]}`.toLowerCase(),
+      answer: classes[ranked[0]].toLowerCase(),
     }));
     let strips; // parsed when the first video is looked at
     const pictures = () => (strips ??= read("strips"));
@@ -67,8 +83,8 @@
     const count = document.getElementById("count");
     const [search, which, order, framed] = ["search", "show", "order", "framed"].map((id) => document.getElementById(id));
     const orders = {
-      surest: (a, b) => b.share - a.share,
-      doubtful: (a, b) => a.share - b.share,
+      surest: (a, b) => a.rank - b.rank,
+      doubtful: (a, b) => b.rank - a.rank,
       disagreement: (a, b) => b.disagreement - a.disagreement,
       id: (a, b) => a.id.localeCompare(b.id, "en", { numeric: true }),
     };
@@ -76,9 +92,11 @@
     let chosen = 0;
 
     const matches = (video) => {
-      const wanted = search.value.toLowerCase().trim();
-      const terms = wanted.includes(">") ? [wanted.replace(/\s*>\s*/, " > ")] : wanted.split(/\s+/);
-      return terms.every((term) => video.text.includes(term))
+      const [subject, answer] = search.value.toLowerCase().trim().split(/\s*(?:>|\btaken for\b)\s*/);
+      const found = answer === undefined
+        ? has(`${video.subject} ${video.answer}`, subject)
+        : has(video.subject, subject) && has(video.answer, answer);
+      return found
         && (which.value === "all" || video.right === (which.value === "right"))
         && (!framed.checked || video.row in pictures());
     };
@@ -116,15 +134,15 @@
       const strip = pictures()[video.row];
       const rows = video.ranked.map((k, n) => make("tr", {},
         make("th", { scope: "row" }, classes[k]),
-        make("td", {}, make("meter", { min: 0, max: 100, value: video.shares[n], "aria-label": `probability of ${classes[k]}` })),
-        make("td", {}, `${video.shares[n]} %`)));
+        make("td", {}, make("meter", { min: 0, max: 1000, value: video.shares[n], "aria-label": `probability of ${classes[k]}` })),
+        make("td", {}, `${perCent(video.shares[n])} %`)));
       const shares = make("table", { class: "shares" }, make("caption", {}, "Most likely classes"), make("tbody", {}, ...rows));
       const label = `Influence of ${video.influence.length} frames; the strongest are ${strongest(video)}.`;
       const cells = [...video.influence].map((_, place) => frame(video, strip, place));
       detail.replaceChildren(
         make("h3", {}, video.id),
         make("p", {}, video.right ? `${video.label}: right` : `${video.label}, taken for ${video.said}`,
-          `, with a probability of ${video.share} %. ${video.disagreement} % of the networks disagree.`),
+          `, with a probability of ${video.share} %. ${perCent(video.disagreement)} % of the networks disagree.`),
         make("ol", { class: "frames", "aria-label": label }, ...cells),
         make("p", {}, strip ? "" : "The frames of this video are not in the page. ",
           "Coloured bars: influence, from the lowest (purple) to the highest (yellow).",
