@@ -107,7 +107,9 @@ def render(
         title=f"Report: {store.title}",
         sections=[_section(own, about.commands[own.table.name]) for own in tables],
         answers=[answer(own.table, own.rows) for own in tables],
-        missing=[(own, len(missing(own.rows)), _lacking(own)) for own in tables if _lacking(own)],
+        missing=[
+            (own, len(missing(own.rows)), _runs_lacking(own)) for own in tables if own.lacking
+        ],
         leading=leading,
         pictures=[(own, _source(own)) for own in pictures],
         about=about,
@@ -178,7 +180,7 @@ def _section(own: Reported, command: str) -> Section:
     )
 
 
-def _lacking(own: Reported) -> list[tuple[str, str, str]]:
+def _runs_lacking(own: Reported) -> list[tuple[str, str, str]]:
     """(row, how many runs it has, which it lacks) of what a table lacks, also to compare with."""
     counts = {line.row.name: f"{line.n} runs" for line in own.rows}
     return [
@@ -210,7 +212,7 @@ def _grid(own: Reported, command: str) -> Grid:
             *[Cell(table.reference(line.row).name)] * table.has_references,
             *(_difference(line, name, rows) for name in line.differences),
             *[_per_cent(own.ece.get(line.row.name))] * bool(own.ece),
-            Cell(line.n, line.done, mark="lacking" if line in missing(rows) else ""),
+            Cell(line.n, line.done, mark="lacking" if line.done < line.expected else ""),
             *(_reported(line, metric) for metric in ("uar", "war") if in_paper),
         ]
         for line in rows
