@@ -244,7 +244,10 @@ def test_rows_whose_learning_rates_are_not_chosen_lack_their_runs(
     why = "learning rates not tried: 3, 10 times the base's"
     method = TABLE.rows[1].method(BASE)
     tuned = replace(TABLE, tuned=True)
-    asked = Asked([tuned, TABLE], BASE, FOLDS, SEEDS, undecided={(method, "2"): why})
+    methods = [row.method(BASE) for row in (*TABLE.rows, TABLE.reference(TABLE.rows[0]))]
+    factors = {(own, fold): 1.0 for own in methods for fold in FOLDS}
+    del factors[method, "2"]
+    asked = Asked([tuned, TABLE], BASE, FOLDS, SEEDS, factors, {(method, "2"): why})
     found, plain = fill(asked, records)
     main = {"main setting": ["fold 1, seed 0, seed 1", "fold 2, seed 0, seed 1"]}
     assert found.lacking == {"2": [f"fold 2, {why}"]} | main
