@@ -299,7 +299,7 @@ def test_unknown_rows_are_refused_with_the_nearest_and_names_may_have_commas(
 ) -> None:
     base = load_method("paper", ["temporal.window=1"])
     for name, said in (
-        ("est,b", r"no row est; did you mean EST\? --rows list shows the names of all \\d+"),
+        ("est,b", r"no row est; did you mean EST\? --rows list shows the names of all \d+"),
         ("former-dfr", r"did you mean Former-DFER\? --rows list"),
         ("?", r"no row \?; --rows list"),
     ):
