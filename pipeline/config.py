@@ -75,12 +75,18 @@ class HeadConfig(Settings):
 
     kind: Literal[
         "tgdfer",
+        "linear",
         "mlp",
         "bilstm",
         "transformer",
         "dfer_clip",
+        "emoclip",
+        "cliper",
         "m3dfel",
         "est",
+        "s2d",
+        "vadclip",
+        "grace",
         "nr_dfernet",
         "dpcnet",
         "aen",
@@ -89,7 +95,10 @@ class HeadConfig(Settings):
         "tgdfer", description="TG-DFER, or another publication's network on the same features"
     )
     layers: int = Field(
-        0, ge=0, le=12, description="hidden, recurrent or encoder layers; 0: as published"
+        0,
+        ge=0,
+        le=12,
+        description="hidden, recurrent or encoder layers, or adapters; 0: as published",
     )
     hidden: int = Field(
         0,
@@ -106,7 +115,7 @@ class HeadConfig(Settings):
         ge=1,
         le=FRAMES_MAX,
         description="frames per instance of m3dfel, snippet of est and nr_dfernet, or window of "
-        "logo_former",
+        "logo_former and vadclip",
     )
 
     @property
@@ -117,7 +126,7 @@ class HeadConfig(Settings):
     @property
     def reads_texts(self) -> bool:
         """Whether its logits are cosines with class texts, divided by ``label.temperature``."""
-        return self.kind in ("tgdfer", "dfer_clip")
+        return self.kind in ("tgdfer", "dfer_clip", "emoclip", "cliper", "vadclip", "grace")
 
     @property
     def depth(self) -> int:
@@ -136,34 +145,48 @@ class HeadConfig(Settings):
                 "into two or more instances; choose another, or other input.frames"
             )
         heads = ATTENTION_HEADS.get(self.kind, 1)
-        attended = 2 * self.width(size) if self.kind == "m3dfel" else size
+        hidden = self.width(size)
+        attended = {"m3dfel": 2 * hidden, "s2d": hidden}.get(self.kind, size)
         if attended % heads:
             raise RefusedError(
                 f"head.kind={self.kind} has {heads} attention heads, which do not divide "
                 f"{attended} features; choose another head.kind"
-                + (", or another head.hidden" if self.kind == "m3dfel" else ", or another encoder")
+                + (", or another encoder" if attended == size else ", or another head.hidden")
             )
 
 
-ATTENTION_HEADS = {  # as published, but for nr_dfernet and aen, which have T-Former's
+# As published, or ours where nothing is; nr_dfernet and aen have T-Former's.
+ATTENTION_HEADS = {
     "transformer": 8,
     "dfer_clip": 8,
+    "emoclip": 8,
     "m3dfel": 8,
     "est": 4,
     "nr_dfernet": 8,
     "aen": 8,
     "logo_former": 8,
+    "s2d": 8,
+    "vadclip": 1,
+    "grace": 8,
 }
 # The frames, into instances, snippets or windows.
-_DIVIDING = ("m3dfel", "est", "nr_dfernet", "logo_former")
+_DIVIDING = ("m3dfel", "est", "nr_dfernet", "logo_former", "vadclip")
+SEVERAL_TEXTS = ("cliper", "grace")  # of each class
+CLIPER_TEXTS = 5  # of each class, as published
 # Layers, and hidden width as a multiple of D.
 _PUBLISHED = {
+    "linear": (0, 0),
     "mlp": (1, 1),
     "bilstm": (2, 1),
     "transformer": (3, 2),
     "dfer_clip": (1, 2),
+    "emoclip": (2, 4),
+    "cliper": (0, 0),
     "m3dfel": (2, 1),
     "est": (4, 4),
+    "s2d": (1, 0.25),
+    "vadclip": (2, 4),
+    "grace": (1, 2),
     "nr_dfernet": (1, 2),  # not published
     "dpcnet": (1, 1 / 16),  # not published
     "aen": (1, 2),  # not published
@@ -523,6 +546,9 @@ class MethodConfig(Settings):
         coarse = prompts.coarse_learnable and fused  # which alone reads it
         if not self.head.reads_texts:
             lack = f"head.kind={self.head.kind} reads no text; set head.kind=tgdfer"
+        elif self.head.kind in SEVERAL_TEXTS:
+            kind = self.head.kind
+            lack = f"head.kind={kind} reads several texts of a class; set head.kind=dfer_clip"
         elif prompts.context == "shared":
             lack = "prompts.context=shared; set prompts.context=class_specific"
         elif not prompts.fine_learnable and not coarse:
@@ -622,7 +648,8 @@ def _idle(method: MethodConfig) -> Iterator[tuple[str, str]]:
     if not temporal.fine_depth and not temporal.coarse_depth:
         yield "temporal", "norm head_size mlp_ratio residual init dropout positions_std"
     coarse_learnable = prompts.coarse_learnable and method.head.kind == "tgdfer"
-    if not prompts.fine_learnable and not coarse_learnable:
+    fine_learnable = prompts.fine_learnable or method.head.kind == "cliper"
+    if not fine_learnable and not coarse_learnable:
         yield "prompts", "context_length context position"
         yield "optimiser", "lr_prompts"
     if label.fusion == "none":
@@ -660,6 +687,10 @@ def _idle_for(head: HeadConfig) -> Iterator[tuple[str, str]]:
         yield "head", "instance"
     if head.kind == "dpcnet":
         yield "head", "layers"
+    if head.kind in ("linear", "cliper"):
+        yield "head", "layers hidden dropout"
+    if head.kind == "cliper":
+        yield "prompts", "fine_text fine_learnable context position texts"
     yield "temporal", " ".join(TemporalConfig.model_fields)
     yield "label", " ".join(LabelConfig.model_fields.keys() - {"temperature"})
     yield "prompts", "coarse_text coarse_learnable"

@@ -61,6 +61,20 @@ def plain_text(name: str) -> tuple[str, str]:
     return words, f"an expression of {words}"
 
 
+def padded_phrases(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """K texts -> the parts between commas, M of each text in turn, and how many each has.
+
+    One with fewer than M repeats its last.
+
+    >>> padded_phrases(["raised cheeks, a smiling mouth", "a still face"])
+    (['raised cheeks', 'a smiling mouth', 'a still face', 'a still face'], [2, 1])
+    """
+    parts = [[part.strip() for part in text.split(",") if part.strip()] or [text] for text in texts]
+    counts = [len(own) for own in parts]
+    padded = [own + own[-1:] * (max(counts) - len(own)) for own in parts]
+    return [phrase for own in padded for phrase in own], counts
+
+
 def read_texts(path: Path) -> dict[str, tuple[str, str]]:
     """Texts of one's own from a TOML file with a table per class, in the order of their labels.
 

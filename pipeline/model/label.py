@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 
 from pipeline.config import LabelConfig
 from pipeline.kernels.head import frame_logits, visual_prompt, weighted_sum
-from pipeline.model.layers import Linear
+from pipeline.model.layers import Linear, quick_gelu
 from pipeline.model.prompts import Prompts
 
 
@@ -85,9 +85,7 @@ class LabelHead(nn.Module):
     def _fuse(self, enriched: Tensor, coarse: Prompts) -> Tensor:
         if self.config.fusion == "none":
             return enriched
-        hidden = self.up(enriched)
-        hidden = hidden * torch.sigmoid(1.702 * hidden)  # QuickGELU, as in CLIP
-        labels_RBKD: Tensor = self.down(hidden) + coarse()[:, None]
+        labels_RBKD: Tensor = self.down(quick_gelu(self.up(enriched))) + coarse()[:, None]
         return labels_RBKD
 
     def _enrich(self, visual_RBKD: Tensor, fine: Prompts, fine_RKD: Tensor) -> Tensor:

@@ -150,6 +150,11 @@ def attend(qkv: Tensor, heads: int, keys: int = 0) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(R, S, L, D)
 
 
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's own activation, x sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
 class TransformerLayer(nn.Module):
     """One encoder layer over the second-last axis: [R, S, L, D] -> the same; GELU by default.
 

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from cache.errors import RefusedError
 from cache.store import NO_TEXTS
-from pipeline.config import HeadConfig, MethodConfig
+from pipeline.config import HeadConfig, MethodConfig, PromptConfig
 from pipeline.datasets.texts import ClassTexts
 from pipeline.model.layers import Dropout, Linear
 from pipeline.model.prompts import Prompts
@@ -139,6 +139,35 @@ class Network(nn.Module):
         for site, module in enumerate(found):
             module.site = site
         return found
+
+
+class TextNetwork(Network):
+    """A network whose logits are cosines of frames and texts, divided by tau.
+
+    Frames of another encoder than the texts' are first projected to the texts' D. The runs may
+    differ in tau and in whether texts are centred.
+    """
+
+    temperature_R: Tensor
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        self.project = projection(spec)
+        taus = [method.label.temperature for method in spec.methods]
+        temperature_R = torch.tensor(taus, dtype=torch.float64)
+        self.register_buffer("temperature_R", temperature_R, persistent=False)
+
+
+def prompts_of(
+    spec: NetworkSpec, texts: Sequence[str], config: PromptConfig | None = None
+) -> Prompts:
+    """The prompts of these texts, as the runs or ``config`` want them."""
+    config = config or spec.method.prompts
+    tower = spec.text_tower
+    if config.tower == "random":
+        tower = tower.redrawn()
+    centre = [method.input.centre_text for method in spec.methods]
+    return Prompts(spec.generators, tower, texts, config.fine_learnable, config, centre=centre)
 
 
 def projection(spec: NetworkSpec) -> Linear | None:

@@ -4,7 +4,7 @@ A bundle is a safetensors file.  Its metadata hold, under ``tgdfer``, a manifest
 sha256 of the whole file, computed with zeros in its own place; its tensors are
 
 - ``network.I.NAME``: the parameters of network I
-- ``texts.I.fine``, ``texts.I.coarse``: its text features, [class, feature], if it reads texts
+- ``texts.I.fine``, ``texts.I.coarse``: its text features, [text, feature], if it reads texts
 - ``probe.features``, ``probe.I.logits``: what it must predict, so that other code is found out
 - ``encoder.NAME``: the encoder's weights, if they were asked for
 """

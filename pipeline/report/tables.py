@@ -497,6 +497,7 @@ _SYSTEMS = (
     _head("IAL", "T-Former, its loss", "transformer", optimiser={"loss": "intensity_aware"}),
     _head("MIDAS", "T-Former, mixed pairs", "transformer", optimiser={"mixup": 1.0}),
     _head("M3DFEL", "its head", "m3dfel"),
+    _head("CLIPER", "its learned texts", "cliper", prompts={"context_length": 4}),
     _head("DFER-CLIP", "its head", "dfer_clip", prompts={"fine_text": "descriptors"}),
     TableRow("TG-DFER without layers", ("Table 3, row a",), TABLE3.rows[0].settings),
     TableRow("TG-DFER", ("the base",)),

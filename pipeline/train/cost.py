@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from cache.store import Store
-from pipeline.config import HeadConfig, MethodConfig, PromptConfig, Run, TemporalConfig, effective
-from pipeline.datasets.texts import ClassTexts, class_texts
+from pipeline.config import (
+    CLIPER_TEXTS,
+    HeadConfig,
+    MethodConfig,
+    PromptConfig,
+    Run,
+    TemporalConfig,
+    effective,
+)
+from pipeline.datasets.texts import ClassTexts, class_texts, padded_phrases
 
 RATES = Path(__file__).with_name("cost.json")
 SIZE_MAX = 1 << 20  # of what a text tower may say of itself
@@ -117,7 +125,8 @@ def work_of(method: MethodConfig, sizes: Sizes) -> Work:
     """The work of one run in a step."""
     layers, batch = _network(method, sizes), method.optimiser.batch
     products = sum(
-        own.count * own.positions(batch) * (own.weights + own.mixed) * own.passes for own in layers
+        own.count * own.positions(batch) * (own.weights * own.passes + own.mixed * (3 - own.first))
+        for own in layers
     )
     moved = 3 * _kept(layers, batch) + MOVED * _parameters(layers)
     return Work(sum(own.count for own in layers), 2e-9 * products, 1e-6 * moved)
@@ -193,7 +202,9 @@ def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
     head, D, K = method.head, sizes.of_head(method.head), len(sizes.texts.classes)
     frames, hidden = len(method.input.chosen(sizes.frames)), head.width(D)
     tokens = frames + 1  # the frames, and their mean or the class token
-    if head.kind == "mlp":
+    if head.kind == "linear":
+        yield _Layers(1, frames, K * D, 0, D, first=True)
+    elif head.kind == "mlp":
         yield _Layers(1, tokens, D * hidden, 0, D + hidden, first=True)
         yield _Layers(head.depth - 1, tokens, hidden * hidden, 0, hidden)
         yield _Layers(1, tokens, K * hidden, 0, 0)
@@ -205,6 +216,19 @@ def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
         yield from _lstm(head.depth, instances, D, hidden)
         yield _Layers(1, instances, 3 * states * states, 2 * instances * states, 8 * states)
         yield _Layers(1, instances, K * states, 0, 2 * states)
+    elif head.kind == "s2d":
+        weights = 4 * D * hidden + 4 * hidden * hidden
+        yield _Layers(1, 0, frames * D, 0, 0)  # positions
+        yield _Layers(head.depth, frames, weights, 2 * frames * hidden, 6 * D + 10 * hidden)
+        yield _Layers(1, frames + 1, K * D, 0, D)
+    elif head.kind == "vadclip":
+        yield from _vadclip(head, frames, D, K)
+    elif head.kind == "grace":
+        yield from _grace(method, sizes, D, hidden)
+    elif head.kind == "cliper":
+        texts = CLIPER_TEXTS * K
+        yield _Layers(1, tokens, 0, texts * D, D + texts, first=True)
+        yield _Layers(1, 0, texts * method.prompts.context_length * sizes.tower_width, 0, 0)
     elif head.kind == "est":
         snippets = frames // head.instance
         yield _Layers(1, frames, 4 * D * D, 2 * head.instance * D, 9 * D)
@@ -234,6 +258,22 @@ def _head(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
         yield _encoder(head.depth, tokens, D, hidden, tokens)
         cosines = head.reads_texts
         yield _Layers(1, tokens, 0 if cosines else K * D, K * D if cosines else 0, 2 * D)
+
+
+def _vadclip(head: HeadConfig, frames: int, D: int, K: int) -> Iterator[_Layers]:
+    hidden, half = head.width(D), D // 2
+    local = _encoder(head.depth, frames, D, hidden, head.instance)
+    yield replace(local, kept=local.kept + hidden)  # QuickGELU keeps what its sigmoid gives
+    yield _Layers(2, frames, 6 * D * half + half * half, 2 * frames * half, 10 * D)
+    yield _Layers(1, frames, D * D + 2 * D * hidden, (2 + K) * D, 4 * D + 3 * hidden)
+    yield _Layers(1, K, 2 * D * hidden, 0, 4 * D + 3 * hidden)
+
+
+def _grace(method: MethodConfig, sizes: Sizes, D: int, hidden: int) -> Iterator[_Layers]:
+    frames = len(method.input.chosen(sizes.frames))
+    phrases = len(padded_phrases(sizes.texts.of(method.prompts.fine_text))[0])
+    yield _encoder(method.head.depth, frames, D, hidden, frames)
+    yield _Layers(1, frames, 0, phrases * D, 2 * D + 14 * phrases)
 
 
 def _lstm(depth: int, frames: int, inputs: int, hidden: int) -> Iterator[_Layers]:
@@ -288,21 +328,28 @@ def _texts(method: MethodConfig, sizes: Sizes) -> Iterator[_Layers]:
         return
     prompts, label = effective(method).prompts, effective(method).label
     fine, coarse = sizes.texts.of(prompts.fine_text), sizes.texts.of(prompts.coarse_text)
+    if method.head.kind == "cliper":
+        fine = ("",) * CLIPER_TEXTS * len(fine)  # the words before what is learned are shared
+    elif method.head.kind == "grace":
+        fine = tuple(padded_phrases(fine)[0])
+    length = prompts.context_length
     if prompts.fine_learnable:
-        yield from _tower(sizes, _positions(sizes, fine, prompts, prompts.context_length))
+        yield from _tower(sizes, _positions(sizes, fine, prompts, length), len(fine))
     if prompts.coarse_learnable and label.fusion == "mlp":
-        yield from _tower(sizes, _positions(sizes, coarse, prompts, prompts.context_length))
+        yield from _tower(sizes, _positions(sizes, coarse, prompts, length), len(coarse))
     if label.visual_prompt == "prepend":
-        length = prompts.context_length * prompts.fine_learnable
-        yield from _tower(sizes, _positions(sizes, fine, prompts, length, visual=1), shared=False)
+        length *= prompts.fine_learnable
+        places = _positions(sizes, fine, prompts, length, visual=1)
+        yield from _tower(sizes, places, len(fine), shared=False)
 
 
-def _tower(sizes: Sizes, places: int, shared: bool = True) -> Iterator[_Layers]:
-    """Layers of the tower; the last one computes little but keys and values."""
+def _tower(sizes: Sizes, places: int, ends: int, shared: bool = True) -> Iterator[_Layers]:
+    """Layers of the tower; the last one computes little but keys and values, and its ends."""
     W, last = sizes.tower_width, min(1, sizes.tower_layers)
     own = _Layers(last, places, 3 * W * W, 0, 4 * W, shared, trained=False)
     yield own
     mixed, kept = 2 * places * W, 14 * W
+    yield replace(own, places=ends, weights=9 * W * W, mixed=mixed, kept=kept - 4 * W)
     yield replace(own, count=sizes.tower_layers - last, weights=12 * W * W, mixed=mixed, kept=kept)
 
 

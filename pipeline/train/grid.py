@@ -17,7 +17,7 @@ from cache.plan import refuse_contradiction
 from cache.remote import RemotePath
 from cache.store import NO_TEXTS, Store, open_store
 from pipeline.config import Run
-from pipeline.datasets.texts import class_texts
+from pipeline.datasets.texts import class_texts, padded_phrases
 from pipeline.device import device_kind, free_on_gpu, is_out_of_memory
 from pipeline.engines.choose import LOCAL, SHARES, EngineChoice
 from pipeline.engines.task import Boss, Resources, Task, results
@@ -140,6 +140,7 @@ def _check_votes(run: Run, store: Store) -> None:
 def _check_prompts(runs: Sequence[Run], store: Store) -> None:
     """Refuse contexts so long that a class's text no longer fits the text tower."""
     methods = [run.method for run in runs if run.method.head.reads_texts]
+    methods = [method for method in methods if method.head.kind != "cliper"]  # of few words
     asked = {(own.prompts, own.visual_prompt, own.head.kind) for own in methods}
     short = all(prompts.context_length <= SHORT_CONTEXT for prompts, *_ in asked)
     if short and not _is_short(store.text_config.get("text_cfg")):
@@ -151,7 +152,9 @@ def _check_prompts(runs: Sequence[Run], store: Store) -> None:
         fine = (prompts.fine_text, prompts.fine_learnable, int(visual == "prepend"))
         coarse = (prompts.coarse_text, prompts.coarse_learnable and head == "tgdfer", 0)
         for kind, learnable, more in (fine, coarse):
-            texts = class_texts(store.classes, store.texts).of(kind)
+            texts: Sequence[str] = class_texts(store.classes, store.texts).of(kind)
+            if head == "grace":
+                texts, _ = padded_phrases(texts)
             room = tower.context_length - more - max(len(tower.tokenize(text)) for text in texts)
             context = prompts.context_length if learnable else 0
             if context > room:

@@ -28,6 +28,13 @@ def layer_norm(x: Array, weights: Weights, name: str) -> Array:
     return np.array(rows) * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
 
+def linear_probe(x: Array, weights: Weights) -> tuple[Array, Array]:
+    """``fc`` on the mean of the frames."""
+    return linear(sum(x) / len(x), weights, "fc"), np.array(
+        [linear(row, weights, "fc") for row in x]
+    )
+
+
 def mlp(x: Array, weights: Weights, layers: int) -> tuple[Array, Array]:
     """Hidden layers 0, 1, … and ``fc`` on the mean of the frames."""
 
@@ -111,6 +118,24 @@ def dfer_clip(
     return first, np.array(frames)
 
 
+def emoclip(
+    x: Array, weights: Weights, layers: int, texts: Array, tau: float
+) -> tuple[Array, Array]:
+    """As DFER-CLIP, with a learned scale of the class token's cosines."""
+    tokens = encoder(x, part(weights, "temporal."), layers, "temporal_transformer")
+    first, *frames = (np.array([cos(token, text) for text in texts]) for token in tokens)
+    return math.exp(weights["logit_scale"]) * first, np.array(frames) / tau
+
+
+def cliper(x: Array, texts: Array, tau: float) -> tuple[Array, Array]:
+    """Mean cosines of an image's feature, here a mean of frames, with the texts [K, M, D]."""
+
+    def logits(row: Array) -> Array:
+        return np.array([sum(cos(row, text) / tau for text in own) / len(own) for own in texts])
+
+    return logits(sum(x) / len(x)), np.array([logits(row) for row in x])
+
+
 def dmin(x: Array, weights: Weights) -> Array:
     """Dynamic multi-instance normalisation of instances [N, E]."""
     means = sum(x) / len(x)
@@ -145,13 +170,35 @@ def m3dfel(x: Array, weights: Weights, layers: int, instance: int) -> tuple[Arra
     return logits(np.ones(len(kernel))), np.repeat(frames, instance, axis=0)
 
 
-def attended(q: Array, memory: Array, weights: Weights, name: str) -> Array:
-    """torch.nn.MultiheadAttention of 4 heads: queries [L, D] and keys and values of [N, D]."""
+def gelu(x: Array) -> Array:
+    return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+
+def s2d(x: Array, weights: Weights, layers: int) -> tuple[Array, Array]:
+    """S2D's adapters between its blocks, which are left out, and its classifier."""
+    x = x + weights["temporal_embedding"][0]
+    for n in range(layers):
+        own = f"prompt_blocks.{n}.TMA"
+        hidden = layer_norm(x, weights, f"prompt_norms.{n}")
+        hidden = gelu(linear(hidden, weights, f"{own}.T_Adapter.D_fc1"))
+        mixed = attention(hidden, weights, f"{own}.T_Adapter.attn.qkv")
+        mixed = linear(mixed, weights, f"{own}.T_Adapter.attn.proj")
+        mixed = linear(mixed, weights, f"{own}.T_Adapter.D_fc2")
+        hidden = linear(
+            layer_norm(mixed, weights, f"{own}.norm"), weights, f"{own}.S_Adapter.D_fc1"
+        )
+        x = x + linear(gelu(hidden), weights, f"{own}.S_Adapter.D_fc2")
+    mean, *frames = (linear(row, weights, "head.fc_cls") for row in (sum(x) / len(x), *x))
+    return mean, np.array(frames)
+
+
+def attended(q: Array, memory: Array, weights: Weights, name: str, heads: int = 4) -> Array:
+    """torch.nn.MultiheadAttention: queries [L, D] and keys and values of [N, D]."""
     w_q, w_k, w_v = np.split(weights[f"{name}.in_proj_weight"], 3)
     b_q, b_k, b_v = np.split(weights[f"{name}.in_proj_bias"], 3)
     q, k, v = q @ w_q.T + b_q, memory @ w_k.T + b_k, memory @ w_v.T + b_v
-    out, width = np.zeros_like(q), q.shape[1] // 4
-    for h in range(4):
+    out, width = np.zeros_like(q), q.shape[1] // heads
+    for h in range(heads):
         cols = slice(h * width, (h + 1) * width)
         for i in range(len(q)):
             scores = np.array([q[i, cols] @ key[cols] for key in k]) / math.sqrt(width)
@@ -193,6 +240,84 @@ def est(x: Array, weights: Weights, layers: int, instance: int) -> tuple[Array, 
         tokens = np.maximum(linear(tokens, weights, layer), 0)
     logits = linear(tokens, weights, "classifier.5.0")
     return logits[0], np.repeat(logits[1:], instance, axis=0)
+
+
+def quick_gelu(x: Array) -> Array:
+    return x * logistic(1.702 * x)
+
+
+def graph_convolved(x: Array, edges: Array, weights: Weights, names: tuple[str, str]) -> Array:
+    """VadCLIP's layers gc1 and gc2, or gc3 and gc4, each with its residual."""
+    first, second = names
+    kernel, padded = weights[f"{first}.residual.weight"], np.pad(x, [(2, 2), (0, 0)])
+    taps = [np.einsum("oij,ji->o", kernel, padded[t : t + 5]) for t in range(len(x))]
+    beside = np.array(taps) + weights[f"{first}.residual.bias"]
+    y = quick_gelu(edges @ (x @ weights[f"{first}.weight"]) + beside)
+    return quick_gelu(edges @ (y @ weights[f"{second}.weight"]) + y)
+
+
+def vadclip(
+    x: Array, weights: Weights, layers: int, window: int, texts: Array, tau: float
+) -> tuple[Array, Array]:
+    """VadCLIP without the branch that tells videos of the class "normal" from others."""
+
+    def mlp(x: Array, name: str) -> Array:
+        hidden = quick_gelu(linear(x, weights, f"{name}.c_fc"))
+        return linear(hidden, weights, f"{name}.c_proj")
+
+    x = x + weights["frame_position_embeddings.weight"]
+    for n in range(layers):
+        own = f"temporal.resblocks.{n}"
+        normed = layer_norm(x, weights, f"{own}.ln_1")
+        parts = np.split(normed, len(x) // window)
+        x = x + np.concatenate([attended(p, p, weights, f"{own}.attn", heads=1) for p in parts])
+        x = x + mlp(layer_norm(x, weights, f"{own}.ln_2"), f"{own}.mlp")
+    cosines = np.array([[cos(a, b) for b in x] for a in x])
+    similar = np.array([softmax(row) for row in np.where(cosines > 0.7, cosines, 0)])
+    near = np.array(
+        [[math.exp(-abs(i - j) / math.e) for j in range(len(x))] for i in range(len(x))]
+    )
+    paths = [
+        graph_convolved(x, similar, weights, ("gc1", "gc2")),
+        graph_convolved(x, near, weights, ("gc3", "gc4")),
+    ]
+    x = linear(np.concatenate(paths, 1), weights, "linear")
+    scores = linear(x + mlp(x, "mlp2"), weights, "classifier")[:, 0]
+    visual = scores @ x
+    labels = texts + visual / np.linalg.norm(visual)
+    labels = labels + mlp(labels, "mlp1")
+    frames = np.array([[cos(row, label) / tau for label in labels] for row in x])
+    return np.sort(frames, axis=0)[-(len(x) // 16 + 1) :].mean(axis=0), frames
+
+
+def sinkhorn(cosines: Array, rows: Array, epsilon: float = 0.1, iterations: int = 5) -> Array:
+    """Cuturi's iterations: the plan from frames to phrases [T, M], which weigh the same."""
+    kernel, u = np.exp(-(1 - cosines) / epsilon), rows
+    for _ in range(iterations):
+        v = 1 / cosines.shape[1] / (kernel.T @ u)
+        u = rows / (kernel @ v)
+    return u[:, None] * kernel * v
+
+
+def grace(
+    x: Array, weights: Weights, layers: int, texts: Sequence[Array], tau: float
+) -> tuple[Array, Array]:
+    """GRACE's alignment of frames with the phrases of each class; no code was published."""
+    moved = np.array([0, *(np.linalg.norm(b - a) for a, b in pairwise(x))])
+    rows = softmax(weights["gain"] * moved / moved.mean())
+    x = x + weights["positions"]
+    for n in range(layers):
+        own = f"layers.{n}"
+        normed = layer_norm(x, weights, f"{own}.norm1")
+        x = x + attended(normed, normed, weights, f"{own}.self_attn", heads=8)
+        hidden = gelu(linear(layer_norm(x, weights, f"{own}.norm2"), weights, f"{own}.linear1"))
+        x = x + linear(hidden, weights, f"{own}.linear2")
+    classes = []
+    for phrases in texts:
+        cosines = np.array([[cos(row, phrase) for phrase in phrases] for row in x])
+        classes.append((sinkhorn(cosines, rows) * cosines).sum(axis=1) / tau)
+    paid = np.array(classes).T
+    return paid.sum(axis=0), paid / rows[:, None]
 
 
 def nr_dfernet(x: Array, weights: Weights, layers: int, instance: int) -> tuple[Array, Array]:
@@ -304,11 +429,19 @@ def published(kind: str, weights: Weights) -> dict[str, Array]:
             found |= _layer(part(own, f"layers.{n}."), f"{prefix}{name}.layers.{n}")
     elif kind == "est":
         return _est(weights)
+    elif kind == "s2d":
+        return _s2d(weights)
+    elif kind == "vadclip":
+        return _vadclip(weights)
+    elif kind == "grace":
+        return _grace(weights)
+    elif kind == "cliper":
+        return {}
     elif kind == "logo_former":
         return _logo_former(weights)
     elif kind == "dpcnet":
         return unpublished(weights)
-    elif kind == "mlp":
+    elif kind in ("linear", "mlp"):
         found = {}
         for n in range(sum(key.endswith("bias_RO") for key in weights) - 1):
             found |= _linear(weights, f"hidden.{n}", str(n))
@@ -326,12 +459,16 @@ def published(kind: str, weights: Weights) -> dict[str, Array]:
             "pwconv.weight": weights["join_RNJ"][None],
             "pwconv.bias": weights["join_bias_R"][None],
         }
-    return found if kind == "dfer_clip" else found | _linear(weights, "classifier", "fc")
+    if kind == "emoclip":
+        found["logit_scale"] = weights["scale_R"]
+    reads_texts = kind in ("dfer_clip", "emoclip")
+    return found if reads_texts else found | _linear(weights, "classifier", "fc")
 
 
 _ENCODERS = {
     "transformer": ("t_former.", "spatial_transformer"),
     "dfer_clip": ("temporal_net.", "temporal_transformer"),
+    "emoclip": ("temporal.", "temporal_transformer"),
     "nr_dfernet": ("encoder.", "spatial_transformer"),
     "aen": ("encoder.", "spatial_transformer"),
 }
@@ -395,6 +532,53 @@ def _est(weights: Weights) -> dict[str, Array]:
     layers = {"first": "0", "second": "2", "classifier": "5.0"}
     for ours, theirs in layers.items():
         found |= _linear(weights, ours, f"classifier.{theirs}")
+    return found
+
+
+def _s2d(weights: Weights) -> dict[str, Array]:
+    found = {"temporal_embedding": weights["positions_RTD"][None]}
+    for n in range(sum(key.endswith("last_up.bias_RO") for key in weights)):
+        ours, theirs = f"adapters.{n}", f"prompt_blocks.{n}.TMA"
+        found |= _norm(weights, f"{ours}.norm_in", f"prompt_norms.{n}")
+        found |= _norm(weights, f"{ours}.norm", f"{theirs}.norm")
+        found[f"{theirs}.T_Adapter.attn.qkv.weight"] = weights[f"{ours}.qkv.weight_RIO"].T
+        layers = {"down": "T_Adapter.D_fc1", "out": "T_Adapter.attn.proj", "up": "T_Adapter.D_fc2"}
+        layers |= {"last_down": "S_Adapter.D_fc1", "last_up": "S_Adapter.D_fc2"}
+        for own, other in layers.items():
+            found |= _linear(weights, f"{ours}.{own}", f"{theirs}.{other}")
+    return found | _linear(weights, "classifier", "head.fc_cls")
+
+
+def _vadclip(weights: Weights) -> dict[str, Array]:
+    found = {"frame_position_embeddings.weight": weights["positions_RTD"]}
+    for n in range(sum(key.endswith("qkv.bias_RO") for key in weights)):
+        ours, theirs = f"local.{n}", f"temporal.resblocks.{n}"
+        found |= _attention(weights, [f"{ours}.qkv"], f"{ours}.out", f"{theirs}.attn")
+        found |= _norm(weights, f"{ours}.norm_attention", f"{theirs}.ln_1")
+        found |= _norm(weights, f"{ours}.norm_mlp", f"{theirs}.ln_2")
+        found |= _linear(weights, f"{ours}.up", f"{theirs}.mlp.c_fc")
+        found |= _linear(weights, f"{ours}.down", f"{theirs}.mlp.c_proj")
+    for ours, (first, second) in {"similar": ("gc1", "gc2"), "near": ("gc3", "gc4")}.items():
+        found[f"{first}.weight"] = weights[f"{ours}.first.weight_RIO"]
+        found[f"{second}.weight"] = weights[f"{ours}.second.weight_RIO"]
+        kernel = weights[f"{ours}.beside.weight_RIO"].T  # features, then taps
+        found[f"{first}.residual.weight"] = kernel.reshape(len(kernel), -1, 5)
+        found[f"{first}.residual.bias"] = weights[f"{ours}.beside.bias_RO"]
+    for ours, theirs in {"text_mlp": "mlp1", "score_mlp": "mlp2"}.items():
+        found |= _linear(weights, f"{ours}.up", f"{theirs}.c_fc")
+        found |= _linear(weights, f"{ours}.down", f"{theirs}.c_proj")
+    return found | _linear(weights, "join", "linear") | _linear(weights, "score", "classifier")
+
+
+def _grace(weights: Weights) -> dict[str, Array]:
+    found = {"positions": weights["positions_RTD"], "gain": weights["motion_R"]}
+    for n in range(sum(key.endswith("qkv.bias_RO") for key in weights)):
+        own = f"layers.{n}"
+        found |= _attention(weights, [f"{own}.qkv"], f"{own}.out", f"{own}.self_attn")
+        found |= _norm(weights, f"{own}.norm_attention", f"{own}.norm1")
+        found |= _norm(weights, f"{own}.norm_mlp", f"{own}.norm2")
+        found |= _linear(weights, f"{own}.up", f"{own}.linear1")
+        found |= _linear(weights, f"{own}.down", f"{own}.linear2")
     return found
 
 

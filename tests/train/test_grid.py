@@ -291,6 +291,9 @@ def test_what_a_store_cannot_train_is_refused_before_training(store: Store, tmp_
         check_runs(runs("temporal.head_size=3"), store)
     with pytest.raises(RefusedError, match=r"leaves 48 of .*context_length=64; choose"):
         check_runs(runs("prompts.context_length=64", "prompts.fine_text=descriptors"), store)
+    for kind in ("grace", "cliper"):  # whose texts are shorter
+        short = ("prompts.context_length=64", "prompts.fine_text=descriptors", f"head.kind={kind}")
+        check_runs(runs(*short), store)
     broken = random_store(tmp_path / "m.zarr", videos=20, missing=(3, 4))
     with pytest.raises(RefusedError, match=r"2 of 20 videos .*00003: 0 bytes.*--allow-missing"):
         check_runs(runs(), broken)

@@ -12,6 +12,7 @@ import torch
 
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, effective, load_method, stack_key
+from pipeline.model.heads.choose import NETWORKS
 from pipeline.model.network import Network
 from pipeline.model.text_tower import TextTower
 from pipeline.train.features import CachedFeatures, TrainingData, load_training_data
@@ -275,24 +276,18 @@ def test_runs_with_adamw_dropout_and_averages_equal_their_runs_alone(
     check_equal_alone(exact, [run(fold, 0, *common, *own) for fold in "12" for own in settings])
 
 
-HEADS = (
-    "mlp",
-    "bilstm",
-    "transformer",
-    "dfer_clip",
-    "m3dfel",
-    "est",
-    "nr_dfernet",
-    "dpcnet",
-    "aen",
-    "logo_former",
-)
+# EST's norms follow the layers; DPCNet is almost linear, and so is AEN's part on the frames, which
+# has to agree with the rest.
+RATES = {"est": 0.005, "vadclip": 0.005, "linear": 0.2, "dpcnet": 0.1, "aen": 0.05}
+OWN = {"s2d": ["head.hidden=8"]}  # which 8 attention heads divide
+HEADS = tuple(kind for kind in NETWORKS if kind != "tgdfer")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("head", HEADS)
 def test_runs_of_every_head_equal_their_runs_alone(exact: TrainingData, head: str) -> None:
     common = [f"head.kind={head}", "head.dropout=0.3", "optimiser.epochs=2", "optimiser.batch=17"]
+    common += OWN.get(head, [])
     own = ["optimiser.lr=1e-3", "optimiser.kind=adamw", "input.scale=standardise"]
     runs = [run(fold, seed, *common, *own) for fold, seed in (("1", 0), ("2", 1))]
     runs.append(run("1", 0, *common, *own, "optimiser.label_smoothing=0.2"))
@@ -340,6 +335,11 @@ IDLE = [
     (["selection.rule=last"], ["validation_share=0.3"]),
     (["head.kind=tgdfer"], ["layers=2", "hidden=5", "dropout=0.5", "instance=2"]),
     (["head.kind=mlp"], ["instance=2", "prompts.texts=permuted", "optimiser.lr_prompts=1.0"]),
+    (["head.kind=linear"], ["layers=2", "hidden=5", "dropout=0.5", "instance=2"]),
+    (
+        ["head.kind=cliper", "prompts.fine_learnable=false"],
+        ["prompts.fine_learnable=true", "prompts.position=middle", "prompts.texts=permuted"],
+    ),
     (["head.kind=mlp"], ["label.temperature=0.5", "input.centre_text=true"]),
     (
         ["head.kind=dfer_clip", "temporal.head_size=8"],
@@ -403,11 +403,10 @@ def test_one_batch_is_learned_to_zero_loss(data: TrainingData, setting: str) -> 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_learns_one_batch_to_zero_loss(data: TrainingData, head: str) -> None:
     same = ["optimiser.batch=34", "optimiser.augment=false", "optimiser.schedule=cosine"]
-    # EST's norms follow the layers; DPCNet is almost linear, and so is AEN's part on the frames,
-    # which has to agree with the rest.
-    rate = {"est": 0.005, "dpcnet": 0.1, "aen": 0.05}.get(head, 0.02)
-    fast = ["optimiser.kind=adamw", f"optimiser.lr={rate}", "optimiser.epochs=40", "head.layers=1"]
-    (outcome,) = train_stack(data, [run("1", 0, *same, *fast, f"head.kind={head}")])
+    fast = ["optimiser.kind=adamw", f"optimiser.lr={RATES.get(head, 0.02)}", "optimiser.epochs=40"]
+    fast += ["head.layers=1"]
+    kind = [f"head.kind={head}", *OWN.get(head, [])]
+    (outcome,) = train_stack(data, [run("1", 0, *same, *fast, *kind)])
     assert outcome.epochs[0]["train_loss"] > 1
     assert outcome.epochs[-1]["train_loss"] < (0.2 if head == "aen" else 0.02)
 

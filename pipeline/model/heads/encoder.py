@@ -1,4 +1,7 @@
-"""Frame features -> transformer with a class token -> logits: of Former-DFER and DFER-CLIP."""
+"""Frame features -> transformer with a class token -> logits, as in three publications.
+
+They are Former-DFER, DFER-CLIP and EmoCLIP.
+"""
 
 from collections.abc import Sequence
 
@@ -9,12 +12,18 @@ from torch import Generator, Tensor, nn
 from pipeline.config import ATTENTION_HEADS, HeadConfig
 from pipeline.kernels.head import frame_logits
 from pipeline.model.layers import Dropout, LayerNorm, Linear, Product, attend, normal, per_run
-from pipeline.model.network import Network, NetworkSpec, Output, projected, projection
-from pipeline.model.prompts import Prompts
+from pipeline.model.network import (
+    Network,
+    NetworkSpec,
+    Output,
+    TextNetwork,
+    projected,
+    prompts_of,
+)
 
 
 class ClassTokenEncoder(nn.Module):
-    """Frames [R, B, T, D] -> class token and frames [R, B, 1 + T, D], as both publications have it.
+    """Frames [R, B, T, D] -> class token and frames [R, B, 1 + T, D], as all of them have it.
 
     Class token and positions are drawn from N(0, 1); there is no norm after the last layer. What
     is ``added_RBD`` to the class token may differ from video to video.
@@ -81,35 +90,37 @@ class TransformerHead(Network):
         return Output(logits[:, :, 0], logits[:, :, 1:])
 
 
-class DFERCLIP(Network):
+class DFERCLIP(TextNetwork):
     """cos(class token, text_k) / tau, as in DFER-CLIP; a frame's logits are its with the frame.
 
     The texts are the prompts' fine ones, DFER-CLIP's own being learnable descriptors. Training
-    looks at the class token alone. The runs may differ in tau and in whether texts are centred.
+    looks at the class token alone.
     """
-
-    temperature_R: Tensor
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__(spec)
-        self.project = projection(spec)
-        taus = [method.label.temperature for method in spec.methods]
-        temperature_R = torch.tensor(taus, dtype=torch.float64)
-        self.register_buffer("temperature_R", temperature_R, persistent=False)
-        tower, prompts = spec.text_tower, spec.method.prompts
         used = len(self.chosen_T)
-        self.encoder = ClassTokenEncoder(spec.generators, used, tower.size, spec.head)
-        self.fine = Prompts(
-            spec.generators,
-            tower.redrawn() if prompts.tower == "random" else tower,
-            spec.texts.of(prompts.fine_text),
-            prompts.fine_learnable,
-            prompts,
-            centre=[method.input.centre_text for method in spec.methods],
-        )
+        self.encoder = ClassTokenEncoder(spec.generators, used, spec.text_tower.size, spec.head)
+        self.fine = prompts_of(spec, spec.texts.of(spec.method.prompts.fine_text))
 
     def _predict(self, x_RBTD: Tensor) -> Output:
         tokens = self.encoder(projected(self.project, x_RBTD))
         texts_RKD = self.fine().expand(len(tokens), -1, -1)
         logits = frame_logits(tokens, texts_RKD[:, None], self.temperature_R)
         return Output(logits[:, :, 0], logits[:, :, 1:])
+
+
+class EmoCLIP(DFERCLIP):
+    """exp(s) cos(class token, text_k), as in EmoCLIP: s is learned and begins as -log tau.
+
+    A frame's logits are cosines divided by tau, as in DFER-CLIP.
+    """
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        self.scale_R = nn.Parameter(-self.temperature_R.log().float())
+
+    def _predict(self, x_RBTD: Tensor) -> Output:
+        out = super()._predict(x_RBTD)
+        factor_R = (self.scale_R.exp() * self.temperature_R).to(x_RBTD.dtype)
+        return Output(factor_R[:, None, None] * out.logits_RBK, out.frame_logits_RBTK)

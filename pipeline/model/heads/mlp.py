@@ -1,4 +1,4 @@
-"""Mean of the frame features -> MLP -> logits: the plainest head that is trained."""
+"""Mean of the frame features -> linear layer or MLP -> logits: the plainest trained heads."""
 
 from itertools import pairwise
 
@@ -8,6 +8,18 @@ from torch import Tensor, nn
 
 from pipeline.model.layers import Dropout, Linear
 from pipeline.model.network import Network, NetworkSpec, Output
+
+
+class MeanLinear(Network):
+    """A linear layer on the mean of the frames, which is the mean of the frames' logits."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__(spec)
+        self.classifier = Linear(spec.generators, spec.size, spec.classes)
+
+    def _predict(self, x_RBTD: Tensor) -> Output:
+        frame_logits_RBTK = self.classifier(x_RBTD).to(x_RBTD.dtype)
+        return Output(frame_logits_RBTK.mean(2), frame_logits_RBTK)
 
 
 class MeanMLP(Network):
