@@ -36,7 +36,13 @@ from cli.options import (
     WorkersOption,
 )
 from cli.show import command, count, show
-from cli.training import Training, as_asked, leave_if_damaged, suggest_comparison
+from cli.training import (
+    Training,
+    as_asked,
+    leave_if_damaged,
+    search_regressions,
+    suggest_comparison,
+)
 
 if TYPE_CHECKING:
     from cache.remote import StorePath
@@ -125,7 +131,7 @@ def _ablate(
     from pipeline.report.ablation import collect, header_of
     from pipeline.report.curves import CURVES, draw_curves
     from pipeline.report.forms import FORMS, write_tables
-    from pipeline.report.tables import LIST, ROBUSTNESS, choose_rows, names_of_rows
+    from pipeline.report.tables import LIST, REGRESSION, ROBUSTNESS, choose_rows, names_of_rows
     from pipeline.report.written import check_reports
 
     opened, named = open_store(store), _named(tables, varied)
@@ -136,8 +142,8 @@ def _ablate(
     folds = [name for name, _, _ in opened.folds]
     check_reports(out, *FORMS, *(CURVES if ROBUSTNESS.name in tables else ()))
     done = _train(chosen, base, folds, range(seeds), opened, train)
-    if any(row.baseline == "regression" for table in chosen for row in table.rows):
-        print("searching a logistic regression in every fold, which takes minutes", file=sys.stderr)
+    if any(row.baseline == REGRESSION for table in chosen for row in table.rows):
+        search_regressions(opened, train.runs, folds)
     filled = [
         (t, collect(t, base, folds, range(seeds), done.records, done.factors)) for t in chosen
     ]

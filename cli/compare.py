@@ -33,9 +33,14 @@ from cli.options import (
     complete_presets,
     refuse_unread,
 )
-from cli.progress import progress
 from cli.show import next_step, show
-from cli.training import Training, as_asked, leave_if_damaged, refuse_to_pool
+from cli.training import (
+    Training,
+    as_asked,
+    leave_if_damaged,
+    refuse_to_pool,
+    search_regressions,
+)
 
 if TYPE_CHECKING:
     from cache.remote import StorePath
@@ -180,7 +185,7 @@ def _compare_baselines(
     every = [run for runs_of_one in wanted.values() for run in runs_of_one]
     check_reports(out, "comparison.md")
     if not opened.has_texts and any(own.head.reads_texts for own in named.values()):
-        _compare_regressions(opened, folds, search_baseline, out)
+        _compare_regressions(opened, folds, search_baseline, train.runs, out)
         return
     records, damaged, _ = train(every, opened)
     # These load torch, so they come after everything that can be refused.
@@ -189,7 +194,7 @@ def _compare_baselines(
     from pipeline.report.comparison import best_of, comparison_table, of_runs, write_comparison
 
     zero_shots = _zero_shots(opened, folds)
-    baselines = _regressions(opened, folds, search_baseline)
+    baselines = _regressions(opened, folds, search_baseline, train.runs)
     ours, good = [], {}
     for name, own in wanted.items():
         title = named[name].head.title + (f", {name}" if len(wanted) > 1 else "")
@@ -243,17 +248,21 @@ def _zero_shots(store: "Store", folds: list[str]) -> "list[PredictedLabels]":
     return [zero_shot(store, "class", folds), zero_shot(store, "descriptors", folds)]
 
 
-def _regressions(store: "Store", folds: list[str], search: bool) -> "list[PredictedLabels]":
+def _regressions(
+    store: "Store", folds: list[str], search: bool, runs: Path
+) -> "list[PredictedLabels]":
     from pipeline.evaluate.baselines import logistic_regression
 
     return [
         logistic_regression(store, "mean", folds),
         logistic_regression(store, "mean+max+std", folds),
-        *([_searched(store, folds)] if search else []),
+        *([search_regressions(store, runs, folds)] if search else []),
     ]
 
 
-def _compare_regressions(store: "Store", folds: list[str], search: bool, out: Path) -> None:
+def _compare_regressions(
+    store: "Store", folds: list[str], search: bool, runs: Path, out: Path
+) -> None:
     """The table of a store without a text tower."""
     from pipeline.report.comparison import best_of, comparison_table, write_comparison
 
@@ -265,7 +274,7 @@ def _compare_regressions(store: "Store", folds: list[str], search: bool, out: Pa
         "protocol": f"{', '.join(folds)}: folds; {without}",
         "store": store.digest,
     }
-    methods = _regressions(store, folds, search)
+    methods = _regressions(store, folds, search, runs)
     references = {"best regression": best_of(methods, store)}
     path = write_comparison(comparison_table(store, methods, header, references), out)
     print(path.read_text(encoding="utf-8"))
@@ -332,14 +341,6 @@ def _finished(name: str, wanted: "Sequence[Run]", records: "Records") -> "Side":
     found = [record for run in wanted if (record := records.find(run)) is not None and record.ok]
     lost = f" ({len(found)} of {len(wanted)} runs)" if len(found) < len(wanted) else ""
     return Side(name + lost, found)
-
-
-def _searched(store: "Store", folds: list[str]) -> "PredictedLabels":
-    from pipeline.evaluate.baselines import fits, searched_logistic_regression
-    from pipeline.train.halving import searched_hold_out
-
-    with progress("searching logistic regressions", fits(store, folds), "fits") as shown:
-        return searched_logistic_regression(store, searched_hold_out(store), shown.advance, folds)
 
 
 def _leaving_out(store: "Store", records: "Records", device: str) -> "Ranking":

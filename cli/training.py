@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cache.store import Store
     from pipeline.config import Run
     from pipeline.engines.choose import EngineChoice
+    from pipeline.evaluate.baselines import PredictedLabels
     from pipeline.train.features import TrainingData
     from pipeline.train.records import Records
 
@@ -112,6 +113,22 @@ class Training:
             wanted, records, self.device, self.workers, self.features, self.engine
         )
         return records, damaged, trained
+
+
+def search_regressions(store: "Store", root: Path, folds: Sequence[str]) -> "PredictedLabels":
+    """The searched logistic regression of some folds; what is not kept below ``root`` is searched.
+
+    Refuses a folder that cannot be written before the search.
+    """
+    from pipeline.evaluate.baselines import fits, together
+    from pipeline.train.regressions import Regressions
+
+    kept = Regressions(root, store)
+    if lacking := kept.lacking(folds):
+        check_writable(root, "--runs")
+        with progress("searching logistic regressions", fits(store, lacking), "fits") as shown:
+            kept.search(lacking, shown.advance)
+    return together([own for own in map(kept.find, folds) if own is not None])
 
 
 def train_pending_live(runs: Sequence["Run"], data: "TrainingData", records: "Records") -> int:

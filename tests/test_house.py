@@ -181,6 +181,7 @@ ORDER = [
     "pipeline/train/trained.py",
     "pipeline/train/space.py",
     "pipeline/train/halving.py",
+    "pipeline/train/regressions.py",
     "pipeline/train/rates.py",
     "pipeline/report/written.py",
     "pipeline/report/runs.py",

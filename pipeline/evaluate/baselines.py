@@ -115,10 +115,8 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def by_name(name: str, store: Store, folds: Folds, hold_out: "HoldOut") -> PredictedLabels:
-    """The predictions of one of the baselines of Tables 1 and 2."""
-    if name == "regression":
-        return searched_logistic_regression(store, hold_out, folds=folds)
+def by_name(name: str, store: Store, folds: Folds) -> PredictedLabels:
+    """The predictions of one of the baselines of Tables 1 and 2 that need no search."""
     if name == "class means":
         return class_means(store, folds)
     kinds = {f"zero-shot by {named}": kind for kind, named in ZERO_SHOTS.items()}
@@ -173,26 +171,37 @@ def searched_logistic_regression(
     ``hold_out`` splits them; each fold's test videos are predicted once, by the winner. ``on_fit``
     is called after every fit of the search, ``fits(store, folds)`` times.
     """
+    named = [name for name, _, _ in store.folds if folds is None or name in folds]
+    return together([*searched_in_folds(store, hold_out, named, on_fit)])
+
+
+def together(parts: Sequence[PredictedLabels]) -> PredictedLabels:
+    """What one baseline says in several folds."""
+    notes = dict.fromkeys(own.note for own in parts)
+    rows = np.concatenate([own.rows for own in parts])
+    predicted = np.concatenate([own.predicted for own in parts])
+    return PredictedLabels(parts[0].name, rows, predicted, note="; ".join(notes))
+
+
+def searched_in_folds(
+    store: Store, hold_out: HoldOut, folds: Sequence[str], on_fit: Callable[[], None] = lambda: None
+) -> Iterator[PredictedLabels]:
+    """As ``searched_logistic_regression``, one fold after the other."""
     pooled = _pooled(store, POOLINGS)
-    rows, predicted, chosen = [], [], []
-    with _one_thread_per_fit() as pool:
-        for train, test in _parts(store, folds):
-            scores = np.zeros((HOLD_OUTS, len(FITS)))
+    for fold in folds:
+        ((train, test),) = _parts(store, [fold])
+        scores = np.zeros((HOLD_OUTS, len(FITS)))
+        with _one_thread_per_fit() as pool:
             for seed in range(HOLD_OUTS):
                 score = partial(_held_out_score, store, pooled, *hold_out(train, seed))
                 for n, own in enumerate(pool.map(score, FITS)):
                     scores[seed, n] = own
                     on_fit()
             best = FITS[int(scores.mean(0).argmax())]
-            chosen.append(f"{best.pooling} C={best.c:g}{' balanced' if best.balanced else ''}")
-            rows.append(test)
-            predicted.append(_fit_and_predict(store, pooled[best.pooling], best, train, test))
-    return PredictedLabels(
-        "logistic regression, searched in every fold",
-        np.concatenate(rows),
-        np.concatenate(predicted),
-        note="; ".join(dict.fromkeys(chosen)),
-    )
+            predicted = _fit_and_predict(store, pooled[best.pooling], best, train, test)
+        note = f"{best.pooling} C={best.c:g}{' balanced' if best.balanced else ''}"
+        name = "logistic regression, searched in every fold"
+        yield PredictedLabels(name, test, predicted, note=note)
 
 
 @contextmanager

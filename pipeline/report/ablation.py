@@ -32,8 +32,7 @@ from pipeline.evaluate.statistics import (
 )
 from pipeline.report.reported import reported_in
 from pipeline.report.rules import OPTIMISTIC, RULES, by_rule
-from pipeline.report.tables import FrameChoice, Table, TableRow
-from pipeline.train.halving import searched_hold_out
+from pipeline.report.tables import REGRESSION, FrameChoice, Table, TableRow
 from pipeline.train.rates import EDGES, FACTORS, Tried, tried_factors, with_rates
 from pipeline.train.record import Record
 from pipeline.train.records import Records
@@ -145,7 +144,7 @@ def collect(
 
     def read(row: TableRow) -> _Said:
         if row.baseline:
-            return _said_by_baseline(row.baseline, store, row.folds or folds)
+            return _said_by_baseline(row.baseline, records, row.folds or folds)
         found = [find(run) for run in runs_of_row(table, row, base, folds, seeds, factors)]
         unknown = len(row.folds or folds) * len(seeds) - len(found)  # without learning rates
         return _said([*found, *[None] * unknown], row, store)
@@ -458,13 +457,19 @@ class _Said:
         return Counter(own.run.fold for own in self.lost if own.status == "diverged")
 
 
-def _said_by_baseline(name: str, store: Store, folds: Sequence[str]) -> _Said:
+def _said_by_baseline(name: str, records: Records, folds: Sequence[str]) -> _Said:
     from pipeline.evaluate.baselines import by_name
+    from pipeline.train.regressions import Regressions
 
-    hold_out = searched_hold_out(store)
-    found = [by_name(name, store, [fold], hold_out) for fold in folds]
-    guesses = [(own.rows, store.labels[own.rows], own.predicted) for own in found]
-    return _Said(len(folds), [], [], guesses, [(fold, 0) for fold in folds])
+    store = records.store
+    if name == REGRESSION:
+        regressions = Regressions(records.root, store)
+        found = [(fold, regressions.find(fold)) for fold in folds]
+    else:
+        found = [(fold, by_name(name, store, [fold])) for fold in folds]
+    known = {fold: own for fold, own in found if own is not None}
+    guesses = [(own.rows, store.labels[own.rows], own.predicted) for own in known.values()]
+    return _Said(len(folds), [], [], guesses, [(fold, 0) for fold in known])
 
 
 def _said(found: Sequence[Record | None], row: TableRow, store: Store) -> _Said:

@@ -35,10 +35,11 @@ from pipeline.report.figures import (
     scaled,
 )
 from pipeline.report.pooled import Pooled, disagreement, learning_curves, pool
-from pipeline.report.tables import ROBUSTNESS, Table, TableRow
+from pipeline.report.tables import REGRESSION, ROBUSTNESS, Table, TableRow
 from pipeline.train.rates import Tuned
 from pipeline.train.record import Record, read_records
 from pipeline.train.records import Records
+from pipeline.train.regressions import Regressions
 
 Own = TypeVar("Own", str, int)  # folds or seeds
 Frames = Mapping[int, NDArray[np.uint8]]  # row of the store -> its T frames, [T, H, W, 3]
@@ -235,6 +236,9 @@ def _filled(table: Table, asked: Asked, records: Records) -> Reported:
         for name, row in trained.items()
         if name in wanted
     }
+    if REGRESSION in every:
+        unsearched = Regressions(records.root, records.store).lacking(folds)
+        lacking[REGRESSION] = [f"fold {fold}, not searched yet" for fold in unsearched]
     whole = (row.name for row in table.rows if row.choice is None and not row.subset)
     return Reported(
         table,

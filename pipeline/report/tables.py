@@ -26,6 +26,7 @@ from pipeline.evaluate.influence import Influence
 VARIED = "varied"  # the table of settings that a command names
 LIST = "list"  # in place of names of rows: show all of them
 ROWS_MAX = 200  # of a table of varied settings
+REGRESSION = "regression"  # the baseline that is searched first, see train/regressions.py
 
 
 @dataclass(frozen=True)
@@ -481,7 +482,7 @@ _SYSTEMS = (
     TableRow("zero-shot by templates", ("nothing trained",), baseline="zero-shot by templates"),
     TableRow("zero-shot by sentences", ("nothing trained",), baseline="zero-shot by sentences"),
     TableRow("class means", ("mean of the frames",), baseline="class means"),
-    TableRow("regression", ("searched",), baseline="regression"),
+    TableRow(REGRESSION, ("searched",), baseline=REGRESSION),
     _head("MLP", "mean of the frames", "mlp"),
     _head("ResNet18-LSTM", "its LSTM", "bilstm"),
     _head("Former-DFER", "its T-Former", "transformer"),

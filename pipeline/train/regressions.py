@@ -1,0 +1,91 @@
+"""Searched logistic regressions of a store's folds, which are kept beside the runs.
+
+A search takes long, and whoever fills a table again would repeat it. Each is in one file, whose
+name is the digest of all that the search depends on.
+"""
+
+import ast
+import importlib.metadata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.errors import DamagedError, RefusedError
+from cache.files import canonical_json, make_directories, sha256, write_files
+from cache.outside import parse_json, read_outside
+from cache.store import Store
+from pipeline.evaluate.baselines import PredictedLabels, searched_in_folds
+from pipeline.train.code import PIPELINE, tree_digest
+from pipeline.train.halving import searched_hold_out
+
+FOLDER = ".regressions"
+BYTES_MAX = 1 << 30
+CODE = ("evaluate/baselines.py", "train/halving.py", "train/split.py")
+VERSIONS = ("numpy", "scikit-learn", "scipy")
+
+
+@dataclass(frozen=True)
+class Regressions:
+    """Those of a store's folds, below the folder of the runs."""
+
+    root: Path
+    store: Store
+
+    def find(self, fold: str) -> PredictedLabels | None:
+        """What the regression of a fold says of its test videos; None if it is not searched yet.
+
+        Raises DamagedError if the file is not as it was left.
+        """
+        path = self._path(fold)
+        if not path.exists():
+            return None
+        try:
+            content = parse_json(read_outside(path, "a regression", BYTES_MAX), path)
+            digest = content.pop("sha256")
+            rows = self.store.rows_of(content["ids"])
+            predicted = np.array(content["predicted"], np.int64)
+            whole = digest == sha256(canonical_json(content)) and len(rows) == len(predicted)
+        except (RefusedError, KeyError, TypeError, ValueError) as error:
+            raise _damaged(path) from error
+        if not whole:
+            raise _damaged(path)
+        return PredictedLabels(content["name"], rows, predicted, note=content["note"])
+
+    def lacking(self, folds: Iterable[str]) -> list[str]:
+        """The folds that are not searched yet."""
+        return [fold for fold in folds if self.find(fold) is None]
+
+    def search(self, folds: Sequence[str], on_fit: Callable[[], None] = lambda: None) -> None:
+        """Search the folds one after the other, and keep each as soon as it is found."""
+        place, scratch = self.root / FOLDER, self.root / ".tmp"
+        make_directories(place, scratch)
+        found = searched_in_folds(self.store, searched_hold_out(self.store), folds, on_fit)
+        for fold, own in zip(folds, found, strict=True):
+            content = {
+                "name": own.name,
+                "note": own.note,
+                "ids": [self.store.ids[row] for row in own.rows.tolist()],
+                "predicted": own.predicted.tolist(),
+            }
+            data = canonical_json(content | {"sha256": sha256(canonical_json(content))})
+            write_files({self._path(fold): data}, scratch)
+
+    def _path(self, fold: str) -> Path:
+        identity: dict[str, Any] = {
+            "store": self.store.digest,
+            "fold": fold,
+            "code": {name: _digest(name) for name in CODE},
+            "versions": {name: importlib.metadata.version(name) for name in VERSIONS},
+        }
+        return self.root / FOLDER / f"{sha256(canonical_json(identity))[:16]}.json"
+
+
+def _digest(name: str) -> str:
+    return tree_digest(ast.parse((PIPELINE / name).read_bytes()))
+
+
+def _damaged(path: Path) -> DamagedError:
+    return DamagedError(f"{path} is not as it was left; remove it, and it is searched again")
