@@ -20,7 +20,7 @@ from pipeline.train.records import Records
 
 Tuned = tuple[MethodConfig, str]  # a method in a fold
 
-FACTORS = (0.3, 1.0, 3.0, 10.0)  # of both rates of the base
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of both rates of the base
 EDGES = FACTORS[0], FACTORS[-1]  # beyond which a better one may lie
 SEED = 0  # of the one run with each
 

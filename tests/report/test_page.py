@@ -189,7 +189,7 @@ def test_a_tuned_table_that_is_not_begun_says_what_is_missing(tmp_path: Path) ->
         header_of(store, base, 2, 1), {"table1": "tgdfer ablate table1", "report": ""}, []
     )
     text = render(fill(asked, records), None, [], {}, store, about)
-    lacking = "learning rates not tried: 0.3, 1, 3, 10 times the base&#39;s"
+    lacking = "learning rates not tried: 0.1, 0.3, 1, 3, 10 times the base&#39;s"
     assert f"<li>MLP: 0 of 2 runs <small>fold 1, {lacking}; fold 2, {lacking}</small></li>" in text
     assert "nothing again: <code>tgdfer ablate table1</code>" in text
 

@@ -157,7 +157,7 @@ def test_systems_are_trained_with_rates_of_their_own_and_stand_beside_baselines(
     assert means.war.mean == pytest.approx(100 * accuracy(class_means(store), store))
     assert means.differences["WAR"] is not None
     header = header_of(store, base, 2, 2, [table])
-    assert header["tuning"].startswith("every trained row with 0.3, 1, 3, 10 times the base's")
+    assert header["tuning"].startswith("every trained row with 0.1, 0.3, 1, 3, 10 times the base's")
     md, *_ = write_tables([(table, [means, mlp, plain])], header, tmp_path / "out")
     assert "| DPCNet | – | 57.11 ≠ | 66.32 ≠ |" in tight(md.read_text())
 

@@ -37,10 +37,10 @@ def test_the_best_of_each_fold_is_used_and_the_smallest_of_equal_ones(
     store: Store, tmp_path: Path
 ) -> None:
     records = Records(tmp_path / "runs", store)
-    write(records, trials(METHOD, "1"), (0.2, 0.5, 0.9, -1))
-    write(records, trials(METHOD, "2"), (0.6, 0.6, 0.1, 0.1))
+    write(records, trials(METHOD, "1"), (0.1, 0.2, 0.5, 0.9, -1))
+    write(records, trials(METHOD, "2"), (0.6, 0.6, 0.1, 0.1, 0.1))
     assert best_factors([METHOD], ["1", "2"], [0, 1], records) == {
-        (METHOD, "1"): FACTORS[2],
+        (METHOD, "1"): FACTORS[3],
         (METHOD, "2"): FACTORS[0],
     }
 
@@ -49,7 +49,7 @@ def test_a_rate_with_which_a_seed_diverges_gives_way_to_the_next_best(
     store: Store, tmp_path: Path
 ) -> None:
     records = Records(tmp_path / "runs", store)
-    write(records, trials(METHOD, "1"), (0.2, 0.5, 0.9, -1))
+    write(records, trials(METHOD, "1"), (0.1, 0.2, 0.5, 0.9, -1))
 
     def diverge(factor: float, seed: int) -> None:
         write(records, [Run(method=with_rates(METHOD, factor), fold="1", seed=seed)], [-1])
@@ -57,12 +57,13 @@ def test_a_rate_with_which_a_seed_diverges_gives_way_to_the_next_best(
     def best(*seeds: int) -> float:
         return best_factors([METHOD], ["1"], seeds, records)[METHOD, "1"]
 
-    diverge(FACTORS[2], 1)
-    assert (best(0), best(0, 1)) == (FACTORS[2], FACTORS[1])
-    diverge(FACTORS[1], 0)
-    assert best(0, 1) == FACTORS[0]
-    diverge(FACTORS[0], 0)
-    assert best(0, 1) == FACTORS[2]  # none is left: the row says how many diverged
+    diverge(FACTORS[3], 1)
+    assert (best(0), best(0, 1)) == (FACTORS[3], FACTORS[2])
+    diverge(FACTORS[2], 0)
+    assert best(0, 1) == FACTORS[1]
+    for factor in FACTORS[:2]:
+        diverge(factor, 0)
+    assert best(0, 1) == FACTORS[3]  # none is left: the row says how many diverged
 
 
 def test_trials_differ_in_both_rates_alone_and_are_scored_on_training_videos(store: Store) -> None:
@@ -82,7 +83,7 @@ def test_rates_of_which_none_works_or_a_record_is_damaged_are_refused(
     store: Store, tmp_path: Path
 ) -> None:
     records = Records(tmp_path / "runs", store)
-    write(records, trials(METHOD, "1"), (-1, -1, -1, -1))
+    write(records, trials(METHOD, "1"), (-1, -1, -1, -1, -1))
     with pytest.raises(RefusedError, match="fold 1: training diverged with every learning rate"):
         best_factors([METHOD], ["1"], [0, 1], records)
     (records.folder(trials(METHOD, "1")[0]) / "predictions.csv").write_text("")
@@ -94,10 +95,10 @@ def test_while_some_rates_are_not_tried_the_others_are_known_and_the_reason_is_s
     store: Store, tmp_path: Path
 ) -> None:
     records = Records(tmp_path / "runs", store)
-    write(records, trials(METHOD, "1"), (0.2, 0.5, 0.9, -1))
-    write(records, trials(METHOD, "2")[:2], (0.6, 0.6))
-    write(records, trials(METHOD, "3"), (-1, -1, -1, -1))
-    write(records, trials(METHOD, "4"), (0.1, 0.1, 0.1, 0.1))
+    write(records, trials(METHOD, "1"), (0.1, 0.2, 0.5, 0.9, -1))
+    write(records, trials(METHOD, "2")[:3], (0.6, 0.6, 0.6))
+    write(records, trials(METHOD, "3"), (-1, -1, -1, -1, -1))
+    write(records, trials(METHOD, "4"), (0.1, 0.1, 0.1, 0.1, 0.1))
     damaged = records.folder(trials(METHOD, "4")[3]) / "predictions.csv"
     damaged.write_text("")
     tried = tried_factors([METHOD], ["1", "2", "3", "4"], [0], records)
