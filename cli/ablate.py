@@ -23,6 +23,7 @@ from cli.options import (
     EngineSetOption,
     FeaturesOption,
     GpusOption,
+    LogOption,
     MissingOption,
     OutOption,
     RetrainOption,
@@ -74,6 +75,7 @@ def ablate(
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
+    log: LogOption = None,
 ) -> None:
     """Train ablation tables over all folds and write them to reports/.
 

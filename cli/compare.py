@@ -20,6 +20,7 @@ from cli.options import (
     EngineSetOption,
     FeaturesOption,
     GpusOption,
+    LogOption,
     MissingOption,
     OutOption,
     RetrainOption,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 OF_BASELINES = ("configs", "out", "search_baseline", "leave_one_out")
 OF_TRAINING = (
     *("settings", "seeds", "runs", "fold", "device", "workers", "features", "engine", "gpus"),
-    *("engine_set", "allow_missing", "allow_duplicates", "retrain_damaged"),
+    *("engine_set", "allow_missing", "allow_duplicates", "retrain_damaged", "log"),
 )
 
 
@@ -101,6 +102,7 @@ def compare(
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
+    log: LogOption = None,
     fold: Annotated[
         str, typer.Option("--fold", metavar="NAME", help="A fold of the store, or all.")
     ] = "all",

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ FACES = ("auto", "whole", "crop", "aligned")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 RESIDENCES = ("auto", "resident", "host", "stream")
 ENGINES = ("local", "slurm", "ray")
+LOGGERS = ("tensorboard", "trackio")  # and the names of their packages and extras
 INFLUENCES = ("logit", "margin", "probability", "attention", "attention_value")
 DEFAULT_CONFIG = "paper"
 DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
@@ -28,6 +30,7 @@ DEFAULT_STORE, DEFAULT_RUNS, DEFAULT_OUT = (
     Path("runs"),
     Path("reports"),
 )
+LOGS = Path("logs")
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -125,6 +128,14 @@ def check_configs(values: list[str]) -> list[str]:
 def _check_engine(value: str) -> str:
     if not Path(value).is_file():
         expect("--engine", value, [*ENGINES, "an existing TOML file"])
+    return value
+
+
+def _check_logger(value: str | None) -> str | None:
+    if value is not None:
+        expect("--log", value, LOGGERS)
+        if find_spec(value) is None:
+            raise RefusedError(f"--log {value} needs {value}: pip install 'tgdfer[{value}]'")
     return value
 
 
@@ -430,6 +441,16 @@ OtherCodeOption = Annotated[
 RetrainOption = Annotated[
     bool,
     typer.Option("--retrain-damaged", help="Remove runs whose files are damaged, and train them."),
+]
+LogOption = Annotated[
+    str | None,
+    typer.Option(
+        "--log",
+        metavar="NAME",
+        help="Also log every finished run: tensorboard, or trackio on this machine; below logs/.",
+        callback=_check_logger,
+        autocompletion=lambda: list(LOGGERS),
+    ),
 ]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the tables.")]
 TablesArgument = Annotated[

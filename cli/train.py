@@ -28,6 +28,7 @@ from cli.options import (
     FramesOption,
     GpusOption,
     LimitOption,
+    LogOption,
     MissingOption,
     PrecisionOption,
     PretrainedOption,
@@ -47,12 +48,13 @@ from cli.options import (
 from cli.profile import check_trace, show_profile
 from cli.show import columns, count, next_step, show
 from cli.training import (
+    Training,
     as_asked,
+    check_log,
     leave_if_damaged,
-    open_records,
+    log_finished,
     report_damaged,
     suggest_comparison,
-    train_pending,
     train_pending_live,
 )
 from pipeline.resources import check_writable
@@ -93,6 +95,7 @@ def train(
     allow_missing: MissingOption = False,
     allow_duplicates: DuplicatesOption = False,
     retrain_damaged: RetrainOption = False,
+    log: LogOption = None,
     cached: Annotated[
         bool,
         typer.Option(
@@ -133,7 +136,6 @@ def train(
     from cache.store import open_store
     from pipeline.config import load_method, runs_of
     from pipeline.device import device_kind
-    from pipeline.engines.choose import choose_engine
     from pipeline.train.code import code_files
     from pipeline.train.grid import check_runs
     from pipeline.train.records import Records
@@ -141,7 +143,7 @@ def train(
     _refuse_unread(context, cached, profile)
     if profile is not None:
         check_trace(profile)
-    where = choose_engine(engine, gpus, engine_set, device, workers)
+    train_cached = Training.asked(context)
     method = load_method(config, settings)
     if cached:
         opened = open_store(store)
@@ -151,11 +153,10 @@ def train(
             check_runs(wanted, opened, **allowed)
             _profile(wanted, opened, device, profile)
             return
-        records = open_records(wanted, opened, runs, device, allow_missing, allow_duplicates)
-        damaged = report_damaged(wanted, records, retrain_damaged)
-        trained = train_pending(wanted, records, device, workers, features, where)
+        records, damaged, trained = train_cached(wanted, opened)
     else:
         check_writable(runs, "--runs")
+        check_log(log)
         check = partial(_check_live, method, fold, frames)
         given = Data(dataset, root, annotation, source, texts, folds, subjects, by)
         videos, files = open_source(given, encoder, pretrained, limit, check)
@@ -165,6 +166,7 @@ def train(
         records = Records(runs, opened, device_kind(data.device.type), code_files(live=True))
         damaged = report_damaged(wanted, records, retrain_damaged)
         trained = train_pending_live(wanted, data, records)
+        log_finished(log, wanted, records)
     _print(wanted, records, trained, damaged)
     if cached:
         asked = as_asked(store, runs, config, settings, seeds)
@@ -182,7 +184,7 @@ def _refuse_unread(context: typer.Context, cached: bool, profile: Path | None) -
     )
     if profile is not None:
         refuse_unread(
-            context, ("runs", *OF_TRAINING), "not used with --profile, which keeps no runs"
+            context, ("runs", "log", *OF_TRAINING), "not used with --profile, which keeps no runs"
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from cache.errors import RefusedError
-from cli.options import DEFAULT_CONFIG, DEFAULT_RUNS
+from cli.options import DEFAULT_CONFIG, DEFAULT_RUNS, LOGS
 from cli.progress import progress
 from cli.show import count, next_step, show
 from pipeline.resources import check_folder, check_writable
@@ -88,6 +88,7 @@ class Training:
     allow_missing: bool
     allow_duplicates: bool
     retrain_damaged: bool
+    log: str | None
 
     @classmethod
     def asked(cls, context: typer.Context) -> "Training":
@@ -106,12 +107,14 @@ class Training:
 
         Before any is trained, it is checked that the store can train them, and ``also`` others.
         """
+        check_log(self.log)
         allowed = self.allow_missing, self.allow_duplicates
         records = open_records([*wanted, *also], store, self.runs, self.device, *allowed)
         damaged = report_damaged(wanted, records, self.retrain_damaged)
         trained = train_pending(
             wanted, records, self.device, self.workers, self.features, self.engine
         )
+        log_finished(self.log, wanted, records)
         return records, damaged, trained
 
 
@@ -178,6 +181,28 @@ def report_damaged(runs: Sequence["Run"], records: "Records", retrain: bool) -> 
         remedy = "remove them yourself" if retrain else "train again with --retrain-damaged"
         print(f"{count(len(damaged), 'damaged run')} left as found; {remedy}", file=sys.stderr)
     return len(damaged)
+
+
+def check_log(logger: str | None) -> None:
+    """Refuse, before any training, a folder to which the logger cannot write."""
+    if logger is not None:
+        check_writable(LOGS / logger, "--log")
+
+
+def log_finished(logger: str | None, runs: Sequence["Run"], records: "Records") -> None:
+    """Log the finished ones of ``runs``, if a logger was asked for, and say how to see them."""
+    if logger is None:
+        return
+    from pipeline.report.logged import PROJECT, log_runs
+
+    found = filter(None, map(records.find, records.distinct(runs)))
+    logged = log_runs(logger, [record for record in found if not record.damage], LOGS)
+    folder = LOGS / logger
+    print(f"{count(logged, 'run')} logged in {folder}", file=sys.stderr)
+    if logger == "tensorboard":
+        next_step("tensorboard", "--logdir", folder)
+    else:
+        next_step("env", f"TRACKIO_DIR={folder}", "trackio", "show", "--project", PROJECT)
 
 
 def as_asked(

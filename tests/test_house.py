@@ -185,6 +185,7 @@ ORDER = [
     "pipeline/train/rates.py",
     "pipeline/report/written.py",
     "pipeline/report/runs.py",
+    "pipeline/report/logged.py",
     "pipeline/report/tables.py",
     "pipeline/report/rules.py",
     "pipeline/report/reported.py",

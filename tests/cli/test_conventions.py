@@ -36,6 +36,10 @@ WRONG = {
     "train --store s.zarr --engine-set partition=gpu": "partition=gpu is a setting of a cluster",
     "train --store s.zarr --device cpu --gpus 2": "--gpus 2: not read with --device cpu",
     "train --no-cached --engine slurm": "--engine: not used with --no-cached",
+    "train --store s.zarr --log tensorbord": "expected tensorboard or trackio; did you mean "
+    "tensorboard?",
+    "train --store s.zarr --log tensorboard": "pip install 'tgdfer[tensorboard]'",
+    "ablate table3 --store s.zarr --log trackio": "pip install 'tgdfer[trackio]'",
     "compare --store s.zarr --engine slurm": "--device auto is of this machine; say what the nodes",
     "ablate table3 --engine slurm --device cpu --workers 2": "use --engine-set tasks=N",
     "ablate table3 --engine slurm --device cpu --engine-set gpu": "expected KEY=VALUE, such as "
@@ -149,10 +153,12 @@ WRONG = {
     "store inspect s.zarr/plan.json": "s.zarr/plan.json is not a feature store",
 }
 
-# Runs the commands one after the other in one fresh process, and says what each came to.
+# Runs the commands one after the other in one fresh process, where no logger is installed, and says
+# what each came to.
 RUN_ALL = """
 import contextlib, io, json, sys
 from cli.main import run
+sys.modules |= {"tensorboard": None, "trackio": None}
 found = []
 for arguments in json.loads(sys.argv[1]):
     sys.argv = ["tgdfer", *arguments]
