@@ -26,7 +26,7 @@ from cache.store import create_store, open_store, status
 from pipeline.config import Run, load_method
 from pipeline.train.grid import train_runs
 from pipeline.train.records import Records
-from support.commands import SMALL, python, tgdfer
+from support.commands import SMALL, Start, tgdfer
 from support.stores import random_store
 from support.tiny import TEXT, LocalStore, fill, fixed_files, flip, kinds, make_plan, make_store
 
@@ -342,20 +342,21 @@ def test_training_from_an_archive_or_a_web_server_leaves_the_same_files(
     local = random_store(tmp_path / "local.zarr", videos=14)
     urls = [copy_of(local.path, kind, web, tmp_path / kind) for kind in ("zip", "http")]
     urls[1] = urls[1].replace("/s.zarr", "/http/s.zarr")
-    started = partial(python, "-m", "tgdfer")  # fsspec's thread ends in forked workers
     results = []
     for number, store in enumerate([local.path, *urls]):
         options = ["--store", store, "--runs", f"runs{number}", "--workers", 1, *SMALL]
-        done = started("train", "--fold", 1, *options, cwd=tmp_path)
+        # A worker that is forked has no thread of fsspec's, which reads from the web.
+        how: Start = "spawn" if store == urls[1] else "fork"
+        done = tgdfer("train", "--fold", 1, *options, cwd=tmp_path, workers=how)
         assert done.returncode == 0, done.stderr
         (result,) = (tmp_path / f"runs{number}").glob("*/result.json")
         results.append((result.parent.name, json.loads(result.read_text())["sha256"]))
     assert results[0] == results[1] == results[2]
     assert "checkpoint.safetensors" in results[0][1]
 
-    command = ["train", "--store", urls[1], "--runs", "again", *SMALL]
+    command = ["train", "--store", urls[1], "--runs", "again", "--workers", 1, *SMALL]
     flip(tmp_path / "http/s.zarr/features/c.0.0.0.0")
-    done = started(*command, cwd=tmp_path)
+    done = tgdfer(*command, cwd=tmp_path, workers="spawn")
     assert done.returncode == 2, done.stderr
     assert f"error: {urls[1]}/features/c.0.0.0.0 is damaged (crc32c)" in done.stderr
     shutil.rmtree(tmp_path / "http")

@@ -6,10 +6,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--set", "optimiser.epochs=1"]
+Start = Literal["spawn", "fork"]  # how a command's workers begin
 
 
 def environment(more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
@@ -33,17 +34,17 @@ def python(
 
 
 def tgdfer(
-    *arguments: object, cwd: Path, timeout: float = 300, **options: Any
+    *arguments: object, cwd: Path, timeout: float = 300, workers: Start = "fork", **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """The command line in the folder ``cwd``, perhaps with more variables, ``env``.
 
-    Forked, and its workers too, from a process that has imported torch; ``python("-m", "tgdfer")``
-    is the same, afresh.
+    Forked, and its workers too by default, from a process that has imported torch;
+    ``python("-m", "tgdfer")`` is the same, afresh.
     """
     from support.forked import forker  # it imports this file
 
     words = [str(word) for word in arguments]
-    done = forker().run(words, cwd, timeout, workers="fork", **options)
+    done = forker().run(words, cwd, timeout, workers=workers, **options)
     return subprocess.CompletedProcess(words, done.code, done.stdout, done.stderr)
 
 

@@ -31,7 +31,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NoReturn
 
 from pipeline.train.code import code_files
-from support.commands import environment
+from support.commands import Start, environment
 
 IMPORTS = [
     *("torch", "av", "simplejpeg", "PIL.Image", "open_clip.factory", "pandas", "jinja2"),
@@ -80,7 +80,7 @@ class Forker:
         arguments: Sequence[str],
         cwd: Path,
         env: Mapping[str, str] = MappingProxyType({}),
-        workers: Literal["spawn", "fork"] = "spawn",
+        workers: Start = "spawn",
         what: Literal["command", "script", "module", "function"] = "command",
     ) -> "Started":
         """Start a command, or what the first of ``arguments`` names."""
