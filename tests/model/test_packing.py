@@ -57,6 +57,7 @@ def full_text_features(
 
 
 Pair = tuple[open_clip.CLIP, TextTower]
+TEXTS = class_texts(CLASSES[:3])
 
 
 @pytest.fixture(scope="module", params=[24, pytest.param(512, marks=pytest.mark.slow)])
@@ -75,7 +76,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 @pytest.mark.parametrize("kind", ["class", "descriptors"])
 def test_plain_texts_equal_encode_text(pair: Pair, kind: Literal["class", "descriptors"]) -> None:
     clip, tower = pair
-    texts = class_texts(CLASSES).of(kind)
+    texts = TEXTS.of(kind)
     with torch.no_grad():
         expected = clip.encode_text(open_clip.tokenize(list(texts)))
     torch.testing.assert_close(tower.encode_texts(texts), expected, atol=1e-5, rtol=1e-5)
@@ -87,7 +88,7 @@ def test_learnable_prompts_equal_the_full_path_in_outputs_and_context_gradients(
     pair: Pair, context: Literal["shared", "class_specific"], kind: Literal["class", "descriptors"]
 ) -> None:
     clip, tower = pair
-    texts = class_texts(CLASSES).of(kind)
+    texts = TEXTS.of(kind)
     K, M, runs = len(texts), 5, 2
     config = PromptConfig(context_length=M, context=context)
     generators = [torch.Generator().manual_seed(seed) for seed in range(runs)]
@@ -128,7 +129,7 @@ def test_text_is_placed_where_position_says(
 @pytest.mark.parametrize("learnable", [True, False])
 def test_visual_token_before_the_context_equals_the_full_path(pair: Pair, learnable: bool) -> None:
     clip, tower = pair
-    texts = class_texts(CLASSES).of("class")
+    texts = TEXTS.of("class")
     config = PromptConfig(context_length=4)
     generators = [torch.Generator().manual_seed(seed) for seed in range(2)]
     prompts = Prompts(generators, tower, texts, learnable, config, visual=True)
