@@ -1,9 +1,8 @@
 """Many runs on the cores of this machine: nothing twice, nothing lost."""
 
 import os
+import re
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from cache.errors import DamagedError, RefusedError
 from cache.store import Store
 from pipeline.config import MethodConfig, Run, load_method
-from pipeline.engines.task import TaskError
 from pipeline.train.cost import bytes_of, sizes_of
 from pipeline.train.features import load_training_data
 from pipeline.train.grid import COUNTED, check_runs, train_runs
@@ -23,7 +21,7 @@ from pipeline.train.records import Records
 from pipeline.train.residence import feature_bytes
 from pipeline.train.stack import train_stack
 from pipeline.train.state import RunState
-from support.commands import environment, script
+from support.commands import script, tgdfer
 from support.forked import forker
 from support.stores import random_store
 
@@ -50,7 +48,7 @@ def test_runs_are_trained_once_in_several_processes_and_their_number_changes_no_
 ) -> None:
     wanted = runs() + runs("temporal.fine_depth=0")
     scores = []
-    for workers in (2, 1):
+    for workers in (2, 0):  # 0: in this process
         done: list[int] = []
         records = Records(tmp_path / str(workers), store)
         train_runs(wanted, records, "cpu", done.append, workers=workers)
@@ -64,38 +62,38 @@ def test_runs_are_trained_once_in_several_processes_and_their_number_changes_no_
 
 
 CLAIMING = """
-import sys
+import signal, sys
 from pathlib import Path
 from cache.store import open_store
 from pipeline.config import Run, load_method
 from pipeline.train.records import Records
 run = Run(method=load_method("paper", ["optimiser.epochs=2"]), fold="1", seed=0)
 with Records(Path(sys.argv[2]), open_store(sys.argv[1])).claim([run]):
-    print("claimed", flush=True)
-    sys.stdin.read()
+    Path("claimed").touch()
+    signal.pause()
 """
 
 
 def test_runs_of_another_process_are_waited_for_and_taken_over_when_it_dies(
     store: Store, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", CLAIMING, str(store.path), str(tmp_path)]
-    other = subprocess.Popen(
-        command, env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert other.stdout is not None
-    assert other.stdout.readline() == "claimed\n"
-    records, (one, two) = Records(tmp_path, store), runs()
+    main, records, (one, two) = tmp_path / "main.py", Records(tmp_path / "runs", store), runs()
+    main.write_text(CLAIMING)
+    command = list(map(str, (main, store.path, records.root)))
+    other = forker().start(command, tmp_path, what="script")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "claimed").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
     waited: list[int] = []
     seen: list[Run] = []
 
     def on_wait(count: int) -> None:
         waited.append(count)
         seen.extend(records.pending([one, two]))
-        other.kill()
+        os.kill(other.pid, signal.SIGKILL)
 
     trained = train_runs([one, two], records, "cpu", workers=0, on_wait=on_wait)
-    other.communicate()
+    assert other.wait(60).code == -signal.SIGKILL
     assert (trained, waited, seen) == (2, [1], [one])
     assert records.pending([one, two]) == []
     with records.claim([one]) as mine:
@@ -137,7 +135,7 @@ def test_store_that_a_process_finds_damaged_is_refused_with_the_reason(tmp_path:
     chunk = store.path / "features/c.0.1.0.0"
     chunk.write_bytes(chunk.read_bytes()[::-1])
     with pytest.raises(DamagedError, match=r"c\.0\.1\.0\.0 is damaged"):
-        train_runs(runs(), Records(tmp_path / "runs", store), "cpu", workers=2)
+        train_runs(runs(), Records(tmp_path / "runs", store), "cpu", workers=1)
 
 
 def test_store_other_than_asked_for_is_refused_with_the_fields_side_by_side(store: Store) -> None:
@@ -260,21 +258,32 @@ def test_stopped_training_is_resumed_and_leaves_the_same_files(
         assert summary(records, run)["sha256"] == summary(whole, run)["sha256"]
 
 
+KILLING = """
+import os, signal, sys
+from pathlib import Path
+from cache.store import open_store
+from pipeline.config import load_method, runs_of
+from pipeline.train.grid import train_runs
+from pipeline.train.records import Records
+def kill(_):
+    for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        if b"resource_tracker" not in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGKILL)
+wanted = runs_of(load_method("paper", ["optimiser.epochs=500"]), "12", [0])
+train_runs(wanted, Records(Path("runs"), open_store(sys.argv[1])), "cpu", kill, workers=1)
+"""
+
+
 def test_death_of_a_training_process_is_reported_with_the_remedy(
     store: Store, tmp_path: Path
 ) -> None:
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children")
-
-    def kill(_: int) -> None:
-        for child in children.read_text().split():
-            command = Path(f"/proc/{child}/cmdline").read_bytes()
-            if b"spawn_main" in command:
-                os.kill(int(child), signal.SIGKILL)
-
-    long = runs("optimiser.epochs=500")
-    died = r"stack 1 of 1 \(fold 1, seed 0 and 1 more\): a worker process died .* again"
-    with pytest.raises(TaskError, match=died):
-        train_runs(long, Records(tmp_path, store), "cpu", kill, workers=1)
+    (tmp_path / "main.py").write_text(KILLING)
+    done = tgdfer(tmp_path / "main.py", store.path, cwd=tmp_path, what="script")
+    assert done.returncode == 1
+    died = (
+        r"TaskError: .*stack 1 of 1 \(fold 1, seed 0 and 1 more\): a worker process died .* again"
+    )
+    assert re.search(died, done.stderr), done.stderr
 
 
 def test_what_a_store_cannot_train_is_refused_before_training(store: Store, tmp_path: Path) -> None:
