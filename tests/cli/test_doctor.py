@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cli.doctor import check_modules, check_videos
 from pipeline.resources import cpu_quotas, memory_limits, usable_cores
-from support.commands import python
+from support.commands import python, tgdfer
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -36,7 +36,7 @@ def test_json_has_a_row_for_everything_and_finds_cached_weights(tmp_path: Path) 
 
 def test_folder_that_cannot_be_used_fails_with_exit_code_1(tmp_path: Path) -> None:
     options = ["--path", "nowhere", "--json"]
-    done = python("-m", "tgdfer", "doctor", *options, cwd=tmp_path)
+    done = tgdfer("doctor", *options, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (1, "")
     rows = {row["name"]: row for row in json.loads(done.stdout)}
     failed = {name for name, row in rows.items() if row["status"] == "fail"}
