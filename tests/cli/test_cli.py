@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 
 from cache.store import open_store
 from cli.extract import _suggest_reuse
-from pipeline.demo.faces import FacesSpec, write_faces
 from pipeline.extract.planning import ExtractSettings
 from support.commands import SMALL, tgdfer
 from support.markdown import prose, tight
@@ -19,10 +18,10 @@ from support.tiny import FRAMES, make_store
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a user's, with a small face set in DFEW's layout."""
     folder = tmp_path_factory.mktemp("user")
-    write_faces(folder / "DFEW", FacesSpec(videos=70), workers=2)
+    shutil.copytree(faces, folder / "DFEW")
     return folder
 
 
@@ -37,7 +36,7 @@ def extracted(place: Path) -> Path:
 
 def test_from_videos_to_the_ablation_table(extracted: Path) -> None:
     store = open_store(extracted / "data/dfew-mini.zarr")
-    assert (len(store.ids), store.views, len(store.folds)) == (70, 2, 5)
+    assert (len(store.ids), store.views, len(store.folds)) == (35, 2, 5)
     arguments = ["ablate", "table3", "--store", store.path, *SMALL]
     first = tgdfer(*arguments, cwd=extracted)
     assert first.returncode == 0, first.stderr
@@ -117,7 +116,7 @@ def test_trial_of_the_first_videos_is_reused_by_all_of_them(extracted: Path) -> 
     assert "has the features of 20 of the videos" in plain.stderr
     reusing = ["--reuse", trial, "--store", "again.zarr"]
     again = tgdfer("extract", *options, *reusing, cwd=extracted)
-    assert "54 done now, 16 reused" in again.stdout, again.stderr
+    assert "19 done now, 16 reused" in again.stdout, again.stderr
     digests = {open_store(extracted / n).digest for n in ("again.zarr", "kept.zarr")}
     assert digests == {open_store(extracted / "data/dfew-mini.zarr").digest}
 
@@ -179,8 +178,8 @@ def test_store_of_another_encoder_is_refused_with_the_fields_side_by_side(
     assert "asked for" in done.stderr
 
 
-def test_unreadable_video_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
-    write_faces(tmp_path / "DFEW", FacesSpec(videos=35), workers=2)
+def test_unreadable_video_is_named_and_the_others_are_kept(faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(faces, tmp_path / "DFEW")
     video = sorted((tmp_path / "DFEW/Clip/original").glob("*.mp4"))[3]
     video.write_bytes(b"")
     for folder in (tmp_path / "DFEW/Clip").iterdir():
@@ -203,6 +202,7 @@ def test_unreadable_video_is_named_and_the_others_are_kept(tmp_path: Path) -> No
 
 def test_training_without_a_store_from_the_command_line(place: Path) -> None:
     options = ["--dataset", "dfew", "--root", "DFEW", "--encoder", "mini", "--fold", "1"]
+    options += ["--limit", "20"]
     done = tgdfer("train", "--no-cached", *options, *SMALL, "--runs", "live", cwd=place)
     assert done.returncode == 0, done.stderr
     assert "1 run trained, 0 already finished" in done.stdout

@@ -20,10 +20,10 @@ Tgdfer = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a user's, with a small face set in DFEW's layout."""
     folder = tmp_path_factory.mktemp("commands")
-    write_faces(folder / "DFEW", FacesSpec(videos=70), workers=2)
+    shutil.copytree(faces, folder / "DFEW")
     return folder
 
 
@@ -58,10 +58,10 @@ def test_inspect_prints_the_identity(store: Path, tgdfer: Tgdfer) -> None:
     code, out, _ = tgdfer("store", "inspect", store)
     assert code == 0
     opened = open_store(store)
-    for fact in (opened.digest, opened.identity.digest, "dfew: 70 videos", "in 5 blocks"):
+    for fact in (opened.digest, opened.identity.digest, "dfew: 35 videos", "in 3 blocks"):
         assert fact in out
     rows = {line.partition("  ")[0]: line.split("  ")[-1].strip() for line in out.splitlines()}
-    assert rows["source"] == "Clip/clip_224x224: 70 folders of images"
+    assert rows["source"] == "Clip/clip_224x224: 35 folders of images"
     hashes = {row.id: row.sha256 for row in opened.load_rows(0)}
     assert rows["contents"] == f"sha256 {sha256(canonical_json(hashes))} of those of all videos"
     files = sorted(Path("DFEW/EmoLabel_DataSplit").rglob("set_*.csv"))
@@ -75,7 +75,7 @@ def test_migrated_store_is_inspected_as_before(store: Path, tgdfer: Tgdfer) -> N
     _, before, _ = tgdfer("store", "inspect", store)
     code, out, _ = tgdfer("store", "migrate", store)
     assert code == 0
-    assert "the plan of 70 videos is now in two files, 0.0 MiB" in out
+    assert "the plan of 35 videos is now in two files, 0.0 MiB" in out
     assert open_store(store).digest in out
     _, after, _ = tgdfer("store", "inspect", store)
     assert [line for line in after.splitlines() if not line.startswith("size ")] == [
@@ -111,7 +111,7 @@ def test_canary_finds_videos_that_changed(store: Path, place: Path, tgdfer: Tgdf
             shutil.rmtree(folder)
     code, out, err = tgdfer("store", "verify", store, "--canary", 4, "--root", "turned")
     assert code == 3, err
-    assert "cosine 0." in out
+    assert out.count(": cosine ") == 4
 
 
 def test_canary_of_another_encoder_is_refused(store: Path, place: Path, tgdfer: Tgdfer) -> None:
@@ -146,7 +146,7 @@ def test_repair_with_other_videos_is_refused_before_anything_is_removed(
 ) -> None:
     flip(store / "features/c.1.0.0.0")
     before = store_bytes(store)
-    write_faces(place / "few", FacesSpec(videos=35), workers=2)
+    write_faces(place / "few", FacesSpec(videos=14), workers=1)
     code, _, err = tgdfer("store", "repair", store, "--root", "few")
     assert code == 2
     assert "number of ids" in err
@@ -171,7 +171,7 @@ def test_diff_of_two_stores(store: Path, place: Path, tgdfer: Tgdfer) -> None:
     code, out, _ = tgdfer("store", "diff", store, "few.zarr")
     assert code == 3
     assert "number of ids" in out
-    assert "50 videos only in" in out
+    assert "15 videos only in" in out
 
 
 def test_exported_store_is_imported_without_options_that_it_does_not_need(
