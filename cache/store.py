@@ -48,10 +48,10 @@ __all__ = [
 # Begins the digest of a store that only describes videos, whose features are computed in training.
 LIVE = "live-"
 NO_TEXTS = (
-    "its encoder reads no texts, which TG-DFER, DFER-CLIP's head and zero-shot classification "
-    "need; extract with an encoder of open_clip, or name a CLIP beside it (--encoder "
-    "timm:MODEL+CLIP), or use what needs no texts: --set head.kind=mlp, all other heads, "
-    "and the logistic regressions of tgdfer compare"
+    "its encoder reads no texts, which TG-DFER, the heads of DFER-CLIP, EmoCLIP, CLIPER, VadCLIP "
+    "and GRACE, and zero-shot classification need; extract with an encoder of open_clip, or name a "
+    "CLIP beside it (--encoder timm:MODEL+CLIP), or use what needs no texts: another head, such as "
+    "--set head.kind=mlp, and the logistic regressions of tgdfer compare"
 )
 # For what was written so: a repair only restores what was committed.
 _REPLACE = "copy the store again from an intact one, or extract it again"

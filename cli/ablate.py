@@ -145,7 +145,7 @@ def _ablate(
     check_reports(out, *FORMS, *(CURVES if ROBUSTNESS.name in tables else ()))
     done = _train(chosen, base, folds, range(seeds), opened, train)
     if any(row.baseline == REGRESSION for table in chosen for row in table.rows):
-        search_regressions(opened, train.runs, folds)
+        search_regressions(opened, train.runs, folds, train.retrain_damaged)
     filled = [
         (t, collect(t, base, folds, range(seeds), done.records, done.factors)) for t in chosen
     ]

@@ -187,7 +187,7 @@ def _compare_baselines(
     every = [run for runs_of_one in wanted.values() for run in runs_of_one]
     check_reports(out, "comparison.md")
     if not opened.has_texts and any(own.head.reads_texts for own in named.values()):
-        _compare_regressions(opened, folds, search_baseline, train.runs, out)
+        _compare_regressions(opened, folds, search_baseline, train, out)
         return
     records, damaged, _ = train(every, opened)
     # These load torch, so they come after everything that can be refused.
@@ -196,7 +196,7 @@ def _compare_baselines(
     from pipeline.report.comparison import best_of, comparison_table, of_runs, write_comparison
 
     zero_shots = _zero_shots(opened, folds)
-    baselines = _regressions(opened, folds, search_baseline, train.runs)
+    baselines = _regressions(opened, folds, search_baseline, train)
     ours, good = [], {}
     for name, own in wanted.items():
         title = named[name].head.title + (f", {name}" if len(wanted) > 1 else "")
@@ -251,19 +251,19 @@ def _zero_shots(store: "Store", folds: list[str]) -> "list[PredictedLabels]":
 
 
 def _regressions(
-    store: "Store", folds: list[str], search: bool, runs: Path
+    store: "Store", folds: list[str], search: bool, train: Training
 ) -> "list[PredictedLabels]":
     from pipeline.evaluate.baselines import logistic_regression
 
     return [
         logistic_regression(store, "mean", folds),
         logistic_regression(store, "mean+max+std", folds),
-        *([search_regressions(store, runs, folds)] if search else []),
+        *([search_regressions(store, train.runs, folds, train.retrain_damaged)] if search else []),
     ]
 
 
 def _compare_regressions(
-    store: "Store", folds: list[str], search: bool, runs: Path, out: Path
+    store: "Store", folds: list[str], search: bool, train: Training, out: Path
 ) -> None:
     """The table of a store without a text tower."""
     from pipeline.report.comparison import best_of, comparison_table, write_comparison
@@ -276,7 +276,7 @@ def _compare_regressions(
         "protocol": f"{', '.join(folds)}: folds; {without}",
         "store": store.digest,
     }
-    methods = _regressions(store, folds, search, runs)
+    methods = _regressions(store, folds, search, train)
     references = {"best regression": best_of(methods, store)}
     path = write_comparison(comparison_table(store, methods, header, references), out)
     print(path.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cache.errors import RefusedError
+from cache.errors import DamagedError, RefusedError
 from cli.options import DEFAULT_CONFIG, DEFAULT_RUNS, LOGS
 from cli.progress import progress
 from cli.show import count, next_step, show
@@ -118,15 +118,23 @@ class Training:
         return records, damaged, trained
 
 
-def search_regressions(store: "Store", root: Path, folds: Sequence[str]) -> "PredictedLabels":
+def search_regressions(
+    store: "Store", root: Path, folds: Sequence[str], retrain_damaged: bool
+) -> "PredictedLabels":
     """The searched logistic regression of some folds; what is not kept below ``root`` is searched.
 
-    Refuses a folder that cannot be written before the search.
+    Refuses a folder that cannot be written, and damaged files unless they are to be replaced,
+    before the search.
     """
     from pipeline.evaluate.baselines import fits, together
     from pipeline.train.regressions import Regressions
 
     kept = Regressions(root, store)
+    if (damaged := kept.damaged(folds)) and not retrain_damaged:
+        raise DamagedError(
+            f"{next(iter(damaged.values()))} is not as it was left; search again with "
+            "--retrain-damaged"
+        )
     if lacking := kept.lacking(folds):
         check_writable(root, "--runs")
         with progress("searching logistic regressions", fits(store, lacking), "fits") as shown:

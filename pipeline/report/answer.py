@@ -37,7 +37,8 @@ def answer(table: Table, rows: Sequence[FilledRow]) -> list[str]:
     lacking, verdict = missing(rows), judge(rows)
     diverged = [line for line in lacking if line.done + line.diverged == line.expected]
     waiting = len(diverged) < len(lacking)
-    unknown = [f"No answer yet: {len(lacking)} of {len(rows)} rows lack runs."] * waiting
+    lack = "lacks" if len(lacking) == 1 else "lack"
+    unknown = [f"No answer yet: {len(lacking)} of {len(rows)} rows {lack} runs."] * waiting
     if verdict is None:
         apart = "The rows are scored on different videos, so that none leads: see the differences."
         return [*unknown, *_not_ranked(diverged), *[apart] * table.by_subset]
@@ -50,7 +51,7 @@ def answer(table: Table, rows: Sequence[FilledRow]) -> list[str]:
         *_not_ranked(diverged),
         *_otherwise(leading, rows),
         *_selected(leading, rows),
-        *_lead(table, leading),
+        *_lead(table, rows, leading),
         *_told_apart(verdict),
     ]
 
@@ -65,7 +66,7 @@ def describe(line: FilledRow) -> str:
     return f"{line.name} ({', '.join(line.row.cells)})" if line.row.cells else line.name
 
 
-def _lead(table: Table, leading: FilledRow) -> list[str]:
+def _lead(table: Table, rows: Sequence[FilledRow], leading: FilledRow) -> list[str]:
     reference, lead = table.reference(leading.row), leading.differences.get("WAR")
     if lead is None or not lead.error:
         return []
@@ -74,7 +75,24 @@ def _lead(table: Table, leading: FilledRow) -> list[str]:
             f"But it is behind {reference.name}, which is no row of this table: "
             f"{lead.text('+.2f', 100)} WAR (95 % interval)."
         ]
-    return [f"Its lead over {reference.name}: {lead.text('+.2f', 100)} WAR (95 % interval)."]
+    over, text = _named(table, rows, leading), lead.text("+.2f", 100)
+    return [f"Its lead over {over}: {text} WAR (95 % interval of this one difference)."]
+
+
+def _named(table: Table, rows: Sequence[FilledRow], leading: FilledRow) -> str:
+    """What the leading row is compared with, and which row that is, if it has another name."""
+    reference = table.reference(leading.row)
+    same = [
+        line.row.name
+        for line in rows
+        if table.reference(line.row) == reference
+        and (own := line.differences.get("WAR")) is not None
+        and not own.error
+        and not own.value
+    ]
+    if not same or reference.name in same:
+        return reference.name
+    return f"the {reference.name} (row {', '.join(same)})"
 
 
 def _not_ranked(diverged: Sequence[FilledRow]) -> list[str]:
@@ -118,7 +136,5 @@ def _told_apart(verdict: Verdict) -> list[str]:
     near = ", ".join(verdict.near)
     if not verdict.worse:
         return [f"It is not separable from any other row, {counted}: the order may be chance."]
-    return [
-        f"It is separable from {len(verdict.worse)} rows, {counted}, but not from {near}.",
-        best,
-    ]
+    rows = f"{len(verdict.worse)} row{'s' * (len(verdict.worse) > 1)}"
+    return [f"It is separable from {rows}, {counted}, but not from {near}.", best]

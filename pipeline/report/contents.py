@@ -35,11 +35,11 @@ from pipeline.report.figures import (
     scaled,
 )
 from pipeline.report.pooled import Pooled, disagreement, learning_curves, pool
+from pipeline.report.rules import OPTIMISTIC
 from pipeline.report.tables import REGRESSION, ROBUSTNESS, Table, TableRow
 from pipeline.train.rates import Tuned
 from pipeline.train.record import Record, read_records
 from pipeline.train.records import Records
-from pipeline.train.regressions import Regressions
 
 Own = TypeVar("Own", str, int)  # folds or seeds
 Frames = Mapping[int, NDArray[np.uint8]]  # row of the store -> its T frames, [T, H, W, 3]
@@ -130,8 +130,16 @@ def ask_for_found(runs: Sequence[Run], folds: Sequence[str]) -> Asked:
 
     A setting counts as asked for in each of its folds with each of its seeds. If settings differ in
     their folds, those are taken that most of them can be compared in, and settings without them are
-    left out. Differences refer to the paper's setting if it is there, else to the first.
+    left out; so are those whose epochs were selected on the test videos, if others were not.
+    Differences refer to the paper's setting if it is there, else to the first.
     """
+    honest = [run for run in runs if run.method.selection.rule != OPTIMISTIC]
+    selected = len({run.method for run in runs}) - len({run.method for run in honest})
+    left = (
+        f"Settings not compared, since their epochs were selected on the test videos: {selected}. "
+        "They are compared with each other where all settings were."
+    )
+    runs, optimistic = (honest, [left] * bool(selected)) if honest else (runs, [])
     grids = _grids(runs)
     shared = _most_shared([own for own, _ in grids.values()])
     seeds_of = {method: seeds for method, (own, seeds) in grids.items() if own >= shared}
@@ -139,7 +147,7 @@ def ask_for_found(runs: Sequence[Run], folds: Sequence[str]) -> Asked:
     methods = [method for method, own in seeds_of.items() if own >= seeds]
     methods.sort(key=lambda method: (method != MethodConfig(), repr(method)))
     asked = [name for name in folds if name in shared]
-    notes = _not_compared(runs, methods, asked, sorted(seeds))
+    notes = [*optimistic, *_not_compared(runs, methods, asked, sorted(seeds))]
     return Asked([_table_of(methods)], methods[0], asked, sorted(seeds), notes=notes)
 
 
@@ -237,8 +245,7 @@ def _filled(table: Table, asked: Asked, records: Records) -> Reported:
         if name in wanted
     }
     if REGRESSION in every:
-        unsearched = Regressions(records.root, records.store).lacking(folds)
-        lacking[REGRESSION] = [f"fold {fold}, not searched yet" for fold in unsearched]
+        lacking[REGRESSION] = _unsearched(records, folds)
     whole = (row.name for row in table.rows if row.choice is None and not row.subset)
     return Reported(
         table,
@@ -247,6 +254,17 @@ def _filled(table: Table, asked: Asked, records: Records) -> Reported:
         {name: own for name, own in lacking.items() if own},
         {name: _ece(good[name]) for name in whole if good.get(name)},
     )
+
+
+def _unsearched(records: Records, folds: Sequence[str]) -> list[str]:
+    from pipeline.train.regressions import Regressions
+
+    kept = Regressions(records.root, records.store)
+    damaged = kept.damaged(folds)
+    return [
+        f"fold {fold}, {'damaged' if fold in damaged else 'not searched yet'}"
+        for fold in kept.lacking(folds)
+    ]
 
 
 def _undecided(table: Table, row: TableRow, asked: Asked) -> dict[str, str]:

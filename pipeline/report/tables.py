@@ -500,8 +500,8 @@ _SYSTEMS = (
     _head("M3DFEL", "its head", "m3dfel"),
     _head("CLIPER", "its learned texts", "cliper", prompts={"context_length": 4}),
     _head("DFER-CLIP", "its head", "dfer_clip", prompts={"fine_text": "descriptors"}),
-    TableRow("TG-DFER without layers", ("Table 3, row a",), TABLE3.rows[0].settings),
-    TableRow("TG-DFER", ("the base",)),
+    _head("TG-DFER without layers", "Table 3, row a", "tgdfer", **TABLE3.rows[0].settings),
+    _head("TG-DFER", "the base", "tgdfer"),
 )
 
 TABLE1 = Table(
@@ -521,6 +521,26 @@ TABLE2 = replace(
     title="Systems of Table 2 of the paper on equal features",
     recalls=(),
     counts="ferv39k",
+)
+
+_OTHERS = (
+    _head("linear probe", "mean of the frames", "linear"),
+    _head("EmoCLIP", "its head", "emoclip", prompts={"fine_text": "descriptors"}),
+    _head("VadCLIP", "its adapter, best frames", "vadclip"),
+    _head("S2D", "its adapter", "s2d"),
+    _head("GRACE", "transport to phrases", "grace", prompts={"fine_text": "descriptors"}),
+)
+HEADS = replace(
+    TABLE1,
+    name="heads",
+    title="Heads of systems that are in no table of the paper, on equal features",
+    rows=(
+        *(row for row in _SYSTEMS if row.name in ("class means", REGRESSION, "MLP")),
+        *_OTHERS,
+        _SYSTEMS[-1],
+    ),
+    recalls=(),
+    counts="",
 )
 
 ENCODERS = Table(
@@ -579,7 +599,7 @@ ALL = [
     LONG,
     TEXT,
 ]
-ALL += [ROBUSTNESS, POPULATION, ENCODERS]
+ALL += [ROBUSTNESS, POPULATION, ENCODERS, HEADS]
 TABLES = {table.name: table for table in ALL}
 
 
@@ -643,6 +663,9 @@ def fit(
     do not fit its frames, or if nothing differs from the paper in ``without``.
     """
     table = _of_store(table, store, base)
+    if len(base.input.chosen(store.frames)) < store.frames:
+        # Baselines are of all frames, so that they would not be on equal features.
+        table = replace(table, rows=tuple(row for row in table.rows if not row.baseline))
     if names is not None:
         rows = tuple(row for row in table.rows if row.name in names)
         table = replace(table, rows=rows, narrowed=True)
@@ -710,6 +733,8 @@ def _refuse_misfits(table: Table, store: Store, base: MethodConfig) -> None:
 
 def _misfit(method: MethodConfig, store: Store) -> str:
     frames = len(method.input.chosen(store.frames))
+    if method.head.reads_texts and not store.has_texts:
+        return "its head reads texts, and the store's encoder has no text tower"
     try:
         if method.head.kind == "tgdfer":
             method.temporal.tokens(frames)

@@ -69,8 +69,9 @@ def versus_tables(a: Path, b: Path, store: Store | str) -> str:
         *(f"{letter}: {path}" for letter, path in (("A", a), ("B", b))),
         *_differences(first.about, second.about),
         *[f"rows of only one of them: {left}"] * bool(left),
-        "differences in brackets are paired by video, over the folds and seeds that both have; "
-        "others are those of the means, and nothing is known of what chance does to them",
+        "A and B are means over all runs of a row; differences with intervals are paired by video, "
+        "over the folds and seeds that both have, so that they need not be those of the means; "
+        "others are, and nothing is known of what chance does to them",
     ]
     reading = [*_clear(found), *_unpaired(found)]
     blocks = [map(item, notes), table(head, cells), map(item, reading)]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.errors import DamagedError, RefusedError
+from cache.errors import RefusedError
 from cache.files import canonical_json, make_directories, sha256, write_files
 from cache.outside import parse_json, read_outside
 from cache.store import Store
@@ -37,26 +37,28 @@ class Regressions:
     def find(self, fold: str) -> PredictedLabels | None:
         """What the regression of a fold says of its test videos; None if it is not searched yet.
 
-        Raises DamagedError if the file is not as it was left.
+        Nor is one whose file is not as it was left.
         """
         path = self._path(fold)
         if not path.exists():
             return None
         try:
             content = parse_json(read_outside(path, "a regression", BYTES_MAX), path)
-            digest = content.pop("sha256")
+            if content.pop("sha256") != sha256(canonical_json(content)):
+                return None
             rows = self.store.rows_of(content["ids"])
             predicted = np.array(content["predicted"], np.int64)
-            whole = digest == sha256(canonical_json(content)) and len(rows) == len(predicted)
-        except (RefusedError, KeyError, TypeError, ValueError) as error:
-            raise _damaged(path) from error
-        if not whole:
-            raise _damaged(path)
-        return PredictedLabels(content["name"], rows, predicted, note=content["note"])
+            return PredictedLabels(content["name"], rows, predicted, note=content["note"])
+        except (RefusedError, KeyError, TypeError, ValueError):
+            return None
 
     def lacking(self, folds: Iterable[str]) -> list[str]:
-        """The folds that are not searched yet."""
+        """The folds that are not searched yet, or whose file is damaged."""
         return [fold for fold in folds if self.find(fold) is None]
+
+    def damaged(self, folds: Iterable[str]) -> dict[str, Path]:
+        """The files that are not as they were left, by fold."""
+        return {fold: self._path(fold) for fold in self.lacking(folds) if self._path(fold).exists()}
 
     def search(self, folds: Sequence[str], on_fit: Callable[[], None] = lambda: None) -> None:
         """Search the folds one after the other, and keep each as soon as it is found."""
@@ -85,7 +87,3 @@ class Regressions:
 
 def _digest(name: str) -> str:
     return tree_digest(ast.parse((PIPELINE / name).read_bytes()))
-
-
-def _damaged(path: Path) -> DamagedError:
-    return DamagedError(f"{path} is not as it was left; remove it, and it is searched again")

@@ -138,7 +138,7 @@ def test_the_answer_names_the_leading_row_and_what_is_not_separable_from_it(
     assert lead.startswith(f"{verdict.leading.row.name} (0.")
     assert f"leads: WAR {verdict.leading.war} %" in lead
     assert (
-        f"separable from 1 rows, with all 2 comparisons counted (Holm, 5 %), but not from "
+        f"separable from 1 row, with all 2 comparisons counted (Holm, 5 %), but not from "
         f"{other}." in " ".join(rest)
     )
     assert "the best of 3 on these very videos" in rest[-1]

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cache.errors import RefusedError
 from cache.store import Store
 from pipeline.config import Run, load_method, runs_of
 from pipeline.evaluate.baselines import PredictedLabels, class_means
 from pipeline.evaluate.statistics import Difference
+from pipeline.model.heads.choose import NETWORKS
 from pipeline.report.ablation import (
     choose_factors,
     collect,
@@ -21,14 +23,14 @@ from pipeline.report.ablation import (
 )
 from pipeline.report.forms import write_tables
 from pipeline.report.reported import reported_in, reported_systems, scores_of_recalls
-from pipeline.report.tables import TABLE1, TABLE2, TABLE3, TableRow, choose_rows, fit
+from pipeline.report.tables import HEADS, TABLE1, TABLE2, TABLE3, TableRow, choose_rows, fit
 from pipeline.train.grid import train_runs
 from pipeline.train.rates import FACTORS, best_factors, trials
 from pipeline.train.records import Records
 from pipeline.train.split import scored_rows
 from support.markdown import cells_of, prose, tight
 from support.records import write_record
-from support.stores import random_store
+from support.stores import random_store, write_store
 
 ONE_EPOCH = load_method("paper", ["optimiser.epochs=1"])
 
@@ -56,6 +58,32 @@ def test_rows_named_as_in_the_paper_have_their_reported_figures() -> None:
         expected |= {"TG-DFER"} | ({"EST", "DPCNet"} if table is TABLE1 else set())
         assert names & reported_in(table.name).keys() == expected
         assert table.main.method(load_method()) == load_method()
+
+
+def test_rows_keep_their_heads_whatever_the_base_has() -> None:
+    for table in (TABLE1, TABLE2, HEADS):
+        base = load_method("paper", ["head.kind=mlp", "head.layers=2"])
+        kinds = {row.name: row.method(base).head.kind for row in table.rows if not row.baseline}
+        assert kinds["TG-DFER"] == "tgdfer"
+    trained = {row.method(load_method()).head.kind for row in (*TABLE1.rows, *HEADS.rows)}
+    assert trained == set(NETWORKS)
+
+
+def test_baselines_of_all_frames_are_left_out_where_the_heads_see_fewer(tmp_path: Path) -> None:
+    store = random_store(tmp_path / "s.zarr", videos=14, frames=8, folds=2)
+    fewer = load_method("paper", ["input.frames=4"])
+    kept = ("class means", "MLP", "TG-DFER without layers")
+    table = replace(TABLE1, rows=tuple(map(row_of, kept)))
+    assert [row.name for row in fit(table, store, fewer).rows] == [*kept[1:]]
+    assert [row.name for row in fit(table, store, load_method()).rows] == [*kept]
+
+
+def test_heads_that_read_texts_do_not_fit_a_store_without(tmp_path: Path) -> None:
+    features, labels = np.ones((14, 1, 16, 64)), np.arange(14) % 7
+    store = write_store(tmp_path / "s.zarr", features, labels, folds=2, texts=False)
+    with pytest.raises(RefusedError, match="reads texts") as refused:
+        fit(HEADS, store, load_method())
+    assert '--rows "class means,regression,MLP,linear probe,S2D"' in str(refused.value)
 
 
 def write_trials(records: Records, row: str, best: Sequence[float]) -> None:

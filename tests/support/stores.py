@@ -53,16 +53,18 @@ def write_store(
     name: str = "test",
     votes: Sequence[tuple[float, ...] | None] | None = None,
     text_dim: int | None = None,
+    texts: bool = True,
 ) -> LocalStore:
     """A finished store with the given features; video n is tested in fold n % folds + 1.
 
     ``folds`` may also be (training rows, test rows) by name. ``truth_NT`` holds the true label of
     every frame, ``sources`` the sha256 of every video's bytes. With ``text_dim``, texts are read by
-    another encoder than frames.
+    another encoder than frames; without ``texts``, by none.
     """
     videos, views, frames, dim = features_NVTD.shape
     config = text_config(text_dim or dim) | ({"features": dim} if text_dim else {})
     weights = text_weights(config)
+    config |= {} if texts else {"text_cfg": None}
     rows = range(videos)
     if isinstance(folds, int):
         count = folds

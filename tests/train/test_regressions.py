@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cache.errors import DamagedError
 from cache.store import Store
 from pipeline.evaluate.baselines import FITS, HOLD_OUTS, searched_logistic_regression, together
 from pipeline.train.halving import searched_hold_out
@@ -67,11 +66,14 @@ def test_another_store_has_regressions_of_its_own(searched: Regressions, tmp_pat
 
 
 @pytest.mark.parametrize(("old", "new"), [("[", "[7,"), ('"sha256"', '"sha1"'), ("{", "")])
-def test_what_is_not_as_it_was_left_is_refused(
+def test_what_is_not_as_it_was_left_counts_as_not_searched_and_is_named(
     searched: Regressions, tmp_path: Path, old: str, new: str
 ) -> None:
     (tmp_path / FOLDER).mkdir()
     for path in (searched.root / FOLDER).iterdir():
         (tmp_path / FOLDER / path.name).write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(DamagedError, match="not as it was left; remove it"):
-        Regressions(tmp_path, searched.store).find("1")
+    own = Regressions(tmp_path, searched.store)
+    assert own.find("1") is None
+    assert own.lacking(["1", "2"]) == ["1", "2"]
+    assert sorted(own.damaged(["1", "2"]).values()) == sorted((tmp_path / FOLDER).iterdir())
+    assert searched.damaged(["1", "2"]) == {}
