@@ -287,12 +287,16 @@ def _records(
     own: Table, rows: Sequence[FilledRow], header: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Each row as a value per column; scores in per cent."""
-    p_values = corrected(tests_of(rows))
-    return [_record(own, line, p_values, header) for line in rows]
+    p_values, behind = corrected(tests_of(rows)), corrected(_behind(rows))
+    return [_record(own, line, p_values, behind, header) for line in rows]
 
 
 def _record(
-    own: Table, line: FilledRow, corrected: Mapping[Test, float], header: Mapping[str, str]
+    own: Table,
+    line: FilledRow,
+    corrected: Mapping[Test, float],
+    behind: Mapping[Test, float],
+    header: Mapping[str, str],
 ) -> dict[str, Any]:
     record: dict[str, Any] = {"table": own.name, "row": show(line.row.name)}
     record |= dict(zip(own.columns, map(show, line.row.cells), strict=True))
@@ -315,6 +319,9 @@ def _record(
             record[f"{metric}_difference_p_holm"] = corrected.get((line.row.name, name))
     record |= {} if line.mcnemar is None else {"war_mcnemar_p": line.mcnemar}
     record |= _bounds("war_behind_best", line.behind, 100)
+    if line.behind is not None and line.behind.error:
+        record["war_behind_best_p"] = line.behind.p
+        record["war_behind_best_p_holm"] = behind[line.row.name, "WAR"]
     record |= {"n": line.done, "diverged": line.diverged}
     record |= {"damaged": line.damaged, "expected": line.expected}
     for fold, rates in line.rates.items():

@@ -172,6 +172,12 @@ def test_remedies_for_rare_classes_show_their_recalls_and_the_war_they_cost(
     found_p = [float(lines["b"][f"{metric}_difference_p_holm"]) for metric in ("uar", "war")]
     assert found_p == pytest.approx(holm([uar.p, war.p]))
     assert lines["a"]["uar_difference_p_holm"] == ""
+    behind = {line.row.name: line.behind for line in rows}
+    tested = {name: own.p for name, own in behind.items() if own is not None and own.error}
+    assert tested
+    for (name, p), own in zip(tested.items(), holm([*tested.values()]), strict=True):
+        shown = [float(lines[name][f"war_behind_best_p{end}"]) for end in ("", "_holm")]
+        assert shown == pytest.approx([p, own])
     assert float(lines["b"]["war_mcnemar_p"]) == 1  # as many videos gained as lost
     assert lines["c"]["uar_difference"] == lines["b"]["recall_fear_mean"] == ""
     assert "& fear $-$ main setting" in tex.read_text()
