@@ -197,6 +197,8 @@ def _grid(own: Reported, command: str) -> Grid:
     columns += [RANKINGS[name] for name in rows[0].precisions]
     columns += ["compared with"] * table.has_references
     columns += [f"{name} − {_other(own)} [95 %]" for name in rows[0].differences]
+    pooled = {name: [line.pooled[name] for line in rows if line.pooled] for name in ("UAR", "WAR")}
+    columns += [f"{name} pooled [95 %]" for name in pooled]
     columns += ["ECE %"] * bool(own.ece)
     columns += ["runs"]
     in_paper = any(line.reported for line in rows)
@@ -211,6 +213,10 @@ def _grid(own: Reported, command: str) -> Grid:
             *(_interval(each, [], 1, ".3f") for each in line.precisions.values()),
             *[Cell(table.reference(line.row).name)] * table.has_references,
             *(_difference(line, name, rows) for name in line.differences),
+            *(
+                _interval(line.pooled.get(name), every, 100, ".1f")
+                for name, every in pooled.items()
+            ),
             *[_per_cent(own.ece.get(line.row.name))] * bool(own.ece),
             Cell(line.n, line.done, mark="lacking" if line.done < line.expected else ""),
             *(_reported(line, metric) for metric in ("uar", "war") if in_paper),
@@ -221,7 +227,10 @@ def _grid(own: Reported, command: str) -> Grid:
 
 
 def _other(own: Reported) -> str:
-    return "the compared" if own.table.has_references else own.table.main.name
+    name = own.table.main.name
+    if own.table.has_references:
+        return "the compared"
+    return f"row {name}" if name.isdigit() else name
 
 
 def _tests(own: Reported) -> Grid:

@@ -124,7 +124,7 @@ def versus_report(found: Versus) -> str:
     clear = [line.name for line, p in zip(found.lines, corrected, strict=True) if p < LEVEL]
     notes = [
         *(f"{letter}: {name}" for letter, name in zip("AB", found.names, strict=True)),
-        f"{found.videos} videos, {found.runs} runs on each side, paired by video, fold and seed",
+        f"{found.videos} videos, {found.runs} run{'s' * (found.runs > 1)} on each side, paired by video, fold and seed",
         f"intervals: {found.intervals}",
         *[f"without a test video: {', '.join(found.absent)}"] * bool(found.absent),
     ]
@@ -164,7 +164,8 @@ def _row(line: Line, corrected: float) -> list[str]:
     scores = [own.text(".1f", 100) for own in (line.a, line.b)]
     difference = line.difference
     p_values = [_p(p) for p in (difference.p, corrected)]
-    found = f"{100 * difference.detectable:.1f}"
+    known = 0 < difference.detectable < 1  # of few videos it may not be
+    found = f"{100 * difference.detectable:.1f}" if known else "–"
     return [line.name, *scores, difference.text("+.1f", 100), *p_values, found]
 
 
