@@ -124,7 +124,8 @@ def versus_report(found: Versus) -> str:
     clear = [line.name for line, p in zip(found.lines, corrected, strict=True) if p < LEVEL]
     notes = [
         *(f"{letter}: {name}" for letter, name in zip("AB", found.names, strict=True)),
-        f"{found.videos} videos, {found.runs} run{'s' * (found.runs > 1)} on each side, paired by video, fold and seed",
+        f"{found.videos} videos, {found.runs} {'run' if found.runs == 1 else 'runs'} on each side, "
+        "paired by video, fold and seed",
         f"intervals: {found.intervals}",
         *[f"without a test video: {', '.join(found.absent)}"] * bool(found.absent),
     ]
