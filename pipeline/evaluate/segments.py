@@ -147,7 +147,10 @@ def mean_average_precision(located: Located, overlap: float, resamples: int = 50
             own = found.label == k
             shown_R = weights_RN[:, located.true.video[located.true.label == k]].sum(1)
             each.append(_average_precision(weights_RN[:, found.video[own]], right[own], shown_R))
-        return np.nanmean(each, 0)
+        found_KR = np.array(each)
+        known_KR = np.isfinite(found_KR)
+        sum_R, count_R = np.where(known_KR, found_KR, 0).sum(0), known_KR.sum(0)
+        return np.divide(sum_R, count_R, out=np.full(len(sum_R), np.nan), where=count_R > 0)
 
     return bootstrap_of_groups(of, located.people, resamples)
 

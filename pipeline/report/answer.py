@@ -91,7 +91,7 @@ def _named(table: Table, rows: Sequence[FilledRow], leading: FilledRow) -> str:
         and not own.value
     ]
     if not same or reference.name in same:
-        return reference.name
+        return f"row {reference.name}" if reference.name.isdigit() else reference.name
     return f"the {reference.name} (row {', '.join(same)})"
 
 

@@ -351,7 +351,7 @@ def test_a_store_of_segments_trains_the_rows_of_tables_that_fit_it(
     commands.command()(ablate)
     given = ["table3", "table4", "--store", str(store.path), "--rows", "a,w2 s1,w9"]
     refused = CliRunner().invoke(commands, given).exception
-    assert "no such row in these tables: w9" in str(refused)
+    assert "no row w9; --rows list shows" in str(refused)
 
 
 def test_features_of_768_train_table_3(tmp_path: Path) -> None:
