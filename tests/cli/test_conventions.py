@@ -52,8 +52,8 @@ WRONG = {
     "train --engine slurm --device cpu --engine-set tasks=0": "expected a number of tasks",
     "extract --engine slurm --device cpu --shard 0/2": "--shard: not read with --engine or --gpus",
     "ablate table33": "table table33: expected table1, table2, table3, table4, table5, table6, "
-    "views, influence, input, without, imbalance, long, text, robustness, population or encoders; "
-    "did you mean table3?",
+    "views, influence, input, without, imbalance, long, text, robustness, population, encoders or "
+    "heads; did you mean table3?",
     "ablate --store s.zarr": "such as table3",
     "ablate table3 --rows A --store s.zarr": "no row A; did you mean a? --rows list shows",
     "report table3 --rows A --store s.zarr": "no row A; did you mean a? --rows list shows",
