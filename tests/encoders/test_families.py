@@ -236,7 +236,7 @@ def test_an_image_model_makes_a_store_for_what_needs_no_texts(tmp_path: Path) ->
 def test_heads_that_read_no_texts_need_no_text_tower(tmp_path: Path) -> None:
     name, weights = write_timm(tmp_path, "test_vit")
     store = extracted(tmp_path, find_encoder(name, weights))
-    with pytest.raises(RefusedError, match=r"DFER-CLIP's head .* --set head.kind=mlp"):
+    with pytest.raises(RefusedError, match=r"the heads of DFER-CLIP.* --set head.kind=mlp"):
         trained(store, tmp_path, "head.kind=dfer_clip")
     records = [
         trained(store, tmp_path, f"head.kind={kind}", "head.instance=2", "head.hidden=8")
