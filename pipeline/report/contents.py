@@ -69,7 +69,12 @@ class Reported:
     rows: list[FilledRow]
     records: Mapping[str, list[Record]]  # the finished ones
     lacking: Mapping[str, list[str]]  # of each fold, which runs are not there, if any
-    ece: Mapping[str, float]  # calibration error in [0, 1] of rows of all frames and videos
+
+    @property
+    def ece(self) -> dict[str, float]:
+        """Calibration error in [0, 1] of the rows of all frames and videos."""
+        whole = (line for line in self.rows if line.calibration and not line.row.subset)
+        return {line.row.name: line.calibration["ECE"] for line in whole}
 
     @cached_property
     def verdict(self) -> Verdict | None:
@@ -246,13 +251,11 @@ def _filled(table: Table, asked: Asked, records: Records) -> Reported:
     }
     if REGRESSION in every:
         lacking[REGRESSION] = _unsearched(records, folds)
-    whole = (row.name for row in table.rows if row.choice is None and not row.subset)
     return Reported(
         table,
         collect(table, base, folds, seeds, records, factors),
         good,
         {name: own for name, own in lacking.items() if own},
-        {name: _ece(good[name]) for name in whole if good.get(name)},
     )
 
 
@@ -287,11 +290,6 @@ def _lacking(runs: Sequence[Run], records: Records, undecided: Mapping[str, str]
             status = f" ({record.status})" if record else ""
             reasons.setdefault(run.fold, []).append(f"seed {run.seed}{status}")
     return [f"fold {fold}, {', '.join(own)}" for fold, own in reasons.items()]
-
-
-def _ece(records: Sequence[Record]) -> float:
-    logits_MK = np.concatenate([record.logits() for record in records])
-    return reliability(logits_MK, np.concatenate([own.predictions()[1] for own in records])).ece
 
 
 def find_leading(tables: Sequence[Reported], store: Store) -> Leading | None:
