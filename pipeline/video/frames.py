@@ -175,19 +175,26 @@ def _read_folder(folder: Path, choose: Choose, take: Take) -> Found:
 
 
 def _read_image(path: Path, digest: "hashlib._Hash") -> bytes:
-    with decoder_errors():
-        size = _stat_file(path).st_size
+    with decoder_errors(), open(path, "rb", buffering=0, opener=_open_at_once) as file:
+        size = _check_regular(os.fstat(file.fileno())).st_size
         if size > MAX_IMAGE_BYTES:
             raise BadVideoError(f"{size} bytes, at most {MAX_IMAGE_BYTES}")
-        data = path.read_bytes()
+        data = file.readall()
     digest.update(hashlib.sha256(data).digest())
     return data
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # of a pipe, opening would wait for its writer
+
+
 def _stat_file(path: Path) -> os.stat_result:
-    found = path.stat()
+    return _check_regular(path.stat())  # opening a pipe would wait forever
+
+
+def _check_regular(found: os.stat_result) -> os.stat_result:
     if not stat.S_ISREG(found.st_mode):
-        raise BadVideoError("not a regular file")  # opening a pipe would wait forever
+        raise BadVideoError("not a regular file")
     return found
 
 

@@ -5,6 +5,7 @@ Whatever a decoder raises about a source is such a reason, see ``decoder_errors`
 
 import io
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ _JPEG_SEGMENT = re.compile(rb"\xff[\xc0-\xcf\xda-\xfe]")  # markers that are fol
 _ARITHMETIC = (0xC9, 0xCA)
 _PROGRESSIVE = (0xC2, 0xCA)
 _SCAN = 0xDA
+_BASELINE = 0xC0
+# Segments with nothing for Pillow to tell: JFIF, tables, comment.
+_SILENT = (0xE0, 0xDB, 0xC4, 0xDD, 0xFE)
 _PNG_PALETTE = 3  # the colour type of pixels that are numbers of a palette
 
 # Pillow's warnings of odd metadata name no file, so on a terminal they would help nobody.
@@ -69,6 +73,8 @@ def decode_image(data: bytes) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """(RGB uint8 [height, width, 3], what was repaired) of an encoded image."""
     if not data:
         raise BadVideoError("0 bytes")
+    if (plain := _decode_plain_jpeg(data)) is not None:
+        return plain, ()
     with decoder_errors(), _open(data) as image:
         check_size(image.width, image.height)
         # A file of several pictures is one frame here; "MPO" is Pillow's name for such a JPEG.
@@ -90,6 +96,31 @@ def check_beginning(head: bytes) -> None:
         raise BadVideoError("0 bytes")
     if not head.startswith(_BEGINNINGS):
         raise _no_image(head)
+
+
+def _decode_plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    """The pixels of a sound JPEG in colour without metadata; None of any other image.
+
+    Nearly all frames are such images, of which Pillow would say nothing, in half the time again.
+    """
+    at, size = 2, (0, 0)
+    if not data.startswith(b"\xff\xd8\xff") or b"\xff\xc9" in data:
+        return None
+    while (marker := int.from_bytes(data[at : at + 2], "big") - 0xFF00) != _SCAN:
+        if marker == _BASELINE and size == (0, 0) and at + 10 <= len(data):
+            bits, height, width, components = struct.unpack_from(">BHHB", data, at + 4)
+            if bits != 8 or components != 3:
+                return None
+            size = width, height
+        elif marker not in _SILENT:
+            return None
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    try:
+        check_size(*size)
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except (BadVideoError, ValueError, MemoryError):
+        return None  # to be told why
+    return pixels
 
 
 def _unseen(data: bytes, image: Image.Image) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from pipeline.video.frames import Found, read_frames
 from pipeline.video.images import BadVideoError
 from pipeline.video.on_device import Shown, make_on_device, to_be_made
 from pipeline.video.tracks import find_people
-from pipeline.video.warp import Warp
+from pipeline.video.warp import Warp, Warper
 
 # Of frames in their own size that wait for their upload, per video.
 WAITING_BYTES = 64 << 20
@@ -106,11 +106,15 @@ class _Views:
         self._rules, self._pixels = rules, pixels
         self.frame_index_VT = np.zeros((len(rules), len(rules[0].moments)), np.int32)
         self.upload_seconds = self.views_seconds = 0.0
+        self._places: dict[int, list[int]] = {}  # of each frame, among those of all views in turn
 
     def choose(self, length: int) -> Collection[int]:
         """The frames, of a video of ``length`` frames, that any view shows."""
         self.frame_index_VT[:] = [rule.choose(length) for rule in self._rules]
-        return set(self.frame_index_VT.flatten().tolist())
+        self._places = {}
+        for place, index in enumerate(self.frame_index_VT.flatten().tolist()):
+            self._places.setdefault(index, []).append(place)
+        return self._places
 
 
 class HostViews(_Views):
@@ -120,35 +124,45 @@ class HostViews(_Views):
         super().__init__(rules, pixels)
         size = pixels.size_px
         self._made_VTHWC = np.empty((*self.frame_index_VT.shape, size, size, 3), np.uint8)
-        self._is_made_VT = np.zeros(self.frame_index_VT.shape, np.bool_)
+        self._left: set[int] = set()
         self._warps: dict[tuple[int, tuple[int, int]], Warp] = {}
+        self._warper = Warper()
 
     def choose(self, length: int) -> Collection[int]:
         """As above; forgets what was taken before."""
-        self._is_made_VT[:] = False
-        return super().choose(length)
+        chosen = super().choose(length)
+        self._left = set(chosen)
+        return chosen
 
     def take(self, index: int, image: NDArray[np.uint8]) -> None:
         """Make of frame ``index``, uint8 [height, width, 3], those of the views that show it."""
         started = time.perf_counter()
         image = np.require(image, requirements=["C", "W"])
-        shown_VT = self.frame_index_VT == index
-        for view in np.flatnonzero(shown_VT.any(1)).tolist():
-            first, *others = np.flatnonzero(shown_VT[view]).tolist()
-            self._fit(view, image, self._made_VTHWC[view, first])
-            self._made_VTHWC[view, others] = self._made_VTHWC[view, first]
-        self._is_made_VT |= shown_VT
+        self._warper.take(image)
+        made_SS3: dict[int, NDArray[np.uint8]] = {}
+        for place in self._places[index]:
+            view, frame = divmod(place, self.frame_index_VT.shape[1])
+            out_SS3 = self._made_VTHWC[view, frame]
+            if view in made_SS3:
+                out_SS3[:] = made_SS3[view]
+            else:
+                self._fit(view, image, out_SS3)
+                made_SS3[view] = out_SS3
+        self._left.discard(index)
         self.views_seconds += time.perf_counter() - started
 
     def finish(self) -> torch.Tensor:
         """The views, uint8 [view, frame, channel, height, width]; the channels are together."""
-        if not self._is_made_VT.all():
+        if self._left:
             raise KeyError("a frame that was chosen was not decoded")
         return torch.from_numpy(self._made_VTHWC).permute(0, 1, 4, 2, 3)
 
     def _fit(self, view: int, image: NDArray[np.uint8], out_SS3: NDArray[np.uint8]) -> None:
         """Write the frame as the view shows it, uint8 [size, size, 3]."""
         augmentation = self._rules[view].augmentation
+        if augmentation is None and image.shape == out_SS3.shape:
+            out_SS3[:] = image
+            return
         if augmentation is None:
             fitted = fit_for_evaluation(torch.from_numpy(image).permute(2, 0, 1), self._pixels)
             out_SS3[:] = fitted.permute(1, 2, 0).numpy()
@@ -156,7 +170,7 @@ class HostViews(_Views):
         shape = (image.shape[0], image.shape[1])
         if (warp := self._warps.get((view, shape))) is None:
             warp = self._warps[view, shape] = Warp(*shape, self._pixels.size_px, augmentation)
-        warp(image, out_SS3)
+        self._warper.show(warp, out_SS3)
 
 
 class DeviceViews(_Views):
@@ -193,7 +207,7 @@ class DeviceViews(_Views):
         shown = [
             Shown(place, number, self._rules[place // frames].augmentation)
             for number, index in enumerate(self._waiting)
-            for place in np.flatnonzero(self.frame_index_VT == index).tolist()
+            for place in self._places[index]
         ]
         if shown:
             images = list(self._waiting.values())

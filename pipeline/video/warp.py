@@ -19,10 +19,10 @@ OpenCV computes this here, and pipeline/kernels/pixels.py on GPUs, both with a m
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from pipeline.kernels.pixels import STEPS
@@ -75,45 +75,83 @@ class Warp:
         mixed = a.saturation * np.eye(3) + (1 - a.saturation) * np.outer(np.ones(3), GREY)
         return a.brightness * a.contrast * mixed, a.brightness * (1 - a.contrast)
 
-    def __call__(
-        self, frame_HWC: NDArray[np.uint8], out_SS3: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
-        """The frame as this view shows it, uint8 [S, S, 3]; written to ``out_SS3`` if given."""
-        # OpenCV is faster with four channels than with three.
-        reduced_HW4 = cv2.cvtColor(_reduce(frame_HWC, self.reduction), cv2.COLOR_RGB2RGBA)
-        warped_SS4 = cv2.remap(reduced_HW4, *self._map, cv2.INTER_LINEAR)
-        matrix, share = self.colours
-        added = np.full((3, 1), share * float(GREY @ cv2.mean(warped_SS4)[:3]))
-        warped_SS3 = cv2.cvtColor(warped_SS4, cv2.COLOR_RGBA2RGB)
-        shown_SS3 = cv2.transform(warped_SS3, np.hstack([matrix, added]), dst=out_SS3)
-        return cast(NDArray[np.uint8], shown_SS3)
-
     @cached_property
-    def _map(self) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
+    def map(self) -> tuple[NDArray[np.int16], NDArray[np.uint16]]:
         """Whole pixels [S, S, 2] and 1/32ths [S, S] of all places, as cv2.remap takes them."""
-        grid = np.arange(self.size, dtype=np.float64)
-        x_SS, y_SS = (
-            np.rint(STEPS * (across * grid + down * grid[:, None] + start)).astype(np.int32)
-            for across, down, start in self.places
-        )
-        wholes = np.stack([x_SS >> _BITS, y_SS >> _BITS], 2).astype(np.int16)
-        parts = (y_SS & (STEPS - 1)) * STEPS + (x_SS & (STEPS - 1))
-        return wholes, parts.astype(np.uint16)
+        size, grid = self.size, np.arange(self.size, dtype=np.float64)
+        wholes, parts = np.empty((size, size, 2), np.int16), np.zeros((size, size), np.uint16)
+        for axis, (across, down, start) in enumerate(self.places):
+            place_SS = np.add.outer(down * grid, across * grid)
+            place_SS += start
+            place_SS *= STEPS
+            steps_SS = np.rint(place_SS, out=place_SS).astype(np.int32)
+            np.right_shift(steps_SS, _BITS, out=wholes[:, :, axis], casting="unsafe")
+            steps_SS &= STEPS - 1
+            parts += (steps_SS << (axis * _BITS)).astype(np.uint16)
+        return wholes, parts
+
+    def __call__(self, frame_HWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The frame as this view shows it, uint8 [S, S, 3]."""
+        warper, shown_SS3 = Warper(), np.empty((self.size, self.size, 3), np.uint8)
+        warper.take(frame_HWC)
+        warper.show(self, shown_SS3)
+        return shown_SS3
+
+
+class Warper:
+    """Shows frames in views, one frame after the other.
+
+    What the views of a frame share is computed once.  Results between the steps are written where
+    those of the frame before were: fresh memory would cost as much as the steps.
+    """
+
+    def __init__(self) -> None:
+        self._frame_HWC = np.empty((0, 0, 3), np.uint8)
+        self._reduced: dict[tuple[int, int], tuple[MatLike | None, MatLike]] = {}
+        self._of_this_frame: set[tuple[int, int]] = set()
+        self._warped_SS4: MatLike | None = None
+        self._warped_SS3: MatLike | None = None
+        self._colours = np.empty((3, 4))
+
+    def take(self, frame_HWC: NDArray[np.uint8]) -> None:
+        """The frame to be shown from now on, uint8 [height, width, 3]."""
+        self._frame_HWC = frame_HWC
+        self._of_this_frame.clear()
+
+    def show(self, warp: Warp, out_SS3: NDArray[np.uint8]) -> None:
+        """Write the frame as a view shows it to ``out_SS3``."""
+        reduced_HW4 = self._reduce(warp.reduction)
+        warped_SS4 = cv2.remap(reduced_HW4, *warp.map, cv2.INTER_LINEAR, dst=self._warped_SS4)
+        warped_SS3 = cv2.cvtColor(warped_SS4, cv2.COLOR_RGBA2RGB, dst=self._warped_SS3)
+        self._colours[:, :3], share = warp.colours
+        self._colours[:, 3] = share * float(GREY @ cv2.mean(warped_SS4)[:3])
+        cv2.transform(warped_SS3, self._colours, dst=out_SS3)
+        self._warped_SS4, self._warped_SS3 = warped_SS4, warped_SS3
+
+    def _reduce(self, reduction: tuple[int, int]) -> MatLike:
+        """Means of blocks, the last ones completed by the border, with a fourth channel."""
+        means_HWC, room_HW4 = self._reduced.get(reduction, (None, None))
+        if reduction in self._of_this_frame and room_HW4 is not None:
+            return room_HW4
+        if reduction == (1, 1):
+            means_HWC = self._frame_HWC
+        else:
+            down, across = reduction
+            whole_HWC: MatLike = self._frame_HWC
+            height, width = whole_HWC.shape[:2]
+            more = (-height % down, -width % across)
+            if any(more):
+                whole_HWC = cv2.copyMakeBorder(
+                    whole_HWC, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE
+                )
+            size = (whole_HWC.shape[1] // across, whole_HWC.shape[0] // down)
+            means_HWC = cv2.resize(whole_HWC, size, dst=means_HWC, interpolation=cv2.INTER_AREA)
+        # OpenCV is faster with four channels than with three.
+        reduced_HW4 = cv2.cvtColor(means_HWC, cv2.COLOR_RGB2RGBA, dst=room_HW4)
+        self._reduced[reduction] = means_HWC, reduced_HW4
+        self._of_this_frame.add(reduction)
+        return reduced_HW4
 
 
 def _shift(by: float) -> NDArray[np.float64]:
     return np.array([[1, 0, by], [0, 1, by], [0, 0, 1]])
-
-
-def _reduce(frame_HWC: NDArray[np.uint8], reduction: tuple[int, int]) -> NDArray[np.uint8]:
-    """Means of blocks, the last ones completed by the border."""
-    down, across = reduction
-    if reduction == (1, 1):
-        return frame_HWC
-    height, width = frame_HWC.shape[:2]
-    more = (-height % down, -width % across)
-    if any(more):
-        border = cv2.copyMakeBorder(frame_HWC, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
-        frame_HWC = cast(NDArray[np.uint8], border)
-    size = (frame_HWC.shape[1] // across, frame_HWC.shape[0] // down)
-    return cast(NDArray[np.uint8], cv2.resize(frame_HWC, size, interpolation=cv2.INTER_AREA))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.video import images
 from pipeline.video.images import BadVideoError, decode_image, decoder_errors
 from support.sources import BOMB, chunk, pictures, png
 
@@ -66,6 +67,45 @@ def test_jpeg_with_damaged_or_missing_pixels_is_refused(mode: str, progressive: 
     for damaged in (bytes(scarred), data[:-100] + b"\xff\xd9", data[:-100]):
         with pytest.raises(BadVideoError, match=r"Corrupt JPEG data|Premature end"):
             decode_image(damaged)
+
+
+def outcome(data: bytes) -> object:
+    """The pixels' bytes, shape and flags, or the reason why there are none."""
+    try:
+        pixels, flags = decode_image(data)
+    except BadVideoError as error:
+        return str(error)
+    return pixels.tobytes(), pixels.shape, flags
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"comment": b"a comment"},
+        {"restart_marker_blocks": 2, "subsampling": 0},
+        {"optimize": True, "quality": 30},
+        {"icc_profile": b"no profile"},
+        {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_what_pillow_need_not_see_it_would_not_change(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images changed anywhere in their headers, cut, joined; by both ways."""
+    data = encoded(Image.fromarray(pictures(1)[0]).resize((24, 16)), "JPEG", **options)
+    header = data.index(b"\xff\xda") + 14
+    rng = np.random.default_rng(0)
+    cases = [data, data + data, data[2:], *(data[:end] for end in range(1, len(data), 7))]
+    for at in range(2, header):
+        for value in {0, 0xFF, data[at] ^ 1, data[at] ^ 0x80, int(rng.integers(256))}:
+            cases.append(data[:at] + bytes([value]) + data[at + 1 :])
+    directly = [outcome(case) for case in cases]
+    assert images._decode_plain_jpeg(data) is not None or {"icc_profile", "exif"} & options.keys()
+    monkeypatch.setattr(images, "_decode_plain_jpeg", lambda data: None)
+    for case, found in zip(cases, directly, strict=True):
+        assert outcome(case) == found
 
 
 def test_progressive_jpeg_without_its_last_scans_is_flagged() -> None:
