@@ -113,6 +113,7 @@ ORDER = [
     "pipeline/encoders/i3d.py",
     "pipeline/encoders/p3d.py",
     "pipeline/encoders/cnn3d_models.py",
+    "pipeline/encoders/resnet.py",
     "pipeline/encoders/clip.py",
     "pipeline/extract/overlaps.py",
     "pipeline/extract/readings.py",

@@ -322,8 +322,9 @@ class Encoder:
         else:
             self.visual = visual.to(self.device, memory_format=torch.channels_last)
         self.visual.eval().requires_grad_(False)
+        self._frozen = _frozen(self.visual)
         if self._low is not None:
-            _compute_in(self._low, self.visual)
+            _compute_in(self._low, self._frozen)
         mean, std = files.preprocessing.mean, files.preprocessing.std
         # (x / 255 - mean) / std as one multiplication and one subtraction per pixel
         self._scale_C = 1 / (255 * torch.tensor(std, device=self.device))
@@ -370,12 +371,13 @@ class Encoder:
 
         autocast = torch.autocast(self.device.type, self._low, enabled=self._low is not None)
         with torch.inference_mode(), autocast:
-            features_ND: torch.Tensor = self.visual(self._normalise(frames_NCHW))
+            features_ND: torch.Tensor = self._frozen(self._normalise(frames_NCHW))
             return features_ND.to(torch.float16)
 
     def make_trainable(self) -> None:
         """Prepare for ``encode_with_gradient``."""
         self.visual.requires_grad_(True)
+        self._frozen = self.visual
         if self.files.is_clip:
             self.visual.set_grad_checkpointing(True)
 
@@ -726,6 +728,15 @@ def _converted(state: "dict[str, torch.Tensor]", outline: Any) -> "dict[str, tor
     resize_pos_embed(state, outline)
     resize_text_pos_embed(state, outline)
     return state
+
+
+def _frozen(visual: Any) -> Any:
+    """What computes the same as a tower in evaluation, with less work if there is such a form."""
+    from open_clip.modified_resnet import ModifiedResNet
+
+    from pipeline.encoders.resnet import FrozenResNet
+
+    return FrozenResNet(visual) if isinstance(visual, ModifiedResNet) else visual
 
 
 def _compute_in(low: "torch.dtype", visual: Any) -> None:
