@@ -175,17 +175,21 @@ def _read_folder(folder: Path, choose: Choose, take: Take) -> Found:
 
 
 def _read_image(path: Path, digest: "hashlib._Hash") -> bytes:
-    with decoder_errors(), open(path, "rb", buffering=0, opener=_open_at_once) as file:
-        size = _check_regular(os.fstat(file.fileno())).st_size
-        if size > MAX_IMAGE_BYTES:
-            raise BadVideoError(f"{size} bytes, at most {MAX_IMAGE_BYTES}")
-        data = file.readall()
+    with decoder_errors():
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # of a pipe, opening would wait
+        try:
+            size = _check_regular(os.fstat(file)).st_size
+            if size > MAX_IMAGE_BYTES:
+                raise BadVideoError(f"{size} bytes, at most {MAX_IMAGE_BYTES}")
+            data = os.read(file, size + 1)
+            while len(data) < size and (more := os.read(file, size - len(data))):
+                data += more
+        finally:
+            os.close(file)
+        if len(data) != size:
+            raise BadVideoError("changed while it was read")
     digest.update(hashlib.sha256(data).digest())
     return data
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # of a pipe, opening would wait for its writer
 
 
 def _stat_file(path: Path) -> os.stat_result:

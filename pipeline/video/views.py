@@ -25,6 +25,8 @@ from pipeline.video.warp import Warp, Warper
 # Of frames in their own size that wait for their upload, per video.
 WAITING_BYTES = 64 << 20
 WAITING_PICTURES = 64
+# Smaller frames than this are fitted together: a call costs as much as its arithmetic.
+LITTLE_BYTES = 512 << 10
 
 
 @dataclass(frozen=True)
@@ -118,20 +120,21 @@ class _Views:
 
 
 class HostViews(_Views):
-    """Makes them on the CPU, frame by frame; keeps no frame at its full size."""
+    """Makes them on the CPU, frame by frame; keeps no large frame at its full size."""
 
     def __init__(self, rules: Sequence[ViewRule], pixels: Preprocessing) -> None:
         super().__init__(rules, pixels)
         size = pixels.size_px
-        self._made_VTHWC = np.empty((*self.frame_index_VT.shape, size, size, 3), np.uint8)
+        self._made_PSS3 = np.empty((self.frame_index_VT.size, size, size, 3), np.uint8)
         self._left: set[int] = set()
+        self._waiting: dict[int, NDArray[np.uint8]] = {}
         self._warps: dict[tuple[int, tuple[int, int]], Warp] = {}
         self._warper = Warper()
 
     def choose(self, length: int) -> Collection[int]:
         """As above; forgets what was taken before."""
         chosen = super().choose(length)
-        self._left = set(chosen)
+        self._left, self._waiting = set(chosen), {}
         return chosen
 
     def take(self, index: int, image: NDArray[np.uint8]) -> None:
@@ -139,38 +142,59 @@ class HostViews(_Views):
         started = time.perf_counter()
         image = np.require(image, requirements=["C", "W"])
         self._warper.take(image)
-        made_SS3: dict[int, NDArray[np.uint8]] = {}
-        for place in self._places[index]:
-            view, frame = divmod(place, self.frame_index_VT.shape[1])
-            out_SS3 = self._made_VTHWC[view, frame]
-            if view in made_SS3:
-                out_SS3[:] = made_SS3[view]
-            else:
-                self._fit(view, image, out_SS3)
-                made_SS3[view] = out_SS3
+        for view, (first, *others) in self._places_by_view(index).items():
+            if not self._make(view, image, self._made_PSS3[first]):
+                self._waiting[index] = image
+                continue
+            for other in others:
+                self._made_PSS3[other] = self._made_PSS3[first]
+        if image.nbytes > LITTLE_BYTES:
+            self._fit_waiting()
         self._left.discard(index)
         self.views_seconds += time.perf_counter() - started
 
     def finish(self) -> torch.Tensor:
         """The views, uint8 [view, frame, channel, height, width]; the channels are together."""
-        if self._left:
+        started = time.perf_counter()
+        self._fit_waiting()
+        self.views_seconds += time.perf_counter() - started
+        if self._left or not self._places:
             raise KeyError("a frame that was chosen was not decoded")
-        return torch.from_numpy(self._made_VTHWC).permute(0, 1, 4, 2, 3)
+        made = torch.from_numpy(self._made_PSS3).permute(0, 3, 1, 2)
+        return made.unflatten(0, self.frame_index_VT.shape)
 
-    def _fit(self, view: int, image: NDArray[np.uint8], out_SS3: NDArray[np.uint8]) -> None:
-        """Write the frame as the view shows it, uint8 [size, size, 3]."""
+    def _make(self, view: int, image: NDArray[np.uint8], out_SS3: NDArray[np.uint8]) -> bool:
+        """Write the frame as the view shows it; False if it has to be fitted, later."""
         augmentation = self._rules[view].augmentation
-        if augmentation is None and image.shape == out_SS3.shape:
-            out_SS3[:] = image
-            return
         if augmentation is None:
-            fitted = fit_for_evaluation(torch.from_numpy(image).permute(2, 0, 1), self._pixels)
-            out_SS3[:] = fitted.permute(1, 2, 0).numpy()
-            return
+            if fits := image.shape == out_SS3.shape:
+                out_SS3[:] = image
+            return fits
         shape = (image.shape[0], image.shape[1])
         if (warp := self._warps.get((view, shape))) is None:
             warp = self._warps[view, shape] = Warp(*shape, self._pixels.size_px, augmentation)
         self._warper.show(warp, out_SS3)
+        return True
+
+    def _places_by_view(self, index: int) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for place in self._places[index]:
+            found.setdefault(place // self.frame_index_VT.shape[1], []).append(place)
+        return found
+
+    def _fit_waiting(self) -> None:
+        """Make those of the evaluation view, of all frames of one size at once."""
+        waiting, self._waiting = self._waiting, {}
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, image in waiting.items():
+            by_shape.setdefault(image.shape, []).append(index)
+        for indices in by_shape.values():
+            frames = torch.from_numpy(np.stack([waiting[index] for index in indices]))
+            fitted = fit_for_evaluation(frames.permute(0, 3, 1, 2), self._pixels)
+            for index, fitted_SS3 in zip(indices, fitted.permute(0, 2, 3, 1).numpy(), strict=True):
+                for view, places in self._places_by_view(index).items():
+                    if self._rules[view].augmentation is None:
+                        self._made_PSS3[places] = fitted_SS3
 
 
 class DeviceViews(_Views):
@@ -216,7 +240,7 @@ class DeviceViews(_Views):
 
 
 def fit_for_evaluation(image_CHW: torch.Tensor, pixels: Preprocessing) -> torch.Tensor:
-    """Resize and crop to [channel, size, size] as open_clip's own preprocessing does."""
+    """Resize and crop to [..., channel, size, size] as open_clip's own preprocessing does."""
     size = pixels.size_px
     mode = InterpolationMode(pixels.interpolation)
     shape = [size, size] if pixels.resize == "squash" else [size]
