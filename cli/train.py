@@ -170,7 +170,8 @@ def train(
     _print(wanted, records, trained, damaged)
     if cached:
         asked = as_asked(store, runs, config, settings, seeds)
-        next_step("tgdfer", "ablate", "table3", *asked)
+        table = "table3" if method.head.kind == "tgdfer" else "table1"
+        next_step("tgdfer", "ablate", table, *asked)
         suggest_comparison(opened, *asked)
     leave_if_damaged(damaged)
 

@@ -5,6 +5,7 @@ The defaults are the paper's values; see docs/method.md.
 
 import difflib
 import math
+import re
 import reprlib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -718,7 +719,12 @@ def load_method(config: Path | str = "paper", overrides: Sequence[str] = ()) -> 
     settings = _read_toml(config)
     for override in overrides:
         _apply(settings, override)
-    return method_from(settings, str(config))
+    try:
+        return MethodConfig.model_validate(settings)
+    except ValidationError as error:
+        given = {parse_setting(override)[0] for override in overrides}
+        wrong = {_key_of(problem) for problem in error.errors()}
+        raise RefusedError(_explain(error, "--set" if wrong <= given else str(config))) from None
 
 
 def method_from(settings: Mapping[str, Any], where: str) -> MethodConfig:
@@ -796,7 +802,7 @@ def _parse_value(key: str, text: str) -> Any:
 def _explain(error: ValidationError, where: str) -> str:
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        key = _key_of(problem)
         if problem["type"] == "extra_forbidden":
             lines.append(unknown_setting(key))
             continue
@@ -804,8 +810,20 @@ def _explain(error: ValidationError, where: str) -> str:
             "" if isinstance(problem["input"], Mapping) else f" = {_shortened(problem['input'])}"
         )
         said = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "literal_error":
+            said += _nearest(problem["input"], problem["ctx"]["expected"])
         lines.append(f"{key}{given}: {said}" if key else said)
     return f"{where}: " + "; ".join(lines)
+
+
+def _key_of(problem: Mapping[str, Any]) -> str:
+    return ".".join(str(part) for part in problem["loc"])
+
+
+def _nearest(value: object, expected: str) -> str:
+    """A hint at the nearest of the values that pydantic lists as ``'a', 'b' or 'c'``."""
+    near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _shortened(value: Any) -> str:

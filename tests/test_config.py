@@ -50,6 +50,7 @@ def test_overrides_are_parsed_as_toml_and_bare_words_as_text() -> None:
         ("optimiser.lr=" + "[" * 1500, r"--set optimiser\.lr: not valid TOML: nested too deeply"),
         ("optimiser.lr=" + "[" * 80 + "]" * 80, r"lr = \[+\.\.\.\]+: .*valid number"),
         ("optimiser.lr=1\nother=2", r"optimiser\.lr = '1\\nother=2'"),
+        ("head.kind=mpl", r"^--set: head\.kind = 'mpl': .* or 'logo_former'; did you mean mlp\?$"),
         ("temporal.window=1001", r"less than or equal to 1000"),
         ("label.temperature=1e-300", r"greater than or equal to 0\.0001"),
     ],
