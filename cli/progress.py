@@ -37,6 +37,8 @@ class Progress:
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """``done`` units of ``total``, if known by now, are done; ``note`` follows the figures."""
         self.done, self.total = done, total or self.total
+        if done == self._earlier:
+            self._started = time.monotonic()  # what came before was no such work
         self.draw(note)
 
     def draw(self, note: str) -> None:

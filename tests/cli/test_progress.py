@@ -58,6 +58,21 @@ def test_total_may_become_known_later(tmp_path: Path) -> None:
     assert second.startswith("extract: 4 of 8 videos, about ")
 
 
+def test_time_before_the_work_is_no_part_of_its_rate(tmp_path: Path) -> None:
+    script = (
+        "import time\n"
+        "from cli.progress import progress\n"
+        "with progress('extract', None, 'videos', line_seconds=0.0) as shown:\n"
+        "    time.sleep(1)\n"
+        "    shown.update(0, 100)\n"
+        "    shown.update(2, 100)\n"
+    )
+    *_, last = python("-c", script, cwd=tmp_path).stderr.splitlines()
+    found = re.fullmatch(r"extract: 2 of 100 videos, about (\d+) s left", last)
+    assert found
+    assert int(found[1]) < 49
+
+
 RESUMED = """
 import time
 from cli.progress import progress
