@@ -27,6 +27,7 @@ class FrozenResNet(nn.Module):
         layers = (resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4)
         self.blocks = nn.Sequential(*(_Block(block) for layer in layers for block in layer))
         self.pool = _Pool(resnet.attnpool)
+        self.requires_grad_(False)
 
     def forward(self, frames_NCHW: Tensor) -> Tensor:
         """Normalised frames -> features [N, D]."""
@@ -47,7 +48,7 @@ class _Block(nn.Module):
         if block.downsample is not None:
             _, conv, norm = block.downsample
             self.skip = _product(conv, norm)
-            self.skip.bias.data += self.widen.bias.data
+            self.skip.bias.data += self.widen.bias.data  # once for both
 
     def forward(self, x_NHWC: Tensor) -> Tensor:
         inner_NCHW = self.narrow(x_NHWC).relu_().permute(0, 3, 1, 2)
@@ -103,6 +104,8 @@ class _Pool(nn.Module):
 def _product(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Linear:
     """A convolution of single pixels and its normalisation, of frames with their channels last."""
     fused = fuse_conv_bn_eval(conv, norm)
-    linear = nn.Linear(fused.in_channels, fused.out_channels)
-    linear.load_state_dict({"weight": fused.weight.flatten(1), "bias": fused.bias})
+    weight = fused.weight.flatten(1)
+    outputs, inputs = weight.shape
+    linear = nn.Linear(inputs, outputs, device=weight.device, dtype=weight.dtype)
+    linear.load_state_dict({"weight": weight, "bias": fused.bias})
     return linear

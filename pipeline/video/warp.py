@@ -129,28 +129,27 @@ class Warper:
         self._warped_SS4, self._warped_SS3 = warped_SS4, warped_SS3
 
     def _reduce(self, reduction: tuple[int, int]) -> MatLike:
-        """Means of blocks, the last ones completed by the border, with a fourth channel."""
-        means_HWC, room_HW4 = self._reduced.get(reduction, (None, None))
-        if reduction in self._of_this_frame and room_HW4 is not None:
-            return room_HW4
-        if reduction == (1, 1):
-            means_HWC = self._frame_HWC
-        else:
-            down, across = reduction
-            whole_HWC: MatLike = self._frame_HWC
-            height, width = whole_HWC.shape[:2]
-            more = (-height % down, -width % across)
-            if any(more):
-                whole_HWC = cv2.copyMakeBorder(
-                    whole_HWC, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE
-                )
-            size = (whole_HWC.shape[1] // across, whole_HWC.shape[0] // down)
-            means_HWC = cv2.resize(whole_HWC, size, dst=means_HWC, interpolation=cv2.INTER_AREA)
-        # OpenCV is faster with four channels than with three.
-        reduced_HW4 = cv2.cvtColor(means_HWC, cv2.COLOR_RGB2RGBA, dst=room_HW4)
-        self._reduced[reduction] = means_HWC, reduced_HW4
-        self._of_this_frame.add(reduction)
+        """The reduced frame with a fourth channel: OpenCV warps four faster than three."""
+        means_HWC, reduced_HW4 = self._reduced.get(reduction, (None, None))
+        if reduced_HW4 is None or reduction not in self._of_this_frame:
+            means_HWC = _means(self._frame_HWC, reduction, means_HWC)
+            reduced_HW4 = cv2.cvtColor(means_HWC, cv2.COLOR_RGB2RGBA, dst=reduced_HW4)
+            self._reduced[reduction] = means_HWC, reduced_HW4
+            self._of_this_frame.add(reduction)
         return reduced_HW4
+
+
+def _means(frame_HWC: MatLike, reduction: tuple[int, int], out_HWC: MatLike | None) -> MatLike:
+    """Means of blocks, the last ones completed by the border; perhaps in ``out_HWC``."""
+    down, across = reduction
+    if reduction == (1, 1):
+        return frame_HWC
+    height, width = frame_HWC.shape[:2]
+    more = (-height % down, -width % across)
+    if any(more):
+        frame_HWC = cv2.copyMakeBorder(frame_HWC, 0, more[0], 0, more[1], cv2.BORDER_REPLICATE)
+    size = (frame_HWC.shape[1] // across, frame_HWC.shape[0] // down)
+    return cv2.resize(frame_HWC, size, dst=out_HWC, interpolation=cv2.INTER_AREA)
 
 
 def _shift(by: float) -> NDArray[np.float64]:

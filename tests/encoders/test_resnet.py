@@ -39,6 +39,13 @@ def test_features_are_those_of_the_network_itself(
     assert error <= max(1e-6, 2 * (plain - exact).abs().max() / exact.abs().max())
 
 
+def test_weights_are_where_those_of_the_network_are() -> None:
+    frozen = FrozenResNet(resnet([1, 2, 1, 1], 8, 4, 32).to("meta"))
+    tensors = [*frozen.parameters(), *frozen.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert not any(tensor.requires_grad for tensor in tensors)
+
+
 def test_weights_of_the_network_stay_its_own() -> None:
     original = resnet([1, 1, 1, 1], 8, 4, 32)
     before = {name: values.clone() for name, values in original.state_dict().items()}
