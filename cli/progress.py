@@ -24,6 +24,7 @@ class Progress:
         self.done = self._earlier = 0
         self._line_seconds = line_seconds
         self._started = self._said = time.monotonic()
+        self._begun = False
 
     def advance(self, done: int = 1, note: str = "") -> None:
         """``done`` more units are done."""
@@ -37,8 +38,9 @@ class Progress:
     def update(self, done: int, total: int | None = None, note: str = "") -> None:
         """``done`` units of ``total``, if known by now, are done; ``note`` follows the figures."""
         self.done, self.total = done, total or self.total
-        if done == self._earlier:
+        if not self._begun and done == self._earlier:
             self._started = time.monotonic()  # what came before was no such work
+        self._begun = True
         self.draw(note)
 
     def draw(self, note: str) -> None:

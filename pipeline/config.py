@@ -722,9 +722,7 @@ def load_method(config: Path | str = "paper", overrides: Sequence[str] = ()) -> 
     try:
         return MethodConfig.model_validate(settings)
     except ValidationError as error:
-        given = {parse_setting(override)[0] for override in overrides}
-        wrong = {_key_of(problem) for problem in error.errors()}
-        raise RefusedError(_explain(error, "--set" if wrong <= given else str(config))) from None
+        raise RefusedError(_explain(error, _origin(error, config, overrides))) from None
 
 
 def method_from(settings: Mapping[str, Any], where: str) -> MethodConfig:
@@ -816,13 +814,27 @@ def _explain(error: ValidationError, where: str) -> str:
     return f"{where}: " + "; ".join(lines)
 
 
+def _origin(error: ValidationError, config: Path | str, overrides: Sequence[str]) -> str:
+    """Whether the file, the overrides or both are wrong."""
+    given = [parse_setting(override)[0] for override in overrides]
+    keys = [_key_of(problem) for problem in error.errors()]
+    set_here = [
+        any(f"{key}.".startswith(f"{own}.") or own.startswith(f"{key}.") for own in given)
+        for key in keys
+        if key
+    ]
+    if not any(set_here):
+        return str(config)
+    return "--set" if len(set_here) == len(keys) and all(set_here) else f"{config} and --set"
+
+
 def _key_of(problem: Mapping[str, Any]) -> str:
     return ".".join(str(part) for part in problem["loc"])
 
 
 def _nearest(value: object, expected: str) -> str:
     """A hint at the nearest of the values that pydantic lists as ``'a', 'b' or 'c'``."""
-    near = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
+    near = difflib.get_close_matches(str(value).lower(), re.findall(r"'([^']*)'", expected), n=1)
     return f"; did you mean {near[0]}?" if near else ""
 
 

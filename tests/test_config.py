@@ -51,6 +51,8 @@ def test_overrides_are_parsed_as_toml_and_bare_words_as_text() -> None:
         ("optimiser.lr=" + "[" * 80 + "]" * 80, r"lr = \[+\.\.\.\]+: .*valid number"),
         ("optimiser.lr=1\nother=2", r"optimiser\.lr = '1\\nother=2'"),
         ("head.kind=mpl", r"^--set: head\.kind = 'mpl': .* or 'logo_former'; did you mean mlp\?$"),
+        ("optimiser.milestones=['a']", r"^--set: optimiser\.milestones\.0 = 'a': .* valid number"),
+        ("a.b=1", r"^--set: unknown setting a; known: "),
         ("temporal.window=1001", r"less than or equal to 1000"),
         ("label.temperature=1e-300", r"greater than or equal to 0\.0001"),
     ],
@@ -144,3 +146,16 @@ def test_presets_differ_where_they_say_they_do() -> None:
 def test_concatenated_visual_prompt_needs_the_mlp() -> None:
     with pytest.raises(RefusedError, match="concat needs fusion mlp"):
         load_method("paper", ["label.visual_prompt=concat", "label.fusion=none"])
+
+
+def test_a_wrong_file_is_told_from_a_wrong_override(tmp_path: Path) -> None:
+    wrong = tmp_path / "own.toml"
+    wrong.write_text('[head]\nkind = "mpl"\n')
+    with pytest.raises(
+        RefusedError, match=r"own\.toml: head\.kind = 'mpl': .* did you mean mlp\?$"
+    ):
+        load_method(wrong, ["temporal.window=8"])
+    with pytest.raises(RefusedError, match=r"own\.toml and --set: .*head\.kind"):
+        load_method(wrong, ["temporal.window=1001"])
+    with pytest.raises(RefusedError, match=r"^--set: head\.kind = 'MPL': "):
+        load_method(wrong, ["head.kind=MPL"])

@@ -325,6 +325,7 @@ class Encoder:
         self._frozen = _frozen(self.visual)
         if self._low is not None:
             _compute_in(self._low, self._frozen)
+            self.visual = self._frozen  # only float32 is trained
         mean, std = files.preprocessing.mean, files.preprocessing.std
         # (x / 255 - mean) / std as one multiplication and one subtraction per pixel
         self._scale_C = 1 / (255 * torch.tensor(std, device=self.device))

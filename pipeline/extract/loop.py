@@ -9,8 +9,8 @@
 On a GPU, decode threads upload the frames that some view shows, and the GPU makes the views.
 
 Every frame has a fixed position in a batch of fixed size, whatever else is decoded, fails, is added
-later or is done by another worker.  So the features of a video depend on the plan alone, bit for
-bit.
+later or is done by another worker.  So the features of a video depend, bit for bit, on the plan
+alone, with the same libraries on the same kind of processor.
 """
 
 import importlib.metadata

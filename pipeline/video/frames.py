@@ -178,16 +178,17 @@ def _read_image(path: Path, digest: "hashlib._Hash") -> bytes:
     with decoder_errors():
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # of a pipe, opening would wait
         try:
-            size = _check_regular(os.fstat(file)).st_size
-            if size > MAX_IMAGE_BYTES:
-                raise BadVideoError(f"{size} bytes, at most {MAX_IMAGE_BYTES}")
-            data = os.read(file, size + 1)
-            while len(data) < size and (more := os.read(file, size - len(data))):
-                data += more
+            found = _check_regular(os.fstat(file))
+            if found.st_size > MAX_IMAGE_BYTES:
+                raise BadVideoError(f"{found.st_size} bytes, at most {MAX_IMAGE_BYTES}")
+            data = os.read(file, found.st_size + 1)
+            if len(data) != found.st_size:  # in parts, or of a file system that tells no size
+                while len(data) <= MAX_IMAGE_BYTES and (more := os.read(file, 1 << 20)):
+                    data += more
+            if _stamp(os.fstat(file)) != _stamp(found):
+                raise BadVideoError("changed while it was read")
         finally:
             os.close(file)
-        if len(data) != size:
-            raise BadVideoError("changed while it was read")
     digest.update(hashlib.sha256(data).digest())
     return data
 
@@ -233,7 +234,10 @@ def _read_file(path: Path, choose: Choose, take: Take) -> Found:
 
 
 def _version(path: Path) -> tuple[int, int, int]:
-    found = _stat_file(path)
+    return _stamp(_stat_file(path))
+
+
+def _stamp(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
