@@ -719,18 +719,20 @@ def load_method(config: Path | str = "paper", overrides: Sequence[str] = ()) -> 
     settings = _read_toml(config)
     for override in overrides:
         _apply(settings, override)
+    return method_from(settings, str(config), overrides)
+
+
+def method_from(
+    settings: Mapping[str, Any], where: str, overrides: Sequence[str] = ()
+) -> MethodConfig:
+    """Nested settings -> MethodConfig; error messages name their origin.
+
+    That is ``where``, or ``--set`` for those that are in ``overrides``.
+    """
     try:
         return MethodConfig.model_validate(settings)
     except ValidationError as error:
-        raise RefusedError(_explain(error, _origin(error, config, overrides))) from None
-
-
-def method_from(settings: Mapping[str, Any], where: str) -> MethodConfig:
-    """Nested settings -> MethodConfig; ``where`` names their origin in error messages."""
-    try:
-        return MethodConfig.model_validate(settings)
-    except ValidationError as error:
-        raise RefusedError(_explain(error, where)) from None
+        raise RefusedError(_explain(error, _origin(error, where, overrides))) from None
 
 
 def known_keys() -> list[str]:
@@ -814,8 +816,8 @@ def _explain(error: ValidationError, where: str) -> str:
     return f"{where}: " + "; ".join(lines)
 
 
-def _origin(error: ValidationError, config: Path | str, overrides: Sequence[str]) -> str:
-    """Whether the file, the overrides or both are wrong."""
+def _origin(error: ValidationError, where: str, overrides: Sequence[str]) -> str:
+    """Whether what ``where`` names, the overrides or both are wrong."""
     given = [parse_setting(override)[0] for override in overrides]
     keys = [_key_of(problem) for problem in error.errors()]
     set_here = [
@@ -824,8 +826,8 @@ def _origin(error: ValidationError, config: Path | str, overrides: Sequence[str]
         if key
     ]
     if not any(set_here):
-        return str(config)
-    return "--set" if len(set_here) == len(keys) and all(set_here) else f"{config} and --set"
+        return where
+    return "--set" if len(set_here) == len(keys) and all(set_here) else f"{where} and --set"
 
 
 def _key_of(problem: Mapping[str, Any]) -> str:
