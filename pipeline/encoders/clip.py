@@ -322,7 +322,7 @@ class Encoder:
         else:
             self.visual = visual.to(self.device, memory_format=torch.channels_last)
         self.visual.eval().requires_grad_(False)
-        self._frozen = _frozen(self.visual)
+        self._frozen = _frozen(self.visual) if files.is_clip else self.visual
         if self._low is not None:
             _compute_in(self._low, self._frozen)
             self.visual = self._frozen  # only float32 is trained
