@@ -48,6 +48,8 @@ class Regressions:
                 return None
             rows = self.store.rows_of(content["ids"])
             predicted = np.array(content["predicted"], np.int64)
+            if predicted.shape != rows.shape:
+                return None
             return PredictedLabels(content["name"], rows, predicted, note=content["note"])
         except (RefusedError, KeyError, TypeError, ValueError):
             return None

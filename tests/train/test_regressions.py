@@ -1,10 +1,12 @@
 """Searched regressions are searched once, kept by fold, and never taken from a damaged file."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cache.files import canonical_json, sha256
 from cache.store import Store
 from pipeline.evaluate.baselines import FITS, HOLD_OUTS, searched_logistic_regression, together
 from pipeline.train.halving import searched_hold_out
@@ -77,3 +79,16 @@ def test_what_is_not_as_it_was_left_counts_as_not_searched_and_is_named(
     assert own.lacking(["1", "2"]) == ["1", "2"]
     assert sorted(own.damaged(["1", "2"]).values()) == sorted((tmp_path / FOLDER).iterdir())
     assert searched.damaged(["1", "2"]) == {}
+
+
+def test_a_file_that_somebody_wrote_with_too_few_predictions_counts_as_damaged(
+    searched: Regressions, tmp_path: Path
+) -> None:
+    (tmp_path / FOLDER).mkdir()
+    for path in (searched.root / FOLDER).iterdir():
+        content = json.loads(path.read_text())
+        del content["sha256"], content["predicted"][0]
+        digest = sha256(canonical_json(content))
+        (tmp_path / FOLDER / path.name).write_bytes(canonical_json(content | {"sha256": digest}))
+    own = Regressions(tmp_path, searched.store)
+    assert sorted(own.damaged(["1", "2"])) == ["1", "2"]
